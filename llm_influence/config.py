@@ -1,0 +1,250 @@
+"""The run configuration: one pydantic model for the YAML file, Python and the command line.
+
+`RunConfig` is all a fine-tuning run needs, and it is saved inside the model folder. Unknown keys
+are refused with the nearest valid one named. `RunConfig.load("run.yaml", ["--train.epochs", "4"])`
+reads a file and puts dotted command-line overrides on top of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm_influence.errors import ConfigError, choices
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values never change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitConfig(Section):
+    """How histories are cut into training, validation and test.
+
+    ``leave_one_out``: a user's last event is tested, the one before it validates.
+    ``global_time``: events before ``validation_from`` train, those before ``test_from`` validate,
+    the rest is tested; both are ISO times with a zone, or quantiles of all event times in (0, 1).
+    """
+
+    kind: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    validation_from: str | float = 0.8
+    test_from: str | float = 0.9
+    min_events: int = Field(3, ge=2, description="users with fewer events only train")
+
+
+class DataConfig(Section):
+    """Where the log lies and what its columns mean.
+
+    ``source`` is a file (Parquet, CSV, JSONL, RecBole .inter) or the name of a public data set
+    (`llm_influence.data.public`). ``columns`` maps the contract's names to the file's own.
+    """
+
+    source: str = "movielens_100k"
+    items: str | None = None
+    users: str | None = None
+    columns: dict[str, str] = {}
+    item_text: list[str] | None = Field(
+        None, description="item columns that make the item's text, in order; default: all text"
+    )
+    item_title: str | None = Field(None, description="item column shown to people")
+    default_behavior: str = "interact"
+    timezone: str | None = Field(None, description="zone of times written without one")
+    duplicates: Literal["error", "drop", "keep"] = "error"
+    split: SplitConfig = SplitConfig()
+
+
+class RenderingConfig(Section):
+    """How a history becomes tokens (see `llm_influence.rendering`)."""
+
+    style: Literal["token", "text"] = "token"
+    template: str = Field("item", description="a shipped template's name, or a YAML file")
+    max_events: int = Field(50, ge=1, description="the most recent events that are kept")
+    max_tokens: int | None = Field(None, ge=8, description="default: the backbone's context")
+
+
+class AdapterConfig(Section):
+    """What is trained inside the backbone.
+
+    ``lora`` trains low-rank updates (Hu et al. 2021, arXiv:2106.09685) of the ``targets``
+    matrices; ``frozen`` leaves the backbone as it is and trains the heads alone.
+    """
+
+    kind: Literal["lora", "frozen"] = "lora"
+    rank: int = Field(16, ge=1)
+    alpha: float = 32.0
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: str | list[str] = "all-linear"
+
+
+class ItemHeadConfig(Section):
+    """Scores of the next item: ``dot`` or temperature-scaled ``cosine`` with the item vectors."""
+
+    weight: float = Field(1.0, ge=0)
+    score: Literal["cosine", "dot"] = "cosine"
+    temperature: float = Field(0.07, gt=0, description="used by cosine; learned from here")
+
+
+class BehaviorHeadConfig(Section):
+    """Softmax over the next behaviour."""
+
+    weight: float = Field(0.1, ge=0)
+
+
+class ModelConfig(Section):
+    """The backbone, its adapter and the heads on top.
+
+    ``backbone`` is a packaged asset (``minilm``, ``smollm2-135m``), a local folder or a hub id.
+    """
+
+    backbone: str = "minilm"
+    layers: int | None = Field(None, ge=1, description="keep only the first layers")
+    dropout: float | None = Field(None, ge=0, lt=1, description="overrides the backbone's own")
+    adapter: AdapterConfig = AdapterConfig()
+    item_head: ItemHeadConfig = ItemHeadConfig()
+    behavior_head: BehaviorHeadConfig = BehaviorHeadConfig()
+
+
+class TrainConfig(Section):
+    """Fine-tuning. ``batch_size`` counts histories over all processes and accumulation steps."""
+
+    epochs: float = Field(5.0, gt=0)
+    batch_size: int = Field(32, ge=1)
+    accumulation: int = Field(1, ge=1, description="micro-batches a step")
+    learning_rate: float = Field(1e-3, gt=0)
+    item_learning_rate: float = Field(1e-3, gt=0, description="of the learned item residuals")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the chip computes it, else fp32"
+    )
+    patience: int = Field(3, ge=1, description="validations without a better NDCG@10")
+    eval_batch_size: int = Field(64, ge=1)
+    seed: int = 0
+    report_to: list[str] = []
+
+
+class RunConfig(Section):
+    """Everything one fine-tuning run needs; written beside the model it made."""
+
+    output: str = "runs/run"
+    data: DataConfig = DataConfig()
+    rendering: RenderingConfig = RenderingConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+    @classmethod
+    def load(cls, path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+        """Read a YAML file (or start from the defaults) and put dotted overrides on top.
+
+        Args:
+            path: The YAML file, or None for the defaults.
+            overrides: ``["--train.epochs", "4"]`` or ``["--train.epochs=4"]``.
+
+        Raises:
+            ConfigError: The file cannot be read, or a key or value is wrong.
+        """
+        tree = _read_yaml(Path(path)) if path is not None else {}
+        place = str(path) if path is not None else "command line"
+        for key, text in _pairs(overrides):
+            _set(tree, key, yaml.safe_load(text))
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise _as_config_error(error, place, cls) from error
+
+    def save(self, path: Path) -> None:
+        """Write the whole configuration, defaults included, as YAML."""
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            error.strerror or "cannot be read",
+            where=str(path),
+            expected="a readable YAML file",
+            fix="check the path",
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"not YAML ({error})", where=str(path), expected="YAML", fix="correct the syntax"
+        ) from error
+    if not isinstance(tree or {}, dict):
+        raise ConfigError(
+            f"the top level is a {type(tree).__name__}",
+            where=str(path),
+            expected="a mapping of sections",
+            fix="start from a file in configs/",
+        )
+    return tree or {}
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """Split ``--a.b 1`` and ``--a.b=1`` into (dotted key, text) pairs."""
+    pairs, waiting = [], list(overrides)
+    while waiting:
+        word = waiting.pop(0)
+        key, equals, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not (equals or waiting):
+            raise ConfigError(
+                f"cannot read {word!r}",
+                where="command line",
+                expected="--section.option value",
+                fix="give every option a value, as in --train.epochs 4",
+            )
+        pairs.append((key, text if equals else waiting.pop(0)))
+    return pairs
+
+
+def _set(tree: dict[str, Any], key: str, value: object) -> None:
+    *sections, option = key.split(".")
+    for section in sections:
+        branch = tree.setdefault(section, {})
+        if not isinstance(branch, dict):
+            raise ConfigError(
+                f"{section!r} is a value, not a section",
+                where=f"--{key}",
+                expected="section.option",
+                fix="write the option's full dotted name",
+            )
+        tree = branch
+    tree[option] = value
+
+
+def _as_config_error(
+    error: ValidationError, place: str, root: type[BaseModel] = RunConfig
+) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _fields(root, path[:-1])
+        return ConfigError(
+            f"unknown option {dotted!r}",
+            where=place,
+            expected=choices(known, path[-1]),
+            fix="correct or remove the option",
+        )
+    return ConfigError(
+        f"{dotted} is {first.get('input')!r}",
+        where=place,
+        expected=first["msg"][0].lower() + first["msg"][1:],
+        fix=f"correct {dotted}",
+    )
+
+
+def _fields(root: type[BaseModel], path: Sequence[str]) -> list[str]:
+    section: Any = root
+    for part in path:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

@@ -1,0 +1,137 @@
+"""The records everything else passes around. Data only; imports nothing of ours.
+
+An `Event` is one thing a user did, a `History` is a user's events in time order. Histories keep
+integer codes and share one `Vocabulary` that says what the codes mean, so that a log of ten
+million rows is a handful of arrays and an `Event` object exists only where a person looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.floating]
+BoolArray = npt.NDArray[np.bool_]
+
+NO_FEATURES: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing a user did.
+
+    Attributes:
+        item: Item id, as text.
+        behavior: What was done: click, view, cart, purchase, rate, favourite...
+        timestamp: Unix time in whole seconds, UTC.
+        value: Rating, amount or feedback; None where the event has none.
+        title: The item's name for people; empty where the catalogue has none.
+    """
+
+    item: str
+    behavior: str
+    timestamp: int
+    value: float | None = None
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """The title, or the item id where there is no title."""
+        return self.title or self.item
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What the integer codes of a history mean. Compared by identity: one log, one vocabulary.
+
+    Attributes:
+        items: Item ids by item code, an Arrow string array of length I.
+        behaviors: Behaviour names by behaviour code.
+    """
+
+    items: pa.StringArray
+    behaviors: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class History:
+    """A user's events in time order (ties already pinned), as arrays of equal length E.
+
+    Attributes:
+        user_id: The user, as text.
+        items: (E,) item codes into ``vocabulary.items``.
+        behaviors: (E,) behaviour codes into ``vocabulary.behaviors``.
+        timestamps: (E,) Unix seconds, never decreasing.
+        values: (E,) float32, NaN where an event has no value.
+        vocabulary: What the codes mean.
+        user: User features by column name, as text.
+    """
+
+    user_id: str
+    items: IntArray
+    behaviors: IntArray
+    timestamps: IntArray
+    values: FloatArray
+    vocabulary: Vocabulary
+    user: Mapping[str, str] = field(default_factory=lambda: NO_FEATURES)
+
+    def __len__(self) -> int:
+        """Number of events E."""
+        return len(self.items)
+
+    def keep(self, which: BoolArray | slice) -> History:
+        """The same user with only the events that ``which`` (a (E,) mask or a slice) selects."""
+        return replace(
+            self,
+            items=self.items[which],
+            behaviors=self.behaviors[which],
+            timestamps=self.timestamps[which],
+            values=self.values[which],
+        )
+
+    def item_ids(self) -> list[str]:
+        """(E,) item ids as text."""
+        return self.vocabulary.items.take(pa.array(self.items)).to_pylist()
+
+    def events(self, titles: Mapping[str, str] | None = None) -> list[Event]:
+        """The history as `Event` objects, named from ``titles`` (item id -> title) if given."""
+        titles = titles or {}
+        return [
+            Event(
+                item=item,
+                behavior=self.vocabulary.behaviors[behavior],
+                timestamp=int(time),
+                value=None if np.isnan(value) else float(value),
+                title=titles.get(item, ""),
+            )
+            for item, behavior, time, value in zip(
+                self.item_ids(), self.behaviors, self.timestamps, self.values, strict=True
+            )
+        ]
+
+    @classmethod
+    def from_events(
+        cls, user_id: str, events: Iterable[Event], user: Mapping[str, str] | None = None
+    ) -> History:
+        """A history typed by hand: events are put in time order, ties keep the order given."""
+        ordered: Sequence[Event] = sorted(events, key=lambda event: event.timestamp)
+        items = list(dict.fromkeys(event.item for event in ordered))
+        behaviors = tuple(dict.fromkeys(event.behavior for event in ordered))
+        item_code = {item: code for code, item in enumerate(items)}
+        return cls(
+            user_id=user_id,
+            items=np.array([item_code[event.item] for event in ordered], dtype=np.int32),
+            behaviors=np.array([behaviors.index(e.behavior) for e in ordered], dtype=np.int32),
+            timestamps=np.array([event.timestamp for event in ordered], dtype=np.int64),
+            values=np.array(
+                [np.nan if e.value is None else e.value for e in ordered], dtype=np.float32
+            ),
+            vocabulary=Vocabulary(pa.array(items, pa.string()), behaviors),
+            user=MappingProxyType(dict(user or {})),
+        )
