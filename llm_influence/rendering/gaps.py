@@ -1,0 +1,174 @@
+"""The wall-clock time between events: bucketed for the model, worded for the model and for people.
+
+A model reads time best as a word. The buckets are fine where behaviour is fine (seconds within a
+session) and coarse where it is not (years of silence); a bucket's word is its lower edge.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_influence.errors import ConfigError, DataError, choices
+from llm_influence.types import IntArray
+
+Language = Literal["en", "zh"]
+
+# Largest first. A month is 30 days and a year 365: calendar length does not matter to a bucket.
+_UNITS = (
+    ("year", 365 * 86_400),
+    ("month", 30 * 86_400),
+    ("week", 7 * 86_400),
+    ("day", 86_400),
+    ("hour", 3_600),
+    ("minute", 60),
+    ("second", 1),
+)
+_SECONDS = dict(_UNITS)
+
+_BUCKETS = (
+    *((count, "second") for count in (0, 1, 2, 5, 10, 20, 30)),
+    *((count, "minute") for count in (1, 2, 3, 5, 10, 15, 20, 30, 45)),
+    *((count, "hour") for count in (1, 2, 3, 4, 6, 8, 12, 18)),
+    *((count, "day") for count in (1, 2, 3, 4, 5, 6)),
+    *((count, "week") for count in (1, 2, 3)),
+    *((count, "month") for count in (1, 2, 3, 4, 6, 9)),
+    *((count, "year") for count in (1, 2, 3, 5)),
+)
+
+GAP_EDGES: npt.NDArray[np.int64] = np.array(
+    [count * _SECONDS[unit] for count, unit in _BUCKETS], dtype=np.int64
+)
+"""(K,) lower edges of the gap buckets in seconds, increasing; the first is 0, the last is open."""
+GAP_EDGES.setflags(write=False)
+
+_FIRST = {"en": "start", "zh": "开始"}
+_SHORT = {
+    "en": {
+        "second": "s",
+        "minute": "m",
+        "hour": "h",
+        "day": "d",
+        "week": "w",
+        "month": "mo",
+        "year": "y",
+    },
+    "zh": {
+        "second": "秒",
+        "minute": "分钟",
+        "hour": "小时",
+        "day": "天",
+        "week": "周",
+        "month": "个月",
+        "year": "年",
+    },
+}
+
+# From this many on, one rounded unit is exact enough ("4 hours", not "4 hours 12 minutes").
+_ONE_UNIT_FROM = 4
+
+
+def gap_codes(timestamps: IntArray) -> npt.NDArray[np.int32]:
+    """Bucket the time from each event to the next.
+
+    Args:
+        timestamps: (E,) Unix seconds, never decreasing. E may be 0.
+
+    Returns:
+        (E,) int32 codes: 0 for the first event, which has no event before it, and ``1 + k`` where
+        the gap since the event before is in bucket ``k``, ``GAP_EDGES[k] <= gap < GAP_EDGES[k+1]``.
+
+    Raises:
+        DataError: An event is older than the event before it.
+    """
+    codes = np.zeros(len(timestamps), dtype=np.int32)
+    gaps = np.diff(np.asarray(timestamps, dtype=np.int64))
+    if len(gaps) and gaps.min() < 0:
+        place = int(np.argmax(gaps < 0))
+        raise DataError(
+            f"event {place + 1} is {-int(gaps[place])} s older than event {place}",
+            where="timestamps of a history",
+            expected="events in time order, oldest first",
+            fix="sort the events by timestamp before their gaps are measured",
+        )
+    codes[1:] = np.searchsorted(GAP_EDGES, gaps, side="right")
+    return codes
+
+
+def gap_words(language: Language = "en") -> tuple[str, ...]:
+    """The word of every gap code, shortest form: ``"start"``, ``"0s"``, ``"2m"``, ``"3mo"``.
+
+    Args:
+        language: ``"en"`` or ``"zh"``.
+
+    Returns:
+        ``len(GAP_EDGES) + 1`` distinct words, by code.
+
+    Raises:
+        ConfigError: No words are known in that language.
+    """
+    short = _SHORT[_known(language)]
+    return (_FIRST[language], *(f"{count}{short[unit]}" for count, unit in _BUCKETS))
+
+
+def human_duration(seconds: int, language: Language = "en") -> str:
+    """Say a length of time as people do: ``"2 hours"``, ``"1 day 3 hours"``, ``"2小时"``.
+
+    Up to three of a unit are followed by the next unit, rounded down; four or more are rounded to
+    the unit itself.
+
+    Args:
+        seconds: A length of time, 0 or more.
+        language: ``"en"`` or ``"zh"``.
+
+    Raises:
+        ConfigError: No words are known in that language.
+        DataError: The length is negative.
+    """
+    _known(language)
+    if seconds < 0:
+        raise DataError(
+            f"a length of time of {seconds} s",
+            where="human_duration",
+            expected="0 seconds or more",
+            fix="subtract the earlier time from the later one",
+        )
+    place = _leading_unit(seconds)
+    size = _UNITS[place][1]
+    if seconds // size >= _ONE_UNIT_FROM:
+        # Rounding may fill the next larger unit: 6.6 days are "1 week".
+        seconds = (seconds + size // 2) // size * size
+        place = _leading_unit(seconds)
+        size = _UNITS[place][1]
+        return _count_words(seconds // size, _UNITS[place][0], language)
+    parts = [_count_words(seconds // size, _UNITS[place][0], language)]
+    if place + 1 < len(_UNITS):
+        next_unit, next_size = _UNITS[place + 1]
+        if rest := seconds % size // next_size:
+            parts.append(_count_words(rest, next_unit, language))
+    return ("" if language == "zh" else " ").join(parts)
+
+
+def _leading_unit(seconds: int) -> int:
+    """Place in ``_UNITS`` of the largest unit that fits; the second where none does."""
+    fitting = (place for place, (_, size) in enumerate(_UNITS) if seconds >= size)
+    return next(fitting, len(_UNITS) - 1)
+
+
+def _count_words(count: int, unit: str, language: Language) -> str:
+    if language == "zh":
+        return f"{count}{_SHORT['zh'][unit]}"
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+
+
+def _known(language: str) -> str:
+    if language not in _SHORT:
+        raise ConfigError(
+            f"language {language!r}",
+            where="words for time",
+            expected=choices(_SHORT, language),
+            fix="name one of these languages",
+        )
+    return language
