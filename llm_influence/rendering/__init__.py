@@ -1,1 +1,11 @@
-"""Histories become tokens, and every token knows the event and field it belongs to."""
+"""From a history to tokens that know which event and field they belong to.
+
+    template   what is written about an event, as data (YAML)
+    gaps       human words for the time between events
+    lexicon    codes and words of every field: behaviours, gaps, values, items, user features
+    pieces     each distinct piece of text (or unit) rendered once: words -> token ids
+    encoder    histories -> ragged arrays of tokens with their event and field map
+    batch      ragged arrays -> padded tensors
+
+Only `batch` needs torch.
+"""

@@ -70,11 +70,13 @@ _SHORT = {
 _ONE_UNIT_FROM = 4
 
 
-def gap_codes(timestamps: IntArray) -> npt.NDArray[np.int32]:
+def gap_codes(timestamps: IntArray, starts: IntArray | None = None) -> npt.NDArray[np.int32]:
     """Bucket the time from each event to the next.
 
     Args:
-        timestamps: (E,) Unix seconds, never decreasing. E may be 0.
+        timestamps: (E,) Unix seconds, never decreasing within a history. E may be 0.
+        starts: Places where a history begins, when ``timestamps`` holds several one after the
+            other; default: one history.
 
     Returns:
         (E,) int32 codes: 0 for the first event, which has no event before it, and ``1 + k`` where
@@ -83,18 +85,23 @@ def gap_codes(timestamps: IntArray) -> npt.NDArray[np.int32]:
     Raises:
         DataError: An event is older than the event before it.
     """
-    codes = np.zeros(len(timestamps), dtype=np.int32)
-    gaps = np.diff(np.asarray(timestamps, dtype=np.int64))
+    first = np.zeros(len(timestamps), dtype=bool)
+    if starts is not None:
+        first[starts] = True
+    elif len(first):
+        first[0] = True
+    gaps = np.diff(np.asarray(timestamps, dtype=np.int64), prepend=0)
+    gaps[first] = 0
     if len(gaps) and gaps.min() < 0:
         place = int(np.argmax(gaps < 0))
         raise DataError(
-            f"event {place + 1} is {-int(gaps[place])} s older than event {place}",
+            f"event {place} is {-int(gaps[place])} s older than event {place - 1}",
             where="timestamps of a history",
             expected="events in time order, oldest first",
             fix="sort the events by timestamp before their gaps are measured",
         )
-    codes[1:] = np.searchsorted(GAP_EDGES, gaps, side="right")
-    return codes
+    codes = np.searchsorted(GAP_EDGES, gaps, side="right")
+    return np.where(first, 0, codes).astype(np.int32)
 
 
 def gap_words(language: Language = "en") -> tuple[str, ...]:

@@ -1,0 +1,10 @@
+"""The model: backbone, adapter, unit vectors and heads; saved and loaded as one folder.
+
+backbone   a pretrained transformer from a packaged asset, a folder or the hub
+adapters   what is trained inside it (PEFT)
+masks      who may attend to whom: every position predicts from its own past alone
+units      vectors of items (and of every unit of style token): words' part plus residual
+heads      scores of the next item and the next behaviour
+model      InfluenceModel: all of it behind one interface
+folder     safetensors and JSON on disk
+"""

@@ -1,0 +1,66 @@
+"""What is trained inside the backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llm_influence.config import AdapterConfig
+from llm_influence.errors import ModelError
+
+
+def attach_adapter(model: PreTrainedModel, config: AdapterConfig) -> nn.Module:
+    """Freeze the backbone and add the adapter that ``config`` names.
+
+    Raises:
+        ModelError: The targets match no module of this backbone.
+    """
+    model.requires_grad_(False)
+    if config.kind == "frozen":
+        return model
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.targets,
+        # the pooler is a task head of BERT that no state of ours passes through
+        exclude_modules=r".*pooler.*",
+    )
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise ModelError(
+            str(error),
+            where="model.adapter.targets",
+            expected="'all-linear', or names of linear layers of the backbone",
+            fix="print(backbone) shows its modules' names",
+        ) from error
+
+
+def restore_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
+    """Put a saved adapter back on its backbone."""
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+
+
+def adapter_names(model: nn.Module) -> set[str]:
+    """Names of the adapter's parameters, as PEFT writes them to disk."""
+    if not isinstance(model, PeftModel):
+        return set()
+    return {
+        name.replace(".default.", ".").replace(".default", "")
+        for name, _ in model.named_parameters()
+        if "lora_" in name
+    }
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """State of the backbone as if no adapter had been put on it."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return {
+        name.replace("base_layer.", ""): tensor
+        for name, tensor in base.state_dict().items()
+        if "lora_" not in name
+    }

@@ -1,0 +1,146 @@
+"""A pretrained transformer, from a packaged asset, a local folder or the model hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from llm_influence.data.assets import asset_path
+from llm_influence.errors import ModelError, choices
+
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+MODEL_ASSETS = ("minilm", "smollm2-135m")
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A transformer without a task head, its tokenizer, and which way it attends.
+
+    ``encoder``: BERT-like, attends both ways unless masked. ``decoder``: GPT-like, causal.
+    """
+
+    source: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: Literal["encoder", "decoder"]
+
+    @property
+    def width(self) -> int:
+        """Size H of a hidden state."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def context(self) -> int:
+        """Most tokens the backbone has positions for."""
+        return int(getattr(self.model.config, "max_position_embeddings", 2048))
+
+
+def load_backbone(
+    source: str, *, layers: int | None = None, dropout: float | None = None
+) -> Backbone:
+    """Load a backbone in float32.
+
+    Args:
+        source: ``minilm`` or ``smollm2-135m`` (packaged assets), a local folder, or a hub id.
+        layers: Keep only the first layers.
+        dropout: Overrides every dropout probability of the backbone.
+
+    Raises:
+        ModelError: The source cannot be loaded, or is an encoder-decoder.
+        AssetError: A packaged asset cannot be fetched.
+    """
+    place: dict[str, Any] = {"pretrained_model_name_or_path": source}
+    if source in MODEL_ASSETS:
+        path = asset_path(source)
+        is_gguf = path.suffix == ".gguf"
+        place = {"pretrained_model_name_or_path": str(path.parent if is_gguf else path)}
+        if is_gguf:
+            place["gguf_file"] = path.name
+    try:
+        config = AutoConfig.from_pretrained(**place)
+        _adjust(config, layers, dropout)
+        model = AutoModel.from_pretrained(**place, config=config, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"the backbone {source!r} cannot be loaded ({error})",
+            where="model.backbone",
+            expected=f"{choices(MODEL_ASSETS, source)}, a local folder, or a hub id",
+            fix="check the name and the network; assets come from the package registry alone",
+        ) from error
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{source!r} is an encoder-decoder ({config.model_type})",
+            where="model.backbone",
+            expected="an encoder (BERT-like) or a decoder (GPT-like)",
+            fix="choose another backbone",
+        )
+    kind: Literal["encoder", "decoder"] = (
+        "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "decoder"
+    )
+    return Backbone(source, model.eval(), tokenizer, kind)
+
+
+def _adjust(config: Any, layers: int | None, dropout: float | None) -> None:  # noqa: ANN401
+    if layers is not None:
+        if layers > config.num_hidden_layers:
+            raise ModelError(
+                f"the backbone has {config.num_hidden_layers} layers",
+                where=f"model.layers = {layers}",
+                expected=f"at most {config.num_hidden_layers}",
+                fix="lower model.layers",
+            )
+        config.num_hidden_layers = layers
+    if dropout is not None:
+        for name in _DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, dropout)
+
+
+@torch.no_grad()
+def text_vectors(backbone: Backbone, texts: list[str], *, batch_size: int = 64) -> Tensor:
+    """Mean of the untuned backbone's last hidden states over each text's tokens, length one.
+
+    Args:
+        backbone: Where the vectors come from.
+        texts: V texts; duplicates are encoded once.
+        batch_size: Texts a pass; affects speed alone.
+
+    Returns:
+        (V, H) float32.
+    """
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))
+    row = {text: i for i, text in enumerate(distinct)}
+    tokenizer, model = backbone.tokenizer, backbone.model.eval()
+    ids = tokenizer(distinct, truncation=True, max_length=min(128, backbone.context))["input_ids"]
+    vectors = torch.zeros(len(distinct), backbone.width)
+    for start in range(0, len(distinct), batch_size):
+        chunk = [tokens or [0] for tokens in ids[start : start + batch_size]]
+        width = max(map(len, chunk))
+        padded = torch.zeros(len(chunk), width, dtype=torch.long)
+        real = torch.zeros(len(chunk), width, dtype=torch.long)
+        for i, tokens in enumerate(chunk):
+            padded[i, : len(tokens)] = torch.tensor(tokens)
+            real[i, : len(tokens)] = 1
+        device = model.device
+        states = model(input_ids=padded.to(device), attention_mask=real.to(device))[0].float()
+        weights = real.to(device)[..., None].float()
+        vectors[start : start + len(chunk)] = ((states * weights).sum(1) / weights.sum(1)).cpu()
+    vectors = torch.nn.functional.normalize(vectors, dim=-1)
+    return vectors[torch.from_numpy(np.array([row[text] for text in texts], dtype=np.int64))]

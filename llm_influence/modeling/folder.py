@@ -1,0 +1,204 @@
+"""A model on disk: one folder of safetensors and JSON.
+
+model.json          format version, style, template, lexicon, configuration, protocol
+catalogue.parquet   the items
+heads.safetensors   unit vectors, item head, behaviour head
+adapter/            the adapter, as PEFT writes it (absent when the backbone is frozen)
+backbone/           the untuned backbone and its tokenizer (absent in training checkpoints,
+                    which name the backbone's source instead)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llm_influence.config import ModelConfig
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.errors import ModelFolderError, OutputError
+from llm_influence.modeling.adapters import adapter_names, plain_state, restore_adapter
+from llm_influence.modeling.backbone import Backbone, load_backbone
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.units import UnitVectors
+from llm_influence.rendering.encoder import Encoder
+from llm_influence.rendering.lexicon import Lexicon, ValueBins
+from llm_influence.rendering.template import Template
+
+FORMAT = 1
+_PARTS = ("units", "item_head", "behavior_head")
+
+
+def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> None:
+    """Write ``model`` to ``folder``; see `InfluenceModel.save_pretrained`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_head_state(model), folder / "heads.safetensors")
+        if model.config.adapter.kind != "frozen":
+            model.body.save_pretrained(str(folder / "adapter"))
+        if with_backbone:
+            base = model.backbone.model
+            base.save_pretrained(str(folder / "backbone"), state_dict=plain_state(model.body))
+            model.backbone.tokenizer.save_pretrained(str(folder / "backbone"))
+        model.catalogue.save(folder / "catalogue.parquet")
+        text = json.dumps(_description(model), indent=2, ensure_ascii=False)
+        (folder / "model.json").write_text(text + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"cannot be written ({error})",
+            where=str(folder),
+            expected="a writable folder with free space",
+            fix="free some space or choose another output",
+        ) from error
+
+
+def load_model(folder: Path) -> InfluenceModel:
+    """Read a model from ``folder``; see `InfluenceModel.from_pretrained`."""
+    described = _read_description(folder)
+    config = ModelConfig.model_validate(described["config"])
+    backbone = _load_backbone(folder, described, config)
+    encoder = _load_encoder(folder, described, backbone)
+    heads = _load_tensors(folder / "heads.safetensors")
+    words = heads.get("units.words")
+    if words is None:
+        raise _missing(folder / "heads.safetensors", ["units.words"])
+    body = backbone.model.requires_grad_(False)
+    if config.adapter.kind != "frozen":
+        body = _load_adapter(folder / "adapter", backbone)
+    model = InfluenceModel(backbone, body, encoder, UnitVectors(words, backbone.width), config)
+    _fill_heads(model, heads, folder / "heads.safetensors")
+    model.protocol = described["protocol"]
+    return model.eval()
+
+
+def _description(model: InfluenceModel) -> dict[str, object]:
+    encoder, lexicon = model.encoder, model.encoder.lexicon
+    return {
+        "format": FORMAT,
+        "backbone": model.backbone.source,
+        "config": model.config.model_dump(mode="json"),
+        "rendering": {
+            "style": encoder.style,
+            "max_events": encoder.max_events,
+            "max_tokens": encoder.max_tokens,
+            "template": encoder.template.model_dump(mode="json"),
+        },
+        "lexicon": {
+            "behaviors": lexicon.behaviors,
+            "value_edges": lexicon.values.edges.tolist(),
+            "features": lexicon.features,
+        },
+        "protocol": model.protocol,
+    }
+
+
+def _read_description(folder: Path) -> dict:
+    path = folder / "model.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFolderError(
+            f"cannot be read ({error.strerror})",
+            where=str(path),
+            expected="a folder written by save_pretrained or `llm-influence finetune`",
+            fix="check the path, or train the model first",
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ModelFolderError(
+            f"not JSON ({error})", where=str(path), expected="JSON", fix="save the model again"
+        ) from error
+    if described.get("format") != FORMAT:
+        raise ModelFolderError(
+            f"format {described.get('format')!r}",
+            where=str(path),
+            expected=f"format {FORMAT}",
+            fix="load it with the version of llm_influence that wrote it",
+        )
+    return described
+
+
+def _load_backbone(folder: Path, described: dict, config: ModelConfig) -> Backbone:
+    own = folder / "backbone"
+    if not own.is_dir():
+        return load_backbone(described["backbone"], layers=config.layers, dropout=config.dropout)
+    found = load_backbone(str(own))
+    return Backbone(described["backbone"], found.model, found.tokenizer, found.kind)
+
+
+def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
+    words, rendering = described["lexicon"], described["rendering"]
+    lexicon = Lexicon(
+        behaviors=tuple(words["behaviors"]),
+        values=ValueBins(np.array(words["value_edges"], dtype=np.float64)),
+        features={name: tuple(known) for name, known in words["features"].items()},
+        catalogue=Catalogue.load(folder / "catalogue.parquet"),
+    )
+    return Encoder(
+        Template.model_validate(rendering["template"]),
+        lexicon,
+        style=rendering["style"],
+        tokenizer=backbone.tokenizer,
+        max_events=rendering["max_events"],
+        max_tokens=rendering["max_tokens"],
+    )
+
+
+def _load_adapter(folder: Path, backbone: Backbone) -> nn.Module:
+    path = folder / "adapter_model.safetensors"
+    saved = set(_load_tensors(path))
+    body = restore_adapter(backbone.model, folder)
+    lacking = adapter_names(body) - saved
+    if lacking:
+        raise _missing(path, sorted(lacking))
+    return body
+
+
+def _head_state(model: InfluenceModel) -> dict[str, Tensor]:
+    return {
+        f"{part}.{name}": tensor.detach().contiguous()
+        for part in _PARTS
+        for name, tensor in getattr(model, part).state_dict().items()
+    }
+
+
+def _fill_heads(model: InfluenceModel, heads: dict[str, Tensor], path: Path) -> None:
+    wanted = _head_state(model)
+    if lacking := sorted(wanted.keys() - heads.keys()):
+        raise _missing(path, lacking)
+    for name, tensor in wanted.items():
+        if heads[name].shape != tensor.shape:
+            raise ModelFolderError(
+                f"{name} has shape {tuple(heads[name].shape)}",
+                where=str(path),
+                expected=f"shape {tuple(tensor.shape)}",
+                fix="the files of this folder come from different runs: save the model again",
+            )
+    for part in _PARTS:
+        own = {n.removeprefix(f"{part}."): t for n, t in heads.items() if n.startswith(f"{part}.")}
+        getattr(model, part).load_state_dict(own)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelFolderError(
+            f"cannot be read ({error})",
+            where=str(path),
+            expected="a safetensors file",
+            fix="save the model again; a copy that was cut short gives this error",
+        ) from error
+
+
+def _missing(path: Path, names: list[str]) -> ModelFolderError:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ModelFolderError(
+        f"lacks {shown}",
+        where=str(path),
+        expected="every head and adapter key of the model",
+        fix="save the model again, whole",
+    )

@@ -1,0 +1,39 @@
+"""From the state after an event to scores of what comes next."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm_influence.config import ItemHeadConfig
+
+
+class ItemHead(nn.Module):
+    """Logits of the next item: the projected state against every item vector.
+
+    ``cosine`` divides the cosine by a learned temperature; ``dot`` takes the plain product. The
+    projection starts as the identity, so that before training a state scores items by meaning.
+    """
+
+    def __init__(self, width: int, config: ItemHeadConfig) -> None:
+        super().__init__()
+        self.score = config.score
+        self.project = nn.Linear(width, width)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        nn.init.eye_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, states: Tensor, items: Tensor) -> Tensor:
+        """(..., I) logits from (..., H) states and (I, H) item vectors."""
+        states = self.project(states)
+        if self.score == "dot":
+            return states @ items.T
+        states, items = F.normalize(states, dim=-1), F.normalize(items, dim=-1)
+        return self.log_scale.exp() * (states @ items.T)
+
+
+class BehaviorHead(nn.Linear):
+    """(..., behaviours) logits of the next behaviour."""

@@ -1,0 +1,304 @@
+"""InfluenceModel: a language model that reads histories and predicts what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from llm_influence.config import ModelConfig, RunConfig
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.log import BehaviorLog
+from llm_influence.errors import ExplanationError
+from llm_influence.modeling.adapters import attach_adapter
+from llm_influence.modeling.backbone import Backbone, load_backbone, text_vectors
+from llm_influence.modeling.heads import BehaviorHead, ItemHead
+from llm_influence.modeling.masks import event_causal_mask
+from llm_influence.modeling.units import UnitVectors, centred
+from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.rendering.encoder import Encoder
+from llm_influence.rendering.lexicon import Lexicon
+from llm_influence.rendering.pieces import UnitPieces
+from llm_influence.rendering.template import Template
+from llm_influence.types import History
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What comes after B histories.
+
+    Attributes:
+        item_logits: (B, I) by item code.
+        behavior_logits: (B, behaviours) by behaviour code.
+    """
+
+    item_logits: Tensor
+    behavior_logits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        item: Item id.
+        title: Its name for people; the id where there is none.
+        log_odds: Of the item against all others of the catalogue.
+        probability: That the item comes next, over the whole catalogue.
+    """
+
+    item: str
+    title: str
+    log_odds: float
+    probability: float
+
+
+class InfluenceModel(nn.Module):
+    """Backbone, adapter, unit vectors and heads behind one interface.
+
+    Use `InfluenceModel.build` to start one and `InfluenceModel.from_pretrained` to load one.
+
+    Attributes:
+        encoder: Renders histories; holds the lexicon and the catalogue.
+        config: The model's configuration.
+        protocol: How the model was trained and measured, kept with its folder.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        body: nn.Module,
+        encoder: Encoder,
+        units: UnitVectors,
+        config: ModelConfig,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.encoder, self.config = backbone, encoder, config
+        self.body, self.units = body, units
+        self.item_head = ItemHead(backbone.width, config.item_head)
+        self.behavior_head = BehaviorHead(backbone.width, len(encoder.lexicon.behaviors))
+        self.protocol: dict[str, object] = {}
+
+    @classmethod
+    def build(cls, config: RunConfig, log: BehaviorLog) -> InfluenceModel:
+        """A model ready to be fine-tuned on ``log`` (events of training alone).
+
+        Raises:
+            TemplateError, ModelError, AssetError, SchemaError: see the parts.
+        """
+        torch.manual_seed(config.train.seed)
+        wanted = config.model
+        backbone = load_backbone(wanted.backbone, layers=wanted.layers, dropout=wanted.dropout)
+        template = Template.load(config.rendering.template)
+        lexicon = Lexicon.fit(log, template.user_features)
+        room = config.rendering.max_tokens or backbone.context
+        encoder = Encoder(
+            template,
+            lexicon,
+            style=config.rendering.style,
+            tokenizer=backbone.tokenizer,
+            max_events=config.rendering.max_events,
+            max_tokens=min(room, backbone.context),
+        )
+        words = centred(text_vectors(backbone, _unit_words(encoder)))
+        usual = backbone.model.get_input_embeddings().weight.norm(dim=-1).mean().item()
+        units = UnitVectors(words, backbone.width, scale=usual)
+        return cls(backbone, attach_adapter(backbone.model, wanted.adapter), encoder, units, wanted)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> InfluenceModel:
+        """Load a model folder, ready to predict (eval mode, float32).
+
+        Raises:
+            ModelFolderError: A file, head or adapter key is missing or does not fit.
+        """
+        from llm_influence.modeling.folder import load_model
+
+        return load_model(Path(folder))
+
+    def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
+        """Write the model as one folder of safetensors and JSON.
+
+        Args:
+            folder: Made if it is not there.
+            with_backbone: Also write the untuned backbone, so that the folder needs nothing else.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        from llm_influence.modeling.folder import save_model
+
+        save_model(self, Path(folder), with_backbone=with_backbone)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.units.words.device
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items the model can recommend."""
+        return self.encoder.lexicon.catalogue
+
+    @property
+    def first_item(self) -> int:
+        """Row of item 0 among the units."""
+        pieces = self.encoder.pieces
+        return pieces.first_item if isinstance(pieces, UnitPieces) else 0
+
+    def add_items(self, items: Catalogue) -> None:
+        """Add items that have only text: they can be recommended and stand in histories at once.
+
+        Raises:
+            DuplicateError: An item id is already known.
+        """
+        lexicon = self.encoder.lexicon.with_catalogue(self.catalogue.extend(items))
+        words = text_vectors(self.backbone, list(self.catalogue.texts) + list(items.texts))
+        new = centred(words)[len(self.catalogue) :]
+        self.units = self.units.extended(new)
+        self.encoder = self.encoder.with_lexicon(lexicon)
+
+    # --- the forward pass -----------------------------------------------------------------
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, T, H) input vectors of (B, T) token or unit ids."""
+        if self.encoder.style == "token":
+            return self.units(ids)
+        return self.body.get_input_embeddings()(ids)
+
+    def states(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
+        """(B, T, H) states after every token.
+
+        Args:
+            batch: What to read.
+            vectors: (B, T, H) input vectors to use instead of the batch's own.
+        """
+        vectors = self.embed(batch.input_ids) if vectors is None else vectors
+        return self.attend(batch, vectors).last_hidden_state
+
+    def attend(self, batch: EncodedBatch, vectors: Tensor, **options: object):  # noqa: ANN201
+        """The backbone's own output for these input vectors; ``options`` go to the backbone."""
+        if self.backbone.kind == "encoder":
+            mask = event_causal_mask(batch)
+            return self.body(inputs_embeds=vectors, attention_mask=mask, **options)
+        places = torch.arange(vectors.shape[1], device=vectors.device)
+        return self.body(
+            inputs_embeds=vectors,
+            attention_mask=batch.attention_mask.long(),
+            # hidden tokens keep their places: removal `mask` leaves all else where it was
+            position_ids=places.expand(len(vectors), -1),
+            use_cache=False,
+            **options,
+        )
+
+    def item_vectors(self) -> Tensor:
+        """(I, H) vectors of the catalogue's items, as input and as output."""
+        return self.units(slice(self.first_item, None))
+
+    def heads(self, states: Tensor) -> Prediction:
+        """Predictions from (..., H) states."""
+        return Prediction(self.item_head(states, self.item_vectors()), self.behavior_head(states))
+
+    def forward(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Prediction:
+        """Predict what comes after each history's last visible event."""
+        states = self.states(batch, vectors)
+        rows = torch.arange(len(states), device=states.device)
+        return self.heads(states[rows, batch.last()])
+
+    # --- for people -----------------------------------------------------------------------
+
+    def predict(
+        self, histories: Sequence[History], batch_size: int = 64
+    ) -> Iterator[tuple[slice, Prediction]]:
+        """Predictions of histories in batches, in order, with the rows that each covers."""
+        with inference(self):
+            for start in range(0, len(histories), batch_size):
+                part = histories[start : start + batch_size]
+                batch = collate(self.encoder.encode(part)).to(self.device)
+                yield slice(start, start + len(part)), self(batch)
+
+    def recommend(
+        self,
+        history: History,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates: Sequence[str] | None = None,
+    ) -> list[Recommendation]:
+        """The k items most likely to come next, best first; ties go to the earlier catalogue row.
+
+        Args:
+            history: Of any user, seen in training or not; may be empty.
+            k: How many; fewer come back when fewer are allowed.
+            exclude_seen: Leave out items of the history.
+            candidates: Item ids to choose among; default: the whole catalogue.
+
+        Raises:
+            UnknownNameError: An item or behaviour of the history, or a candidate, is not known.
+            ExplanationError: ``k`` is below one.
+        """
+        if k < 1:
+            raise ExplanationError(
+                f"k is {k}", where="recommend", expected="at least 1", fix="ask for one item"
+            )
+        ((_, prediction),) = self.predict([history])
+        logits = prediction.item_logits[0].double()
+        allowed = torch.ones(len(logits), dtype=torch.bool)
+        if candidates is not None:
+            allowed[:] = False
+            allowed[
+                torch.from_numpy(
+                    self.catalogue.index(pa.array(candidates, pa.string())).astype(int)
+                )
+            ] = True
+        if exclude_seen:
+            seen = self.encoder.lexicon.item_codes(history)
+            allowed[torch.from_numpy(seen.astype(np.int64))] = False
+        return self._best(logits.cpu(), allowed, k)
+
+    def _best(self, logits: Tensor, allowed: Tensor, k: int) -> list[Recommendation]:
+        scores = logits.masked_fill(~allowed, -torch.inf)
+        order = torch.sort(scores, descending=True, stable=True).indices[: min(k, allowed.sum())]
+        ids = self.catalogue.ids
+        found = []
+        for code in order.tolist():
+            odds = float(log_odds(logits[None], torch.tensor([code]))[0])
+            item, title = ids[code].as_py(), self.catalogue.titles[code]
+            probability = float(torch.sigmoid(torch.tensor(odds, dtype=torch.float64)))
+            found.append(Recommendation(item, title or item, odds, probability))
+        return found
+
+
+def log_odds(logits: Tensor, codes: Tensor) -> Tensor:
+    """(B,) log-odds of one class a row against all others, from (B, C) logits and (B,) codes.
+
+    ``log p / (1 - p) = logit - logsumexp(other logits)``, which stays exact for p near 0 and 1.
+    """
+    chosen = logits.gather(1, codes[:, None])
+    others = logits.scatter(1, codes[:, None], -torch.inf)
+    return (chosen[:, 0] - others.logsumexp(dim=1)).clamp(-1e4, 1e4)
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the mode the model was in comes back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _unit_words(encoder: Encoder) -> list[str]:
+    pieces = encoder.pieces
+    if isinstance(pieces, UnitPieces):
+        return pieces.words
+    return list(encoder.lexicon.catalogue.texts)

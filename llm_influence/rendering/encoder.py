@@ -1,0 +1,214 @@
+"""Histories to tokens, with the one map from tokens to events and fields that everything uses.
+
+The encoder looks every piece of every event up in the piece cache and copies the pieces into one
+flat array by index: no text is built and nothing is tokenised twice. The result is the same as
+tokenising each whole text (`Encoder.render` gives that text; a test holds the two together).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from llm_influence.errors import TemplateError
+from llm_influence.rendering.lexicon import EventColumns, Lexicon
+from llm_influence.rendering.pieces import Pieces, UnitPieces, WordPieces
+from llm_influence.rendering.template import Template
+from llm_influence.types import History, IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedHistories:
+    """N rendered histories, one after the other, T tokens in all.
+
+    Attributes:
+        input_ids: (T,) token ids (style ``text``) or unit ids (style ``token``).
+        event_index: (T,) the token's event within its history, -1 for frame tokens.
+        field_index: (T,) the token's field (`FIELDS`), -1 for a template's own words.
+        offsets: (N + 1,) where each history begins and ends.
+        num_events: (N,) events that were kept.
+        left_out: (N,) older events that did not fit and were left out whole.
+    """
+
+    input_ids: IntArray
+    event_index: IntArray
+    field_index: IntArray
+    offsets: IntArray
+    num_events: IntArray
+    left_out: IntArray
+
+    def __len__(self) -> int:
+        """Number of histories N."""
+        return len(self.num_events)
+
+
+class Encoder:
+    """Renders histories for one backbone, template and lexicon.
+
+    Args:
+        template: What is written.
+        lexicon: The words.
+        style: ``token`` (one unit a field) or ``text`` (the words themselves).
+        tokenizer: The backbone's tokenizer; needed for style ``text``.
+        max_events: Most recent events kept.
+        max_tokens: Most tokens of a history, frame included.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        lexicon: Lexicon,
+        *,
+        style: str,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_events: int = 50,
+        max_tokens: int = 512,
+    ) -> None:
+        self.template, self.lexicon, self.style = template, lexicon, style
+        self.max_events, self.max_tokens = max_events, max_tokens
+        self.tokenizer = tokenizer
+        self.pieces: Pieces
+        if style == "token":
+            self.pieces = UnitPieces(template, lexicon)
+        elif tokenizer is not None:
+            self.pieces = WordPieces(tokenizer, template, lexicon)
+        else:
+            raise TemplateError(
+                "no tokenizer was given",
+                where="Encoder(style='text')",
+                expected="the backbone's tokenizer",
+                fix="pass tokenizer=, or use style 'token'",
+            )
+        chunks = template.event_chunks
+        self._slots = [c.field or "item" for c in chunks if c.field or style == "text"]
+
+    def with_lexicon(self, lexicon: Lexicon) -> Encoder:
+        """The same encoder over another lexicon."""
+        return Encoder(
+            self.template,
+            lexicon,
+            style=self.style,
+            tokenizer=self.tokenizer,
+            max_events=self.max_events,
+            max_tokens=self.max_tokens,
+        )
+
+    def trim(self, history: History) -> History:
+        """The events of ``history`` that `encode` keeps: whole events, the most recent ones."""
+        encoded = self.encode([history])
+        return history.keep(slice(int(encoded.left_out[0]), None))
+
+    def encode(self, histories: Sequence[History]) -> EncodedHistories:
+        """Render ``histories``.
+
+        Raises:
+            UnknownNameError: An item or behaviour is not in the lexicon.
+            TemplateError: A single event does not fit ``max_tokens``, or says nothing at all.
+        """
+        frames = [self.pieces.frame(history.user) for history in histories]
+        frame_lengths = np.array([len(frame) for frame in frames], dtype=np.int64)
+        recent = [history.keep(slice(-self.max_events, None)) for history in histories]
+        columns = self.lexicon.columns(recent)
+        dropped = self._overlong(histories, columns, self.max_tokens - frame_lengths)
+        if dropped.any():  # gaps change where a history now begins: measure them again
+            recent = [h.keep(slice(n, None)) for h, n in zip(recent, dropped, strict=True)]
+            columns = self.lexicon.columns(recent)
+        total = np.array([len(history) for history in histories], dtype=np.int64)
+        return self._assemble(frames, columns, total - columns.lengths)
+
+    def render(self, history: History) -> str:
+        """The whole text that `encode` renders (style ``text``), without truncation.
+
+        Raises:
+            TemplateError: The style is ``token``, which has no text.
+        """
+        if not isinstance(self.pieces, WordPieces):
+            raise TemplateError(
+                "style 'token' has no text",
+                where="Encoder.render",
+                expected="style 'text'",
+                fix="make an Encoder with style='text'",
+            )
+        codes = self.lexicon.columns([history]).codes
+        lines = [
+            self.pieces.event_text({field: int(column[i]) for field, column in codes.items()})
+            for i in range(len(history))
+        ]
+        return self.pieces.frame_text(history.user) + "".join(lines)
+
+    def _overlong(
+        self, histories: Sequence[History], columns: EventColumns, room: IntArray
+    ) -> IntArray:
+        """(N,) how many of each history's oldest events do not fit into its ``room`` of tokens."""
+        costs = np.zeros(int(columns.lengths.sum()), dtype=np.int64)
+        for slot, field in enumerate(self._slots):
+            lengths = self.pieces.lookup(slot, columns.codes[field])[1]
+            costs += np.maximum(lengths, self.pieces.longest_start(slot))
+        ends = np.cumsum(columns.lengths)
+        total = np.concatenate([[0], np.cumsum(costs)])
+        suffix = np.repeat(total[ends], columns.lengths) - total[:-1]  # cost from here to the end
+        owner = np.repeat(np.arange(len(columns.lengths)), columns.lengths)
+        too_long = costs > room[owner]
+        if too_long.any():
+            place = int(np.argmax(too_long))
+            event = place - int(ends[owner[place]] - columns.lengths[owner[place]])
+            raise TemplateError(
+                f"one event takes {costs[place]} tokens, the context holds {room[owner[place]]}",
+                where=f"user {histories[owner[place]].user_id!r}, kept event {event}",
+                expected="every event to fit into the context",
+                fix="shorten the item text or the template, or raise rendering.max_tokens",
+            )
+        return np.bincount(owner[suffix > room[owner]], minlength=len(columns.lengths))
+
+    def _assemble(
+        self, frames: Sequence[IntArray], columns: EventColumns, left_out: IntArray
+    ) -> EncodedHistories:
+        """Copy frames and pieces into one flat array, in reading order."""
+        found = [self.pieces.lookup(i, columns.codes[f]) for i, f in enumerate(self._slots)]
+        starts = np.stack([start for start, _ in found], axis=1)  # (S, slots)
+        lengths = np.stack([length for _, length in found], axis=1)
+        per_event = lengths.sum(axis=1)
+        self._check_silent(per_event)
+        flat = _ranges(starts.ravel(), lengths.ravel())
+        place_in_history = _ranges(np.zeros_like(columns.lengths), columns.lengths)
+        event_of_token = np.repeat(place_in_history, per_event)
+
+        frame_lengths = np.array([len(frame) for frame in frames], dtype=np.int64)
+        history_of_event = np.repeat(np.arange(len(frames)), columns.lengths)
+        body = np.bincount(history_of_event, weights=per_event, minlength=len(frames))
+        offsets = np.concatenate([[0], np.cumsum(frame_lengths + body.astype(np.int64))])
+        is_frame = np.zeros(offsets[-1], dtype=bool)
+        is_frame[_ranges(offsets[:-1], frame_lengths)] = True
+
+        def fill(frame: IntArray | int, events: IntArray) -> IntArray:
+            column = np.empty(len(is_frame), dtype=np.int64)
+            column[is_frame], column[~is_frame] = frame, events
+            return column
+
+        frame_ids = np.concatenate([*frames, np.empty(0, dtype=np.int64)])
+        return EncodedHistories(
+            input_ids=fill(frame_ids, self.pieces.ids[flat]),
+            event_index=fill(-1, event_of_token),
+            field_index=fill(-1, self.pieces.fields[flat]),
+            offsets=offsets,
+            num_events=columns.lengths,
+            left_out=left_out,
+        )
+
+    def _check_silent(self, tokens_per_event: IntArray) -> None:
+        if len(tokens_per_event) and tokens_per_event.min() == 0:
+            raise TemplateError(
+                "an event is rendered to no token at all",
+                where=f"template {self.template.name!r}",
+                expected="at least one word of every event",
+                fix="add {behavior} or {item} to the event line",
+            )
+
+
+def _ranges(starts: IntArray, lengths: IntArray) -> IntArray:
+    """``start, start + 1, ...`` for each pair of start and length, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))

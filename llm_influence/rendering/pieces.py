@@ -1,0 +1,252 @@
+"""Each distinct piece of a history rendered once.
+
+A piece is one chunk of a template with one word in it: ``after 3h``. `WordPieces` keeps its token
+ids (style ``text``); `UnitPieces` gives one unit id a field (style ``token``). Both answer the
+same question, so the encoder above them does not know the style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from llm_influence.errors import TemplateError
+from llm_influence.rendering.gaps import gap_words
+from llm_influence.rendering.lexicon import UNKNOWN, Lexicon
+from llm_influence.rendering.template import FIELDS, Chunk, Template
+from llm_influence.types import IntArray
+
+ANCHOR = "a"
+"""A word put before a piece while it is tokenised alone, so that the piece's first token is the
+one it gets in the middle of a text (byte-level and SentencePiece tokenizers mark the space)."""
+
+
+class Pieces(Protocol):
+    """Token ids of every piece, in one flat buffer."""
+
+    ids: IntArray
+    """(P,) token ids of all pieces rendered so far."""
+    fields: IntArray
+    """(P,) field number of each token, -1 for a template's own words."""
+
+    def lookup(self, slot: int, codes: IntArray) -> tuple[IntArray, IntArray]:
+        """Starts and lengths in the buffer of the ``slot``-th chunk with each of ``codes`` in it."""
+
+    def longest_start(self, slot: int) -> int:
+        """Length of the ``slot``-th chunk when its event has become a history's first one."""
+
+    def frame(self, user: Mapping[str, str]) -> IntArray:
+        """Token ids that stand before the first event of a user's history."""
+
+
+def field_words(lexicon: Lexicon, template: Template, field: str) -> Sequence[str]:
+    """Words of a field by code, in the template's language. Empty words are not said."""
+    if field == "behavior":
+        return [template.behaviors.get(name, name) for name in lexicon.behaviors]
+    if field == "gap":
+        return gap_words(template.language)
+    if field == "value":
+        return lexicon.values.words()
+    return lexicon.catalogue.ids.to_pylist() if field == "item" else lexicon.catalogue.texts
+
+
+class WordPieces:
+    """Style ``text``: pieces are words, tokenised by the backbone's own fast tokenizer.
+
+    Raises:
+        TemplateError: The tokenizer is slow (no offsets), or the template has no history line:
+            a text must begin with something that belongs to no event.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: Template, lexicon: Lexicon
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise TemplateError(
+                f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
+                where="rendering.style",
+                expected="a tokenizer of the tokenizers library",
+                fix="use style 'token', or save the tokenizer in its fast form",
+            )
+        if not template.history.strip():
+            raise TemplateError(
+                f"template {template.name!r} has no history line",
+                where="rendering.template",
+                expected="words before the first event, such as 'history:'",
+                fix="choose another template for style 'text', or add a history line",
+            )
+        self._tokenizer = tokenizer
+        self._template = template
+        self._chunks = template.event_chunks
+        self._words = [
+            field_words(lexicon, template, chunk.field) if chunk.field else [""]
+            for chunk in self._chunks
+        ]
+        self._starts = [np.zeros(len(words), dtype=np.int64) for words in self._words]
+        self._lengths = [np.full(len(words), -1, dtype=np.int64) for words in self._words]
+        self._frames: dict[str, IntArray] = {}
+        self.ids: IntArray = np.empty(0, dtype=np.int64)
+        self.fields: IntArray = np.empty(0, dtype=np.int64)
+
+    def lookup(self, slot: int, codes: IntArray) -> tuple[IntArray, IntArray]:
+        """See `Pieces.lookup`; pieces met for the first time are tokenised now."""
+        if self._chunks[slot].field is None:
+            codes = np.zeros_like(codes)
+        lengths = self._lengths[slot]
+        missing = np.unique(codes[lengths[codes] < 0])
+        if len(missing):
+            self._tokenise(slot, missing)
+        return self._starts[slot][codes], lengths[codes]
+
+    def longest_start(self, slot: int) -> int:
+        """See `Pieces.longest_start`: a gap then reads "start", all else stays."""
+        if self._chunks[slot].field != "gap":
+            return 0
+        return int(self.lookup(slot, np.zeros(1, dtype=np.int64))[1][0])
+
+    def frame(self, user: Mapping[str, str]) -> IntArray:
+        """See `Pieces.frame`: the start token, if the tokenizer has one, and the history line."""
+        text = self.frame_text(user)
+        if text not in self._frames:
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            start = self._tokenizer.cls_token_id
+            start = self._tokenizer.bos_token_id if start is None else start
+            head = [] if start is None else [start]
+            self._frames[text] = np.array(head + ids, dtype=np.int64)
+        return self._frames[text]
+
+    def frame_text(self, user: Mapping[str, str]) -> str:
+        """The history line with the user's features in it."""
+        chunks = self._template.history_chunks
+        return " ".join(
+            chunk.render(user.get(chunk.field, "") or UNKNOWN) if chunk.field else chunk.prefix
+            for chunk in chunks
+        )
+
+    def event_text(self, codes: Mapping[str, int]) -> str:
+        """The line of one event from its codes, each chunk with its leading space."""
+        pieces = [
+            self._piece(chunk, words[codes[chunk.field] if chunk.field else 0])
+            for chunk, words in zip(self._chunks, self._words, strict=True)
+        ]
+        return "".join(pieces)
+
+    @staticmethod
+    def _piece(chunk: Chunk, word: str) -> str:
+        """A chunk as it stands in a text; nothing where its field has nothing to say."""
+        return "" if chunk.field and not word else " " + chunk.render(word)
+
+    def _tokenise(self, slot: int, codes: IntArray) -> None:
+        chunk, words = self._chunks[slot], self._words[slot]
+        pieces = [self._piece(chunk, words[code]) for code in codes]
+        encoded = self._tokenizer(
+            [ANCHOR + piece for piece in pieces],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+        )
+        ids, fields, cursor = [self.ids], [self.fields], len(self.ids)
+        for code, piece, tokens, offsets in zip(
+            codes, pieces, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+            inside = spans[:, 1] > len(ANCHOR)
+            self._check_cut(piece, spans[inside])
+            ids.append(np.array(tokens, dtype=np.int64)[inside])
+            fields.append(_fields_of(chunk, words[code], spans[inside] - len(ANCHOR)))
+            self._starts[slot][code] = cursor
+            self._lengths[slot][code] = len(ids[-1])
+            cursor += len(ids[-1])
+        self.ids, self.fields = np.concatenate(ids), np.concatenate(fields)
+
+    def _check_cut(self, piece: str, spans: IntArray) -> None:
+        if len(spans) and spans[0, 0] < len(ANCHOR):
+            raise TemplateError(
+                f"the tokenizer merges {piece!r} with the word before it",
+                where=f"template {self._template.name!r}",
+                expected="a tokenizer that never merges across a space",
+                fix="use style 'token' with this backbone",
+            )
+
+
+def _fields_of(chunk: Chunk, word: str, spans: IntArray) -> IntArray:
+    """Field number of each token of a piece: those that touch the word, -1 for the rest."""
+    if chunk.field is None:
+        return np.full(len(spans), -1, dtype=np.int64)
+    begin = 1 + len(chunk.prefix)  # 1: the leading space
+    touches = (spans[:, 0] < begin + len(word)) & (spans[:, 1] > begin)
+    return np.where(touches, FIELDS.index(chunk.field), -1)
+
+
+class UnitPieces:
+    """Style ``token``: one unit a field. Unit ids are laid out block after block,
+
+        start | behaviours | gaps | values | one block a user feature | items
+
+    items last, so that a catalogue can grow without moving anything.
+    """
+
+    def __init__(self, template: Template, lexicon: Lexicon) -> None:
+        self._template, self._lexicon = template, lexicon
+        self._slots = [chunk.field for chunk in template.event_chunks if chunk.field]
+        if "text" in self._slots:
+            raise TemplateError(
+                "{text} is a field of style 'text'",
+                where=f"template {template.name!r}",
+                expected="{item}, whose unit already carries the item's text",
+                fix="use {item}, or rendering.style: text",
+            )
+        blocks = {
+            "start": ["history"],
+            "behavior": field_words(lexicon, template, "behavior"),
+            "gap": field_words(lexicon, template, "gap"),
+            "value": [UNKNOWN, *lexicon.values.words()[1:]],
+            **{f"user.{name}": [UNKNOWN, *words] for name, words in lexicon.features.items()},
+            "item": lexicon.catalogue.texts,
+        }
+        self._first = dict(
+            zip(blocks, np.cumsum([0, *(len(words) for words in blocks.values())]), strict=False)
+        )
+        self.words: list[str] = [
+            _unit_phrase(block, word) for block, words in blocks.items() for word in words
+        ]
+        """(U,) what each unit means, for the language model that gives units their vectors."""
+        self.ids: IntArray = np.arange(len(self.words), dtype=np.int64)
+        self.fields: IntArray = np.full(len(self.words), -1, dtype=np.int64)
+        for field in set(self._slots):
+            first = self._first[field]
+            length = len(blocks[field])
+            self.fields[first : first + length] = FIELDS.index(field)
+
+    @property
+    def first_item(self) -> int:
+        """Unit id of item 0."""
+        return int(self._first["item"])
+
+    def lookup(self, slot: int, codes: IntArray) -> tuple[IntArray, IntArray]:
+        """See `Pieces.lookup`: one unit each."""
+        first = self._first[self._slots[slot]]
+        return first + codes.astype(np.int64), np.ones(len(codes), dtype=np.int64)
+
+    def longest_start(self, slot: int) -> int:
+        """See `Pieces.longest_start`: every unit is one token long."""
+        return 1
+
+    def frame(self, user: Mapping[str, str]) -> IntArray:
+        """See `Pieces.frame`: the start unit and one unit a user feature of the template."""
+        units = [self._first["start"]]
+        for name in self._template.user_features:
+            code = self._lexicon.feature_code(name, user.get(name, ""))
+            units.append(self._first[f"user.{name}"] + code)
+        return np.array(units, dtype=np.int64)
+
+
+def _unit_phrase(block: str, word: str) -> str:
+    """What a unit means in words that a language model has read before."""
+    if block in {"value", "gap"}:
+        return f"{block} {word}"
+    if block.startswith("user."):
+        return f"{block.removeprefix('user.')} {word}"
+    return word
