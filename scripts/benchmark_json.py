@@ -7,7 +7,6 @@ what, with which versions and seeds, and holds the flat `rows` that the docs' ta
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import shlex
@@ -139,7 +138,7 @@ def _memory_gib() -> float | None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not told on this system
         return None
-    return round(total / 2**30, 1) if math.isfinite(total) else None
+    return round(total / 2**30, 1)
 
 
 def _accelerator() -> str | None:

