@@ -1,14 +1,24 @@
-"""What an explanation is: the events, their scores, and how far to trust them. Data only."""
+"""What an explanation is: the events, their scores, and how far to trust them.
+
+Data only: the methods that say, tabulate or draw it are thin and call the functions of the
+modules beside this one, which are imported when they are used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from llm_influence.types import Event, FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,7 @@ class Influence:
         full_value: The target with all events, log-odds.
         prediction: Probability of the target with all events.
         quality: How the scores were made and how well they add up.
+        standard_errors: (E,) standard error of each score, for methods that sample; else None.
     """
 
     user_id: str
@@ -66,6 +77,7 @@ class Influence:
     full_value: float
     prediction: float
     quality: QualityCard
+    standard_errors: FloatArray | None = None
 
     def ranked(self) -> list[tuple[Event, float]]:
         """Events with their scores, most supporting first; ties keep the more recent first."""
@@ -75,4 +87,43 @@ class Influence:
     def gaps(self) -> list[int | None]:
         """Seconds since the event before, None for the first."""
         times = [event.timestamp for event in self.events]
-        return [None, *(b - a for a, b in zip(times, times[1:], strict=False))][: len(times)]
+        return [None, *(b - a for a, b in pairwise(times))][: len(times)]
+
+    def to_text(self, language: str = "en") -> str:
+        """One grounded sentence, English (``"en"``) or Chinese (``"zh"``); see `sentence`."""
+        from llm_influence.influence.sentence import to_text
+
+        return to_text(self, language)
+
+    def to_arrow(self) -> pa.Table:
+        """One row an event, with the columns of `llm_influence.influence.table.SCHEMA`."""
+        from llm_influence.influence.table import to_arrow
+
+        return to_arrow([self])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a pandas frame.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from llm_influence.influence.extras import require
+
+        require("pandas", extra="frames", purpose="Influence.to_pandas")
+        return self.to_arrow().to_pandas()
+
+    def plot(self, axis: Axes | None = None) -> Axes:
+        """Bars along the timeline, on ``axis`` or a new figure; see `figure`.
+
+        Raises:
+            ConfigError: matplotlib is not installed.
+        """
+        from llm_influence.influence.figure import plot
+
+        return plot(self, axis)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from llm_influence.influence.figure import to_html
+
+        return to_html(self)

@@ -1,0 +1,5 @@
+"""An explanation as a record, a table, a sentence and a figure. Data and words only, no model."""
+
+from llm_influence.influence.record import Influence, QualityCard
+
+__all__ = ["Influence", "QualityCard"]

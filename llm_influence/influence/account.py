@@ -1,0 +1,168 @@
+"""What a sentence about an influence may say: the facts, chosen once, before any wording.
+
+The wording of each language (`english`, `chinese`) gets an `Account` and nothing else, so that a
+sentence can name no event that carries no influence and no number that was not measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from llm_influence.influence.record import Influence
+from llm_influence.types import FloatArray, IntArray
+
+# Scores of these methods say nothing about the model: they are what a study compares against.
+REFERENCE_METHODS = frozenset({"random", "recency", "popularity", "item_similarity"})
+
+# Beside its strongest event, a side cites what has at least this part of the strongest score.
+_WORTH_CITING = 0.1
+# "+1.2 of +2.9" is said only where the scores really add up to the change of the target.
+_ADDS_UP = 0.05
+
+Kind = Literal["effect", "attention", "reference", "share"]
+
+
+@dataclass(frozen=True)
+class Cited:
+    """One event that a sentence names.
+
+    Attributes:
+        name: Title or item id, white space tidied.
+        behavior: What was done.
+        value: Rating or amount, None if there is none.
+        score: Its influence.
+        seconds_before: How long before the latest event of the history.
+        is_latest: It is that event.
+    """
+
+    name: str
+    behavior: str
+    value: float | None
+    score: float
+    seconds_before: int
+    is_latest: bool
+
+
+@dataclass(frozen=True)
+class Account:
+    """Everything that may be said.
+
+    Attributes:
+        kind: What the scores are: an ``effect`` on the target, a share of ``attention``, the
+            weights of a ``reference`` method, or another ``share``.
+        method: The method's name.
+        in_percent: Scores are shares of a whole.
+        target: Kind of the target: ``item``, ``behavior``, ``contrast``.
+        target_name: The target for people.
+        prediction: Its probability.
+        recommended: The target is known to be on the list of recommendations.
+        events: How many events the history has.
+        supporting: The strongest events with a positive score, strongest first.
+        opposing: The strongest with a negative score, strongest first.
+        balance: Sign of the sum of the scores; None where every score is 0.
+        carries: Of everything that supports, the named events are ``all``, ``most``, or the
+            ``top``.
+        total: The whole that the scores are parts of, None where they do not add up to one.
+    """
+
+    kind: Kind
+    method: str
+    in_percent: bool
+    target: str
+    target_name: str
+    prediction: float
+    recommended: bool
+    events: int
+    supporting: tuple[Cited, ...]
+    opposing: tuple[Cited, ...]
+    balance: int | None
+    carries: Literal["all", "most", "top"]
+    total: float | None
+
+
+def account_for(influence: Influence, *, most: int, recommended: bool) -> Account:
+    """Choose what to say about an influence.
+
+    Args:
+        influence: The explanation.
+        most: How many events to name on each side, at most; at least 1.
+        recommended: The target is known to be among the user's recommendations.
+    """
+    scores = np.asarray(influence.scores, dtype=np.float64)
+    supporting = _strongest(scores, most)
+    opposing = _strongest(-scores, most)
+    if len(supporting) and len(opposing):
+        worth = _WORTH_CITING * np.abs(scores).max()
+        opposing = opposing[-scores[opposing] >= worth] if scores.sum() > 0 else opposing
+    return Account(
+        kind=_kind(influence),
+        method=influence.quality.method,
+        in_percent=influence.quality.units == "share",
+        target=influence.target,
+        target_name=tidy(influence.target_name or influence.target_id),
+        prediction=influence.prediction,
+        recommended=recommended,
+        events=len(scores),
+        supporting=_cite(influence, supporting),
+        opposing=_cite(influence, opposing),
+        balance=int(np.sign(scores.sum())) if scores.any() else None,
+        carries=_carries(scores, supporting),
+        total=_total(influence, scores[supporting]),
+    )
+
+
+def tidy(name: str) -> str:
+    """A name on one line, without doubled white space."""
+    return " ".join(name.split())
+
+
+def _strongest(scores: FloatArray, most: int) -> IntArray:
+    """Places of the highest positive scores, highest first; ties keep the more recent first."""
+    order = np.lexsort((-np.arange(len(scores)), -scores))[:most]
+    order = order[scores[order] > 0]
+    return order[scores[order] >= _WORTH_CITING * scores[order[0]]] if len(order) else order
+
+
+def _cite(influence: Influence, places: IntArray) -> tuple[Cited, ...]:
+    latest = influence.events[-1]
+    return tuple(
+        Cited(
+            name=tidy(event.name),
+            behavior=event.behavior,
+            value=event.value,
+            score=float(influence.scores[place]),
+            seconds_before=latest.timestamp - event.timestamp,
+            is_latest=int(place) == len(influence.events) - 1,
+        )
+        for place in places
+        for event in (influence.events[place],)
+    )
+
+
+def _kind(influence: Influence) -> Kind:
+    if influence.quality.method in REFERENCE_METHODS:
+        return "reference"
+    if influence.quality.units == "target":
+        return "effect"
+    return "attention" if influence.quality.method.startswith("attention") else "share"
+
+
+def _carries(scores: FloatArray, named: IntArray) -> Literal["all", "most", "top"]:
+    positive = scores[scores > 0]
+    if len(positive) == len(named):
+        return "all"
+    return "most" if 2 * scores[named].sum() > positive.sum() else "top"
+
+
+def _total(influence: Influence, named: FloatArray) -> float | None:
+    total = influence.full_value - influence.base_value
+    adds_up = (
+        influence.quality.units == "target"
+        and influence.quality.completeness_gap <= _ADDS_UP
+        and len(named) > 0
+        and named.max() <= total
+    )
+    return total if adds_up else None

@@ -1,0 +1,137 @@
+"""An influence as a picture: bars along the timeline, in matplotlib or in a scrap of HTML.
+
+Blue to the right supports, orange to the left opposes: side and sign say it too, so that the
+colours are never needed to read it. Scores that are shares have no side and are grey.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llm_influence.influence.account import tidy
+from llm_influence.influence.extras import require
+from llm_influence.influence.numbers import percent, plain, signed
+from llm_influence.influence.record import Influence
+from llm_influence.types import Event, FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SUPPORTS, OPPOSES, SHARE = "#0072B2", "#D55E00", "#6B7280"
+_LONGEST_NAME = 48
+
+
+def plot(influence: Influence, axis: Axes | None = None) -> Axes:
+    """Draw one bar an event, the oldest at the top and the latest at the bottom.
+
+    Args:
+        influence: The explanation.
+        axis: Where to draw; a new figure, tall enough for its events, by default.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    if axis is None:
+        pyplot = require("matplotlib.pyplot", extra="plot", purpose="Influence.plot")
+        height = 1.2 + 0.24 * len(influence.events)
+        _, axis = pyplot.subplots(figsize=(8, height), layout="constrained")
+    places = np.arange(len(influence.events))
+    axis.barh(places, influence.scores, color=_colors(influence), height=0.72)
+    # Names are text, also where they hold a dollar sign: matplotlib would read it as maths.
+    labels = [_label(event) for event in influence.events]
+    axis.set_yticks(places, labels, fontsize=8, parse_math=False)
+    axis.invert_yaxis()
+    axis.axvline(0, color="#9CA3AF", linewidth=0.8)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlabel(_axis_name(influence))
+    name = _short(tidy(influence.target_name or influence.target_id))
+    title = f"{name} ({percent(influence.prediction)})"
+    axis.set_title(title, fontsize=10, loc="left", parse_math=False)
+    return axis
+
+
+def to_html(influence: Influence) -> str:
+    """A small HTML fragment with its style inline: the sentence, then a bar an event.
+
+    Everything that comes from the data is escaped. Bar lengths are in proportion to the scores.
+    """
+    from llm_influence.influence.sentence import to_text
+
+    says = escape(to_text(influence)) if len(influence.events) else "No event was explained."
+    rows = "".join(
+        _html_row(event, float(score), length, color, written)
+        for event, score, length, color, written in zip(
+            influence.events,
+            influence.scores,
+            bar_lengths(influence.scores),
+            _colors(influence),
+            map(percent if influence.quality.units == "share" else signed, influence.scores),
+            strict=True,
+        )
+    )
+    return (
+        '<div style="max-width:46em;font:13px/1.5 system-ui,sans-serif">'
+        f'<p style="margin:0 0 .6em">{says}</p>'
+        f'<table style="border-collapse:collapse;width:100%">{rows}</table>'
+        f'<p style="margin:.4em 0 0;opacity:.7">{escape(_axis_name(influence))}, oldest event '
+        f"first; completeness gap {escape(gap_words(influence))}, "
+        f"{influence.quality.passes} passes</p></div>"
+    )
+
+
+def bar_lengths(scores: FloatArray) -> FloatArray:
+    """(E,) lengths in 0..1 of the longest bar; all 0 where every score is 0."""
+    longest = np.abs(scores).max(initial=0.0)
+    return np.abs(scores) / longest if longest else np.zeros(len(scores))
+
+
+def gap_words(influence: Influence) -> str:
+    """The completeness gap, or that the method promises none."""
+    if influence.quality.units == "share":
+        return "not promised"
+    return percent(influence.quality.completeness_gap)
+
+
+def _html_row(event: Event, score: float, length: float, color: str, written: str) -> str:
+    """One event; its bar grows from the middle, so the one left of it sits at the right edge."""
+    side, edge = ("left", "right") if score < 0 else ("right", "left")
+    bar = (
+        f'<td style="width:22%;padding:0"><div style="width:{100 * length:.1f}%;height:.8em;'
+        f'background:{color};border-radius:2px;float:{edge}">'
+        "</div></td>"
+    )
+    blank = '<td style="width:22%;padding:0"></td>'
+    cell = "padding:1px 8px 1px 0;text-align:left"
+    return (
+        f'<tr><td style="{cell}">{escape(_label(event))}</td>'
+        f"{bar + blank if side == 'left' else blank + bar}"
+        f'<td style="{cell};text-align:right;font-variant-numeric:tabular-nums">'
+        f"{written}</td></tr>"
+    )
+
+
+def _colors(influence: Influence) -> list[str]:
+    if influence.quality.units == "share":
+        return [SHARE] * len(influence.events)
+    return [OPPOSES if score < 0 else SUPPORTS for score in influence.scores]
+
+
+def _axis_name(influence: Influence) -> str:
+    unit = "share" if influence.quality.units == "share" else "log-odds"
+    return f"influence ({unit}) by {influence.quality.method}"
+
+
+def _label(event: Event) -> str:
+    value = "" if event.value is None else f" {plain(event.value)}"
+    return f"{_short(tidy(event.name))} · {event.behavior}{value}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…"

@@ -1,0 +1,63 @@
+"""Files that are either complete or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from llm_influence.errors import OutputError
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
+    """Write a file so that a crash, a kill or a full disk never leaves half of it.
+
+    The content goes to a temporary file in the same folder, is flushed to the disk, and takes
+    the final name in one step. Missing folders are created. A file already there is replaced.
+
+    Args:
+        path: The final name.
+        write: Writes the content to the path it is given.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OutputError: The place cannot be written, or the disk is full. Nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})",
+            where=str(path),
+            expected="a place with enough space that may be written",
+            fix="free some space, or name another output path",
+        ) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+    return path
+
+
+def _flush(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(temporary: Path) -> None:
+    """Clean up without hiding the error that made it necessary."""
+    try:
+        temporary.unlink()
+    except OSError:
+        return

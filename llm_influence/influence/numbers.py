@@ -1,0 +1,55 @@
+"""Numbers as people read them. Rounded, never rounded to something that is not so."""
+
+# ruff: noqa: RUF001, RUF002 - typographic signs are meant: this file writes for people.
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def signed(score: float) -> str:
+    """A score with its sign: ``+1.23``, ``−0.40``, ``+0.0031``, ``0``. NaN is ``–``."""
+    if not math.isfinite(score):
+        return "–"
+    if score == 0:
+        return "0"
+    return ("+" if score > 0 else MINUS) + _magnitude(abs(score))
+
+
+def percent(share: float) -> str:
+    """A probability or share, two digits: ``34%``, ``3.2%``, ``0.041%``. NaN is ``–``.
+
+    Only an exact 0 is ``0%`` and only an exact 1 is ``100%``.
+    """
+    if not math.isfinite(share):
+        return "–"
+    value = 100 * share
+    if share in (0, 1) or value >= 100:
+        return f"{value:.0f}%"
+    if value >= 99.95:
+        return ">99.9%"
+    if value > 99:
+        return f"{value:.1f}%"
+    if value >= 9.95:
+        return f"{value:.0f}%"
+    return "<0.001%" if value < 0.001 else f"{_two_digits(value)}%"
+
+
+def plain(value: float) -> str:
+    """An event's value in its shortest form: ``5``, ``4.5``, ``19.99``."""
+    return np.format_float_positional(np.float32(value), trim="-").replace("-", MINUS)
+
+
+def _magnitude(value: float) -> str:
+    if value >= 0.0995:
+        return f"{value:.2f}"
+    return f"{value:.1e}" if value < 1e-6 else _two_digits(value)
+
+
+def _two_digits(value: float) -> str:
+    """Two significant digits without an exponent: ``0.041``, ``3.2``."""
+    return np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="k")

@@ -1,0 +1,124 @@
+"""The columns of an influence table: a fixed Arrow schema with a version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from llm_influence.errors import DataError, SchemaError
+from llm_influence.types import IntArray
+
+VERSION = "1"
+_VERSION_KEY = b"llm_influence.schema"
+
+
+def _column(name: str, kind: pa.DataType, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable)
+
+
+SCHEMA = pa.schema(
+    [
+        _column("run", pa.string()),
+        _column("user_id", pa.string()),
+        _column("position", pa.int32()),  # 0 is the oldest explained event
+        _column("item_id", pa.string()),
+        _column("title", pa.string()),
+        _column("behavior", pa.string()),
+        _column("timestamp", pa.int64()),  # Unix seconds, UTC
+        _column("gap_seconds", pa.int64(), nullable=True),  # null for the first event
+        _column("value", pa.float32(), nullable=True),
+        _column("method", pa.string()),
+        _column("target", pa.string()),
+        _column("target_id", pa.string()),
+        _column("target_name", pa.string()),
+        _column("removal", pa.string()),
+        _column("units", pa.string()),
+        _column("score", pa.float64()),
+        _column("standard_error", pa.float64(), nullable=True),
+        _column("rank", pa.int32()),  # 1 is the most supporting event
+        _column("frame_score", pa.float64()),
+        _column("base_value", pa.float64()),
+        _column("full_value", pa.float64()),
+        _column("prediction", pa.float64()),
+        _column("completeness_gap", pa.float64()),
+        _column("passes", pa.int64()),
+        _column("seed", pa.int64()),
+        _column("left_out", pa.int64()),
+    ],
+    metadata={_VERSION_KEY: VERSION.encode()},
+)
+"""The columns of an influence table, in order; the metadata holds the schema's version."""
+
+
+def explanation_starts(table: pa.Table) -> npt.NDArray[np.int64]:
+    """(N,) the row at which each explanation begins.
+
+    Raises:
+        DataError: Rows of an explanation are missing or out of order.
+    """
+    position = table["position"].to_numpy()
+    starts = np.flatnonzero(position == 0)
+    lengths = np.diff(starts, append=len(position))
+    whole = (not len(position)) or (len(starts) > 0 and starts[0] == 0)
+    if not whole or not np.array_equal(position, positions(lengths)):
+        raise DataError(
+            "rows of an explanation are missing or out of order",
+            where="influence table, column 'position'",
+            expected="positions 0, 1, 2... within each explanation",
+            fix="keep explanations whole when filtering, and sort by run, user_id, method, "
+            "target_id and position",
+        )
+    return starts
+
+
+def positions(lengths: IntArray) -> npt.NDArray[np.int32]:
+    """0, 1, 2... within each explanation: (N,) lengths to (rows,) positions."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return (np.arange(total) - np.repeat(ends - lengths, lengths)).astype(np.int32)
+
+
+def check_version(schema: pa.Schema, file: Path) -> None:
+    """Refuse a file of another schema version, or of none."""
+    found = (schema.metadata or {}).get(_VERSION_KEY)
+    if found != VERSION.encode():
+        said = f"schema version {found.decode()!r}" if found else "no schema version"
+        raise SchemaError(
+            f"{said} in the file's metadata",
+            where=str(file),
+            expected=f"'llm_influence.schema' = {VERSION!r}",
+            fix="read a table written by this version of llm_influence, or explain again",
+        )
+
+
+def check_columns(schema: pa.Schema, where: str) -> None:
+    """Refuse a table that lacks a column."""
+    missing = [name for name in SCHEMA.names if name not in schema.names]
+    if missing:
+        raise SchemaError(
+            f"missing column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
+            where=where,
+            expected="the columns of an influence table: " + ", ".join(SCHEMA.names),
+            fix="keep every column when rewriting a table, or explain again",
+        )
+
+
+def with_schema(table: pa.Table, where: str) -> pa.Table:
+    """The columns of `SCHEMA` in its order and types.
+
+    Raises:
+        SchemaError: A column is missing, or cannot become its type without losing something.
+    """
+    check_columns(table.schema, where)
+    try:
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise SchemaError(
+            f"columns of other types ({error})",
+            where=where,
+            expected="the types of llm_influence.influence.table.SCHEMA",
+            fix="write the table with to_arrow and write_table",
+        ) from error

@@ -1,0 +1,166 @@
+"""Influence in the long form: one row an event, a fixed Arrow schema with a version.
+
+This is what batch jobs write and what analysis and reports read. The columns that belong to an
+explanation as a whole repeat on each of its rows; Parquet stores such repeats in almost nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from llm_influence.errors import DataError
+from llm_influence.influence.parquet import read_tables, write_table
+from llm_influence.influence.record import Influence, QualityCard
+from llm_influence.influence.schema import SCHEMA, explanation_starts, positions, with_schema
+from llm_influence.types import Event, IntArray
+
+__all__ = ["SCHEMA", "explanation_starts", "from_arrow", "read_tables", "to_arrow", "write_table"]
+
+_QUALITY = tuple(field.name for field in dataclasses.fields(QualityCard))
+_EXPLANATION = (
+    *("user_id", "frame_score", "target", "target_id", "target_name"),
+    *("base_value", "full_value", "prediction"),
+)
+
+
+def to_arrow(influences: Iterable[Influence], run: str = "") -> pa.Table:
+    """Lay explanations out as rows, one an event, explanations one after another.
+
+    Args:
+        influences: Any number of explanations, of any methods and targets.
+        run: A name for where they come from, written in the ``run`` column.
+
+    Returns:
+        A table with `SCHEMA`, the events of each explanation oldest first. Event values are
+        stored as float32, like in a log.
+
+    Raises:
+        DataError: An explanation has no event, a score that is not a finite number, another
+            number of scores than events, or events that are not in time order.
+    """
+    records = list(influences)
+    for record in records:
+        _check(record)
+    lengths = np.array([len(record.events) for record in records], dtype=np.int64)
+    owner = np.repeat(np.arange(len(records)), lengths)
+    events = list(chain.from_iterable(record.events for record in records))
+    columns = {
+        "run": pa.repeat(pa.scalar(run, pa.string()), len(events)),
+        **_event_columns(events, lengths),
+        **_score_columns(records, owner, positions(lengths)),
+        **{name: _repeated(name, records, owner) for name in _EXPLANATION},
+        **{name: _repeated(f"quality.{name}", records, owner) for name in _QUALITY},
+    }
+    return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def from_arrow(table: pa.Table) -> list[Influence]:
+    """Read the explanations back; the reverse of `to_arrow` except for the run.
+
+    Raises:
+        SchemaError: A column is missing or of another type.
+        DataError: Rows of an explanation are missing or out of order.
+    """
+    table = with_schema(table, "table")
+    starts = explanation_starts(table)
+    stops = [*starts[1:], len(table)][: len(starts)]
+    events = _events(table)
+    scores = table["score"].to_numpy()
+    errors = table["standard_error"].to_numpy()
+    shared = table.select([*_EXPLANATION, *_QUALITY]).take(pa.array(starts)).to_pylist()
+    return [
+        Influence(
+            events=tuple(events[start:stop]),
+            scores=scores[start:stop].copy(),
+            standard_errors=None if np.isnan(errors[start]) else errors[start:stop].copy(),
+            quality=QualityCard(**{name: row.pop(name) for name in _QUALITY}),
+            **row,
+        )
+        for start, stop, row in zip(starts, stops, shared, strict=True)
+    ]
+
+
+def _check(record: Influence) -> None:
+    """Refuse an explanation that would make a broken or silently missing row."""
+    found = None
+    if not len(record.events):
+        found = "an explanation of no event"
+    elif np.shape(record.scores) != (len(record.events),):
+        found = f"scores of shape {np.shape(record.scores)} for {len(record.events)} events"
+    elif not np.isfinite(record.scores).all():
+        found = f"a score of {record.scores[~np.isfinite(record.scores)][0]}"
+    if found:
+        raise DataError(
+            found,
+            where=f"influence by {record.quality.method!r} for user {record.user_id!r}",
+            expected="one finite score for each of at least one event",
+            fix="leave this explanation out, or make it again with another method or options",
+        )
+
+
+def _event_columns(events: list[Event], lengths: IntArray) -> dict[str, pa.Array]:
+    times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
+    first = positions(lengths) == 0
+    gaps = np.diff(times, prepend=times[:1])
+    if len(gaps) and (gaps[~first] < 0).any():
+        row = int(np.argmax((gaps < 0) & ~first))
+        raise DataError(
+            f"an event at {times[row]} follows one at {times[row - 1]}",
+            where=f"influence row {row}",
+            expected="events in time order, oldest first",
+            fix="explain histories whose events are sorted by timestamp",
+        )
+    return {
+        "item_id": pa.array(map(attrgetter("item"), events), pa.string()),
+        "title": pa.array(map(attrgetter("title"), events), pa.string()),
+        "behavior": pa.array(map(attrgetter("behavior"), events), pa.string()),
+        "timestamp": pa.array(times),
+        "gap_seconds": pa.array(gaps, mask=first),
+        "value": pa.array(map(attrgetter("value"), events), pa.float32()),
+    }
+
+
+def _score_columns(
+    records: list[Influence], owner: IntArray, position: IntArray
+) -> dict[str, pa.Array]:
+    score = _joined([record.scores for record in records])
+    error = _joined(
+        [
+            np.full(len(record.events), np.nan)
+            if record.standard_errors is None
+            else record.standard_errors
+            for record in records
+        ]
+    )
+    # One sort ranks every explanation; like `Influence.ranked`, ties keep the recent first.
+    order = np.lexsort((-position, -score, owner))
+    rank = np.empty(len(score), dtype=np.int32)
+    rank[order] = position + 1
+    return {
+        "position": pa.array(position),
+        "score": pa.array(score),
+        "standard_error": pa.array(error, mask=np.isnan(error)),
+        "rank": pa.array(rank),
+    }
+
+
+def _joined(arrays: list[npt.NDArray[np.floating]]) -> npt.NDArray[np.float64]:
+    return np.concatenate([np.empty(0), *arrays]).astype(np.float64)
+
+
+def _repeated(attribute: str, records: list[Influence], owner: IntArray) -> pa.Array:
+    """A column of what belongs to an explanation as a whole, on each of its rows."""
+    kind = SCHEMA.field(attribute.rpartition(".")[2]).type
+    return pa.array(map(attrgetter(attribute), records), kind).take(pa.array(owner))
+
+
+def _events(table: pa.Table) -> list[Event]:
+    names = ("item_id", "behavior", "timestamp", "value", "title")
+    return list(map(Event, *(table[name].to_pylist() for name in names)))

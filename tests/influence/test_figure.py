@@ -1,0 +1,54 @@
+"""Pictures of an influence."""
+
+import re
+import sys
+
+import pytest
+
+from llm_influence.errors import ConfigError
+
+
+def test_bars_stand_in_order_with_the_oldest_on_top(make):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    influence = make([0.5, -1.0, 2.0], titles=["Ca$h & $tuff", "B", "C"])
+    axis = influence.plot()
+    axis.figure.canvas.draw()
+    assert [bar.get_width() for bar in axis.patches] == [0.5, -1.0, 2.0]
+    assert axis.yaxis_inverted()
+    assert axis.get_yticklabels()[0].get_text() == "Ca$h & $tuff · rate 4"
+    colors = {bar.get_facecolor() for bar in axis.patches}
+    assert len(colors) == 2
+    assert influence.plot(axis) is axis
+
+
+def test_html_is_escaped_and_in_proportion(make):
+    page = make([0.5, -1.0], titles=["<script>alert(1)</script>", 'a "quoted" title'])._repr_html_()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert re.findall(r"<div style=\"width:([\d.]+)%", page) == ["50.0", "100.0"]
+    assert "http" not in page
+
+
+def test_html_of_zero_scores_and_shares(make):
+    assert "width:0.0%" in make([0.0, 0.0])._repr_html_()
+    assert "not promised" in make([0.4, 0.6], units="share")._repr_html_()
+
+
+def test_pandas_frame(make):
+    pytest.importorskip("pandas")
+    frame = make([0.5, -1.0]).to_pandas()
+    assert frame["score"].tolist() == [0.5, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "line"),
+    [
+        ("matplotlib.pyplot", "plot", r"pip install 'llm-influence\[plot\]'"),
+        ("pandas", "to_pandas", r"pip install 'llm-influence\[frames\]'"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_pip_line(make, monkeypatch, module, call, line):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=line):
+        getattr(make([1.0]), call)()

@@ -1,0 +1,165 @@
+"""A sentence says what is so: every name and number in it belongs to an event that it may name."""
+
+# ruff: noqa: RUF001 - typographic signs are part of the sentences.
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_influence.errors import ConfigError
+from llm_influence.influence.numbers import percent, plain, signed
+
+BEHAVIORS = ["click", "view", "cart", "purchase", "rate", "favourite", "escalate", "{odd}"]
+scores = st.lists(
+    st.one_of(st.just(0.0), st.floats(-5, 5).filter(lambda x: abs(x) > 1e-9)),
+    min_size=1,
+    max_size=12,
+)
+
+
+def examples(make):
+    titles = ["Alien (1979)", "Return of the Jedi (1983)", "Fargo (1996)"]
+    return make([-0.4, 1.23, 0.05], titles=titles, values=[2.0, 5.0, 4.0])
+
+
+def test_english(make):
+    assert examples(make).to_text() == (
+        "“Star Wars (1977)” is predicted (3.2%) mostly because you rated “Return of the Jedi "
+        "(1983)” 5 (1 day earlier, +1.23 log-odds); “Alien (1979)”, which you rated 2 "
+        "(2 days earlier, −0.40), speaks against it."
+    )
+
+
+def test_chinese(make):
+    assert examples(make).to_text("zh") == (
+        "预测“Star Wars (1977)”（概率3.2%），主要因为你给“Return of the Jedi (1983)”打了5分"
+        "（此前1天，对数几率+1.23）；而你打了2分的“Alien (1979)”（此前2天，−0.40）起反作用。"
+    )
+
+
+def test_recommended_is_said_only_on_request(make, to_text):
+    assert "recommended" not in examples(make).to_text()
+    assert "is recommended (3.2%)" in to_text(examples(make), recommended=True)
+    assert "推荐" in to_text(examples(make), "zh", recommended=True)
+
+
+def test_a_part_of_the_whole_only_where_the_scores_add_up(make):
+    assert "+2.00 of +3.00 log-odds" in make([1.0, 2.0]).to_text()
+    assert " of " not in make([1.0, 2.0], gap=0.2).to_text()
+
+
+@pytest.mark.parametrize(
+    ("scores", "english", "chinese"),
+    [
+        ([0.0], "Your only action does not move", "你唯一的行为没有影响"),
+        ([0.0, 0.0], "None of your 2 actions moves", "2次行为都没有影响"),
+        ([-1.0], "Your only action speaks against", "你唯一的行为不利于"),
+        ([-1.0, -2.0], "none speaks for it", "没有一次行为支持它"),
+        ([-1.0, 0.5], "speak more against", "弊大于利"),
+        ([-1.0, 1.0], "as much for", "利弊相当"),
+        ([1.0], "your only action, +1.00", "唯一的行为，"),
+    ],
+)
+def test_histories_that_do_not_support(make, scores, english, chinese):
+    assert english in make(scores).to_text()
+    assert chinese in make(scores).to_text("zh")
+
+
+def test_shares_are_never_called_support(make):
+    for language, claims in (("en", ("because", "odds")), ("zh", ("因为", "对数几率"))):
+        for method in ("attention_rollout", "saliency", "random", "recency"):
+            text = make([0.7, 0.1, 0.2], units="share", method=method).to_text(language)
+            assert not any(claim in text for claim in claims)
+    text = make([0.7, 0.1, 0.2], units="share", method="attention_rollout").to_text()
+    assert "looked mostly at “Film 0”" in text
+    assert "70% of attention" in text
+
+
+def test_a_reference_method_never_gives_a_reason(make):
+    text = make([0.7, 0.1], method="random").to_text()
+    assert "because" not in text
+    assert "reference method ‘random’" in text
+
+
+def test_behaviour_and_contrast_targets(make):
+    behavior = make([1.0], target="behavior", target_id="purchase", target_name="purchase")
+    assert behavior.to_text().startswith("‘purchase’ is predicted as the next action (3.2%)")
+    contrast = make([1.0], target="contrast", target_name="Alien over Fargo")
+    assert contrast.to_text().startswith("“Alien over Fargo” is predicted (3.2%) because")
+
+
+def test_the_latest_event_and_its_ties_are_told_apart(make):
+    text = make([1.0, 1.0, -1.0], times=[5, 9, 9]).to_text()
+    assert "(at the same moment as your latest action, +1.00" in text
+    assert "(your latest action, −1.00)" in text
+
+
+@given(data=st.data(), units=st.sampled_from(["target", "share"]), most=st.integers(1, 3))
+def test_every_name_and_number_is_of_an_event_that_may_be_named(make, to_text, data, units, most):
+    values = data.draw(scores)
+    count = len(values)
+    influence = make(
+        values,
+        units=units,
+        titles=[f"N{place}n" for place in range(count)],
+        behaviors=data.draw(st.lists(st.sampled_from(BEHAVIORS), min_size=count, max_size=count)),
+        values=data.draw(
+            st.lists(st.sampled_from([None, 1.5, 4.0]), min_size=count, max_size=count)
+        ),
+        gap=data.draw(st.sampled_from([0.0, 0.5])),
+    )
+    written = percent if units == "share" else signed
+    for language in ("en", "zh"):
+        text = to_text(influence, language, most=most)
+        named = [int(place) for place in re.findall(r"N(\d+)n", text)]
+        assert len(named) == len(set(named))
+        positive = [place for place in named if values[place] > 0]
+        assert len(positive) <= most
+        assert len(named) - len(positive) <= most
+        if units == "share":
+            assert named == positive
+        # Of the named events, none is weaker than an event of its side that is not named.
+        strongest = sorted((v for v in values if v > 0), reverse=True)
+        assert [values[place] for place in positive] == strongest[: len(positive)]
+        assert bool(positive) == bool(strongest)
+        for place in named:
+            assert values[place] != 0
+            assert written(values[place]) in text
+            if (value := influence.events[place].value) is not None:
+                assert plain(value) in text
+        assert_no_other_number(text, influence, named, written, count)
+
+
+def assert_no_other_number(text, influence, named, written, count):
+    """Every number in the sentence is a score, value, time, the total, or the probability."""
+    text = text.replace("Star Wars (1977)", "").replace("3.2%", "", 1)
+    text = re.sub(r"N\d+n", "", text)
+    allowed = {written(influence.scores[place]) for place in named}
+    allowed |= {signed(influence.full_value - influence.base_value), str(count)}
+    allowed |= {plain(e.value) for e in influence.events if e.value is not None}
+    allowed |= {str(days) for days in range(count)} | {"1", "2"}
+    for number in re.findall(r"[+−<]?\d[\d.]*(?:e-\d+)?%?", text):
+        assert number.rstrip(".") in allowed, (number, text)
+
+
+@given(st.floats(0, 1))
+def test_a_percentage_is_never_rounded_to_impossible_or_certain(share):
+    assert (percent(share) == "0%") == (share == 0)
+    assert (percent(share) == "100%") == (share == 1)
+
+
+@given(st.floats(-1e6, 1e6))
+def test_a_score_keeps_its_sign_and_its_size(score):
+    written = signed(score)
+    assert written[0] == ("0" if score == 0 else "+" if score > 0 else "−")
+    assert np.isclose(float(written.replace("−", "-")), score, rtol=0.051, atol=0)
+
+
+def test_mistakes_are_refused(make, to_text):
+    with pytest.raises(ConfigError, match="'en'"):
+        make([1.0]).to_text("fr")
+    with pytest.raises(ConfigError, match="most=0"):
+        to_text(make([1.0]), most=0)
