@@ -205,7 +205,6 @@ def _check_utf8(table: pa.Table, where: str) -> pa.Table:
                 fix="save the file as UTF-8, or drop the column",
             )
     return table
-    return table
 
 
 def _unreadable(error: Exception, where: str) -> DataError:
