@@ -81,7 +81,7 @@ def to_html(influence: Influence) -> str:
         f'<p style="margin:0 0 .6em">{says}</p>'
         f'<table style="border-collapse:collapse;width:100%">{rows}</table>'
         f'<p style="margin:.4em 0 0;opacity:.7">{escape(_axis_name(influence))}, oldest event '
-        f"first; completeness gap {escape(gap_words(influence))}, "
+        f"first; completeness gap {escape(completeness_words(influence))}, "
         f"{influence.quality.passes} passes</p></div>"
     )
 
@@ -92,7 +92,7 @@ def bar_lengths(scores: FloatArray) -> FloatArray:
     return np.abs(scores) / longest if longest else np.zeros(len(scores))
 
 
-def gap_words(influence: Influence) -> str:
+def completeness_words(influence: Influence) -> str:
     """The completeness gap, or that the method promises none."""
     if influence.quality.units == "share":
         return "not promised"

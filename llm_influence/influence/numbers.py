@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -18,6 +19,20 @@ def signed(score: float) -> str:
     if score == 0:
         return "0"
     return ("+" if score > 0 else MINUS) + _magnitude(abs(score))
+
+
+def decimals_for(scores: ArrayLike) -> int:
+    """How many decimals a column of scores needs: two digits of its largest, at least 2."""
+    largest = float(np.abs(np.asarray(scores, dtype=np.float64)).max(initial=0.0))
+    return 2 if largest == 0 else min(max(2, 1 - math.floor(math.log10(largest))), 12)
+
+
+def aligned(score: float, decimals: int) -> str:
+    """A score in a column of equal decimals: ``+1.23``, ``−0.04``; ``0.00`` if that is all."""
+    digits = f"{abs(score):.{decimals}f}"
+    if not math.isfinite(score) or float(digits) == 0:
+        return digits if math.isfinite(score) else "–"
+    return ("+" if score > 0 else MINUS) + digits
 
 
 def percent(share: float) -> str:

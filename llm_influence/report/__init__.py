@@ -1,0 +1,1 @@
+"""Influence tables become a page that people read. Needs no model and no torch."""

@@ -1,0 +1,205 @@
+"""Explained predictions as the page shows them: a case for each user and target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from llm_influence.influence.account import tidy
+from llm_influence.influence.numbers import aligned, decimals_for, percent, plain
+from llm_influence.influence.record import Influence
+from llm_influence.influence.sentence import to_text
+from llm_influence.influence.table import explanation_starts, from_arrow
+from llm_influence.rendering.gaps import gap_codes, gap_words
+from llm_influence.report.bars import Bar, Scale
+
+_MOST_NAMED = 5
+
+Recommendations = Mapping[str, Sequence[tuple[str, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One score: its bar and its number."""
+
+    bar: Bar
+    written: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One event: when, what, and its score by each method of the case, the first method first."""
+
+    gap: str
+    what: str
+    name: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An event with its score, for the short lists."""
+
+    name: str
+    what: str
+    written: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recommended:
+    """A line of the top list; ``explained`` marks the target of the case."""
+
+    name: str
+    chance: str
+    explained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One explained prediction of one user.
+
+    Attributes:
+        number: 1, 2, 3... on the page.
+        user_id: Whose.
+        target: Kind of the target.
+        target_name: For people.
+        chance: Its probability.
+        sentence: What the first method says.
+        share: The first method's scores are shares, without a side.
+        methods: Explanations by method, the first is drawn large.
+        scales: The scale of each method.
+        rows: The events, oldest first.
+        supporting: The strongest supporting events of the first method.
+        opposing: The strongest opposing events of the first method.
+        recommended: The user's top list, empty if it was not given.
+    """
+
+    number: int
+    user_id: str
+    target: str
+    target_name: str
+    chance: str
+    sentence: str
+    share: bool
+    methods: list[Influence]
+    scales: list[Scale]
+    rows: list[Row]
+    supporting: list[Named]
+    opposing: list[Named]
+    recommended: list[Recommended]
+
+
+def cases(table: pa.Table, recommendations: Recommendations, users: int) -> list[Case]:
+    """Lay out the explanations of the first users of a table.
+
+    Explanations of the same user, target and events are one case; methods keep their order.
+
+    Args:
+        table: Whole explanations, as `to_arrow` makes them.
+        recommendations: By user id, (title, probability) best first.
+        users: How many users, at most.
+
+    Raises:
+        DataError: Rows of an explanation are missing or out of order.
+    """
+    groups: dict[tuple[object, ...], list[Influence]] = {}
+    for influence in _of_first_users(table, users):
+        key = (influence.user_id, influence.target, influence.target_id, influence.events)
+        groups.setdefault(key, []).append(influence)
+    return [
+        _case(number, methods, recommendations.get(methods[0].user_id, ()))
+        for number, methods in enumerate(groups.values(), start=1)
+    ]
+
+
+def _of_first_users(table: pa.Table, users: int) -> list[Influence]:
+    """Explanations of the first ``users`` users; the rest of the table is not unpacked."""
+    starts = explanation_starts(table)
+    owners = table["user_id"].take(pa.array(starts)).to_pylist()
+    shown = set(list(dict.fromkeys(owners))[:users])
+    stops = [*starts[1:], len(table)][: len(starts)]
+    rows = [
+        np.arange(start, stop)
+        for owner, start, stop in zip(owners, starts, stops, strict=True)
+        if owner in shown
+    ]
+    return from_arrow(table.take(pa.array(np.concatenate(rows)))) if rows else []
+
+
+def _case(
+    number: int, methods: list[Influence], recommendations: Sequence[tuple[str, float]]
+) -> Case:
+    first = methods[0]
+    name = first.target_name or first.target_id
+    scales = [Scale.fit(each.scores, share=each.quality.units == "share") for each in methods]
+    on_the_list = first.target == "item" and any(title == name for title, _ in recommendations)
+    return Case(
+        number=number,
+        user_id=first.user_id,
+        target=first.target,
+        target_name=tidy(name),
+        chance=percent(first.prediction),
+        sentence=to_text(first, recommended=on_the_list),
+        share=first.quality.units == "share",
+        methods=methods,
+        scales=scales,
+        rows=_rows(methods, scales),
+        supporting=_named(first, 1),
+        opposing=_named(first, -1),
+        recommended=_top_list(recommendations, name if on_the_list else None),
+    )
+
+
+def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:
+    events = methods[0].events
+    written = [_column(each) for each in methods]
+    words = gap_words("en")
+    codes = gap_codes(np.array([event.timestamp for event in events]))
+    return [
+        Row(
+            gap=words[code],
+            what=event.behavior + ("" if event.value is None else f" {plain(event.value)}"),
+            name=tidy(event.name),
+            cells=[
+                Cell(scale.bar(each.scores[place]), column[place])
+                for each, scale, column in zip(methods, scales, written, strict=True)
+            ],
+        )
+        for place, (event, code) in enumerate(zip(events, codes, strict=True))
+    ]
+
+
+def _column(influence: Influence) -> list[str]:
+    """(E,) the scores as a column of numbers."""
+    if influence.quality.units == "share":
+        return [percent(score) for score in influence.scores]
+    decimals = decimals_for(influence.scores)
+    return [aligned(score, decimals) for score in influence.scores]
+
+
+def _named(influence: Influence, side: int) -> list[Named]:
+    """The strongest events with a positive (``side`` 1) or negative (-1) score."""
+    order = np.lexsort((-np.arange(len(influence.scores)), -side * influence.scores))
+    places = [place for place in order[:_MOST_NAMED] if side * influence.scores[place] > 0]
+    events = [influence.events[place] for place in places]
+    written = _column(influence)
+    return [
+        Named(
+            name=tidy(event.name),
+            what=event.behavior + ("" if event.value is None else f" {plain(event.value)}"),
+            written=written[place],
+        )
+        for event, place in zip(events, places, strict=True)
+    ]
+
+
+def _top_list(
+    recommendations: Sequence[tuple[str, float]], explained: str | None
+) -> list[Recommended]:
+    return [
+        Recommended(tidy(title), percent(chance), title == explained)
+        for title, chance in recommendations
+    ]

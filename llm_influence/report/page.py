@@ -1,0 +1,88 @@
+"""One self-contained HTML file: what the model is, how well it predicts, and what moved it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llm_influence.influence.figure import completeness_words
+from llm_influence.influence.files import write_whole
+from llm_influence.influence.numbers import signed
+from llm_influence.influence.record import Influence
+from llm_influence.influence.table import explanation_starts, to_arrow
+from llm_influence.report.cases import cases
+from llm_influence.report.facts import ReportFacts
+from llm_influence.report.metrics import metric_table
+from llm_influence.report.panels import panels
+
+
+def build_report(
+    *,
+    influences: pa.Table | Sequence[Influence],
+    facts: ReportFacts,
+    out: Path | str,
+    users: int = 12,
+) -> Path:
+    """Write the report.
+
+    The page needs nothing but itself: no script, no font, no address elsewhere. Averages are
+    over every explanation given; single explanations are shown for the first users. Where
+    several methods explain the same prediction, the first in the table is drawn large and
+    speaks in the sentence; the others stand beside it.
+
+    Args:
+        influences: An influence table (`read_tables`, `to_arrow`) or explanations.
+        facts: Title, model, protocol, metrics and recommendations.
+        out: The HTML file; missing folders are created, a file there is replaced.
+        users: How many users to show one by one, at most. Default 12.
+
+    Returns:
+        The path written.
+
+    Raises:
+        DataError: Rows of an explanation are missing or out of order.
+        SchemaError: The table lacks a column.
+        OutputError: No permission or no space. Nothing is left half written.
+    """
+    page = render_report(influences=influences, facts=facts, users=users)
+    return write_whole(Path(out), lambda temporary: _write(temporary, page))
+
+
+def render_report(
+    *, influences: pa.Table | Sequence[Influence], facts: ReportFacts, users: int = 12
+) -> str:
+    """The page of `build_report` as text."""
+    table = influences if isinstance(influences, pa.Table) else to_arrow(influences)
+    methods = pc.unique(table["method"]).to_pylist()
+    return _template().render(
+        facts=facts,
+        metrics=metric_table(facts.metrics),
+        cases=cases(table, facts.recommendations, users),
+        panels=panels(table, methods[0]) if methods else [],
+        methods=methods,
+        explanations=len(explanation_starts(table)),
+        users=pc.count_distinct(table["user_id"]).as_py(),
+    )
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("llm_influence.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["signed"] = signed
+    environment.filters["completeness_words"] = completeness_words
+    return environment.get_template("report.html.j2")
+
+
+def _write(path: Path, page: str) -> None:
+    path.write_text(page, encoding="utf-8")

@@ -1,0 +1,216 @@
+"""The page: escaped, self-contained, in proportion, and honest about what it is given."""
+
+import errno
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_influence.errors import DataError, OutputError, SchemaError
+from llm_influence.influence.table import to_arrow
+from llm_influence.report.bars import Scale
+from llm_influence.report.facts import ReportFacts
+from llm_influence.report.metrics import metric_table
+from llm_influence.report.page import build_report, render_report
+
+EVIL = "<script>alert(1)</script>\"'&"
+METRICS = [
+    {"system": "this model", "split": "test", "hr10": 0.2, "ndcg10": 0.10, "users": 943},
+    {"system": "popularity", "split": "test", "hr10": 0.1, "ndcg10": 0.05, "users": 943},
+]
+
+
+@pytest.fixture
+def facts():
+    return ReportFacts(
+        title="A report",
+        model={"Backbone": "MiniLM"},
+        protocol={"Split": "leave one out"},
+        metrics=METRICS,
+        recommendations={"196": [("Star Wars (1977)", 0.032), ("Fargo (1996)", 0.016)]},
+    )
+
+
+class Tags(HTMLParser):
+    """Collects the tags with their attributes, and checks that they close in order."""
+
+    VOID = frozenset({"meta", "col", "line"})
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.open = [], []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_holds_what_it_should(make, facts, tmp_path):
+    influences = [
+        make([0.5, -1.0, 2.0]),
+        make([0.2, 0.3, 0.5], method="attention_rollout", units="share"),
+        make([-1.0], user="7", name="Alien (1979)"),
+    ]
+    out = build_report(influences=influences, facts=facts, out=tmp_path / "new" / "report.html")
+    page = out.read_text()
+    tags = Tags(page).found
+    assert sum(tag == "article" for tag, _ in tags) == 2
+    assert "“Star Wars (1977)” is recommended (3.2%)" in page
+    assert "Your only action speaks against “Alien (1979)”" in page
+    assert "removal mask · completeness gap 0.40% · 3 passes · seed 7" in page
+    assert "2 older events left out" in page
+    for title in ("By recency", "By behaviour", "By value", "By time since the event before"):
+        assert title in page
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+
+
+def test_the_page_needs_nothing_but_itself(make, facts):
+    page = render_report(influences=[make([0.5, -1.0])], facts=facts)
+    for tag, attributes in Tags(page).found:
+        assert tag not in {"script", "link", "img", "iframe"}
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert not re.search(r"https?://|@import|url\(", page)
+
+
+def test_everything_is_escaped(make):
+    facts = ReportFacts(
+        title=EVIL,
+        model={EVIL: EVIL},
+        protocol={EVIL: EVIL},
+        metrics=[{"system": EVIL, EVIL: 0.1}],
+        recommendations={EVIL: [(EVIL, 0.1)]},
+    )
+    influences = [
+        make([0.5, -1.0], titles=[EVIL, EVIL], behaviors=[EVIL, EVIL], user=EVIL, name=EVIL),
+        make(
+            [0.5, -1.0],
+            titles=[EVIL, EVIL],
+            behaviors=[EVIL, EVIL],
+            user=EVIL,
+            name=EVIL,
+            method=EVIL,
+        ),
+    ]
+    page = render_report(influences=influences, facts=facts)
+    assert "<script" not in page
+    names = {name for _, attributes in Tags(page).found for name in attributes}
+    assert names <= {
+        *("lang", "charset", "name", "content", "class", "id", "style", "href", "scope", "title"),
+        *("colspan", "role", "open", "aria-label", "aria-labelledby", "aria-hidden", "viewbox"),
+        *("preserveaspectratio", "x", "y", "width", "height", "x1", "x2", "y1", "y2"),
+    }
+
+
+def test_bars_are_in_proportion_to_scores(make, facts):
+    page = render_report(influences=[make([0.5, -1.0, 2.0])], facts=facts)
+    timeline = page[page.index('class="timeline"') : page.index("How it was computed")]
+    bars = re.findall(r'<i( class="\w+")? style="left:([\d.]+)%;width:([\d.]+)%', timeline)
+    assert [kind for kind, _, _ in bars] == ["", ' class="against"', ""]
+    widths = np.array([float(width) for _, _, width in bars])
+    np.testing.assert_allclose(widths / widths[2], [0.25, 0.5, 1.0], atol=2e-3)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1), st.booleans())
+def test_every_bar_lies_on_its_track(scores, share):
+    scale = Scale.fit(scores, share=share)
+    for score in scores:
+        bar = scale.bar(score)
+        assert -1e-6 <= bar.left <= bar.left + bar.width <= 100 + 1e-6
+        assert bar.width == pytest.approx(abs(score) * scale.unit)
+
+
+def test_methods_of_one_prediction_share_a_case_and_other_events_do_not(make, facts):
+    page = render_report(
+        influences=[
+            make([1.0, 2.0]),
+            make([2.0, 1.0], method="leave_one_out"),
+            make([1.0], method="recency", units="share"),
+        ],
+        facts=facts,
+    )
+    assert page.count("<article") == 2
+
+
+def test_only_the_first_users_are_shown_but_all_are_averaged(make, facts):
+    influences = [make([1.0, -1.0], user=str(user)) for user in range(30)]
+    page = render_report(influences=to_arrow(influences), facts=facts, users=4)
+    assert page.count("<article") == 4
+    assert "30 explanations of predictions for 30 users" in page
+    assert '<th scope="row">rate</th><td class="num">60</td>' in page
+
+
+def test_twelve_users_of_fifty_events_stay_small(make, facts):
+    draw = np.random.default_rng(0)
+    influences = [
+        make(draw.normal(size=50), user=str(user), method=method, titles=["A film (1999)"] * 50)
+        for user in range(12)
+        for method in ("integrated_gradients", "leave_one_out")
+    ]
+    assert len(render_report(influences=influences, facts=facts).encode()) < 400_000
+
+
+def test_nothing_to_explain_is_said():
+    page = render_report(influences=[], facts=ReportFacts("Empty"))
+    assert "The table holds no explanation." in page
+    Tags(page)
+
+
+def test_zero_scores_and_missing_numbers_are_drawn(make, facts):
+    page = render_report(influences=[make([0.0, 0.0], values=[None, None])], facts=facts)
+    assert "None of your 2 actions moves" in page
+    assert "nan" not in page.lower().replace("dominan", "")
+
+
+def test_the_best_of_each_split_is_marked():
+    records = [*METRICS, {"system": "this model", "split": "validation", "hr10": 0.5}]
+    table = metric_table(records)
+    assert table.headings == ["system", "split", "HR@10", "NDCG@10", "users"]
+    best = [(row[0].text, cell.text) for row in table.rows for cell in row if cell.best]
+    assert best == [("this model", "0.2000"), ("this model", "0.1000")]
+    assert table.rows[2][3].text == ""
+
+
+def test_an_output_that_cannot_be_written(make, facts, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        build_report(influences=[make([1.0])], facts=facts, out=tmp_path / "file" / "r.html")
+
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        build_report(influences=[make([1.0])], facts=facts, out=tmp_path / "r.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_broken_table_is_refused(make, facts):
+    table = to_arrow([make([1.0, 2.0])])
+    with pytest.raises(DataError, match="position"):
+        render_report(influences=table.slice(1), facts=facts)
+    with pytest.raises(SchemaError, match="'prediction'"):
+        render_report(influences=table.drop_columns(["prediction"]), facts=facts)
+
+
+def test_reports_need_neither_torch_nor_pandas():
+    code = (
+        "import sys, llm_influence.report.page, llm_influence.report.aggregate, "
+        "llm_influence.influence.table, llm_influence.influence.sentence; "
+        "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
