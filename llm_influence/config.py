@@ -126,9 +126,16 @@ class TrainConfig(Section):
         "auto", description="auto: bf16 where the chip computes it, else fp32"
     )
     patience: int = Field(3, ge=1, description="validations without a better NDCG@10")
-    eval_batch_size: int = Field(64, ge=1)
     seed: int = 0
     report_to: list[str] = []
+
+
+class EvaluationConfig(Section):
+    """How next-item predictions are measured; printed beside every number."""
+
+    exclude_seen: bool = Field(True, description="items of the history are no candidates")
+    cutoff: int = Field(10, ge=1, description="K of HR@K and NDCG@K")
+    batch_size: int = Field(64, ge=1)
 
 
 class RunConfig(Section):
@@ -139,6 +146,7 @@ class RunConfig(Section):
     rendering: RenderingConfig = RenderingConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @classmethod
     def load(cls, path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -45,15 +52,19 @@ def restore_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
     return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
 
 
+def adapter_off(model: nn.Module) -> AbstractContextManager[None]:
+    """The untuned backbone, for as long as the context lasts."""
+    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+
+
+def load_adapter_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put saved adapter weights into a model that already has the adapter."""
+    set_peft_model_state_dict(model, state)
+
+
 def adapter_names(model: nn.Module) -> set[str]:
-    """Names of the adapter's parameters, as PEFT writes them to disk."""
-    if not isinstance(model, PeftModel):
-        return set()
-    return {
-        name.replace(".default.", ".").replace(".default", "")
-        for name, _ in model.named_parameters()
-        if "lora_" in name
-    }
+    """Names of the adapter's tensors, as PEFT writes them to disk."""
+    return set(get_peft_model_state_dict(model)) if isinstance(model, PeftModel) else set()
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from llm_influence.config import ModelConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ModelFolderError, OutputError
-from llm_influence.modeling.adapters import adapter_names, plain_state, restore_adapter
+from llm_influence.modeling.adapters import (
+    adapter_names,
+    load_adapter_state,
+    plain_state,
+    restore_adapter,
+)
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.units import UnitVectors
@@ -66,13 +71,23 @@ def load_model(folder: Path) -> InfluenceModel:
     words = heads.get("units.words")
     if words is None:
         raise _missing(folder / "heads.safetensors", ["units.words"])
+    units = UnitVectors(words, backbone.width)
     body = backbone.model.requires_grad_(False)
     if config.adapter.kind != "frozen":
         body = _load_adapter(folder / "adapter", backbone)
-    model = InfluenceModel(backbone, body, encoder, UnitVectors(words, backbone.width), config)
+    model = InfluenceModel(backbone, body, encoder, units, config)
     _fill_heads(model, heads, folder / "heads.safetensors")
     model.protocol = described["protocol"]
     return model.eval()
+
+
+def restore_weights(model: InfluenceModel, folder: Path) -> None:
+    """Put the trained weights of a saved folder into ``model``, which has the same shape."""
+    path = folder / "heads.safetensors"
+    _fill_heads(model, _load_tensors(path), path)
+    if model.config.adapter.kind != "frozen":
+        saved = _load_tensors(folder / "adapter" / "adapter_model.safetensors")
+        load_adapter_state(model.body, saved)
 
 
 def _description(model: InfluenceModel) -> dict[str, object]:

@@ -16,11 +16,11 @@ from llm_influence.config import ModelConfig, RunConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
-from llm_influence.modeling.adapters import attach_adapter
+from llm_influence.modeling.adapters import adapter_off, attach_adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone, text_vectors
 from llm_influence.modeling.heads import BehaviorHead, ItemHead
 from llm_influence.modeling.masks import event_causal_mask
-from llm_influence.modeling.units import UnitVectors, centred
+from llm_influence.modeling.units import UnitVectors
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.lexicon import Lexicon
@@ -106,9 +106,9 @@ class InfluenceModel(nn.Module):
             max_events=config.rendering.max_events,
             max_tokens=min(room, backbone.context),
         )
-        words = centred(text_vectors(backbone, _unit_words(encoder)))
+        texts = text_vectors(backbone, _unit_words(encoder))
         usual = backbone.model.get_input_embeddings().weight.norm(dim=-1).mean().item()
-        units = UnitVectors(words, backbone.width, scale=usual)
+        units = UnitVectors(texts, backbone.width, scale=usual)
         return cls(backbone, attach_adapter(backbone.model, wanted.adapter), encoder, units, wanted)
 
     @classmethod
@@ -159,9 +159,9 @@ class InfluenceModel(nn.Module):
             DuplicateError: An item id is already known.
         """
         lexicon = self.encoder.lexicon.with_catalogue(self.catalogue.extend(items))
-        words = text_vectors(self.backbone, list(self.catalogue.texts) + list(items.texts))
-        new = centred(words)[len(self.catalogue) :]
-        self.units = self.units.extended(new)
+        with adapter_off(self.body):
+            texts = text_vectors(self.backbone, list(items.texts))
+        self.units.extend(texts)
         self.encoder = self.encoder.with_lexicon(lexicon)
 
     # --- the forward pass -----------------------------------------------------------------

@@ -9,26 +9,32 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class UnitVectors(nn.Module):
     """Vectors of V units.
 
+    Text vectors of a language model share one large direction; it is removed, so that the angle
+    between two units tells them apart (Mu & Viswanath 2018, arXiv:1702.01417).
+
     Args:
-        words: (V, D) text vectors of length one.
+        texts: (V, D) text vectors.
         width: Size H of the vectors made.
         scale: Length that a vector starts with; input embeddings want the backbone's own.
     """
 
     words: Tensor
+    centre: Tensor
 
-    def __init__(self, words: Tensor, width: int, *, scale: float = 1.0) -> None:
+    def __init__(self, texts: Tensor, width: int, *, scale: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("words", words)
-        self.project = nn.Linear(words.shape[1], width, bias=False)
-        self.residual = nn.Parameter(torch.zeros(len(words), width))
+        self.register_buffer("centre", texts.mean(dim=0))
+        self.register_buffer("words", F.normalize(texts - self.centre, dim=-1))
+        self.project = nn.Linear(texts.shape[1], width, bias=False)
+        self.residual = nn.Parameter(torch.zeros(len(texts), width))
         with torch.no_grad():
-            self.project.weight.copy_(torch.eye(width, words.shape[1]) * scale)
+            self.project.weight.copy_(torch.eye(width, texts.shape[1]) * scale)
 
     def __len__(self) -> int:
         """Number of units V."""
@@ -38,20 +44,9 @@ class UnitVectors(nn.Module):
         """(..., H) vectors of the units ``ids``."""
         return self.project(self.words[ids]) + self.residual[ids]
 
-    def extended(self, words: Tensor) -> UnitVectors:
-        """A copy with further units at the end, which have their words' part alone."""
-        longer = UnitVectors(torch.cat([self.words, words.to(self.words)]), self.residual.shape[1])
-        longer = longer.to(self.words.device)
-        with torch.no_grad():
-            longer.project.weight.copy_(self.project.weight)
-            longer.residual[: len(self)] = self.residual
-        return longer.requires_grad_(self.residual.requires_grad)
-
-
-def centred(words: Tensor) -> Tensor:
-    """Remove the mean of (V, D) vectors and restore length one.
-
-    Mean-pooled states of a language model share one large direction; without it, cosine tells
-    items apart (Mu & Viswanath 2018, arXiv:1702.01417).
-    """
-    return nn.functional.normalize(words - words.mean(dim=0), dim=-1)
+    def extend(self, texts: Tensor) -> None:
+        """Add units at the end, from their (N, D) text vectors; they have no residual yet."""
+        new = F.normalize(texts.to(self.words) - self.centre, dim=-1)
+        self.words = torch.cat([self.words, new])
+        zeros = self.residual.new_zeros(len(new), self.residual.shape[1])
+        self.residual = nn.Parameter(torch.cat([self.residual.detach(), zeros]))

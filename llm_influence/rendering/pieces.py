@@ -33,7 +33,7 @@ class Pieces(Protocol):
     """(P,) field number of each token, -1 for a template's own words."""
 
     def lookup(self, slot: int, codes: IntArray) -> tuple[IntArray, IntArray]:
-        """Starts and lengths in the buffer of the ``slot``-th chunk with each of ``codes`` in it."""
+        """Starts and lengths in the buffer of the ``slot``-th chunk, with each code's word."""
 
     def longest_start(self, slot: int) -> int:
         """Length of the ``slot``-th chunk when its event has become a history's first one."""
@@ -181,7 +181,9 @@ def _fields_of(chunk: Chunk, word: str, spans: IntArray) -> IntArray:
 
 
 class UnitPieces:
-    """Style ``token``: one unit a field. Unit ids are laid out block after block,
+    """Style ``token``: one unit a field.
+
+    Unit ids are laid out block after block,
 
         start | behaviours | gaps | values | one block a user feature | items
 

@@ -1,0 +1,121 @@
+"""Every attribution method with its capabilities as data.
+
+The command line's help, the documentation's table and the errors are made from these records, and
+the contract tests run every one of them. A new method is one function under `register`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from llm_influence.attribution.task import Attribution
+from llm_influence.attribution.value_function import Removal
+from llm_influence.errors import ExplanationError, choices
+
+Method = Callable[..., Attribution]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """A method and what there is to know about it.
+
+    Attributes:
+        name: Its name everywhere.
+        run: ``(task, **options) -> Attribution``.
+        family: ``attention``, ``gradient``, ``perturbation`` or ``reference``.
+        units: ``target``: scores are in the target's units (log-odds); ``share``: shares of one.
+        removals: Removals it can use, the default first; empty when it removes nothing.
+        cost: Passes a history of E events takes.
+        estimates: What a score is.
+        paper: Where it comes from.
+        caution: When not to trust it.
+    """
+
+    name: str
+    run: Method
+    family: Literal["attention", "gradient", "perturbation", "reference"]
+    units: Literal["target", "share"]
+    removals: tuple[Removal, ...]
+    cost: str
+    estimates: str
+    paper: str
+    caution: str
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """The method's own options with their defaults."""
+        parameters = list(inspect.signature(self.run).parameters.values())[1:]
+        return {parameter.name: parameter.default for parameter in parameters}
+
+
+METHODS: dict[str, MethodSpec] = {}
+
+
+def register(
+    *,
+    name: str,
+    family: Literal["attention", "gradient", "perturbation", "reference"],
+    units: Literal["target", "share"],
+    removals: tuple[Removal, ...],
+    cost: str,
+    estimates: str,
+    paper: str,
+    caution: str,
+) -> Callable[[Method], Method]:
+    """Make a function a method; the arguments are those of `MethodSpec`."""
+
+    def add(run: Method) -> Method:
+        METHODS[name] = MethodSpec(
+            name, run, family, units, removals, cost, estimates, paper, caution
+        )
+        return run
+
+    return add
+
+
+def find_method(name: str) -> MethodSpec:
+    """The method of that name.
+
+    Raises:
+        ExplanationError: There is none.
+    """
+    if name not in METHODS:
+        raise ExplanationError(
+            f"unknown method {name!r}",
+            where="method",
+            expected=choices(METHODS, name),
+            fix="choose one of them",
+        )
+    return METHODS[name]
+
+
+def check_options(spec: MethodSpec, removal: str | None, options: Mapping[str, object]) -> Removal:
+    """The removal to use, once it and all options are known to be the method's own.
+
+    Raises:
+        ExplanationError: The method has no such option or removal.
+    """
+    for option in options:
+        if option not in spec.options:
+            known = choices(spec.options, option) if spec.options else "no options"
+            raise ExplanationError(
+                f"unknown option {option!r}",
+                where=f"method {spec.name!r}",
+                expected=known,
+                fix="correct or leave out the option",
+            )
+    if removal is None:
+        return spec.removals[0] if spec.removals else "drop"
+    if removal not in spec.removals:
+        raise ExplanationError(
+            f"removal {removal!r}",
+            where=f"method {spec.name!r}",
+            expected=choices(spec.removals, removal)
+            if spec.removals
+            else "none: it removes nothing",
+            fix="correct or leave out the removal",
+        )
+    return removal  # type: ignore[return-value]

@@ -1,0 +1,80 @@
+"""What a method is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from llm_influence.attribution.targets import BoundTarget
+from llm_influence.attribution.value_function import Removal, ValueFunction
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.types import FloatArray, History, IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A batch of N histories to be explained, in eval mode.
+
+    Attributes:
+        model: The model.
+        histories: N histories that fit the context.
+        target: What is explained.
+        removal: What "without an event" means, for methods that remove events.
+        seed: Seed of random draws; a method mixes it with the user id, never with batch places.
+    """
+
+    model: InfluenceModel
+    histories: Sequence[History]
+    target: BoundTarget
+    removal: Removal
+    seed: int
+
+    @cached_property
+    def batch(self) -> EncodedBatch:
+        """The histories rendered, on the model's device."""
+        encoded = self.model.encoder.encode(self.histories)
+        return collate(encoded).to(self.model.device)
+
+    @cached_property
+    def values(self) -> ValueFunction:
+        """Values of subsets of events."""
+        return ValueFunction(self.model, self.histories, self.target, self.removal)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Events of each history."""
+        return [len(history) for history in self.histories]
+
+    def split(self, padded: FloatArray) -> list[FloatArray]:
+        """(N, E) padded scores as N arrays without padding."""
+        return [row[:size] for row, size in zip(padded, self.sizes, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attribution:
+    """Scores of N histories.
+
+    Attributes:
+        scores: N arrays (E,), one score an event.
+        frame: (N,) score of what stands outside every event.
+        base: (N,) the target at the method's baseline.
+        full: (N,) the target with all events.
+        passes: (N,) forward passes spent; a backward pass counts as one more.
+    """
+
+    scores: list[FloatArray]
+    frame: FloatArray
+    base: FloatArray
+    full: FloatArray
+    passes: IntArray
+
+    def completeness_gaps(self) -> FloatArray:
+        """(N,) ``|sum of scores - (full - base)| / |full - base|``; nan where full equals base."""
+        moved = self.full - self.base
+        total = np.array([row.sum() for row in self.scores]) + self.frame
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(moved == 0, np.nan, np.abs(total - moved) / np.abs(moved))

@@ -1,0 +1,115 @@
+"""Where the true next item stands among all items of the catalogue.
+
+Full ranking: every item is a candidate but those the history already holds (if the protocol says
+so); equal scores are ordered by catalogue row. `InfluenceModel.recommend` follows the same rules,
+so a rank of 1 here is the first recommendation there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm_influence.config import EvaluationConfig
+from llm_influence.data.splits import EvaluationSet
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.types import FloatArray, History, IntArray
+
+MISSED = np.iinfo(np.int64).max
+"""Rank of a target that was no candidate: an item of the history, where those are left out."""
+
+
+class Recommender(Protocol):
+    """Anything that scores every item of the catalogue for histories of the log's own codes."""
+
+    name: str
+
+    def scores(self, histories: Sequence[History]) -> Tensor:
+        """(B, I) scores, higher is better."""
+
+
+class ModelRecommender:
+    """An `InfluenceModel` as a `Recommender`."""
+
+    name = "llm_influence"
+
+    def __init__(self, model: InfluenceModel) -> None:
+        self._model = model
+
+    def scores(self, histories: Sequence[History]) -> Tensor:
+        """(B, I) item logits."""
+        ((_, prediction),) = self._model.predict(histories, batch_size=len(histories))
+        return prediction.item_logits.float().cpu()
+
+
+def target_ranks(scores: Tensor, targets: Tensor, seen: Tensor | None = None) -> Tensor:
+    """(B,) rank of each target, 1 is best; equal scores are ordered by row of the catalogue.
+
+    Args:
+        scores: (B, I).
+        targets: (B,) item codes.
+        seen: (B, I) bool, items that are no candidates. A target among them is `MISSED`.
+    """
+    own = scores.gather(1, targets[:, None])
+    rows = torch.arange(scores.shape[1], device=scores.device)
+    before = (scores > own) | ((scores == own) & (rows < targets[:, None]))
+    if seen is None:
+        return before.sum(dim=1) + 1
+    ranks = (before & ~seen).sum(dim=1) + 1
+    return ranks.masked_fill(seen.gather(1, targets[:, None])[:, 0], MISSED)
+
+
+def seen_items(codes: Sequence[IntArray], num_items: int) -> Tensor:
+    """(B, I) bool: the items of each history."""
+    seen = torch.zeros(len(codes), num_items, dtype=torch.bool)
+    for row, items in enumerate(codes):
+        seen[row, torch.from_numpy(items.astype(np.int64))] = True
+    return seen
+
+
+def ranking_metrics(ranks: IntArray, cutoff: int = 10) -> dict[str, float]:
+    """HR@K, NDCG@K (one relevant item: 1 / log2(1 + rank)) and MRR of (N,) ranks."""
+    ranks = np.asarray(ranks, dtype=np.float64)
+    hits = ranks <= cutoff
+    return {
+        f"hr@{cutoff}": float(hits.mean()),
+        f"ndcg@{cutoff}": float((hits / np.log2(1 + ranks)).mean()),
+        "mrr": float(np.where(ranks < MISSED, 1 / ranks, 0).mean()),
+    }
+
+
+def evaluate(
+    recommender: Recommender, rows: EvaluationSet, config: EvaluationConfig
+) -> tuple[dict[str, float], IntArray]:
+    """Metrics of a recommender and the (N,) rank of every row's target."""
+    ranks = np.concatenate(list(_ranks(recommender, rows, config)))
+    return ranking_metrics(ranks, config.cutoff), ranks
+
+
+def _ranks(
+    recommender: Recommender, rows: EvaluationSet, config: EvaluationConfig
+) -> Iterator[FloatArray]:
+    for start in range(0, len(rows), config.batch_size):
+        part = range(start, min(start + config.batch_size, len(rows)))
+        histories = [rows.history(row) for row in part]
+        scores = recommender.scores(histories)
+        targets = torch.from_numpy(rows.target_items[part.start : part.stop].astype(np.int64))
+        seen = None
+        if config.exclude_seen:
+            seen = seen_items([history.items for history in histories], scores.shape[1])
+        yield target_ranks(scores, targets, seen).numpy()
+
+
+def protocol(rows: EvaluationSet, config: EvaluationConfig) -> dict[str, object]:
+    """The rules of a measurement in plain words, to stand beside its numbers."""
+    return {
+        "rows": len(rows),
+        "candidates": f"all {len(rows.log.catalogue)} items of the catalogue",
+        "seen_items": "left out" if config.exclude_seen else "candidates as well",
+        "equal_scores": "ordered by row of the catalogue",
+        "cutoff": config.cutoff,
+    }

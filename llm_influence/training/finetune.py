@@ -1,0 +1,137 @@
+"""One fine-tuning run: data, model, training, test, model folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers.trainer_utils import get_last_checkpoint
+
+from llm_influence.config import RunConfig
+from llm_influence.data.sources import open_data
+from llm_influence.data.splits import EvaluationSet, Split, split_log
+from llm_influence.errors import OutputError
+from llm_influence.evaluation.ranking import protocol, ranking_metrics
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.training.trainer import InfluenceTrainer, training_arguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneResult:
+    """What a run made.
+
+    Attributes:
+        folder: The model folder.
+        validation: Metrics of the chosen epoch on validation.
+        test: Metrics of the same model on test, measured once.
+        seconds: Wall-clock seconds of training, validations included.
+    """
+
+    folder: Path
+    validation: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+
+
+def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
+    """Fine-tune as ``config`` says and write the model folder ``config.output``.
+
+    The epoch is chosen on validation; test is measured once, with that epoch's model. Runs under
+    ``accelerate launch`` or ``torchrun`` on any number of processes.
+
+    Args:
+        config: The run.
+        resume: Go on from the last checkpoint in the folder, if there is one.
+
+    Raises:
+        OutputError: The folder holds another run and ``resume`` was not asked for, or it cannot
+            be written.
+        DataError, TemplateError, ModelError, AssetError, ConfigError: see the parts.
+    """
+    folder, state = Path(config.output), PartialState()
+    checkpoint = _last_checkpoint(folder, resume=resume)
+    with state.main_process_first():  # one process fetches what has to be fetched
+        split = split_log(open_data(config.data), config.data.split)
+        model = InfluenceModel.build(config, split.train)
+    if state.is_main_process:
+        _start_folder(folder, config, split)
+    trainer = InfluenceTrainer(
+        config, model, split, args=training_arguments(config, folder, state.num_processes)
+    )
+    begun = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - begun
+    result = FinetuneResult(
+        folder=folder,
+        validation=_measure(trainer, split.validation, config),
+        test=_measure(trainer, split.test, config),
+        seconds=seconds,
+    )
+    if state.is_main_process:
+        _finish_folder(result, config, split, model, trainer.state.log_history)
+    state.wait_for_everyone()
+    return result
+
+
+def _last_checkpoint(folder: Path, *, resume: bool) -> str | None:
+    checkpoints = folder / "checkpoints"
+    found = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    if (found or (folder / "model.json").exists()) and not resume:
+        raise OutputError(
+            "the folder holds a run already",
+            where=str(folder),
+            expected="a new folder, or the wish to go on",
+            fix="choose another --output, or pass --resume to go on with this run",
+        )
+    return found
+
+
+def _start_folder(folder: Path, config: RunConfig, split: Split) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        config.save(folder / "run.yaml")
+        split.save(folder / "split")
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error})",
+            where=str(folder),
+            expected="a writable folder with free space",
+            fix="free some space or choose another --output",
+        ) from error
+
+
+def _measure(trainer: InfluenceTrainer, rows: EvaluationSet, config: RunConfig) -> dict[str, float]:
+    return ranking_metrics(trainer.ranks(rows), config.evaluation.cutoff)
+
+
+def _finish_folder(
+    result: FinetuneResult,
+    config: RunConfig,
+    split: Split,
+    model: InfluenceModel,
+    history: list[dict[str, float]],
+) -> None:
+    model.protocol = {
+        "data": config.data.source,
+        "split": split.description,
+        "test": protocol(split.test, config.evaluation),
+    }
+    model.save_pretrained(result.folder)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    metrics = {
+        "validation": result.validation,
+        "test": result.test,
+        "protocol": model.protocol,
+        "seconds": result.seconds,
+        "trainable_parameters": trained,
+        "history": history,
+    }
+    path = result.folder / "metrics.json"
+    path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    logger.info("model folder: %s", result.folder)

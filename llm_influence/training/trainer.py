@@ -1,0 +1,191 @@
+"""transformers.Trainer with our batches, our checkpoints and our validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from llm_influence.config import RunConfig, TrainConfig
+from llm_influence.data.splits import EvaluationSet, Split
+from llm_influence.errors import ConfigError
+from llm_influence.evaluation.ranking import ranking_metrics, target_ranks
+from llm_influence.modeling.folder import restore_weights
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.training.objectives import NextEventObjective
+from llm_influence.training.windows import (
+    Inputs,
+    RowCollator,
+    RowDataset,
+    WindowCollator,
+    WindowDataset,
+)
+
+
+class InfluenceTrainer(Trainer):
+    """Trains an `InfluenceModel` on windows and validates it by full ranking.
+
+    What differs from its parent: two learning rates, ranks instead of logits as predictions (small
+    enough to gather from every process), and checkpoints that hold what is trained, no backbone.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: InfluenceModel,
+        split: Split,
+        args: TrainingArguments,
+    ) -> None:
+        self._config = config
+        objective = NextEventObjective(model, label_smoothing=config.train.label_smoothing)
+        cutoff = config.evaluation.cutoff
+        super().__init__(
+            model=objective,
+            train_dataset=WindowDataset(split.train, model.encoder),
+            eval_dataset=RowDataset(split.validation),
+            data_collator=WindowCollator(split.train, model.encoder),
+            compute_metrics=lambda found: ranking_metrics(_flat(found), cutoff),
+            callbacks=[EarlyStoppingCallback(config.train.patience)],
+            args=args,
+        )
+
+    @property
+    def influence_model(self) -> InfluenceModel:
+        """The model under training, without the objective or any process wrapper."""
+        return self.accelerator.unwrap_model(self.model).model
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; item residuals have their own learning rate, and none of the small ones decay."""
+        train = self._config.train
+        residual = self.influence_model.units.residual
+        trained = [p for p in self.model.parameters() if p.requires_grad and p is not residual]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": train.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            {
+                "params": [residual],
+                "lr": train.item_learning_rate,
+                "weight_decay": train.weight_decay,
+            },
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=train.learning_rate)
+        return self.optimizer
+
+    def get_eval_dataloader(self, eval_dataset: RowDataset | None = None):  # noqa: ANN201
+        """Rows of validation, rendered by their own collator."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        windows, self.data_collator = self.data_collator, self._row_collator(dataset.rows)
+        try:
+            return super().get_eval_dataloader(dataset)
+        finally:
+            self.data_collator = windows
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, Tensor, Tensor]:
+        """Ranks of the targets, as predictions."""
+        inputs = self._prepare_inputs(inputs)
+        labels, seen = inputs.pop("labels"), inputs.pop("seen", None)
+        with torch.no_grad(), self.autocast_smart_context_manager():
+            predicted = self.influence_model(EncodedBatch(**inputs))
+        return None, target_ranks(predicted.item_logits.float(), labels, seen), labels
+
+    def ranks(self, rows: EvaluationSet) -> np.ndarray:
+        """(N,) rank of every row's target, each row counted once over all processes."""
+        found: EvalLoopOutput = self.predict(RowDataset(rows))
+        return np.asarray(found.predictions).reshape(-1)
+
+    def get_test_dataloader(self, test_dataset: RowDataset):  # noqa: ANN201
+        """Rows of a test set, rendered like those of validation."""
+        return self.get_eval_dataloader(test_dataset)
+
+    def _row_collator(self, rows: EvaluationSet) -> RowCollator:
+        exclude = self._config.evaluation.exclude_seen
+        return RowCollator(rows, self.influence_model.encoder, exclude_seen=exclude)
+
+    # --- checkpoints: one model folder without its backbone -------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = output_dir or self.args.output_dir
+        self.influence_model.save_pretrained(folder, with_backbone=False)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        restore_weights(self.influence_model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        restore_weights(self.influence_model, Path(self.state.best_model_checkpoint))
+
+
+def training_arguments(config: RunConfig, folder: Path, world_size: int) -> TrainingArguments:
+    """The Trainer's own arguments for a run.
+
+    Raises:
+        ConfigError: The batch size cannot be shared among processes and accumulation steps.
+    """
+    train = config.train
+    bf16 = wants_bf16(train)
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=train.epochs,
+        per_device_train_batch_size=_share(train, world_size),
+        per_device_eval_batch_size=config.evaluation.batch_size,
+        gradient_accumulation_steps=train.accumulation,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.schedule,
+        warmup_steps=train.warmup,
+        max_grad_norm=train.max_grad_norm,
+        bf16=bf16,
+        seed=train.seed,
+        data_seed=train.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"ndcg@{config.evaluation.cutoff}",
+        greater_is_better=True,
+        logging_strategy="steps",
+        logging_steps=10,
+        report_to=train.report_to,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def wants_bf16(train: TrainConfig) -> bool:
+    """Whether to train in bf16 autocast.
+
+    ``auto`` asks the chip: on a CPU without bf16 instructions it is tens of times slower.
+    """
+    if train.precision != "auto":
+        return train.precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _share(train: TrainConfig, world_size: int) -> int:
+    parts = world_size * train.accumulation
+    if train.batch_size % parts:
+        raise ConfigError(
+            f"train.batch_size {train.batch_size} cannot be cut into {parts} equal parts",
+            where=f"{world_size} processes x train.accumulation {train.accumulation}",
+            expected=f"a multiple of {parts}",
+            fix=f"set train.batch_size to {max(parts, train.batch_size // parts * parts)}",
+        )
+    return train.batch_size // parts
+
+
+def _flat(found: EvalPrediction) -> np.ndarray:
+    return np.asarray(found.predictions).reshape(-1)
