@@ -29,9 +29,11 @@ def decimals_for(scores: ArrayLike) -> int:
 
 def aligned(score: float, decimals: int) -> str:
     """A score in a column of equal decimals: ``+1.23``, ``−0.04``; ``0.00`` if that is all."""
+    if not math.isfinite(score):
+        return "–"
     digits = f"{abs(score):.{decimals}f}"
-    if not math.isfinite(score) or float(digits) == 0:
-        return digits if math.isfinite(score) else "–"
+    if float(digits) == 0:
+        return digits
     return ("+" if score > 0 else MINUS) + digits
 
 
@@ -42,6 +44,8 @@ def percent(share: float) -> str:
     """
     if not math.isfinite(share):
         return "–"
+    if share < 0:
+        return MINUS + percent(-share)
     value = 100 * share
     if share in (0, 1) or value >= 100:
         return f"{value:.0f}%"
@@ -60,9 +64,9 @@ def plain(value: float) -> str:
 
 
 def _magnitude(value: float) -> str:
-    if value >= 0.0995:
-        return f"{value:.2f}"
-    return f"{value:.1e}" if value < 1e-6 else _two_digits(value)
+    if not 1e-6 <= value < 1e6:
+        return f"{value:.1e}"
+    return f"{value:.2f}" if value >= 0.0995 else _two_digits(value)
 
 
 def _two_digits(value: float) -> str:

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 
 # Even a history that only supports keeps a little room left of zero, so that zero is visible.
 _LEAST_SIDE = 0.08
+# Below this a score has no length: dividing by it would overflow.
+_NOTHING = 1e-200
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Scale:
         """The scale on which the longest bar of ``scores`` reaches the end of its side."""
         values = np.asarray(scores, dtype=np.float64)
         up, down = max(values.max(initial=0.0), 0.0), max(-values.min(initial=0.0), 0.0)
-        if up + down == 0:
+        if up + down < _NOTHING:
             return cls(zero=0.0 if share else 50.0, unit=0.0, share=share)
         zero = 0.0 if share and not down else down / (up + down)
         if not share:
