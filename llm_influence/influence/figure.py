@@ -13,7 +13,7 @@ import numpy as np
 
 from llm_influence.influence.account import tidy
 from llm_influence.influence.extras import require
-from llm_influence.influence.numbers import percent, plain, signed
+from llm_influence.influence.numbers import aligned, decimals_for, percent, plain
 from llm_influence.influence.record import Influence
 from llm_influence.types import Event, FloatArray
 
@@ -72,17 +72,17 @@ def to_html(influence: Influence) -> str:
             influence.scores,
             bar_lengths(influence.scores),
             _colors(influence),
-            map(percent if influence.quality.units == "share" else signed, influence.scores),
+            column(influence),
             strict=True,
         )
     )
     return (
         '<div style="max-width:46em;font:13px/1.5 system-ui,sans-serif">'
         f'<p style="margin:0 0 .6em">{says}</p>'
-        f'<table style="border-collapse:collapse;width:100%">{rows}</table>'
+        f'<table style="border-collapse:collapse;width:100%;font:inherit">{rows}</table>'
         f'<p style="margin:.4em 0 0;opacity:.7">{escape(_axis_name(influence))}, oldest event '
         f"first; completeness gap {escape(completeness_words(influence))}, "
-        f"{influence.quality.passes} passes</p></div>"
+        f"passes {influence.quality.passes}</p></div>"
     )
 
 
@@ -90,6 +90,14 @@ def bar_lengths(scores: FloatArray) -> FloatArray:
     """(E,) lengths in 0..1 of the longest bar; all 0 where every score is 0."""
     longest = np.abs(scores).max(initial=0.0)
     return np.abs(scores) / longest if longest else np.zeros(len(scores))
+
+
+def column(influence: Influence) -> list[str]:
+    """(E,) the scores as a column of numbers: equal decimals, or percentages for shares."""
+    if influence.quality.units == "share":
+        return [percent(score) for score in influence.scores]
+    decimals = decimals_for(influence.scores)
+    return [aligned(score, decimals) for score in influence.scores]
 
 
 def completeness_words(influence: Influence) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from llm_influence.influence.account import tidy
-from llm_influence.influence.numbers import aligned, decimals_for, percent, plain
+from llm_influence.influence.figure import column
+from llm_influence.influence.numbers import percent, plain
 from llm_influence.influence.record import Influence
 from llm_influence.influence.sentence import to_text
 from llm_influence.influence.table import explanation_starts, from_arrow
@@ -155,7 +156,7 @@ def _case(
 
 def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:
     events = methods[0].events
-    written = [_column(each) for each in methods]
+    written = [column(each) for each in methods]
     words = gap_words("en")
     codes = gap_codes(np.array([event.timestamp for event in events]))
     return [
@@ -172,20 +173,12 @@ def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:
     ]
 
 
-def _column(influence: Influence) -> list[str]:
-    """(E,) the scores as a column of numbers."""
-    if influence.quality.units == "share":
-        return [percent(score) for score in influence.scores]
-    decimals = decimals_for(influence.scores)
-    return [aligned(score, decimals) for score in influence.scores]
-
-
 def _named(influence: Influence, side: int) -> list[Named]:
     """The strongest events with a positive (``side`` 1) or negative (-1) score."""
     order = np.lexsort((-np.arange(len(influence.scores)), -side * influence.scores))
     places = [place for place in order[:_MOST_NAMED] if side * influence.scores[place] > 0]
     events = [influence.events[place] for place in places]
-    written = _column(influence)
+    written = column(influence)
     return [
         Named(
             name=tidy(event.name),
