@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -127,7 +128,7 @@ def parse_target(text: str) -> Target:
 
 
 def _classify(name: str, model: InfluenceModel) -> Item | Behavior:
-    is_item = name in _known_items(model, [name])
+    is_item = int(model.catalogue.find(pa.array([name], pa.string()))[0]) >= 0
     is_behavior = name in model.encoder.lexicon.behaviors
     if is_item and is_behavior:
         raise ExplanationError(
@@ -139,21 +140,18 @@ def _classify(name: str, model: InfluenceModel) -> Item | Behavior:
     return Behavior(name) if is_behavior else Item(name)
 
 
-def _known_items(model: InfluenceModel, names: Sequence[str]) -> set[str]:
-    return set(names) & set(model.catalogue.ids.to_pylist())
-
-
 def _item_code(item: str, model: InfluenceModel) -> int:
-    ids = model.catalogue.ids.to_pylist()
-    if item not in ids:
+    code = int(model.catalogue.find(pa.array([item], pa.string()))[0])
+    if code < 0:
+        behaviors = model.encoder.lexicon.behaviors
         raise ExplanationError(
             f"{item!r} is no item of the model's catalogue",
             where="target",
-            expected=f"'top1', one of {len(ids)} item ids, or a behaviour "
-            f"({choices(model.encoder.lexicon.behaviors, item)})",
+            expected=f"'top1', one of {len(model.catalogue)} item ids, or a behaviour "
+            f"({choices(behaviors, item)})",
             fix="check the id, or add the item with model.add_items(item_table)",
         )
-    return ids.index(item)
+    return code
 
 
 def _behavior_code(name: str, model: InfluenceModel) -> int:

@@ -186,6 +186,9 @@ class InfluenceModel(nn.Module):
         """The backbone's own output for these input vectors; ``options`` go to the backbone."""
         if self.backbone.kind == "encoder":
             mask = event_causal_mask(batch)
+            if self.body.config._attn_implementation == "eager":  # adds its mask, reads no bool
+                lowest = torch.finfo(vectors.dtype).min
+                mask = torch.zeros_like(mask, dtype=vectors.dtype).masked_fill(~mask, lowest)
             return self.body(inputs_embeds=vectors, attention_mask=mask, **options)
         places = torch.arange(vectors.shape[1], device=vectors.device)
         return self.body(

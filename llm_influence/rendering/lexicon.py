@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow.compute as pc
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
@@ -150,8 +149,7 @@ class Lexicon:
     def _recoding(self, vocabulary: Vocabulary) -> tuple[IntArray, IntArray]:
         """Maps from another vocabulary's codes to ours, -1 where we lack the name."""
         if vocabulary not in self._recodings:
-            place = pc.index_in(vocabulary.items, value_set=self.catalogue.ids)
-            items = pc.fill_null(place, -1).to_numpy(zero_copy_only=False).astype(np.int32)
+            items = self.catalogue.find(vocabulary.items)
             ours = {name: code for code, name in enumerate(self.behaviors)}
             behaviors = [ours.get(name, -1) for name in vocabulary.behaviors]
             self._recodings[vocabulary] = (items, np.array(behaviors, dtype=np.int32))

@@ -1,0 +1,149 @@
+"""Tiny random models and a small log, made in memory: no test reaches a model hub."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+)
+
+from llm_influence.config import RunConfig
+from llm_influence.data import BehaviorLog
+from llm_influence.modeling.model import InfluenceModel
+
+WORDS = "red green blue small large old new lamp chair table book film train garden river".split()
+BEHAVIORS = ("click", "cart", "purchase")
+BACKBONES = ("bert", "gpt2", "llama")
+
+
+def items_table(count: int = 30, seed: int = 0) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    titles = [" ".join(rng.choice(WORDS, size=3)) + f" {i}" for i in range(count)]
+    return pa.table({"item_id": [f"i{i}" for i in range(count)], "title": titles})
+
+
+def events_table(users: int = 12, items: int = 30, seed: int = 0) -> pa.Table:
+    """Users with 4 to 11 events; behaviours, values and times all vary."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        length = 4 + user % 8
+        times = 1_000_000 + np.cumsum(rng.integers(1, 200_000, size=length))
+        for time, item in zip(times, rng.permutation(items)[:length], strict=True):
+            value = float(rng.integers(1, 6)) if rng.random() < 0.7 else None
+            rows.append((f"u{user}", f"i{item}", int(time), BEHAVIORS[item % 3], value))
+    names = ["user_id", "item_id", "timestamp", "behavior", "value"]
+    return pa.table(
+        {name: column for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    )
+
+
+def users_table(users: int = 12) -> pa.Table:
+    ages = [str(20 + user % 3) for user in range(users)]
+    return pa.table({"user_id": [f"u{i}" for i in range(users)], "age": ages})
+
+
+def small_log(users: int = 12, items: int = 30, seed: int = 0) -> BehaviorLog:
+    return BehaviorLog.read(
+        events_table(users, items, seed), items=items_table(items), users=users_table(users)
+    )
+
+
+@functools.cache
+def backbone_folder(kind: str) -> str:
+    """A folder with a tiny random backbone and a tokenizer of its family."""
+    folder = Path(tempfile.mkdtemp(prefix=f"tiny-{kind}-"))
+    torch.manual_seed(0)
+    tokenizer = _wordpiece() if kind == "bert" else _byte_level()
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "max_position_embeddings": 128}
+    if kind == "bert":
+        model = BertModel(BertConfig(**shape, **heads, intermediate_size=48))
+    elif kind == "llama":
+        wide = {"intermediate_size": 48, "num_key_value_heads": 2}
+        model = LlamaModel(LlamaConfig(**shape, **heads, **wide))
+    else:
+        model = GPT2Model(
+            GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=128)
+        )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def _corpus() -> list[str]:
+    chinese = ["历史： 点击 物品 距上次 小时 分钟 评分 收藏 加购"]
+    return [" ".join(WORDS + list(BEHAVIORS)), "history: item after; value unknown", *chinese]
+
+
+def _wordpiece() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        _corpus(),
+        trainers.WordPieceTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=list("0123456789")
+        ),
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def _byte_level() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        _corpus(),
+        trainers.BpeTrainer(
+            vocab_size=500,
+            special_tokens=["<s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", pad_token="<s>")
+
+
+def run_config(kind: str = "bert", style: str = "token", **sections: dict) -> RunConfig:
+    tree: dict = {
+        "rendering": {
+            "style": style,
+            "template": "full" if style == "token" else "prose",
+            "max_events": 8,
+        },
+        "model": {"backbone": backbone_folder(kind), "adapter": {"rank": 4}},
+        "train": {"epochs": 1, "batch_size": 4},
+    }
+    for section, options in sections.items():
+        tree[section] = {**tree.get(section, {}), **options}
+    return RunConfig.model_validate(tree)
+
+
+def tiny_model(kind: str = "bert", style: str = "token", *, noise: float = 0.05) -> InfluenceModel:
+    """An untrained model whose heads, adapter and residuals are all away from their zero start."""
+    model = InfluenceModel.build(run_config(kind, style), small_log())
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.ndim > 1:
+                parameter += noise * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
