@@ -88,23 +88,33 @@ def _read_parquet(path: Path, text: Sequence[str], select: Select) -> pa.Table:
     data = pyarrow.dataset.dataset(
         path, format=pyarrow.dataset.ParquetFileFormat(read_options=options), partitioning="hive"
     )
-    return data.to_table(columns=list(select(data.schema.names)))
+    # Large batches: every batch brings a dictionary of its own, and joining them costs time.
+    return data.to_table(columns=list(select(data.schema.names)), batch_size=2**20)
 
 
 def _read_csv(path: Path, text: Sequence[str], select: Select) -> pa.Table:
-    return _read_delimited(path, text, select, pyarrow.csv.ParseOptions(newlines_in_values=True))
+    return _read_delimited(path, text, select, ",")
 
 
 def _read_tsv(path: Path, text: Sequence[str], select: Select) -> pa.Table:
-    options = pyarrow.csv.ParseOptions(delimiter="\t", newlines_in_values=True)
-    return _read_delimited(path, text, select, options)
+    return _read_delimited(path, text, select, "\t")
 
 
-def _read_delimited(
+def _read_delimited(path: Path, text: Sequence[str], select: Select, delimiter: str) -> pa.Table:
+    try:
+        parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
+        return _parse(path, text, select, parse)
+    except pa.ArrowInvalid:
+        # Perhaps a quoted cell holds a line break, which the fast parser refuses.
+        parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        return _parse(path, text, select, parse)
+
+
+def _parse(
     path: Path, text: Sequence[str], select: Select, parse: pyarrow.csv.ParseOptions
 ) -> pa.Table:
     names = _header(path, parse)
-    types = {name: pa.dictionary(pa.int32(), pa.string()) for name in text if name in names}
+    types = {name: pa.string() for name in text if name in names}
     return pyarrow.csv.read_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(block_size=BLOCK),

@@ -223,9 +223,10 @@ def _dictionary(
     if _is_view(inner):  # Arrow has no dictionary kernels for string views
         plain = pa.dictionary(pa.int32(), pa.large_string())
         column = column.cast(plain if inner is not kind else pa.large_string())
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    column = column.unify_dictionaries()
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    else:
+        column = column.dictionary_encode()  # one dictionary for all chunks
     indices = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
     return column.chunk(0).dictionary.cast(pa.string()), indices.astype(np.int32, copy=False)
 
