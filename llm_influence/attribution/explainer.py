@@ -8,7 +8,7 @@ from typing import overload
 import numpy as np
 
 from llm_influence.attribution import attention, gradient, perturbation, references
-from llm_influence.attribution.registry import check_options, find_method
+from llm_influence.attribution.registry import METHODS, check_options, find_method
 from llm_influence.attribution.targets import TOP, BoundTarget, Target, bind
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.data.log import BehaviorLog
@@ -16,6 +16,8 @@ from llm_influence.errors import ExplanationError
 from llm_influence.influence.record import Influence, QualityCard
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import History
+
+__all__ = ["METHODS", "Explainer"]
 
 FAMILIES = (attention, gradient, perturbation, references)
 """Importing a family registers its methods."""

@@ -248,6 +248,17 @@ class BehaviorLog:
             users=None if self.users is None else self.users.take(pa.array(users)),
         )
 
+    def select(self, user_ids: Sequence[str]) -> BehaviorLog:
+        """The log of these users alone, in the log's own order; all codes stay.
+
+        Raises:
+            UnknownNameError: A user is not in the log.
+        """
+        for user_id in user_ids:
+            self.history(user_id)
+        wanted = pc.is_in(self.user_ids, value_set=pa.array(user_ids, pa.string()))
+        return self.prefix(np.where(wanted.to_numpy(zero_copy_only=False), self.lengths, 0))
+
     def align(self, catalogue: Catalogue, behaviors: tuple[str, ...]) -> BehaviorLog:
         """The same events coded by another catalogue and list of behaviours, as a model has them.
 

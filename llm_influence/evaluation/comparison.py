@@ -1,0 +1,45 @@
+"""A model beside the recommenders it must beat, on the same rows and rules."""
+
+from __future__ import annotations
+
+from llm_influence.config import EvaluationConfig
+from llm_influence.data.splits import Split
+from llm_influence.evaluation.baselines import Popularity, best_item_knn
+from llm_influence.evaluation.ranking import ModelRecommender, evaluate
+from llm_influence.modeling.model import InfluenceModel
+
+Record = dict[str, str | float]
+
+
+def compare(model: InfluenceModel, split: Split, config: EvaluationConfig) -> list[Record]:
+    """One record a system with its metrics on the test split: the model, item-kNN, popularity.
+
+    Popularity and item-kNN are fitted on the training events; item-kNN's number of neighbours is
+    chosen on validation.
+    """
+    knn = best_item_knn(split.train, split.validation, config)
+    systems = [
+        (ModelRecommender.name, ModelRecommender(model)),
+        (f"{knn.name} ({knn.neighbours})", knn),
+        (Popularity.name, Popularity(split.train)),
+    ]
+    return [
+        {"system": name, "split": "test", **evaluate(system, split.test, config)[0]}
+        for name, system in systems
+    ]
+
+
+def as_text(records: list[Record]) -> str:
+    """The records as an aligned table for a terminal."""
+    names = list(records[0])
+    cells = [[_cell(record[name]) for name in names] for record in records]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = [names, ["-" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: str | float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

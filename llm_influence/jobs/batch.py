@@ -1,0 +1,126 @@
+"""Explain every user of a log into Parquet shards.
+
+Users are cut into shards by their order in the log. Each process takes missing shards, writes each
+one whole or not at all, and the last word is a manifest. A shard is computed the same way whoever
+computes it, so any number of processes, and any number of kills, gives the same rows.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from accelerate import PartialState
+from tqdm import tqdm
+
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.targets import parse_target
+from llm_influence.data.log import BehaviorLog
+from llm_influence.errors import OutputError
+from llm_influence.influence.table import to_arrow, write_table
+from llm_influence.jobs.plan import Plan, write_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What a batch explanation left behind.
+
+    Attributes:
+        folder: Where the shards lie.
+        rows: Rows of all shards, one an explained event.
+        users: Users explained in all.
+        explained_now: Users that this process explained itself, the rest was there already or
+            is another process's.
+        seconds: Wall-clock seconds of this call.
+    """
+
+    folder: Path
+    rows: int
+    users: int
+    explained_now: int
+    seconds: float
+
+
+def explain_batch(
+    explainer: Explainer,
+    log: BehaviorLog,
+    out: str | Path,
+    *,
+    target: str = "top1",
+    shard_size: int = 128,
+    run: str = "",
+    progress: bool = True,
+) -> BatchResult:
+    """Explain every user of ``log`` into ``out``; run again after a kill, it goes on.
+
+    Runs alone, or on every process of ``accelerate launch`` or ``torchrun``.
+
+    Args:
+        explainer: Model, method and options.
+        log: Whose histories; items and behaviours must be known to the model.
+        out: Folder of the shards, ``part-00000.parquet`` and on (schema: `influence.table`).
+        target: As on the command line: ``top1``, ``item:ID``, ``behavior:NAME``, ``contrast:A,B``.
+        shard_size: Users of a shard: what a kill may lose.
+        run: Name written into the ``run`` column.
+        progress: Show a bar with the rate.
+
+    Raises:
+        UnknownNameError: The log has an item or behaviour that the model does not know; nothing
+            is computed then.
+        OutputError: ``out`` cannot be written, or holds another run.
+    """
+    if shard_size < 1:
+        raise OutputError(
+            f"shard_size is {shard_size}",
+            where="explain_batch",
+            expected="at least 1",
+            fix="ask for at least one user a shard",
+        )
+    begun, folder, state = time.perf_counter(), Path(out), PartialState()
+    model = explainer.model
+    log = log.align(model.catalogue, model.encoder.lexicon.behaviors)
+    plan = Plan.of(explainer, log, target, shard_size)
+    if state.is_main_process:
+        plan.claim(folder)
+        _sweep(folder)
+    state.wait_for_everyone()
+    missing = [n for n in range(len(plan.shards)) if not _shard_path(folder, n).exists()]
+    mine = missing[state.process_index :: state.num_processes]
+    state.wait_for_everyone()  # everyone has counted before anyone writes
+    explained = 0
+    with tqdm(
+        total=sum(len(plan.shards[n]) for n in mine),
+        unit="user",
+        desc=f"{plan.method}",
+        disable=not (progress and state.is_main_process),
+    ) as bar:
+        for number in mine:
+            rows = plan.shards[number]
+            wanted = parse_target(target)
+            found = explainer.explain([log.at(row) for row in rows], wanted)
+            write_table(to_arrow(found, run), _shard_path(folder, number))
+            explained += len(rows)
+            bar.update(len(rows))
+    state.wait_for_everyone()
+    counts = {path.name: pq.read_metadata(path).num_rows for path in _shard_paths(folder, plan)}
+    if state.is_main_process:
+        write_manifest(folder, plan, counts)
+    state.wait_for_everyone()
+    seconds = time.perf_counter() - begun
+    return BatchResult(folder, sum(counts.values()), len(log), explained, seconds)
+
+
+def _shard_path(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:05d}.parquet"
+
+
+def _shard_paths(folder: Path, plan: Plan) -> list[Path]:
+    return [_shard_path(folder, number) for number in range(len(plan.shards))]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed run left half written."""
+    for path in folder.glob(".part-*.tmp"):
+        path.unlink()

@@ -1,0 +1,125 @@
+"""What a folder of shards was asked to hold.
+
+The plan is written before the first shard. A later run with the same plan goes on where the
+folder stands; one with another plan is refused, so that shards of two runs never mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.data.log import BehaviorLog
+from llm_influence.errors import OutputError
+from llm_influence.influence.files import write_whole
+from llm_influence.modeling.model import InfluenceModel
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One batch explanation.
+
+    Attributes:
+        model: Fingerprint of the model's trained weights.
+        log: Fingerprint of the log.
+        method, removal, options, seed: Of the explainer.
+        target: What is explained, as text.
+        users: Users of the log.
+        shard_size: Users of a shard; shards are cut by user order alone, never by process.
+    """
+
+    model: str
+    log: str
+    method: str
+    removal: str
+    options: dict[str, object]
+    seed: int
+    target: str
+    users: int
+    shard_size: int
+
+    @classmethod
+    def of(cls, explainer: Explainer, log: BehaviorLog, target: str, shard_size: int) -> Plan:
+        """The plan of explaining ``log``."""
+        return cls(
+            model=model_fingerprint(explainer.model),
+            log=log_fingerprint(log),
+            method=explainer.spec.name,
+            removal=explainer.removal if explainer.spec.removals else "none",
+            options=dict(explainer.spec.options) | explainer.options,
+            seed=explainer.seed,
+            target=target,
+            users=len(log),
+            shard_size=shard_size,
+        )
+
+    @property
+    def shards(self) -> list[range]:
+        """Rows of the log's users in each shard."""
+        starts = range(0, self.users, self.shard_size)
+        return [range(start, min(start + self.shard_size, self.users)) for start in starts]
+
+    def claim(self, folder: Path) -> None:
+        """Write the plan into ``folder``, or check that it is the one already there.
+
+        Raises:
+            OutputError: The folder cannot be written, or belongs to another plan.
+        """
+        path = folder / "plan.json"
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
+        if not path.exists():
+            write_whole(path, lambda place: _write(place, text))
+            return
+        theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        changed = sorted(key for key in ours if ours[key] != theirs.get(key))
+        if changed:
+            shown = ", ".join(f"{key}: {theirs.get(key)!r}, now {ours[key]!r}" for key in changed)
+            raise OutputError(
+                f"the folder holds another run ({shown})",
+                where=str(folder),
+                expected="the same model, log, method and options, or a new folder",
+                fix="choose another --out, or repeat the command that began this folder",
+            )
+
+
+def model_fingerprint(model: InfluenceModel) -> str:
+    """Digest of every weight that training may have changed, and of the item ids."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().numpy().tobytes())
+    digest.update("\n".join(model.catalogue.ids.to_pylist()).encode())
+    return digest.hexdigest()[:16]
+
+
+def log_fingerprint(log: BehaviorLog) -> str:
+    """Digest of every event of a log and of what its codes mean."""
+    digest = hashlib.sha256()
+    for column in (log.offsets, log.items, log.behaviors, log.timestamps, log.values):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    for names in (log.user_ids, log.vocabulary.items):
+        digest.update("\n".join(names.to_pylist()).encode())
+    digest.update("\n".join(log.vocabulary.behaviors).encode())
+    return digest.hexdigest()[:16]
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_manifest(folder: Path, plan: Plan, rows: dict[str, int]) -> None:
+    """Write ``manifest.json``: the plan and the rows of every shard; its presence means done."""
+    manifest = {
+        "schema": 1,
+        "plan": asdict(plan),
+        "shards": [{"file": name, "rows": count} for name, count in rows.items()],
+        "rows": sum(rows.values()),
+    }
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_whole(folder / "manifest.json", lambda place: _write(place, text))

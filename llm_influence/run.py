@@ -1,0 +1,94 @@
+"""A finished run: its folder's model, split and facts, for whatever comes after fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_influence.config import DataConfig, RunConfig
+from llm_influence.data.log import BehaviorLog
+from llm_influence.data.sources import open_data
+from llm_influence.data.splits import Split
+from llm_influence.evaluation.comparison import Record
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.report.facts import ReportFacts
+from llm_influence.types import History
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The folder that `training.finetune` wrote, opened.
+
+    Attributes:
+        folder: The folder.
+        config: Its configuration.
+        model: Its model, in eval mode.
+        split: The very split it was trained and measured on.
+    """
+
+    folder: Path
+    config: RunConfig
+    model: InfluenceModel
+    split: Split
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Open a run folder.
+
+        Raises:
+            ModelFolderError, DataError, ConfigError: A part is missing or damaged.
+        """
+        folder = Path(folder)
+        model = InfluenceModel.from_pretrained(folder)
+        split = Split.load(folder / "split", catalogue=model.catalogue)
+        return cls(folder, RunConfig.load(folder / "run.yaml"), model, split)
+
+    def open_log(
+        self, source: str | None, *, items: str | None = None, users: str | None = None
+    ) -> BehaviorLog:
+        """The log to explain: another source read by the run's own column names, or its own log.
+
+        Raises:
+            DataError: The source cannot be read.
+        """
+        if source is None:
+            return self.split.log
+        data = self.config.data.model_dump() | {"source": source, "items": items, "users": users}
+        return open_data(DataConfig.model_validate(data))
+
+    def report_facts(self, metrics: list[Record], shown: list[History], k: int = 10) -> ReportFacts:
+        """What a report says beside the explanations, with the top k of the users it shows."""
+        model, rendering = self.config.model, self.config.rendering
+        adapter = model.adapter
+        described = self.model.protocol
+        return ReportFacts(
+            title=f"What made the model predict this? {self.config.data.source}",
+            model={
+                "Backbone": model.backbone,
+                "Adapter": f"{adapter.kind}, rank {adapter.rank}"
+                if adapter.kind == "lora"
+                else adapter.kind,
+                "Rendering": f"style {rendering.style}, template {rendering.template}",
+                "Events read": f"the last {self.model.encoder.max_events}",
+            },
+            protocol=_flat(described),
+            metrics=metrics,
+            recommendations={
+                history.user_id: [
+                    (found.title, found.probability) for found in self.model.recommend(history, k)
+                ]
+                for history in shown
+            },
+        )
+
+
+def _flat(tree: dict[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested facts as one level of labels and texts."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        label = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{key}: ")
+        else:
+            flat[label] = str(value)
+    return flat
