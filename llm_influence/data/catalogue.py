@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 
 from llm_influence.data.files import write_parquet
 from llm_influence.data.readers import read_table
@@ -278,9 +277,12 @@ def _check_column(name: str, table: pa.Table, where: str) -> None:
 
 def _join(ids: pa.StringArray, parts: Sequence[pa.ChunkedArray]) -> list[str]:
     """(I,) the parts with ". " between, empty ones left out; the id where all are empty."""
-    missing = pa.scalar(None, pa.string())
-    full = [pc.if_else(pc.equal(part, ""), missing, part) for part in parts]
-    if not full:
+    if not parts:
         return ids.to_pylist()
-    joined = pc.binary_join_element_wise(*full, ". ", null_handling="skip")
+    # Not null_handling="skip": Arrow then loses the rows in which every part is null.
+    ended = [
+        pc.if_else(pc.equal(part, ""), "", pc.binary_join_element_wise(part, ". ", ""))
+        for part in parts
+    ]
+    joined = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*ended, ""), 0, stop=-2)
     return pc.if_else(pc.equal(joined, ""), pa.chunked_array([ids]), joined).to_pylist()

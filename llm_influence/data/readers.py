@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.dataset
 import pyarrow.json
 
 from llm_influence.errors import DataError, EmptyLogError, SchemaError
@@ -83,6 +82,8 @@ def _read_file(path: Path, where: str, text: Sequence[str], select: Select) -> p
 
 
 def _read_parquet(path: Path, text: Sequence[str], select: Select) -> pa.Table:
+    import pyarrow.dataset  # here, because it imports pandas where there is one
+
     # Parquet stores repeated text as a dictionary: keeping it saves most of the memory and time.
     options = pyarrow.dataset.ParquetReadOptions(dictionary_columns=list(text))
     data = pyarrow.dataset.dataset(
@@ -187,12 +188,12 @@ def _from_memory(source: object, where: str) -> pa.Table:
     if isinstance(source, pa.Table):
         return source
     try:
-        if library == "pandas" and hasattr(source, "columns"):
+        if library == "pandas" and type(source).__name__ == "DataFrame":
             return pa.Table.from_pandas(source, preserve_index=False).replace_schema_metadata()
         if library == "datasets" and hasattr(source, "with_format") and hasattr(source, "num_rows"):
             if isinstance(source.num_rows, int):
                 return source.with_format("arrow")[:]
-        elif hasattr(source, "__arrow_c_stream__"):
+        elif hasattr(source, "columns") and hasattr(source, "__arrow_c_stream__"):
             return pa.table(source)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise _unreadable(error, where) from error

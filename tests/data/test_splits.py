@@ -1,0 +1,175 @@
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+
+from llm_influence.config import SplitConfig
+from llm_influence.data import BehaviorLog, Catalogue, Split, split_log
+from llm_influence.data.splits import PARTS
+from llm_influence.errors import ConfigError, DataError, EmptyLogError, UnknownNameError
+from tests.data.helpers import events, table
+
+LOG = BehaviorLog.read(
+    table(
+        *[("long", f"i{time}", time, "view", time / 2) for time in range(5)],
+        *[("short", f"i{time}", time, "buy", None) for time in (7, 9)],
+        *[("three", f"i{time}", time, "buy", None) for time in (3, 6, 9)],
+    ),
+    users=pa.table({"user_id": ["long"], "age": ["30"]}),
+)
+BY_TIME = SplitConfig(
+    kind="global_time",
+    validation_from="1970-01-01T00:00:03Z",
+    test_from="1970-01-01T00:00:08Z",
+    min_events=2,
+)
+
+
+def asked(questions):
+    """(history, target) item ids of every question, by user."""
+    ids = questions.log.catalogue.ids
+    return {
+        questions.history(n).user_id: (
+            questions.history(n).item_ids(),
+            ids[int(questions.target_items[n])].as_py(),
+        )
+        for n in range(len(questions))
+    }
+
+
+def test_leave_one_out():
+    split = split_log(LOG, SplitConfig())
+    assert asked(split.test) == {
+        "long": (["i0", "i1", "i2", "i3"], "i4"),
+        "three": (["i3", "i6"], "i9"),
+    }
+    assert asked(split.validation) == {"long": (["i0", "i1", "i2"], "i3"), "three": (["i3"], "i6")}
+    assert {one.user_id: one.item_ids() for one in split.train} == {
+        "long": ["i0", "i1", "i2"],
+        "short": ["i7", "i9"],
+        "three": ["i3"],
+    }
+    assert split.test.target_values[0] == 2.0
+    assert split.test.target_behaviors.tolist() == [1, 0]
+    assert len(split.test.select([1])) == 1
+    assert split.description["test_rows"] == 2
+
+
+def test_global_time_asks_for_the_first_event_after_each_cut():
+    split = split_log(LOG, BY_TIME)
+    assert asked(split.validation) == {"long": (["i0", "i1", "i2"], "i3")}
+    assert asked(split.test) == {"short": (["i7"], "i9"), "three": (["i3", "i6"], "i9")}
+    assert [one.user_id for one in split.train] == ["long"]
+    parts = [PARTS[part] for part in split.parts()]
+    assert parts == ["train"] * 3 + ["validation", "rest"] + ["rest", "test"] + ["rest"] * 2 + [
+        "test"
+    ]
+    assert "1970-01-01T00:00:08Z" in split.description["rule"]
+
+
+def test_quantile_cuts():
+    split = split_log(LOG, SplitConfig(kind="global_time", validation_from=0.5, test_from=0.8))
+    assert split.train.timestamps.max() < np.quantile(LOG.timestamps, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"validation_from": 0.0}, "validation_from is 0.0"),
+        ({"test_from": "soon"}, "test_from is 'soon'"),
+        ({"test_from": "2020-01-01T00:00:00"}, "an ISO time with a zone"),
+        ({"validation_from": 0.9, "test_from": 0.5}, "is not before test_from"),
+    ],
+)
+def test_cuts_that_cannot_be(change, message):
+    config = SplitConfig(**{"kind": "global_time", "validation_from": 0.1} | change)
+    with pytest.raises(ConfigError, match=message):
+        split_log(LOG, config)
+
+
+def test_nobody_to_test():
+    log = BehaviorLog.read(table(("a", "x", 1), ("b", "x", 1), ("b", "y", 2)))
+    with pytest.raises(EmptyLogError, match="no user can be tested: 2 users have 3 events"):
+        split_log(log, SplitConfig())
+
+
+CONFIGS = st.one_of(
+    st.builds(SplitConfig, min_events=st.integers(2, 4)),
+    st.builds(
+        SplitConfig,
+        kind=st.just("global_time"),
+        validation_from=st.floats(0.05, 0.5),
+        test_from=st.floats(0.55, 0.95),
+        min_events=st.integers(2, 4),
+    ),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz"), st.integers(0, 50)),
+        min_size=5,
+        max_size=60,
+        unique=True,
+    ),
+    CONFIGS,
+)
+def test_parts_cover_every_event_once(rows, config):
+    log = BehaviorLog.read(table(*rows))
+    try:
+        split = split_log(log, config)
+    except (EmptyLogError, ConfigError):
+        return
+    parts = split.parts()
+    counts = np.bincount(parts, minlength=4)
+    assert counts[0] == split.train.num_events
+    assert counts[1:3].tolist() == [len(split.validation), len(split.test)]
+    if config.kind == "leave_one_out" and config.min_events > 2:
+        assert counts[3] == 0
+    for questions in (split.validation, split.test):
+        assert len(np.unique(questions.users)) == len(questions)
+        assert (questions.positions >= 1).all()
+        trained = np.isin(questions.events, np.flatnonzero(parts == 0))
+        assert not trained.any()
+
+
+@pytest.mark.parametrize("config", [SplitConfig(), BY_TIME])
+def test_save_and_load(tmp_path, config):
+    split = split_log(LOG, config)
+    split.save(tmp_path)
+    back = Split.load(tmp_path, catalogue=LOG.catalogue)
+    assert events(back.log) == events(LOG)
+    assert events(back.train) == events(split.train)
+    assert (asked(back.validation), asked(back.test)) == (
+        asked(split.validation),
+        asked(split.test),
+    )
+    assert back.description == split.description
+    assert dict(back.log.history("long").user) == {"age": "30"}
+    assert asked(Split.load(tmp_path).test) == asked(split.test)
+
+
+def test_loading_keeps_the_order_as_written(tmp_path):
+    rows = [("b", "x", 1), ("b", "z", 1), ("b", "y", 1), ("a", "x", 1)]
+    log = BehaviorLog.from_arrays(
+        user_ids=["b", "a"],
+        offsets=[0, 3, 4],
+        items=[0, 2, 1, 0],
+        timestamps=[1, 1, 1, 1],
+        catalogue=Catalogue.from_ids(pa.array(["x", "y", "z"])),
+    )
+    split_log(log, SplitConfig()).save(tmp_path)
+    assert [row[:3] for row in events(Split.load(tmp_path).log)] == rows
+
+
+def test_loading_says_what_is_wrong(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        Split.load(tmp_path)
+    split_log(LOG, SplitConfig()).save(tmp_path)
+    with pytest.raises(UnknownNameError, match="item 'i"):
+        Split.load(tmp_path, catalogue=Catalogue.from_ids(pa.array(["other"])))
+    (tmp_path / "split.json").write_text("[]")
+    with pytest.raises(DataError, match=r"split.json: not the file of a saved split"):
+        Split.load(tmp_path)
