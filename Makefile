@@ -1,0 +1,39 @@
+# make demo: fine-tune on real data, explain, open the report.    make test: the tests.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := runs/movielens_100k
+
+.PHONY: help install demo test check bench clean
+
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(BIN)/.installed ## create .venv and install the library with everything it can use
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install ## fine-tune on MovieLens-100K, evaluate, explain, write the report (about 10 minutes)
+	$(BIN)/llm-influence demo --output $(RUN)
+
+test: install ## run the tests
+	$(BIN)/python -m pytest
+
+check: install ## lint, format, types, import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## repeat the benchmarks of docs/benchmarks (about an hour)
+	$(BIN)/python scripts/benchmark_readers.py
+	$(BIN)/python scripts/benchmark_rendering.py
+	$(BIN)/python scripts/benchmark_demo.py
+	$(BIN)/python scripts/benchmark_batch.py --model $(RUN)
+
+clean: ## remove the environment and everything made here
+	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
