@@ -188,12 +188,11 @@ def _from_memory(source: object, where: str) -> pa.Table:
     if isinstance(source, pa.Table):
         return source
     try:
-        if library == "pandas" and type(source).__name__ == "DataFrame":
+        if library == "pandas" and hasattr(source, "to_parquet"):
             return pa.Table.from_pandas(source, preserve_index=False).replace_schema_metadata()
-        if library == "datasets" and hasattr(source, "with_format") and hasattr(source, "num_rows"):
-            if isinstance(source.num_rows, int):
-                return source.with_format("arrow")[:]
-        elif hasattr(source, "columns") and hasattr(source, "__arrow_c_stream__"):
+        if library == "datasets" and hasattr(source, "with_format") and hasattr(source, "select"):
+            return source.with_format("arrow")[:]
+        if hasattr(source, "__arrow_c_stream__") and hasattr(source, "columns"):
             return pa.table(source)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise _unreadable(error, where) from error
