@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,16 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llm_influence.data.files import write_parquet
+from llm_influence.data.keys import check_distinct, nearest, with_key
 from llm_influence.data.readers import read_table
-from llm_influence.data.schema import (
-    Columns,
-    as_text,
-    check_mapping,
-    check_no_nulls,
-    is_text,
-    locate,
-)
-from llm_influence.errors import DataError, DuplicateError, SchemaError, UnknownNameError, choices
+from llm_influence.data.schema import Columns, as_text, is_text
+from llm_influence.errors import DataError, SchemaError, UnknownNameError, choices
 
 TITLE, TEXT = "_title", "_text"
 """Columns that a saved catalogue adds to the item table."""
@@ -72,9 +65,8 @@ class Catalogue:
             DuplicateError: An item stands twice.
             EmptyLogError: The table has no rows.
         """
-        table = _with_ids(table, columns, where)
+        table = with_key(table, "item_id", columns, where)
         ids = table["item_id"].combine_chunks()
-        _check_distinct(ids, where)
         title = item_title or _title_column(table)
         text = [name for name in (item_text or _text_columns(table)) if name != title]
         for name in filter(None, [item_title, *(item_text or ())]):
@@ -88,9 +80,14 @@ class Catalogue:
         )
 
     @classmethod
-    def from_ids(cls, ids: pa.StringArray) -> Catalogue:
-        """A catalogue without an item table: no titles, the id is the text."""
-        _check_distinct(ids, "item ids")
+    def from_ids(cls, ids: pa.Array | Sequence[str]) -> Catalogue:
+        """A catalogue without an item table: no titles, the id is the text.
+
+        Raises:
+            DuplicateError: An item stands twice.
+        """
+        ids = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
+        check_distinct(ids, name="item_id", where="item ids")
         texts = ids.to_pylist()
         return cls(ids, [""] * len(texts), texts, pa.table({"item_id": ids}))
 
@@ -152,7 +149,7 @@ class Catalogue:
             SchemaError: A column has another type in ``other``.
         """
         ids = pa.concat_arrays([self.ids, other.ids])
-        _check_distinct(ids, "catalogue")
+        check_distinct(ids, name="item_id", where="catalogue")
         try:
             table = pa.concat_tables([self.table, other.table], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -198,54 +195,6 @@ class Catalogue:
     @cached_property
     def _code_of(self) -> dict[str, int]:
         return {item: code for code, item in enumerate(self.ids.to_pylist())}
-
-
-def nearest(names: pa.StringArray, wrong: str, look_at: int = 5000) -> str:
-    """' (did you mean ...?)' or ''; of very many names only some that start alike are looked at."""
-    if len(names) > look_at:
-        names = names.filter(pc.starts_with(names, wrong[:2]))[:look_at]
-    near = difflib.get_close_matches(wrong, names.to_pylist(), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def check_rows(ids: pa.Array, *, name: str, where: str) -> None:
-    """Refuse an id that stands in two rows.
-
-    Raises:
-        DuplicateError: Names the id and both rows.
-    """
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return
-    codes = ids.dictionary_encode().indices.to_numpy()
-    _, first = np.unique(codes, return_index=True)
-    again = int(np.setdiff1d(np.arange(len(codes)), first)[0])
-    raise DuplicateError(
-        f"{name} {ids[again].as_py()!r} stands in rows {int(first[codes[again]]) + 1} "
-        f"and {again + 1}",
-        where=where,
-        expected=f"every {name} once",
-        fix="remove the row that is wrong",
-    )
-
-
-def _check_distinct(ids: pa.Array, where: str) -> None:
-    check_rows(ids, name="item_id", where=where)
-
-
-def _with_ids(table: pa.Table, columns: Columns | None, where: str) -> pa.Table:
-    """The table with its ids as text in the first column, `item_id`."""
-    return with_key(table, "item_id", columns, where)
-
-
-def with_key(table: pa.Table, key: str, columns: Columns | None, where: str) -> pa.Table:
-    """A side table with its key column as text, first, under the contract's name."""
-    own = check_mapping(columns).get(key, key)
-    mapping = {key: own} if own in table.column_names else None
-    found = locate(table.column_names, mapping, where=where, required=(key,), optional=())[key]
-    check_no_nulls(table[found], name=found, where=where)
-    ids = as_text(table[found], name=found, where=where)
-    rest = table.drop_columns(list({found, key} & set(table.column_names)))
-    return rest.add_column(0, key, ids)
 
 
 def _title_column(table: pa.Table) -> str | None:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.data.catalogue import Catalogue, nearest
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.keys import nearest
 from llm_influence.data.reading import read_log, read_users
 from llm_influence.data.schema import Columns
 from llm_influence.errors import DataError, EmptyLogError, UnknownNameError, choices
@@ -196,7 +197,18 @@ class BehaviorLog:
         return self.at(index)
 
     def at(self, index: int, stop: int | None = None) -> History:
-        """The history of user number ``index``, or its first ``stop`` events; nothing is copied."""
+        """The history of user number ``index``, or its first ``stop`` events; nothing is copied.
+
+        Raises:
+            UnknownNameError: There is no user of that number.
+        """
+        if not 0 <= index < len(self):
+            raise UnknownNameError(
+                f"there is no user number {index}",
+                where="behaviour log",
+                expected=f"a number from 0 to {len(self) - 1}",
+                fix="use log.history for an id",
+            )
         start, end = int(self.offsets[index]), int(self.offsets[index + 1])
         span = slice(start, end if stop is None else min(end, start + stop))
         return History(

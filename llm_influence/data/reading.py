@@ -15,13 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.data.catalogue import Catalogue, check_rows, with_key
+from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.grouping import (
     duplicate_error,
     find_duplicates,
     offsets_of,
     sort_events,
 )
+from llm_influence.data.keys import with_key
 from llm_influence.data.readers import describe, read_table
 from llm_influence.data.schema import Columns, as_text, check_mapping, encode, locate, read_values
 from llm_influence.data.times import Times, read_times
@@ -116,7 +117,6 @@ def read_users(
     where = describe(users)
     keys = ("user_id", check_mapping(columns).get("user_id", "user_id"))
     table = with_key(read_table(users, where=where, text=keys), "user_id", columns, where)
-    check_rows(table["user_id"].combine_chunks(), name="user_id", where=where)
     rows = pc.index_in(user_ids, value_set=table["user_id"])
     names = [name for name in table.column_names if name != "user_id"]
     texts = [as_text(table[name], name=name, where=where) for name in names]

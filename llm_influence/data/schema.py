@@ -113,7 +113,7 @@ def encode(
     rank[order] = np.cumsum(first, dtype=np.int32) - 1
     codes, names = rank[indices], ordered.filter(pa.array(first))
     if len(names) and names[0].as_py() == "":  # how CSV files write a missing name
-        raise _empty(name, int(np.argmax(codes == 0)), where)
+        raise empty_cell(name, int(np.argmax(codes == 0)), where)
     return codes, names
 
 
@@ -163,6 +163,23 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_view(kind)
 
 
+def check_id_type(kind: pa.DataType, *, name: str, where: str) -> pa.DataType:
+    """The type of the ids themselves, which must be text or whole numbers.
+
+    Raises:
+        SchemaError: They are of another type; floats would make 1 into "1.0".
+    """
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (is_text(inner) or pa.types.is_integer(inner)):
+        raise SchemaError(
+            f"column {name!r} has type {kind}",
+            where=where,
+            expected="text or whole numbers",
+            fix=f"write {name!r} as text",
+        )
+    return inner
+
+
 def check_no_nulls(column: pa.ChunkedArray, *, name: str, where: str) -> None:
     """Refuse a key column with a missing cell.
 
@@ -171,7 +188,7 @@ def check_no_nulls(column: pa.ChunkedArray, *, name: str, where: str) -> None:
     """
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
-        raise _empty(name, row, where)
+        raise empty_cell(name, row, where)
 
 
 def first_failure(
@@ -198,6 +215,16 @@ def row_of(where: str, row: int, name: str) -> str:
     return f"{where}, row {row + 1}, column {name!r}"
 
 
+def empty_cell(name: str, row: int, where: str) -> SchemaError:
+    """The error that names a key cell without a value, to be raised; ``row`` counts from 0."""
+    return SchemaError(
+        "the cell is empty",
+        where=row_of(where, row, name),
+        expected="a value in every row",
+        fix="fill the cell or remove the row",
+    )
+
+
 def _converts(column: pa.ChunkedArray, convert: Callable[[pa.ChunkedArray], object]) -> bool:
     try:
         convert(column)
@@ -210,19 +237,12 @@ def _dictionary(
     column: pa.ChunkedArray, name: str, where: str
 ) -> tuple[pa.StringArray, npt.NDArray[np.int32]]:
     """One dictionary of texts and the (N,) indices into it, from a column of any id type."""
-    kind = column.type
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (is_text(inner) or pa.types.is_integer(inner)):
-        raise SchemaError(
-            f"column {name!r} has type {kind}",
-            where=where,
-            expected="text or whole numbers",
-            fix=f"write {name!r} as text",
-        )
+    inner = check_id_type(column.type, name=name, where=where)
     check_no_nulls(column, name=name, where=where)
     if _is_view(inner):  # Arrow has no dictionary kernels for string views
         plain = pa.dictionary(pa.int32(), pa.large_string())
-        column = column.cast(plain if inner is not kind else pa.large_string())
+        dictionary = pa.types.is_dictionary(column.type)
+        column = column.cast(plain if dictionary else pa.large_string())
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries()
     else:
@@ -258,15 +278,6 @@ def _misnamed(name: str, near: str, where: str) -> SchemaError:
         where=where,
         expected=f"the name {name!r}",
         fix=f"map it with columns={{{name!r}: {near!r}}}, or rename or drop the column",
-    )
-
-
-def _empty(name: str, row: int, where: str) -> SchemaError:
-    return SchemaError(
-        "the cell is empty",
-        where=row_of(where, row, name),
-        expected="a value in every row",
-        fix="fill the cell or remove the row",
     )
 
 

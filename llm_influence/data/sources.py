@@ -9,8 +9,8 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.data.public import PUBLIC
 from llm_influence.errors import ConfigError, DataError, choices
 
-OWN = ("items", "users", "columns", "item_text", "item_title", "timezone")
-"""Options that describe a user's own files and say nothing about a public set."""
+SHARED = ("source", "split")
+"""Options that a public set leaves to the user; all others describe one's own files."""
 
 
 def open_data(config: DataConfig) -> BehaviorLog:
@@ -45,7 +45,12 @@ def open_data(config: DataConfig) -> BehaviorLog:
 
 
 def _refuse_own_options(config: DataConfig) -> None:
-    given = [option for option in OWN if getattr(config, option)]
+    options = type(config).model_fields
+    given = [
+        name
+        for name, option in options.items()
+        if name not in SHARED and getattr(config, name) != option.default
+    ]
     if given:
         raise ConfigError(
             f"data.{given[0]} is set beside the public data set {config.source!r}",

@@ -5,6 +5,7 @@ from llm_influence.data import Catalogue
 from llm_influence.errors import (
     DataError,
     DuplicateError,
+    EmptyLogError,
     OutputError,
     SchemaError,
     UnknownNameError,
@@ -72,6 +73,22 @@ def test_extend_keeps_codes():
 def test_an_item_stands_once():
     with pytest.raises(DuplicateError, match="'a' stands in rows 1 and 3"):
         Catalogue.from_table(pa.table({"item_id": ["a", "b", "a"]}))
+
+
+def test_ids_must_be_text_or_whole_numbers():
+    with pytest.raises(SchemaError, match="column 'item_id' has type double"):
+        Catalogue.from_table(pa.table({"item_id": [1.0]}))
+
+
+@pytest.mark.parametrize("missing", ["", None])
+def test_ids_must_not_be_missing(missing):
+    with pytest.raises(SchemaError, match="row 2, column 'item_id': the cell is empty"):
+        Catalogue.from_table(pa.table({"item_id": ["a", missing]}))
+
+
+def test_an_empty_item_table():
+    with pytest.raises(EmptyLogError, match="the table has no rows"):
+        Catalogue.from_table(pa.table({"item_id": pa.array([], pa.string())}))
 
 
 def test_save_and_load(tmp_path):

@@ -115,6 +115,9 @@ def test_unknown_user():
     log = BehaviorLog.read(table(("user-1", "x", 1)))
     with pytest.raises(UnknownNameError, match=r"'usr-1'.*its 1 users \(did you mean 'user-1'"):
         log.history("usr-1")
+    for index in (-1, 1):
+        with pytest.raises(UnknownNameError, match=f"no user number {index}"):
+            log.at(index)
 
 
 def test_user_features_are_aligned_and_text():
