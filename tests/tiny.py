@@ -1,5 +1,7 @@
 """Tiny random models and a small log, made in memory: no test reaches a model hub."""
 
+# ruff: noqa: S106 - the tokens here are words, no secrets
+
 import functools
 import tempfile
 from pathlib import Path
@@ -22,7 +24,20 @@ from llm_influence.config import RunConfig
 from llm_influence.data import BehaviorLog
 from llm_influence.modeling.model import InfluenceModel
 
-WORDS = "red green blue small large old new lamp chair table book film train garden river".split()
+WORDS = (
+    "red",
+    "green",
+    "blue",
+    "small",
+    "large",
+    "old",
+    "new",
+    "lamp",
+    "chair",
+    "table",
+    "book",
+    "film",
+)
 BEHAVIORS = ("click", "cart", "purchase")
 BACKBONES = ("bert", "gpt2", "llama")
 
@@ -44,9 +59,7 @@ def events_table(users: int = 12, items: int = 30, seed: int = 0) -> pa.Table:
             value = float(rng.integers(1, 6)) if rng.random() < 0.7 else None
             rows.append((f"u{user}", f"i{item}", int(time), BEHAVIORS[item % 3], value))
     names = ["user_id", "item_id", "timestamp", "behavior", "value"]
-    return pa.table(
-        {name: column for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-    )
+    return pa.table(dict(zip(names, zip(*rows, strict=True), strict=True)))
 
 
 def users_table(users: int = 12) -> pa.Table:
@@ -83,8 +96,8 @@ def backbone_folder(kind: str) -> str:
 
 
 def _corpus() -> list[str]:
-    chinese = ["历史： 点击 物品 距上次 小时 分钟 评分 收藏 加购"]
-    return [" ".join(WORDS + list(BEHAVIORS)), "history: item after; value unknown", *chinese]
+    chinese = ["历史： 点击 物品 距上次 小时 分钟 评分 收藏 加购"]  # noqa: RUF001
+    return [" ".join([*WORDS, *BEHAVIORS]), "history: item after; value unknown", *chinese]
 
 
 def _wordpiece() -> PreTrainedTokenizerFast:

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_influence.attribution.registry import register
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.errors import ModelError
+from llm_influence.modeling.adapters import Body
 
 
 @register(
@@ -71,7 +72,7 @@ def _attention_weights(task: Task) -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def eager_attention(body: nn.Module) -> Iterator[None]:
+def eager_attention(body: Body) -> Iterator[None]:
     """Attention that keeps its weights; fused kernels never make them. Restored afterwards."""
     before = body.config._attn_implementation
     body.set_attn_implementation("eager")

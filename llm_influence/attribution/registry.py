@@ -118,4 +118,4 @@ def check_options(spec: MethodSpec, removal: str | None, options: Mapping[str, o
             else "none: it removes nothing",
             fix="correct or leave out the removal",
         )
-    return removal  # type: ignore[return-value]
+    return removal

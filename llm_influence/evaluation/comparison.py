@@ -5,7 +5,7 @@ from __future__ import annotations
 from llm_influence.config import EvaluationConfig
 from llm_influence.data.splits import Split
 from llm_influence.evaluation.baselines import Popularity, best_item_knn
-from llm_influence.evaluation.ranking import ModelRecommender, evaluate
+from llm_influence.evaluation.ranking import ModelRecommender, Recommender, evaluate
 from llm_influence.modeling.model import InfluenceModel
 
 Record = dict[str, str | float]
@@ -18,7 +18,7 @@ def compare(model: InfluenceModel, split: Split, config: EvaluationConfig) -> li
     chosen on validation.
     """
     knn = best_item_knn(split.train, split.validation, config)
-    systems = [
+    systems: list[tuple[str, Recommender]] = [
         (ModelRecommender.name, ModelRecommender(model)),
         (f"{knn.name} ({knn.neighbours})", knn),
         (Popularity.name, Popularity(split.train)),

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_influence.config import ModelConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ModelFolderError, OutputError
 from llm_influence.modeling.adapters import (
+    Body,
     adapter_names,
     load_adapter_state,
     plain_state,
@@ -72,7 +73,7 @@ def load_model(folder: Path) -> InfluenceModel:
     if words is None:
         raise _missing(folder / "heads.safetensors", ["units.words"])
     units = UnitVectors(words, backbone.width)
-    body = backbone.model.requires_grad_(False)
+    body: Body = backbone.model.requires_grad_(False)
     if config.adapter.kind != "frozen":
         body = _load_adapter(folder / "adapter", backbone)
     model = InfluenceModel(backbone, body, encoder, units, config)
@@ -162,7 +163,7 @@ def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
     )
 
 
-def _load_adapter(folder: Path, backbone: Backbone) -> nn.Module:
+def _load_adapter(folder: Path, backbone: Backbone) -> Body:
     path = folder / "adapter_model.safetensors"
     saved = set(_load_tensors(path))
     body = restore_adapter(backbone.model, folder)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from llm_influence.config import ModelConfig, RunConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
-from llm_influence.modeling.adapters import adapter_off, attach_adapter
+from llm_influence.modeling.adapters import Body, adapter_off, attach_adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone, text_vectors
 from llm_influence.modeling.heads import BehaviorHead, ItemHead
 from llm_influence.modeling.masks import event_causal_mask
@@ -70,10 +71,13 @@ class InfluenceModel(nn.Module):
         protocol: How the model was trained and measured, kept with its folder.
     """
 
+    body: Body
+    units: UnitVectors
+
     def __init__(
         self,
         backbone: Backbone,
-        body: nn.Module,
+        body: Body,
         encoder: Encoder,
         units: UnitVectors,
         config: ModelConfig,
@@ -182,7 +186,7 @@ class InfluenceModel(nn.Module):
         vectors = self.embed(batch.input_ids) if vectors is None else vectors
         return self.attend(batch, vectors).last_hidden_state
 
-    def attend(self, batch: EncodedBatch, vectors: Tensor, **options: object):  # noqa: ANN201
+    def attend(self, batch: EncodedBatch, vectors: Tensor, **options: object) -> Any:  # noqa: ANN401
         """The backbone's own output for these input vectors; ``options`` go to the backbone."""
         if self.backbone.kind == "encoder":
             mask = event_causal_mask(batch)

@@ -45,12 +45,21 @@ class Pieces(Protocol):
 def field_words(lexicon: Lexicon, template: Template, field: str) -> Sequence[str]:
     """Words of a field by code, in the template's language. Empty words are not said."""
     if field == "behavior":
-        return [template.behaviors.get(name, name) for name in lexicon.behaviors]
+        return [_one_line(template.behaviors.get(name, name)) for name in lexicon.behaviors]
     if field == "gap":
         return gap_words(template.language)
     if field == "value":
         return lexicon.values.words()
-    return lexicon.catalogue.ids.to_pylist() if field == "item" else lexicon.catalogue.texts
+    ids = [_one_line(item) for item in lexicon.catalogue.ids.to_pylist()]
+    if field == "item":
+        return ids
+    texts = lexicon.catalogue.texts
+    return [_one_line(text) or item for text, item in zip(texts, ids, strict=True)]
+
+
+def _one_line(words: str) -> str:
+    """Single spaces alone: a tokenizer may join or strip others where two pieces meet."""
+    return " ".join(words.split())
 
 
 class WordPieces:

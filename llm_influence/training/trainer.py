@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -33,6 +34,8 @@ class InfluenceTrainer(Trainer):
     What differs from its parent: two learning rates, ranks instead of logits as predictions (small
     enough to gather from every process), and checkpoints that hold what is trained, no backbone.
     """
+
+    data_collator: WindowCollator | RowCollator
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class InfluenceTrainer(Trainer):
         self.optimizer = torch.optim.AdamW(groups, lr=train.learning_rate)
         return self.optimizer
 
-    def get_eval_dataloader(self, eval_dataset: RowDataset | None = None):  # noqa: ANN201
+    def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoader:
         """Rows of validation, rendered by their own collator."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         windows, self.data_collator = self.data_collator, self._row_collator(dataset.rows)
@@ -104,7 +107,7 @@ class InfluenceTrainer(Trainer):
         found: EvalLoopOutput = self.predict(RowDataset(rows))
         return np.asarray(found.predictions).reshape(-1)
 
-    def get_test_dataloader(self, test_dataset: RowDataset):  # noqa: ANN201
+    def get_test_dataloader(self, test_dataset: RowDataset) -> DataLoader:
         """Rows of a test set, rendered like those of validation."""
         return self.get_eval_dataloader(test_dataset)
 
