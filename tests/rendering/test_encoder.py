@@ -1,0 +1,284 @@
+"""Histories to tokens: what is read, what is left out, what is refused."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_influence.data import BehaviorLog, Catalogue
+from llm_influence.errors import TemplateError, UnknownNameError
+from llm_influence.rendering.encoder import EncodedHistories, Encoder
+from llm_influence.rendering.gaps import gap_words
+from llm_influence.rendering.lexicon import Lexicon
+from llm_influence.rendering.template import FIELDS, Template, shipped_templates
+from llm_influence.types import Event, History
+from tests import tiny
+from tests.rendering.tokenizer_families import FAMILIES, tokenizer_of
+
+HOUR = 3600
+TEXT_TEMPLATES = ("compact", "compact_zh", "prose", "prose_zh", "titles")
+TOKEN_TEMPLATES = ("compact", "compact_zh", "full", "item", "item_value")
+
+ODD_TEXTS = (
+    *("12 Monkeys", "'quoted' \"twice\"", "(1999)", "-x-", "don't;", "a.b,c", "x", "[CLS] a"),
+    *("红色的灯", "《书》", "\u3000宽", "😀👨‍👩‍👧 fun", "e\u0301\u0301", "\u200b"),
+    *("  two  gaps ", "line\nbreak ", "\x85"),
+)
+odd_text = st.one_of(st.text(max_size=12), st.sampled_from(ODD_TEXTS))
+
+
+def log_with_texts(texts: list[str]) -> BehaviorLog:
+    ids = pa.array([f"i{n}" for n in range(len(texts))])
+    items = Catalogue(ids, texts, texts, pa.table({"item_id": ids}))
+    return BehaviorLog.read(tiny.events_table(users=4, items=len(texts)), items=items)
+
+
+def make(
+    log: BehaviorLog, template: str, style: str = "text", family: str = "bert", **limits: int
+) -> Encoder:
+    chosen = Template.load(template)
+    lexicon = Lexicon.fit(log, chosen.user_features)
+    limits = {"max_tokens": 10_000, **limits}
+    return Encoder(chosen, lexicon, style=style, tokenizer=tokenizer_of(family), **limits)
+
+
+def of_history(encoded: EncodedHistories, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    span = slice(encoded.offsets[row], encoded.offsets[row + 1])
+    return encoded.input_ids[span], encoded.event_index[span], encoded.field_index[span]
+
+
+def tokenised(encoder: Encoder, history: History) -> list[int]:
+    tokenizer = encoder.tokenizer
+    start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    return [start, *tokenizer(encoder.render(history), add_special_tokens=False)["input_ids"]]
+
+
+# --- the same ids as tokenising the whole text ---------------------------------------------
+
+
+@pytest.mark.parametrize("template", TEXT_TEMPLATES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_assembled_ids_equal_tokenising_the_whole_text(log, family, template):
+    encoder = make(log, template, family=family)
+    encoded = encoder.encode(list(log))
+    for row, history in enumerate(log):
+        assert of_history(encoded, row)[0].tolist() == tokenised(encoder, history)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(odd_text, min_size=12, max_size=12), chinese=st.booleans())
+def test_ids_are_equal_whatever_the_items_are_called(family, texts, chinese):
+    log = log_with_texts([text or "untitled" for text in texts])
+    encoder = make(log, "prose_zh" if chinese else "prose", family=family)
+    history = log.at(3)
+    assert encoder.encode([history]).input_ids.tolist() == tokenised(encoder, history)
+
+
+@pytest.mark.parametrize(("style", "template"), [("text", "prose"), ("token", "full")])
+def test_encoding_many_equals_encoding_one_by_one(log, style, template):
+    encoder = make(log, template, style)
+    histories = [*log, log.at(2).keep(slice(0))]
+    together = encoder.encode(histories)
+    for row, history in enumerate(histories):
+        alone = encoder.encode([history])
+        for ours, theirs in zip(of_history(together, row), of_history(alone, 0), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+# --- the map from tokens to events and fields ----------------------------------------------
+
+SPACED = Template(
+    name="spaced",
+    history="did:",
+    event="{behavior} item {item} : {text} with {value} after {gap} .",
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tokens_of_a_field_spell_the_words_of_that_field(log, family):
+    tokenizer = tokenizer_of(family)
+    encoder = Encoder(SPACED, Lexicon.fit(log), style="text", tokenizer=tokenizer, max_tokens=999)
+    history = log.history("u6")
+    ids, event_index, field_index = of_history(encoder.encode([history]), 0)
+    gaps = encoder.lexicon.columns([history]).codes["gap"]
+    for place, event in enumerate(history.events(log.catalogue.titles_by_id(history.item_ids()))):
+        said = {
+            "behavior": event.behavior,
+            "item": event.item,
+            "text": event.title,
+            "value": "" if event.value is None else f"{event.value:g}",
+            "gap": gap_words()[gaps[place]],
+        }
+        for number, field in enumerate(FIELDS):
+            own = ids[(event_index == place) & (field_index == number)]
+            assert "".join(tokenizer.decode(own).split()) == "".join(said[field].split())
+
+
+@pytest.mark.parametrize(("style", "template"), [("text", "prose"), ("token", "full")])
+def test_every_event_has_its_tokens_in_order_and_the_frame_none(log, style, template):
+    encoder = make(log, template, style)
+    encoded = encoder.encode(list(log))
+    for row, history in enumerate(log):
+        _, event_index, field_index = of_history(encoded, row)
+        frame = len(encoder.pieces.frame(history.user))
+        assert (event_index[:frame] == -1).all()
+        assert (field_index[:frame] == -1).all()
+        assert sorted(set(event_index[frame:])) == list(range(len(history)))
+        assert (np.diff(event_index) >= 0).all()
+        wanted = [f for f in (chunk.field for chunk in encoder.template.event_chunks) if f]
+        for event in range(len(history)):
+            fields = field_index[event_index == event]
+            order = [FIELDS[f] for f in dict.fromkeys(fields[fields >= 0].tolist())]
+            unsaid = style == "text" and np.isnan(history.values[event])
+            assert order == [f for f in wanted if not (unsaid and f == "value")]
+
+
+# --- truncation and gaps -------------------------------------------------------------------
+
+
+def words_of_gaps(encoder: Encoder, history: History) -> list[str]:
+    """Style token: the gap units of a history, as words."""
+    ids, _, fields = of_history(encoder.encode([history]), 0)
+    return [encoder.pieces.words[unit] for unit in ids[fields == FIELDS.index("gap")]]
+
+
+def hourly(*hours: int) -> History:
+    return History.from_events(
+        "u", [Event(f"i{n}", "click", h * HOUR) for n, h in enumerate(hours)]
+    )
+
+
+@pytest.mark.parametrize("limits", [{"max_events": 3}, {"max_tokens": 60}])
+@pytest.mark.parametrize("family", ["bert", "unigram"])
+def test_truncation_keeps_whole_recent_events_and_counts_the_rest(log, family, limits):
+    whole, short = make(log, "prose", family=family), make(log, "prose", family=family, **limits)
+    encoded = short.encode(list(log))
+    assert encoded.left_out.max() > 0
+    for row, history in enumerate(log):
+        left_out = int(encoded.left_out[row])
+        assert encoded.num_events[row] + left_out == len(history)
+        kept = history.keep(slice(left_out, None))
+        assert short.trim(history).timestamps.tolist() == kept.timestamps.tolist()
+        assert len(short.trim(kept)) == len(kept)
+        for ours, theirs in zip(
+            of_history(encoded, row), of_history(whole.encode([kept]), 0), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("room", [20, 33, 47])
+def test_no_event_is_left_out_that_would_have_fitted(log, room):
+    whole, short = make(log, "titles"), make(log, "titles", max_tokens=room)
+    for history in log:
+        encoded = short.encode([history])
+        left_out = int(encoded.left_out[0])
+        assert len(encoded.input_ids) <= room
+        if left_out:
+            one_more = whole.encode([history.keep(slice(left_out - 1, None))])
+            assert len(one_more.input_ids) > room
+
+
+def test_a_gap_is_measured_from_the_previous_kept_event(log):
+    encoder = make(log, "full", "token")
+    history = hourly(0, 1, 3, 9)
+    assert words_of_gaps(encoder, history) == ["gap start", "gap 1h", "gap 2h", "gap 6h"]
+    without = history.keep(np.array([True, False, True, True]))
+    assert words_of_gaps(encoder, without) == ["gap start", "gap 3h", "gap 6h"]
+
+
+def test_the_first_event_that_fits_starts_the_history(log):
+    encoder = make(log, "full", "token", max_events=2)
+    assert words_of_gaps(encoder, hourly(0, 1, 3, 9)) == ["gap start", "gap 6h"]
+    assert "after start;" in make(log, "prose").render(hourly(0, 1).keep(slice(1, None)))
+
+
+@pytest.mark.parametrize(("style", "template"), [("text", "prose"), ("token", "full")])
+def test_an_empty_history_is_the_frame_alone(log, style, template):
+    encoder = make(log, template, style)
+    empty = log.at(0).keep(slice(0))
+    encoded = encoder.encode([empty])
+    np.testing.assert_array_equal(encoded.input_ids, encoder.pieces.frame(empty.user))
+    assert len(encoded.input_ids) > 0
+    assert encoded.event_index.tolist() == [-1] * len(encoded.input_ids)
+    assert encoded.num_events.tolist() == encoded.left_out.tolist() == [0]
+
+
+# --- templates and users -------------------------------------------------------------------
+
+
+def test_every_shipped_template_renders_in_the_styles_it_fits(log):
+    assert set(shipped_templates()) == set(TEXT_TEMPLATES) | set(TOKEN_TEMPLATES)
+    for name in shipped_templates():
+        for style, fitting in (("text", TEXT_TEMPLATES), ("token", TOKEN_TEMPLATES)):
+            if name in fitting:
+                encoded = make(log, name, style).encode(list(log))
+                assert encoded.num_events.tolist() == log.lengths.tolist()
+            else:
+                with pytest.raises(TemplateError, match="style"):
+                    make(log, name, style)
+
+
+AGED = Template(name="aged", history="aged {user.age} did:", event="{behavior} {item}")
+
+
+def test_user_features_stand_in_the_frame_of_both_styles(log):
+    lexicon = Lexicon.fit(log, AGED.user_features)
+    words = Encoder(AGED, lexicon, style="text", tokenizer=tokenizer_of("bert"))
+    assert words.render(log.history("u1")).startswith("aged 21 did: ")
+    units = Encoder(AGED, lexicon, style="token")
+    for user, phrase in (("u1", "age 21"), ("u2", "age 22")):
+        ids, event_index, _ = of_history(units.encode([log.history(user)]), 0)
+        assert [units.pieces.words[unit] for unit in ids[event_index < 0]] == ["history", phrase]
+
+
+def test_an_unknown_user_feature_reads_unknown(log):
+    lexicon = Lexicon.fit(log, AGED.user_features)
+    words = Encoder(AGED, lexicon, style="text", tokenizer=tokenizer_of("bert"))
+    units = Encoder(AGED, lexicon, style="token")
+    stranger = History.from_events("u", [Event("i1", "click", 0)])
+    assert words.render(stranger).startswith("aged unknown did: ")
+    for age in ("", "99"):
+        user = History.from_events("u", [Event("i1", "click", 0)], user={"age": age})
+        assert units.pieces.words[units.encode([user]).input_ids[1]] == "age unknown"
+
+
+# --- what is refused -----------------------------------------------------------------------
+
+
+def test_an_event_longer_than_the_context_is_refused_with_its_place(log):
+    encoder = make(log, "prose", max_tokens=12)
+    with pytest.raises(
+        TemplateError,
+        match=r"'u3', kept event 0: one event takes \d+ tokens, the context holds \d+",
+    ):
+        encoder.encode([log.history("u3")])
+
+
+@pytest.mark.parametrize(
+    ("event", "names"),
+    [
+        (Event("i1", "clik", 0), "'clik'.*did you mean 'click'"),
+        (Event("nope", "click", 0), "'nope'"),
+    ],
+)
+@pytest.mark.parametrize(("style", "template"), [("text", "prose"), ("token", "full")])
+def test_an_unknown_name_is_refused_with_user_and_event(log, style, template, event, names):
+    history = History.from_events("someone", [Event("i1", "click", -5), event])
+    with pytest.raises(UnknownNameError, match=f"'someone', event 1: .*{names}"):
+        make(log, template, style).encode([log.at(0), history])
+
+
+def test_an_event_without_any_word_is_refused(log):
+    template = Template(name="values", history="values:", event="{value}")
+    encoder = Encoder(template, Lexicon.fit(log), style="text", tokenizer=tokenizer_of("bert"))
+    with pytest.raises(TemplateError, match="no token"):
+        encoder.encode([History.from_events("u", [Event("i1", "click", 0)])])
+
+
+def test_style_text_needs_a_tokenizer_and_style_token_has_no_text(log):
+    with pytest.raises(TemplateError, match="no tokenizer"):
+        Encoder(SPACED, Lexicon.fit(log), style="text")
+    with pytest.raises(TemplateError, match="has no text"):
+        make(log, "full", "token").render(log.at(0))
