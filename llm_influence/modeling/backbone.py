@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -77,7 +78,7 @@ def load_backbone(
         _adjust(config, layers, dropout)
         model = AutoModel.from_pretrained(**place, config=config, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**place)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"the backbone {source!r} cannot be loaded ({error})",
             where="model.backbone",

@@ -11,6 +11,8 @@ backbone/           the untuned backbone and its tokenizer (absent in training c
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from llm_influence.config import ModelConfig
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.errors import ModelFolderError, OutputError
+from llm_influence.errors import DataError, ModelError, ModelFolderError, OutputError
 from llm_influence.modeling.adapters import (
     Body,
     adapter_names,
@@ -36,6 +38,7 @@ from llm_influence.rendering.lexicon import Lexicon, ValueBins
 from llm_influence.rendering.template import Template
 
 FORMAT = 1
+_DESCRIBED = ("backbone", "config", "rendering", "lexicon", "protocol")
 _PARTS = ("units", "item_head", "behavior_head")
 
 
@@ -134,6 +137,8 @@ def _read_description(folder: Path) -> dict:
             expected=f"format {FORMAT}",
             fix="load it with the version of llm_influence that wrote it",
         )
+    if lacking := [name for name in _DESCRIBED if name not in described]:
+        raise _missing(path, lacking)
     return described
 
 
@@ -141,17 +146,20 @@ def _load_backbone(folder: Path, described: dict, config: ModelConfig) -> Backbo
     own = folder / "backbone"
     if not own.is_dir():
         return load_backbone(described["backbone"], layers=config.layers, dropout=config.dropout)
-    found = load_backbone(str(own))
+    with _reading(own):
+        found = load_backbone(str(own))
     return Backbone(described["backbone"], found.model, found.tokenizer, found.kind)
 
 
 def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
     words, rendering = described["lexicon"], described["rendering"]
+    with _reading(folder / "catalogue.parquet"):
+        catalogue = Catalogue.load(folder / "catalogue.parquet")
     lexicon = Lexicon(
         behaviors=tuple(words["behaviors"]),
         values=ValueBins(np.array(words["value_edges"], dtype=np.float64)),
         features={name: tuple(known) for name, known in words["features"].items()},
-        catalogue=Catalogue.load(folder / "catalogue.parquet"),
+        catalogue=catalogue,
     )
     return Encoder(
         Template.model_validate(rendering["template"]),
@@ -166,7 +174,11 @@ def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
 def _load_adapter(folder: Path, backbone: Backbone) -> Body:
     path = folder / "adapter_model.safetensors"
     saved = set(_load_tensors(path))
-    body = restore_adapter(backbone.model, folder)
+    config = folder / "adapter_config.json"
+    if not config.is_file():  # PEFT would take the folder's name for a hub id
+        raise _missing(folder, [config.name])
+    with _reading(config):
+        body = restore_adapter(backbone.model, folder)
     lacking = adapter_names(body) - saved
     if lacking:
         raise _missing(path, sorted(lacking))
@@ -199,13 +211,20 @@ def _fill_heads(model: InfluenceModel, heads: dict[str, Tensor], path: Path) -> 
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with _reading(path):
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while ``path`` is read is an error of the model folder."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError, DataError, ModelError) as error:
         raise ModelFolderError(
             f"cannot be read ({error})",
             where=str(path),
-            expected="a safetensors file",
+            expected="a part of a model folder, whole",
             fix="save the model again; a copy that was cut short gives this error",
         ) from error
 
@@ -215,6 +234,6 @@ def _missing(path: Path, names: list[str]) -> ModelFolderError:
     return ModelFolderError(
         f"lacks {shown}",
         where=str(path),
-        expected="every head and adapter key of the model",
+        expected="every part, head and adapter key of the model",
         fix="save the model again, whole",
     )

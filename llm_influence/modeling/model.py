@@ -163,7 +163,7 @@ class InfluenceModel(nn.Module):
             DuplicateError: An item id is already known.
         """
         lexicon = self.encoder.lexicon.with_catalogue(self.catalogue.extend(items))
-        with adapter_off(self.body):
+        with inference(self), adapter_off(self.body):
             texts = text_vectors(self.backbone, list(items.texts))
         self.units.extend(texts)
         self.encoder = self.encoder.with_lexicon(lexicon)
@@ -224,11 +224,12 @@ class InfluenceModel(nn.Module):
         self, histories: Sequence[History], batch_size: int = 64
     ) -> Iterator[tuple[slice, Prediction]]:
         """Predictions of histories in batches, in order, with the rows that each covers."""
-        with inference(self):
-            for start in range(0, len(histories), batch_size):
-                part = histories[start : start + batch_size]
-                batch = collate(self.encoder.encode(part)).to(self.device)
-                yield slice(start, start + len(part)), self(batch)
+        for start in range(0, len(histories), batch_size):
+            part = histories[start : start + batch_size]
+            batch = collate(self.encoder.encode(part)).to(self.device)
+            with inference(self):  # not around the yield: it would reach into the caller
+                prediction = self(batch)
+            yield slice(start, start + len(part)), prediction
 
     def recommend(
         self,

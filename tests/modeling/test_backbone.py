@@ -1,0 +1,110 @@
+"""Backbones and the adapters on them."""
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoTokenizer, BartConfig, BartModel
+
+from llm_influence.errors import ModelError
+from llm_influence.modeling.adapters import adapter_off
+from llm_influence.modeling.backbone import load_backbone, text_vectors
+from llm_influence.modeling.model import InfluenceModel
+from tests import tiny
+
+KINDS = {"bert": "encoder", "gpt2": "decoder", "llama": "decoder"}
+
+
+@pytest.fixture(params=tiny.BACKBONES)
+def kind(request):
+    return request.param
+
+
+def test_a_backbone_knows_its_direction_width_and_context(kind):
+    backbone = load_backbone(tiny.backbone_folder(kind))
+    assert (backbone.kind, backbone.width, backbone.context) == (KINDS[kind], 32, 128)
+    assert backbone.model.dtype == torch.float32
+    assert not backbone.model.training
+
+
+def test_the_first_layers_alone_are_kept(kind):
+    source = tiny.backbone_folder(kind)
+    whole, short = load_backbone(source).model, load_backbone(source, layers=1).model
+    kept = short.state_dict()
+    assert len(kept) < len(whole.state_dict())
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, whole.state_dict()[name])
+    with pytest.raises(ModelError, match=r"model\.layers = 3.*2 layers"):
+        load_backbone(source, layers=3)
+
+
+def test_one_dropout_overrides_all_of_the_backbone(kind):
+    model = load_backbone(tiny.backbone_folder(kind), dropout=0.31).model
+    found = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+    found |= {
+        m.attention_dropout
+        for m in model.modules()
+        if isinstance(getattr(m, "attention_dropout", None), float)
+    }
+    assert found == {0.31}
+
+
+@pytest.mark.parametrize("source", ["no/such-model", "./no-such-folder"])
+def test_an_unknown_backbone_is_named(source):
+    with pytest.raises(ModelError, match=source) as raised:
+        load_backbone(source)
+    assert "minilm" in str(raised.value)
+
+
+def test_an_encoder_decoder_is_refused(tmp_path):
+    shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 50}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    wide = {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_position_embeddings": 32}
+    BartModel(BartConfig(**shape, **heads, **wide)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny.backbone_folder("gpt2")).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="encoder-decoder"):
+        load_backbone(str(tmp_path))
+
+
+def test_text_vectors_have_length_one_and_do_not_depend_on_batch_or_order(kind):
+    backbone = load_backbone(tiny.backbone_folder(kind))
+    texts = ["red lamp", "", "small old blue chair", "red lamp", "film"]
+    vectors = text_vectors(backbone, texts)
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(5))
+    assert torch.equal(vectors[0], vectors[3])
+    assert not torch.allclose(vectors[0], vectors[4], atol=1e-3)
+    one_by_one = text_vectors(backbone, texts[::-1], batch_size=1).flip(0)
+    torch.testing.assert_close(vectors, one_by_one, rtol=0, atol=1e-5)
+
+
+def test_lora_trains_updates_alone_and_can_be_switched_off(kind, log):
+    model = tiny.tiny_model(kind)
+    trained = {name for name, p in model.body.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert not any("pooler" in name for name in trained)
+    plain = InfluenceModel.build(tiny.run_config(kind), log).eval()  # its update is zero
+    ids = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
+
+    def states(body):
+        with torch.no_grad():
+            return body(inputs_embeds=ids).last_hidden_state
+
+    with adapter_off(model.body):
+        torch.testing.assert_close(states(model.body), states(plain.body), rtol=0, atol=1e-5)
+    assert not torch.allclose(states(model.body), states(plain.body), atol=1e-2)
+
+
+def test_a_frozen_backbone_has_heads_to_train_alone(kind, log):
+    config = tiny.run_config(kind, model={"adapter": {"kind": "frozen"}})
+    model = InfluenceModel.build(config, log)
+    assert not isinstance(model.body, PeftModel)
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"units", "item_head", "behavior_head"}
+    with adapter_off(model.body):
+        assert len(model.recommend(log.at(0), k=2)) == 2
+
+
+def test_targets_that_match_nothing_are_refused(log):
+    config = tiny.run_config(model={"adapter": {"targets": ["no_such_layer"]}})
+    with pytest.raises(ModelError, match=r"model\.adapter\.targets: No modules"):
+        InfluenceModel.build(config, log)

@@ -1,0 +1,35 @@
+"""Vectors of units."""
+
+import torch
+
+from llm_influence.modeling.units import UnitVectors
+
+
+def texts(rows, seed=0):
+    return torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed)) + 3
+
+
+def test_a_fresh_unit_is_its_words_without_the_shared_direction_at_the_given_length():
+    given = texts(9)
+    units = UnitVectors(given, 6, scale=2.5)
+    expected = torch.nn.functional.normalize(given - given.mean(0), dim=-1) * 2.5
+    torch.testing.assert_close(units(slice(None)), expected)
+    torch.testing.assert_close(units(torch.tensor([[1, 4]])), expected[[1, 4]][None])
+
+
+def test_extending_keeps_old_vectors_and_gives_new_ones_no_residual():
+    given = texts(9)
+    units = UnitVectors(given, 6)
+    with torch.no_grad():
+        units.residual += 0.5
+        units.project.weight += 0.1
+    before = units(slice(None)).detach()
+    units.extend(torch.cat([given[2:3], texts(2, seed=1)]))
+    after = units(slice(None)).detach()
+    assert len(units) == 12
+    torch.testing.assert_close(after[:9], before)
+    torch.testing.assert_close(after[9], before[2] - 0.5)  # same words, no residual
+    assert units.residual[9:].eq(0).all()
+    assert units.residual.requires_grad
+    assert not units.words.requires_grad
+    assert units.state_dict().keys() == UnitVectors(given, 6).state_dict().keys()
