@@ -110,7 +110,12 @@ class Encoder:
         """
         frames = [self.pieces.frame(history.user) for history in histories]
         frame_lengths = np.array([len(frame) for frame in frames], dtype=np.int64)
-        recent = [history.keep(slice(-self.max_events, None)) for history in histories]
+        recent = [
+            history.keep(slice(-self.max_events, None))
+            if len(history) > self.max_events
+            else history
+            for history in histories
+        ]
         columns = self.lexicon.columns(recent)
         dropped = self._overlong(histories, columns, self.max_tokens - frame_lengths)
         if dropped.any():  # gaps change where a history now begins: measure them again

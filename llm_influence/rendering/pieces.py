@@ -8,7 +8,8 @@ same question, so the encoder above them does not know the style.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from itertools import chain
+from typing import NoReturn, Protocol
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -105,10 +106,13 @@ class WordPieces:
         if self._chunks[slot].field is None:
             codes = np.zeros_like(codes)
         lengths = self._lengths[slot]
-        missing = np.unique(codes[lengths[codes] < 0])
-        if len(missing):
-            self._tokenise(slot, missing)
-        return self._starts[slot][codes], lengths[codes]
+        found = lengths[codes]
+        if len(found) and found.min() < 0:
+            met = np.zeros(len(lengths), dtype=bool)
+            met[codes] = True
+            self._tokenise(slot, np.flatnonzero(met & (lengths < 0)))
+            found = lengths[codes]
+        return self._starts[slot][codes], found
 
     def longest_start(self, slot: int) -> int:
         """See `Pieces.longest_start`: a gap then reads "start", all else stays."""
@@ -154,38 +158,45 @@ class WordPieces:
         encoded = self._tokenizer(
             [ANCHOR + piece for piece in pieces],
             add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
             return_offsets_mapping=True,
         )
-        ids, fields, cursor = [self.ids], [self.fields], len(self.ids)
-        for code, piece, tokens, offsets in zip(
-            codes, pieces, encoded["input_ids"], encoded["offset_mapping"], strict=True
-        ):
-            spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-            inside = spans[:, 1] > len(ANCHOR)
-            self._check_cut(piece, spans[inside])
-            ids.append(np.array(tokens, dtype=np.int64)[inside])
-            fields.append(_fields_of(chunk, words[code], spans[inside] - len(ANCHOR)))
-            self._starts[slot][code] = cursor
-            self._lengths[slot][code] = len(ids[-1])
-            cursor += len(ids[-1])
-        self.ids, self.fields = np.concatenate(ids), np.concatenate(fields)
+        counts = [len(tokens) for tokens in encoded["input_ids"]]
+        owner = np.repeat(np.arange(len(pieces)), counts)
+        ids = np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int64, len(owner))
+        offsets = chain.from_iterable(chain.from_iterable(encoded["offset_mapping"]))
+        spans = np.fromiter(offsets, np.int64, 2 * len(owner)).reshape(-1, 2) - len(ANCHOR)
+        inside = spans[:, 1] > 0
+        ids, spans, owner = ids[inside], spans[inside], owner[inside]
+        merged = spans[:, 0] < 0
+        if merged.any():
+            self._refuse(pieces[owner[int(np.argmax(merged))]])
+        word_lengths = np.array([len(words[code]) for code in codes], dtype=np.int64)
+        lengths = np.bincount(owner, minlength=len(pieces))
+        self._starts[slot][codes] = len(self.ids) + np.cumsum(lengths) - lengths
+        self._lengths[slot][codes] = lengths
+        self.ids = np.concatenate([self.ids, ids])
+        self.fields = np.concatenate([self.fields, _fields_of(chunk, word_lengths[owner], spans)])
 
-    def _check_cut(self, piece: str, spans: IntArray) -> None:
-        if len(spans) and spans[0, 0] < len(ANCHOR):
-            raise TemplateError(
-                f"the tokenizer merges {piece!r} with the word before it",
-                where=f"template {self._template.name!r}",
-                expected="a tokenizer that never merges across a space",
-                fix="use style 'token' with this backbone",
-            )
+    def _refuse(self, piece: str) -> NoReturn:
+        raise TemplateError(
+            f"the tokenizer merges {piece!r} with the word before it",
+            where=f"template {self._template.name!r}",
+            expected="a tokenizer that never merges across a space",
+            fix="use style 'token' with this backbone",
+        )
 
 
-def _fields_of(chunk: Chunk, word: str, spans: IntArray) -> IntArray:
-    """Field number of each token of a piece: those that touch the word, -1 for the rest."""
+def _fields_of(chunk: Chunk, word_lengths: IntArray, spans: IntArray) -> IntArray:
+    """(T,) field number of tokens at ``spans`` of their piece: of those that touch the word.
+
+    ``word_lengths`` has the length of each token's word; all other tokens have no field, -1.
+    """
     if chunk.field is None:
         return np.full(len(spans), -1, dtype=np.int64)
     begin = 1 + len(chunk.prefix)  # 1: the leading space
-    touches = (spans[:, 0] < begin + len(word)) & (spans[:, 1] > begin)
+    touches = (spans[:, 0] < begin + word_lengths) & (spans[:, 1] > begin)
     return np.where(touches, FIELDS.index(chunk.field), -1)
 
 
