@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -179,7 +178,7 @@ def _best_unseen(model: InfluenceModel, histories: Sequence[History]) -> list[in
         codes = [model.encoder.lexicon.item_codes(history) for history in histories[rows]]
         scores = logits.masked_fill(seen_items(codes, logits.shape[1]), -torch.inf)
         best.extend(scores.argmax(dim=1).tolist())
-        if not np.isfinite(scores.amax(dim=1)).all():
+        if not torch.isfinite(scores.amax(dim=1)).all():
             raise ExplanationError(
                 "a history holds every item of the catalogue",
                 where="target 'top1'",

@@ -1,0 +1,91 @@
+"""The command line, as a user types it."""
+
+import pytest
+from typer.testing import CliRunner
+
+from llm_influence import cli
+from llm_influence.attribution.explainer import METHODS
+from llm_influence.config import RunConfig
+from llm_influence.data.splits import split_log
+from llm_influence.influence.table import read_tables
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder around an untrained tiny model."""
+    folder, log = tmp_path_factory.mktemp("run"), tiny.small_log()
+    tiny.tiny_model().save_pretrained(folder)
+    split_log(log).save(folder / "split")
+    tiny.run_config().save(folder / "run.yaml")
+    return folder
+
+
+def call(*words):
+    return CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=False)
+
+
+def test_evaluate_prints_the_model_beside_both_baselines(run):
+    output = call("evaluate", "--model", run).output
+    assert "ndcg@10" in output
+    for system in ("llm_influence", "item-kNN", "popularity"):
+        assert system in output
+
+
+def test_explain_then_report_gives_one_page_with_every_method(run, tmp_path):
+    for method in ("leave_one_out", "recency"):
+        result = call(
+            "explain", "--model", run, "--out", tmp_path / method, "--method", method, "--seed", 3
+        )
+        assert result.exit_code == 0
+    table = read_tables(tmp_path / "leave_one_out")
+    assert set(table["user_id"].to_pylist()) == {f"u{i}" for i in range(12)}
+    assert set(table["seed"].to_pylist()) == {3}
+    page = tmp_path / "page.html"
+    folders = ["--influence", tmp_path / "leave_one_out", "--influence", tmp_path / "recency"]
+    assert call("report", "--model", run, *folders, "--out", page).exit_code == 0
+    assert "leave_one_out" in page.read_text(encoding="utf-8")
+
+
+def test_explain_reads_another_log_and_a_methods_own_options(run, tmp_path):
+    import pyarrow.parquet as pq
+
+    pq.write_table(tiny.events_table(users=3, seed=9), tmp_path / "new.parquet")
+    words = ["--log", tmp_path / "new.parquet", "--method", "integrated_gradients"]
+    result = call("explain", "--model", run, "--out", tmp_path / "o", *words, "--option", "steps=4")
+    assert result.exit_code == 0
+    assert set(read_tables(tmp_path / "o")["passes"].to_pylist()) == {2 * 4 + 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "shapely"], "unknown method 'shapely'"),
+        (["--option", "steps=2"], "unknown option 'steps'"),
+        (["--option", "steps"], "cannot read 'steps'"),
+        (["--removal", "erase"], "removal 'erase'"),
+        (["--target", "item:none"], "'none' is no item"),
+        (["--log", "missing.parquet"], "missing.parquet"),
+    ],
+)
+def test_a_users_mistake_is_one_plain_line(run, tmp_path, monkeypatch, capsys, words, message):
+    command = ["llm-influence", "explain", "--model", str(run), "--out", str(tmp_path / "o")]
+    monkeypatch.setattr("sys.argv", [*command, *words])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_methods_lists_every_method_with_its_caution():
+    output = call("methods").output
+    for spec in METHODS.values():
+        assert spec.name in output
+        assert spec.caution in output
+
+
+def test_the_shipped_configuration_is_the_default_one():
+    shipped = RunConfig.load("configs/movielens_100k.yaml")
+    assert shipped == RunConfig(output=shipped.output)
