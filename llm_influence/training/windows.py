@@ -35,7 +35,8 @@ class Window:
 class WindowDataset(Dataset[Window]):
     """Windows of all users, cut backwards from each user's last event, so the newest is full.
 
-    The last training event of a user is a label alone: nothing follows it to be predicted.
+    The last training event of a user is a label alone: nothing follows it to be predicted. A
+    user's only event is predicted from the frame.
 
     Args:
         log: Events of training.
@@ -45,7 +46,7 @@ class WindowDataset(Dataset[Window]):
     def __init__(self, log: BehaviorLog, encoder: Encoder) -> None:
         self.log = log
         stops = np.diff(log.offsets) - 1
-        users = np.flatnonzero(stops > 0)
+        users = np.arange(len(log))
         self.windows: list[Window] = []
         while len(users):
             encoded = encoder.encode([log.at(int(user), int(stops[user])) for user in users])

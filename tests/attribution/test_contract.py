@@ -1,0 +1,160 @@
+"""What every registered method promises, on every backbone family and rendering style."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from llm_influence import Contrast, Explainer
+from llm_influence.attribution.explainer import METHODS
+from llm_influence.influence import Influence
+from llm_influence.modeling.model import InfluenceModel
+from tests import tiny
+from tests.attribution.stand_ins import bag_model, typed, weights
+
+CASES = [(name, r) for name, spec in METHODS.items() for r in spec.removals or (None,)]
+OPTIONS = {"integrated_gradients": {"steps": 6}}
+USERS = ("u0", "u7", "u2")  # 4, 11 (longer than the context) and 6 events
+
+every_case = pytest.mark.parametrize(("method", "removal"), CASES)
+in_target_units = pytest.mark.parametrize(
+    ("method", "removal", "options"),
+    [
+        (name, removal, {"baseline": "zero"} if name == "integrated_gradients" else {})
+        for name, removal in CASES
+        if METHODS[name].units == "target"
+    ],
+)
+
+
+def explainer(model: InfluenceModel, method: str, removal: str | None, **how: int) -> Explainer:
+    return Explainer(model, method, removal=removal, **OPTIONS.get(method, {}), **how)
+
+
+@functools.cache
+def explained(model: InfluenceModel, method: str, removal: str | None) -> list[Influence]:
+    log = tiny.small_log()
+    return explainer(model, method, removal, seed=5).explain([log.history(u) for u in USERS])
+
+
+def assert_same(ours: Influence, theirs: Influence, tolerance: float = 1e-4) -> None:
+    scale = max(1.0, np.abs(theirs.scores).max())
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=tolerance * scale)
+    for name in ("frame_score", "base_value", "full_value"):
+        assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=tolerance * scale)
+    assert ours.target_id == theirs.target_id
+    assert ours.quality.passes == theirs.quality.passes
+
+
+@every_case
+def test_every_event_gets_a_finite_score_and_the_card_says_how(model, log, method, removal):
+    for user, found in zip(USERS, explained(model, method, removal), strict=True):
+        history = log.history(user)
+        assert np.isfinite(found.scores).all()
+        assert len(found.scores) == len(found.events)
+        assert [event.item for event in found.events] == history.item_ids()[-len(found.events) :]
+        assert found.quality.left_out == len(history) - len(found.events)
+        assert found.quality.method == method
+        assert found.quality.removal == (removal or "none")
+        assert found.quality.units == METHODS[method].units
+        assert found.quality.seed == 5
+        assert found.quality.passes >= 2
+
+
+@every_case
+def test_batch_and_padding_change_nothing(model, log, method, removal):
+    for user, together in zip(USERS, explained(model, method, removal), strict=True):
+        alone = explainer(model, method, removal, seed=5, batch_size=1).explain(log.history(user))
+        assert_same(alone, together)
+
+
+@every_case
+def test_the_same_seed_gives_the_same_scores(model, log, method, removal):
+    again = explainer(model, method, removal, seed=5).explain([log.history(u) for u in USERS])
+    for ours, theirs in zip(again, explained(model, method, removal), strict=True):
+        np.testing.assert_array_equal(ours.scores, theirs.scores)
+
+
+@every_case
+def test_a_model_in_training_is_explained_without_dropout_and_left_as_it_was(
+    model, log, method, removal
+):
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    attention = model.body.config._attn_implementation
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    try:
+        found = explainer(model, method, removal, seed=5).explain(log.history("u0"))
+        assert all(module.training for module in model.modules())
+    finally:
+        model.eval()
+    assert_same(found, explained(model, method, removal)[0])
+    assert model.body.config._attn_implementation == attention
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@every_case
+def test_the_completeness_gap_is_what_the_scores_lack(model, method, removal):
+    for found in explained(model, method, removal):
+        moved = found.full_value - found.base_value
+        total = found.scores.sum() + found.frame_score
+        assert found.quality.completeness_gap == pytest.approx(abs(total - moved) / abs(moved))
+
+
+# --- truths that hold on a model whose answer is a sum over events --------------------------
+
+
+@in_target_units
+def test_scores_are_the_weights_of_a_linear_model(method, removal, options):
+    model, history = bag_model(), typed("i3", "i9", "i4", "i12")
+    found = Explainer(model, method, removal=removal, **options).explain(
+        history, Contrast("i5", "i6")
+    )
+    known = weights(model, history, "i5", "i6")
+    assert np.abs(known).min() > 1e-2
+    np.testing.assert_allclose(found.scores, known, rtol=1e-3, atol=1e-4)
+
+
+@in_target_units
+def test_an_event_without_effect_gets_nothing(method, removal, options):
+    model = bag_model()
+    row = model.first_item + int(model.catalogue.index(["i9"])[0])
+    with torch.no_grad():
+        model.units.words[row] = 0
+        model.units.residual[row] = 0
+    found = Explainer(model, method, removal=removal, **options).explain(
+        typed("i3", "i9", "i4"), "i5"
+    )
+    assert found.scores[1] == 0
+    assert np.abs(found.scores[[0, 2]]).min() > 1e-3
+
+
+@in_target_units
+def test_the_same_event_twice_gets_the_same_twice(method, removal, options):
+    found = Explainer(bag_model(), method, removal=removal, **options).explain(
+        typed("i9", "i3", "i9", "i4"), "i5"
+    )
+    assert found.scores[0] == pytest.approx(found.scores[2], rel=1e-3)
+    assert abs(found.scores[0] - found.scores[1]) > 1e-3
+
+
+@in_target_units
+def test_a_prediction_that_ignores_the_history_gives_nothing_to_any_event(
+    model, log, method, removal, options
+):
+    held = model.item_head.project.weight.detach().clone()
+    with torch.no_grad():
+        model.item_head.project.weight.zero_()
+        model.item_head.project.bias.add_(1.0)
+    try:
+        found = Explainer(model, method, removal=removal, **options).explain(log.history("u0"))
+    finally:
+        with torch.no_grad():
+            model.item_head.project.weight.copy_(held)
+            model.item_head.project.bias.sub_(1.0)
+    np.testing.assert_array_equal(found.scores, 0)
+    assert np.isnan(found.quality.completeness_gap)

@@ -1,0 +1,88 @@
+"""Histories in, records out."""
+
+import numpy as np
+import pytest
+
+from llm_influence.attribution.explainer import METHODS, Explainer
+from llm_influence.errors import ExplanationError
+from llm_influence.influence.record import Influence
+from llm_influence.types import Event, History
+
+
+def test_one_history_a_list_and_a_whole_log_give_the_same_records(bert, log):
+    explainer = Explainer(bert, "leave_one_out", batch_size=5)
+    whole = explainer.explain(log)
+    listed = explainer.explain(list(log))
+    assert [i.user_id for i in whole] == [h.user_id for h in log]
+    assert len(whole) == len(listed) == len(log)
+    for a, b in zip(whole, listed, strict=True):
+        np.testing.assert_array_equal(a.scores, b.scores)
+        assert list(a.events) == list(b.events)
+    one = explainer.explain(log.at(7))
+    assert isinstance(one, Influence)
+    np.testing.assert_allclose(one.scores, whole[7].scores, atol=1e-4)
+    assert explainer.explain([]) == []
+
+
+def test_events_carry_their_titles(bert, log):
+    influence = Explainer(bert, "recency").explain(log.at(0), "i7")
+    titles = dict(zip(bert.catalogue.ids.to_pylist(), bert.catalogue.titles, strict=True))
+    assert [e.title for e in influence.events] == [titles[e.item] for e in influence.events]
+    assert (influence.target, influence.target_id) == ("item", "i7")
+    assert influence.target_name == titles["i7"]
+
+
+def test_events_before_the_context_are_counted_and_still_count_as_seen(bert, log):
+    recent = log.at(9).keep(slice(-8, None))
+    best, second = bert.recommend(recent, 2)
+    ids = set(recent.item_ids()) | {best.item, second.item}
+    other = next(item for item in bert.catalogue.ids.to_pylist() if item not in ids)
+    old = [Event(item, "click", 10) for item in (best.item, other)]
+    whole = History.from_events("u", [*old, *recent.events()], recent.user)
+    influence = Explainer(bert, "leave_one_out").explain(whole)
+    assert influence.quality.left_out == 2
+    assert [e.item for e in influence.events] == recent.item_ids()
+    assert influence.target_id == second.item == bert.recommend(whole, 1)[0].item
+    same = Explainer(bert, "leave_one_out").explain(recent, second.item)
+    np.testing.assert_allclose(influence.scores, same.scores, atol=1e-4)
+    assert same.quality.left_out == 0
+
+
+def test_a_history_without_events_is_refused_and_its_user_named(bert, log):
+    bert.train()
+    try:
+        with pytest.raises(ExplanationError, match=r"user 'nobody'.*no event"):
+            Explainer(bert).explain([log.at(0), History.from_events("nobody", [])])
+        with pytest.raises(ExplanationError, match="no item"):
+            Explainer(bert).explain(log.at(0), "i99")
+        assert bert.training  # put back after an error too
+    finally:
+        bert.eval()
+
+
+def test_an_unknown_method_is_named_with_all_methods(bert):
+    with pytest.raises(ExplanationError) as raised:
+        Explainer(bert, "leave_one_ou")
+    assert all(repr(name) in str(raised.value) for name in METHODS)
+    assert "mean 'leave_one_out'" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "named"),
+    [
+        ("integrated_gradients", {"step": 4}, ["'step'", "'baseline', 'steps'", "mean 'steps'"]),
+        ("recency", {"steps": 4}, ["'steps'", "no options"]),
+        ("leave_one_out", {"removal": "dropp"}, ["'dropp'", "'drop', 'mask'", "mean 'drop'"]),
+        ("input_x_gradient", {"removal": "drop"}, ["'drop'", "removes nothing"]),
+    ],
+)
+def test_an_unknown_option_or_removal_is_named_with_the_valid_ones(bert, method, arguments, named):
+    with pytest.raises(ExplanationError) as raised:
+        Explainer(bert, method, **arguments)
+    assert all(part in str(raised.value) for part in [method, *named])
+
+
+def test_the_options_of_a_method_are_read_from_its_signature():
+    assert dict(METHODS["integrated_gradients"].options) == {"steps": 32, "baseline": "mean"}
+    assert dict(METHODS["recency"].options) == {}
+    assert all(name == spec.name for name, spec in METHODS.items())

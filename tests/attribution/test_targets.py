@@ -1,0 +1,124 @@
+"""What can be explained, and how it is named."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.targets import Behavior, Contrast, Item, bind, parse_target
+from llm_influence.data import BehaviorLog
+from llm_influence.errors import ExplanationError
+from llm_influence.modeling.model import InfluenceModel, log_odds
+from llm_influence.types import Event, History
+from tests import tiny
+
+
+def values(target, model, histories):
+    bound = bind(target, model, histories)
+    ((_, prediction),) = model.predict(histories)
+    return bound.values(prediction, torch.arange(len(histories))), prediction
+
+
+def test_top1_is_each_historys_own_first_recommendation(model, log):
+    histories = list(log)
+    bound = bind("top1", model, histories)
+    best = [model.recommend(history, 1)[0] for history in histories]
+    assert list(bound.ids) == [r.item for r in best]
+    assert list(bound.names) == [r.title for r in best]
+    assert len(set(bound.ids)) > 1
+    found, _ = values("top1", model, histories)
+    assert found.tolist() == pytest.approx([r.log_odds for r in best], abs=1e-4)
+
+
+def test_an_item_and_a_behaviour_are_log_odds(model, log):
+    histories = [log.at(0), log.at(9)]
+    for target in ("i7", Item("i7")):
+        found, prediction = values(target, model, histories)
+        torch.testing.assert_close(found, log_odds(prediction.item_logits, torch.tensor([7, 7])))
+    for target in ("cart", Behavior("cart")):
+        found, prediction = values(target, model, histories)
+        code = model.encoder.lexicon.behaviors.index("cart")
+        p = prediction.behavior_logits.double().softmax(-1)[:, code]
+        torch.testing.assert_close(found.double(), torch.log(p / (1 - p)), rtol=0, atol=1e-4)
+
+
+def test_a_contrast_is_a_difference_of_logits_and_antisymmetric(model, log):
+    histories = [log.at(0), log.at(9)]
+    found, prediction = values(Contrast("i7", "i2"), model, histories)
+    torch.testing.assert_close(found, prediction.item_logits[:, 7] - prediction.item_logits[:, 2])
+    turned, _ = values(Contrast("i2", "i7"), model, histories)
+    assert torch.equal(found, -turned)
+    explainer = Explainer(model, "leave_one_out")
+    one, other = (explainer.explain(log.at(0), Contrast(*p)) for p in (("i7", "i2"), ("i2", "i7")))
+    np.testing.assert_allclose(one.scores, -other.scores, atol=1e-5)
+    assert (one.target, one.target_id) == ("contrast", "i7 over i2")
+    titles = model.catalogue.titles
+    assert one.target_name == f"{titles[7]} over {titles[2]}"
+
+
+def test_items_without_a_title_are_named_by_their_id():
+    log = BehaviorLog.read(tiny.events_table())
+    config = tiny.run_config("bert", rendering={"template": "item"})
+    model = InfluenceModel.build(config, log).eval()
+    assert list(bind("i7", model, [log.at(0)]).names) == ["i7"]
+    assert list(bind(Contrast("i7", "i2"), model, [log.at(0)]).names) == ["i7 over i2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("top1", "top1"),
+        ("item:42", Item("42")),
+        ("item:a:b", Item("a:b")),
+        ("behavior:click", Behavior("click")),
+        ("contrast:42,50", Contrast("42", "50")),
+        ("i7", "i7"),
+        ("urn:7", "urn:7"),
+    ],
+)
+def test_a_target_is_read_from_text(text, target):
+    assert parse_target(text) == target
+
+
+@pytest.mark.parametrize("text", ["contrast:", "contrast:42", "contrast:,50", "contrast:42,"])
+def test_half_a_contrast_is_refused(text):
+    with pytest.raises(ExplanationError, match="contrast:CHOSEN,OTHER"):
+        parse_target(text)
+
+
+def test_a_name_of_both_an_item_and_a_behaviour_must_be_made_clear():
+    def renamed(table):
+        ids = ["click" if item == "i0" else item for item in table["item_id"].to_pylist()]
+        place = table.column_names.index("item_id")
+        return table.set_column(place, "item_id", pa.array(ids))
+
+    log = BehaviorLog.read(
+        renamed(tiny.events_table()), items=renamed(tiny.items_table()), users=tiny.users_table()
+    )
+    model = InfluenceModel.build(tiny.run_config("bert"), log).eval()
+    with pytest.raises(ExplanationError, match=r"both.*Item\('click'\).*Behavior\('click'\)"):
+        bind("click", model, [log.at(0)])
+    assert bind(Item("click"), model, [log.at(0)]).kind == "item"
+    assert bind(Behavior("click"), model, [log.at(0)]).kind == "behavior"
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("clik", ["'clik'", "'top1'", "30 item ids", "'cart', 'click', 'purchase'"]),
+        (Item("i99"), ["'i99'", "add_items"]),
+        (Contrast("i1", "i99"), ["'i99'"]),
+        (Behavior("purchse"), ["'purchse'", "'cart', 'click', 'purchase'", "mean 'purchase'"]),
+    ],
+)
+def test_an_unknown_target_is_named_with_the_valid_ones(bert, log, target, named):
+    with pytest.raises(ExplanationError) as raised:
+        bind(target, bert, [log.at(0)])
+    assert all(part in str(raised.value) for part in named)
+
+
+def test_top1_needs_an_unseen_item(bert):
+    every = History.from_events("u", [Event(f"i{i}", "click", i) for i in range(30)])
+    with pytest.raises(ExplanationError, match=r"every item.*unseen"):
+        bind("top1", bert, [every])

@@ -1,0 +1,92 @@
+"""Popularity and item-kNN on a log small enough to count by hand."""
+
+import math
+
+import pytest
+import torch
+
+from llm_influence.config import EvaluationConfig
+from llm_influence.data import BehaviorLog
+from llm_influence.data.splits import split_log
+from llm_influence.evaluation.baselines import ItemKNN, Popularity, best_item_knn
+from llm_influence.evaluation.comparison import as_text, compare
+from llm_influence.evaluation.ranking import evaluate
+from tests import tiny
+
+
+def log_of(*histories: str) -> BehaviorLog:
+    """One user a word, one event a letter; items are a, b, c, d in this order."""
+    rows = [
+        (f"u{user}", letter, 100 * place)
+        for user, word in enumerate(histories)
+        for place, letter in enumerate(word)
+    ]
+    names = ("user_id", "item_id", "timestamp")
+    table = tiny.pa.table(dict(zip(names, zip(*rows, strict=True), strict=True)))
+    return BehaviorLog.read(table, items=tiny.pa.table({"item_id": ["a", "b", "c", "d"]}))
+
+
+def test_popularity_counts_events_the_same_for_everyone():
+    log = log_of("abc", "ab", "aca")
+    scores = Popularity(log).scores([log.at(0), log.at(1)])
+    assert scores.tolist() == [[4, 2, 2, 0]] * 2
+
+
+def test_item_knn_sums_cosines_of_shared_users():
+    log = log_of("abab", "ab", "ac", "d")
+    scores = ItemKNN(log, neighbours=4).scores([log.at(1), log.at(3)])
+    ab, ac = 2 / math.sqrt(3 * 2), 1 / math.sqrt(3 * 1)
+    torch.testing.assert_close(scores[0], torch.tensor([ab, ab, ac, 0]))
+    assert scores[1].tolist() == [0, 0, 0, 0]
+
+
+def test_item_knn_counts_only_the_nearest_neighbours():
+    log = log_of("ab", "ab", "ac")
+    scores = ItemKNN(log, neighbours=1).scores([log.at(2)])[0]
+    assert scores[2] == 0  # c is near a, but b is nearer
+    assert scores[1] == pytest.approx(2 / math.sqrt(3 * 2))
+
+
+def test_an_item_that_stands_twice_in_a_history_counts_twice():
+    log = log_of("aab", "ab")
+    once, twice = ItemKNN(log, 4).scores([log.at(1), log.at(0)])
+    assert once[1] == pytest.approx(1)
+    assert twice[1] == pytest.approx(2)
+
+
+def test_an_item_knn_scores_an_empty_history_with_zeros():
+    log = log_of("ab", "ab")
+    assert ItemKNN(log, 4).scores([log.at(0, 0)]).tolist() == [[0, 0, 0, 0]]
+
+
+def test_baselines_answer_the_protocol():
+    """Everyone walks a, b, c, d: with a, b, c seen, d alone is left; popularity ties otherwise."""
+    split = split_log(log_of("abcd", "abcd", "abcd"))
+    config = EvaluationConfig()
+    for system in (Popularity(split.train), ItemKNN(split.train, 4)):
+        assert evaluate(system, split.test, config)[1].tolist() == [1, 1, 1]
+    with_seen = EvaluationConfig(exclude_seen=False)
+    assert evaluate(Popularity(split.train), split.test, with_seen)[1].tolist() == [4, 4, 4]
+
+
+def test_the_number_of_neighbours_is_chosen_on_validation():
+    split = split_log(tiny.small_log(users=40))
+    config = EvaluationConfig()
+    best = best_item_knn(split.train, split.validation, config)
+    reached = evaluate(best, split.validation, config)[0]["ndcg@10"]
+    for neighbours in (10, 20, 50):
+        tried = evaluate(ItemKNN(split.train, neighbours), split.validation, config)[0]
+        assert tried["ndcg@10"] <= reached
+
+
+def test_a_model_stands_beside_the_baselines_on_the_same_rows():
+    split = split_log(tiny.small_log())
+    records = compare(tiny.tiny_model(), split, EvaluationConfig())
+    assert records[0]["system"] == "llm_influence"
+    assert records[1]["system"].startswith("item-kNN (")
+    popular = evaluate(Popularity(split.train), split.test, EvaluationConfig())[0]
+    assert records[2] == {"system": "popularity", "split": "test", **popular}
+    lines = as_text(records).splitlines()
+    assert len(lines) == 5
+    assert f"{popular['mrr']:.4f}" in lines[4]
+    assert lines[0].index("mrr") == lines[4].index(f"{popular['mrr']:.4f}")

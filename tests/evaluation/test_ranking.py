@@ -1,0 +1,126 @@
+"""Ranks and metrics against what a sort and a sheet of paper say."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_influence.config import EvaluationConfig
+from llm_influence.data.splits import split_log
+from llm_influence.evaluation.ranking import (
+    MISSED,
+    ModelRecommender,
+    evaluate,
+    protocol,
+    ranking_metrics,
+    seen_items,
+    target_ranks,
+)
+from tests import tiny
+
+
+@given(
+    scores=st.lists(st.integers(0, 3), min_size=1, max_size=9),
+    seen=st.integers(0, 2**9 - 1),
+    target=st.integers(0, 8),
+)
+def test_a_rank_is_the_place_in_the_sorted_list_of_candidates(scores, seen, target):
+    """Few distinct scores, so that most are tied."""
+    size = len(scores)
+    target %= size
+    left_out = {item for item in range(size) if seen >> item & 1}
+    candidates = [item for item in range(size) if item not in left_out]
+    order = sorted(candidates, key=lambda item: (-scores[item], item))
+    expected = order.index(target) + 1 if target in order else MISSED
+    mask = torch.tensor([[item in left_out for item in range(size)]])
+    ranks = target_ranks(torch.tensor([scores]).float(), torch.tensor([target]), mask)
+    assert ranks.tolist() == [expected]
+    full = sorted(range(size), key=lambda item: (-scores[item], item))
+    ranks = target_ranks(torch.tensor([scores]).float(), torch.tensor([target]))
+    assert ranks.tolist() == [full.index(target) + 1]
+
+
+def test_seen_items_are_those_of_each_history():
+    codes = [np.array([2, 0, 2], np.int32), np.array([], np.int32)]
+    assert seen_items(codes, 4).tolist() == [[True, False, True, False], [False] * 4]
+
+
+def test_metrics_have_their_closed_forms():
+    metrics = ranking_metrics(np.array([1, 3, 10, 11, MISSED]), cutoff=10)
+    assert metrics == pytest.approx(
+        {
+            "hr@10": 3 / 5,
+            "ndcg@10": (1 + 1 / 2 + 1 / math.log2(11)) / 5,
+            "mrr": (1 + 1 / 3 + 1 / 10 + 1 / 11) / 5,
+        }
+    )
+    assert ranking_metrics(np.array([1, 1]), cutoff=1) == {"hr@1": 1, "ndcg@1": 1, "mrr": 1}
+    assert ranking_metrics(np.array([MISSED]), cutoff=5) == {"hr@5": 0, "ndcg@5": 0, "mrr": 0}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return split_log(tiny.small_log(users=40)).test
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_a_rank_is_the_place_among_the_recommendations(model, rows, exclude_seen):
+    config = EvaluationConfig(exclude_seen=exclude_seen, batch_size=7)
+    ranks = evaluate(ModelRecommender(model), rows, config)[1]
+    assert len(ranks) == len(rows)
+    for row, rank in enumerate(ranks):
+        best = model.recommend(rows.history(row), k=30, exclude_seen=exclude_seen)
+        target = model.catalogue.ids[int(rows.target_items[row])].as_py()
+        assert best[rank - 1].item == target
+
+
+class Favours:
+    """Scores the item that is asked for highest of all."""
+
+    name = "oracle"
+
+    def __init__(self, rows):
+        self.answers = {id_of(rows.history(n)): rows.target_items[n] for n in range(len(rows))}
+
+    def scores(self, histories):
+        scores = torch.zeros(len(histories), 30)
+        for row, history in enumerate(histories):
+            scores[row, int(self.answers[id_of(history)])] = 1
+        return scores
+
+
+def id_of(history):
+    return history.user_id, len(history)
+
+
+def test_a_repeated_item_is_a_miss_where_seen_items_are_left_out():
+    table = tiny.events_table(users=2)
+    items = table["item_id"].to_pylist()
+    items[3] = items[0]  # u0 has four events; the last repeats the first
+    table = table.set_column(1, "item_id", [items])
+    log = tiny.BehaviorLog.read(table, items=tiny.items_table())
+    test = split_log(log).test
+    assert evaluate(Favours(test), test, EvaluationConfig())[1].tolist() == [MISSED, 1]
+    counted = evaluate(Favours(test), test, EvaluationConfig(exclude_seen=False))
+    assert counted[1].tolist() == [1, 1]
+    assert evaluate(Favours(test), test, EvaluationConfig())[0]["hr@10"] == 0.5
+
+
+def test_metrics_do_not_depend_on_the_batches_and_follow_the_cutoff(model, rows):
+    one, all_at_once = (
+        evaluate(ModelRecommender(model), rows, EvaluationConfig(batch_size=size, cutoff=3))
+        for size in (1, 64)
+    )
+    assert one[1].tolist() == all_at_once[1].tolist()
+    assert one[0] == ranking_metrics(one[1], 3)
+
+
+def test_the_protocol_says_what_was_measured(rows):
+    said = protocol(rows, EvaluationConfig(exclude_seen=False, cutoff=5))
+    assert said["rows"] == 40
+    assert said["candidates"] == "all 30 items of the catalogue"
+    assert said["seen_items"] == "candidates as well"
+    assert said["cutoff"] == 5

@@ -1,0 +1,124 @@
+"""One configuration for files, Python and the command line, and what it refuses."""
+
+import pytest
+import torch
+import yaml
+
+from llm_influence.config import RunConfig, TrainConfig
+from llm_influence.errors import ConfigError
+from llm_influence.training.trainer import wants_bf16
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / "run.yaml"
+
+    def write(text):
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_overrides_in_both_spellings_win_over_the_file(written):
+    path = written("output: here\ntrain: {epochs: 2, seed: 3, batch_size: 8}\n")
+    config = RunConfig.load(path, ["--train.epochs", "4", "--train.batch_size=16", "--output=a=b"])
+    assert (config.train.epochs, config.train.batch_size, config.train.seed) == (4, 16, 3)
+    assert config.output == "a=b"
+    assert config.rendering == RunConfig().rendering
+
+
+def test_overrides_reach_sections_that_the_file_does_not_have():
+    config = RunConfig.load(
+        None, ["--model.adapter.rank", "2", "--data.split.kind=global_time", "--data.items=i.csv"]
+    )
+    assert config.model.adapter.rank == 2
+    assert config.data.split.kind == "global_time"
+    assert config.data.items == "i.csv"
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1E-4", "0.0001"])
+def test_numbers_that_yaml_reads_as_text_are_numbers(written, number):
+    path = written(f"train: {{learning_rate: {number}}}\n")
+    assert RunConfig.load(path).train.learning_rate == 0.0001
+    assert RunConfig.load(None, ["--train.learning_rate", number]).train.learning_rate == 0.0001
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epoch: 3}", r"unknown option 'train.epoch'.*did you mean 'epochs'"),
+        ("trian: {epochs: 3}", r"unknown option 'trian'.*did you mean 'train'"),
+        ("model: {adapter: {rnk: 3}}", r"'model.adapter.rnk'.*did you mean 'rank'"),
+        ("train: {epochs: many}", r"train.epochs is 'many'.*valid number"),
+        ("train: {epochs: 0}", r"train.epochs is 0.*greater than 0"),
+        ("rendering: {style: words}", r"rendering.style is 'words'.*'token' or 'text'"),
+        ("train: 3", r"train is 3"),
+        ("[train, model]", r"the top level is a list"),
+        ("train: {", r"not YAML"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_with_the_file(written, text, message):
+    path = written(text)
+    with pytest.raises(ConfigError, match=rf"(?s)run\.yaml: .*{message}"):
+        RunConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train.epoch", "3"], "'train.epoch'.*did you mean 'epochs'"),
+        (["--train.epochs"], "cannot read '--train.epochs'"),
+        (["train.epochs", "3"], "cannot read 'train.epochs'"),
+        (["--train.epochs.more", "3"], r"train.epochs is \{'more': 3\}"),
+        (["--output.name", "x"], r"output is \{'name': 'x'\}"),
+        (["--train.epochs", "4", "left over"], "cannot read 'left over'"),
+    ],
+)
+def test_a_wrong_override_is_refused(words, message):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        RunConfig.load(None, words)
+
+
+@pytest.mark.xfail(strict=True, raises=yaml.YAMLError, reason="the parser's own error comes out")
+def test_an_override_that_is_no_yaml_is_refused():
+    with pytest.raises(ConfigError, match="report_to"):
+        RunConfig.load(None, ["--train.report_to", "[wandb"])
+
+
+def test_an_override_below_a_value_of_the_file_is_refused(written):
+    with pytest.raises(ConfigError, match="'output' is a value, not a section"):
+        RunConfig.load(written("output: here"), ["--output.name", "x"])
+
+
+def test_a_missing_file_is_refused_with_its_path(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
+        RunConfig.load(tmp_path / "absent.yaml")
+
+
+def test_an_empty_file_is_the_defaults(written):
+    assert RunConfig.load(written("")) == RunConfig()
+
+
+def test_a_saved_configuration_comes_back_whole(tmp_path):
+    config = RunConfig.load(
+        None, ["--data.columns", "{user_id: käufer}", "--train.warmup=0.25", "--model.layers=2"]
+    )
+    path = tmp_path / "run.yaml"
+    config.save(path)
+    assert RunConfig.load(path) == config
+    assert set(yaml.safe_load(path.read_text())) == set(RunConfig.model_fields)
+
+
+def test_a_configuration_never_changes_once_read():
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().train.epochs = 9
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_precision_auto_asks_the_chip_and_a_named_one_does_not(monkeypatch, able):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
+    assert wants_bf16(TrainConfig(precision="auto")) is able
+    assert wants_bf16(TrainConfig(precision="bf16")) is True
+    assert wants_bf16(TrainConfig(precision="fp32")) is False

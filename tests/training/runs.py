@@ -1,0 +1,59 @@
+"""Small runs from files, and what they leave on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llm_influence.config import RunConfig
+from tests import tiny
+
+NO_DROPOUT = {"dropout": 0.0, "adapter": {"rank": 4, "dropout": 0.0}}
+
+
+def config_in(
+    folder: Path,
+    events: pa.Table | None = None,
+    *,
+    kind: str = "bert",
+    style: str = "token",
+    **sections: dict,
+) -> RunConfig:
+    """A run on a log written to ``folder``, its output beside the log."""
+    pa.parquet.write_table(
+        tiny.events_table() if events is None else events, folder / "log.parquet"
+    )
+    pa.parquet.write_table(tiny.items_table(), folder / "items.parquet")
+    data = {"source": str(folder / "log.parquet"), "items": str(folder / "items.parquet")}
+    sections["data"] = {**data, **sections.get("data", {})}
+    config = tiny.run_config(kind, style, **sections)
+    return config.model_copy(update={"output": str(folder / "run")})
+
+
+def walk_events(users: int, length: int = 8, items: int = 30) -> pa.Table:
+    """A log that is easy to predict: item n is always followed by item n + 1."""
+    steps = np.arange(users * length) % length
+    first = np.repeat(np.arange(users) * 7, length)
+    return pa.table(
+        {
+            "user_id": [f"u{n}" for n in np.repeat(np.arange(users), length)],
+            "item_id": [f"i{n}" for n in (first + steps) % items],
+            "timestamp": 1_000_000 + 3600 * steps,
+        }
+    )
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """All trained weights of a model folder or checkpoint."""
+    return {
+        **load_file(folder / "heads.safetensors"),
+        **load_file(folder / "adapter" / "adapter_model.safetensors"),
+    }
+
+
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)

@@ -1,0 +1,211 @@
+"""Whole runs: what they write, what they learn, how they go on after a break."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from llm_influence.config import RunConfig
+from llm_influence.data.sources import open_data
+from llm_influence.data.splits import Split, split_log
+from llm_influence.errors import ConfigError, OutputError
+from llm_influence.evaluation.ranking import ModelRecommender, evaluate
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.training import finetune as module
+from llm_influence.training.finetune import finetune
+from llm_influence.training.trainer import training_arguments
+from tests import tiny
+from tests.training.runs import (
+    NO_DROPOUT,
+    config_in,
+    largest_difference,
+    walk_events,
+    weights,
+)
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
+TRAIN = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module", params=[("bert", "token"), ("gpt2", "text")])
+def run(request, tmp_path_factory):
+    """A finished run of two epochs."""
+    kind, style = request.param
+    config = config_in(tmp_path_factory.mktemp("run"), kind=kind, style=style, train=TRAIN)
+    return config, finetune(config)
+
+
+# --- what a run leaves ---------------------------------------------------------------------
+
+
+def test_metrics_of_a_run_are_those_of_the_folder_it_wrote(run):
+    config, result = run
+    split = split_log(open_data(config.data), config.data.split)
+    loaded = ModelRecommender(InfluenceModel.from_pretrained(result.folder))
+    written = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))
+    for name, rows in (("validation", split.validation), ("test", split.test)):
+        fresh = evaluate(loaded, rows, config.evaluation)[0]
+        assert written[name] == getattr(result, name) == pytest.approx(fresh, abs=1e-6)
+    assert written["protocol"]["test"]["rows"] == len(split.test)
+    assert written["protocol"]["data"] == config.data.source
+    assert result.seconds > 0
+
+
+def test_a_run_keeps_the_epoch_that_did_best_on_validation(run):
+    _, result = run
+    history = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))["history"]
+    validations = [step["eval_ndcg@10"] for step in history if "eval_ndcg@10" in step]
+    assert len(validations) == 2
+    assert result.validation["ndcg@10"] == pytest.approx(max(validations))
+
+
+def test_a_run_writes_down_its_configuration_and_its_split(run):
+    config, result = run
+    assert RunConfig.load(result.folder / "run.yaml") == config
+    split = split_log(open_data(config.data), config.data.split)
+    saved = Split.load(result.folder / "split")
+    assert saved.parts().tolist() == split.parts().tolist()
+    assert saved.description == split.description
+
+
+def test_a_run_trains_the_adapter_and_every_head(run):
+    config, result = run
+    split = split_log(open_data(config.data), config.data.split)
+    untrained = InfluenceModel.build(config, split.train)
+    untrained.save_pretrained(result.folder.parent / "untrained", with_backbone=False)
+    before, after = weights(result.folder.parent / "untrained"), weights(result.folder)
+    factors = [name for name in after if "lora_B" in name]
+    assert factors
+    assert all(after[name].abs().max() > 0 for name in factors)
+    unmoved = {name for name in after if (after[name] == before[name]).all()}
+    assert unmoved == {"units.words"}  # what the words mean is not trained
+
+
+def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_go_on(run):
+    config, result = run
+    before = weights(result.folder)
+    with pytest.raises(OutputError, match="holds a run already.*--resume"):
+        finetune(config)
+    again = finetune(config, resume=True)
+    assert again.test == pytest.approx(result.test)
+    assert largest_difference(weights(result.folder), before) == 0
+
+
+# --- what a run learns ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "style"), [("bert", "token"), ("llama", "text")])
+def test_a_run_learns_what_always_comes_next(tmp_path, kind, style):
+    rendering = {"template": "item" if style == "token" else "titles"}
+    train = {"epochs": 12, "batch_size": 8, "learning_rate": 1e-2, "item_learning_rate": 1e-2}
+    events = walk_events(users=30)
+    config = config_in(tmp_path, events, kind=kind, style=style, rendering=rendering, train=train)
+    assert finetune(config).test["mrr"] > 0.9
+
+
+# --- how a step is shared ------------------------------------------------------------------
+
+
+def test_accumulating_a_step_from_micro_batches_gives_the_same_model(tmp_path):
+    found = []
+    for accumulation in (1, 4):
+        folder = tmp_path / str(accumulation)
+        folder.mkdir()
+        train = {**TRAIN, "epochs": 1, "accumulation": accumulation}
+        config = config_in(folder, train=train, model=NO_DROPOUT)
+        found.append(weights(finetune(config).folder))
+    assert largest_difference(*found) < 1e-4
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation", "fitting"), [(3, 1, 2), (4, 3, 6)])
+def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can(
+    tmp_path, batch_size, accumulation, fitting
+):
+    config = tiny.run_config(train={"batch_size": batch_size, "accumulation": accumulation})
+    with pytest.raises(ConfigError, match=f"2 processes.*set train.batch_size to {fitting}"):
+        training_arguments(config, tmp_path, world_size=2)
+    fine = tiny.run_config(train={"batch_size": fitting, "accumulation": accumulation})
+    arguments = training_arguments(fine, tmp_path, world_size=2)
+    shared = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * 2
+    assert shared == fitting
+
+
+def test_two_processes_come_to_the_metrics_of_one(tmp_path):
+    """13 users, so that one process has to ask a user too many; 14 windows, so that all fit."""
+    events = tiny.events_table(users=13)
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        train = {**TRAIN, "epochs": 1, "batch_size": 2, "learning_rate": 1e-3}
+        rendering = {"max_events": 7}
+        config = config_in(folder, events, train=train, rendering=rendering, model=NO_DROPOUT)
+        if processes == 1:
+            finetune(config)
+        else:
+            config.save(folder / "run.yaml")
+            launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+            command = [*launch, "--master_port", "0", str(SCRIPT)]
+            done = subprocess.run(
+                [*command, "--config", str(folder / "run.yaml")],
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+        written = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
+        found.append((written, weights(folder / "run")))
+    (one, weights_of_one), (two, weights_of_two) = found
+    assert 0 < one["test"]["hr@10"] < 1
+    for name in ("validation", "test"):
+        assert two[name] == pytest.approx(one[name], abs=0.01)
+    assert largest_difference(weights_of_one, weights_of_two) < 1e-3
+
+
+# --- how a run goes on ---------------------------------------------------------------------
+
+
+class Killed(Exception):
+    """The power went off."""
+
+
+class KillInSecondEpoch(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.epoch > 1:
+            raise Killed
+
+
+@pytest.mark.parametrize(("kind", "style"), [("bert", "token"), ("gpt2", "text")])
+def test_a_run_that_was_killed_goes_on_to_the_weights_of_an_unbroken_one(
+    tmp_path, monkeypatch, kind, style
+):
+    """Dropout is on: the random states have to come back too."""
+    model = {"adapter": {"rank": 4, "dropout": 0.2}, "dropout": 0.2}
+    configs = []
+    for name in ("unbroken", "broken"):
+        (tmp_path / name).mkdir()
+        configs.append(config_in(tmp_path / name, kind=kind, style=style, train=TRAIN, model=model))
+    unbroken = finetune(configs[0])
+
+    class Mortal(module.InfluenceTrainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.add_callback(KillInSecondEpoch())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "InfluenceTrainer", Mortal)
+        with pytest.raises(Killed):
+            finetune(configs[1])
+    folder = Path(configs[1].output)
+    assert not (folder / "model.json").exists()
+    resumed = finetune(configs[1], resume=True)
+
+    assert largest_difference(weights(unbroken.folder), weights(resumed.folder)) < 1e-6
+    assert resumed.test == pytest.approx(unbroken.test)
+    last = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    same = unbroken.folder / "checkpoints" / last.name
+    assert largest_difference(weights(same), weights(last)) < 1e-6
