@@ -1,6 +1,6 @@
 """Run the demo from nothing and write its figures to docs/benchmarks/demo.json.
 
-    python scripts/benchmark_demo.py [--output runs/demo_benchmark]
+python scripts/benchmark_demo.py [--output runs/demo_benchmark]
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ class Plan:
 
 
 def model_fingerprint(model: InfluenceModel) -> str:
-    """Digest of every weight that training may have changed, and of the item ids."""
-    digest = hashlib.sha256()
+    """Digest of every trained weight, of the units' text vectors, and of the item ids."""
+    digest = hashlib.sha256(model.units.words.cpu().numpy().tobytes())
     for name, parameter in sorted(model.named_parameters()):
         if parameter.requires_grad:
             digest.update(name.encode())

@@ -1,10 +1,10 @@
 """Batch explanation: nothing lost, nothing doubled, whoever computes it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ sys.path.insert(0, sys.argv[1])
 from tests import tiny
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.jobs import batch
+from llm_influence.modeling.model import InfluenceModel
 
 def slowly(table, path, write=batch.write_table):
     write(table, path)
@@ -31,8 +32,14 @@ def slowly(table, path, write=batch.write_table):
     sys.stdin.readline()
 
 batch.write_table = slowly
-batch.explain_batch(Explainer(tiny.tiny_model()), tiny.small_log(), sys.argv[2], shard_size=3)
+model = InfluenceModel.from_pretrained(sys.argv[3])
+batch.explain_batch(Explainer(model), tiny.small_log(), sys.argv[2], shard_size=3)
 """
+
+
+def wait_for_shard(process):
+    """Read until the job has written a shard; other lines of libraries may stand between."""
+    assert b"shard\n" in iter(process.stdout.readline, b"")
 
 
 def assert_same_rows(left, right):
@@ -69,17 +76,18 @@ def test_shards_hold_what_the_explainer_says_for_every_user_once(explained, bert
     ]
 
 
-def test_a_killed_job_goes_on_and_loses_or_doubles_no_row(tmp_path, explained):
+def test_a_killed_job_goes_on_and_loses_or_doubles_no_row(tmp_path, bert, log, explained):
+    bert.save_pretrained(tmp_path / "model")
     out = tmp_path / "killed"
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED_JOB, os.getcwd(), str(out)],
+        [sys.executable, "-c", KILLED_JOB, str(Path.cwd()), str(out), str(tmp_path / "model")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert process.stdout.readline() == b"shard\n"
+    wait_for_shard(process)
     process.stdin.write(b"\n")
     process.stdin.flush()
-    assert process.stdout.readline() == b"shard\n"
+    wait_for_shard(process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdin.close()
@@ -89,9 +97,7 @@ def test_a_killed_job_goes_on_and_loses_or_doubles_no_row(tmp_path, explained):
     assert len(survivors) == 2
     assert not (out / "manifest.json").exists()
 
-    result = explain_batch(
-        Explainer(tiny.tiny_model()), tiny.small_log(), out, shard_size=3, progress=False
-    )
+    result = explain_batch(Explainer(bert), log, out, shard_size=3, progress=False)
     assert result.explained_now == 12 - 2 * 3
     assert {name: (out / name).stat().st_mtime_ns for name in survivors} == survivors
     assert not list(out.glob(".part-*"))
@@ -108,9 +114,12 @@ def test_two_processes_write_the_rows_of_one(tmp_path, bert, log):
     command = ["scripts/explain_batch.py", "--model", str(run), "--shard-size", "2", "--threads=1"]
     one, two = tmp_path / "one", tmp_path / "two"
     subprocess.run([sys.executable, *command, "--out", str(one)], check=True, capture_output=True)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run(
-        [sys.executable, *launcher, *command, "--out", str(two)], check=True, capture_output=True
+        [sys.executable, *launcher, *command, "--out", str(two)],
+        check=True,
+        capture_output=True,
+        timeout=300,
     )
     assert read_tables(one).equals(read_tables(two))
     assert (one / "manifest.json").read_text() == (two / "manifest.json").read_text()

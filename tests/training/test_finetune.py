@@ -87,7 +87,7 @@ def test_a_run_trains_the_adapter_and_every_head(run):
 def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_go_on(run):
     config, result = run
     before = weights(result.folder)
-    with pytest.raises(OutputError, match="holds a run already.*--resume"):
+    with pytest.raises(OutputError, match=r"holds a run already.*--resume"):
         finetune(config)
     again = finetune(config, resume=True)
     assert again.test == pytest.approx(result.test)
@@ -169,14 +169,14 @@ def test_two_processes_come_to_the_metrics_of_one(tmp_path):
 # --- how a run goes on ---------------------------------------------------------------------
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The power went off."""
 
 
 class KillInSecondEpoch(TrainerCallback):
     def on_step_begin(self, args, state, control, **_):
         if state.epoch > 1:
-            raise Killed
+            raise KilledError
 
 
 @pytest.mark.parametrize(("kind", "style"), [("bert", "token"), ("gpt2", "text")])
@@ -198,7 +198,7 @@ def test_a_run_that_was_killed_goes_on_to_the_weights_of_an_unbroken_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "InfluenceTrainer", Mortal)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             finetune(configs[1])
     folder = Path(configs[1].output)
     assert not (folder / "model.json").exists()
