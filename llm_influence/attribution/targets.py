@@ -94,13 +94,13 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
         same = [target.name] * count
         return BoundTarget("behavior", torch.full((count,), code), None, same, same)
     chosen, other = _item_code(target.chosen, model), _item_code(target.other, model)
-    title = model.catalogue.title_of
+    both = _items(model, [chosen, other])
     return BoundTarget(
         "contrast",
         torch.full((count,), chosen),
         torch.full((count,), other),
-        [f"{target.chosen} over {target.other}"] * count,
-        [f"{title(target.chosen)} over {title(target.other)}"] * count,
+        [" over ".join(both.ids)] * count,
+        [" over ".join(both.names)] * count,
     )
 
 

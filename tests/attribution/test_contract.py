@@ -13,6 +13,7 @@ from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed, weights
 
+FEWER = {"integrated_gradients": {"steps": 6}}  # options that make a method quick
 CASES = [(name, r) for name, spec in METHODS.items() for r in spec.removals or (None,)]
 OPTIONS = {"integrated_gradients": {"steps": 6}}
 USERS = ("u0", "u7", "u2")  # 4, 11 (longer than the context) and 6 events
