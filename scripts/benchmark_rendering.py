@@ -10,6 +10,7 @@ Checks that all systems came to the same ids and writes `docs/benchmarks/renderi
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import sys
@@ -42,7 +43,8 @@ PROTOCOL = {
     "datasets.map": "the same texts already in a Dataset in memory (their rendering is not "
     "counted), batched, ids alone returned, no cache file; the best batch size of those tried",
     "tokenizer": "the fast tokenizer called once on the list of all texts, for orientation",
-    "clock": "median over runs in one process, systems in turn, after one run of each unmeasured",
+    "clock": "median over runs in one process, systems in turn, after one run of each unmeasured; "
+    "garbage is collected before each",
     "check": "ids of every window are equal for all systems",
 }
 
@@ -125,7 +127,8 @@ class Systems:
 
 
 def seconds(task: Callable[[], object]) -> float:
-    """Wall-clock seconds of one run."""
+    """Wall-clock seconds of one run, without collecting what an earlier one left."""
+    gc.collect()
     start = time.perf_counter()
     task()
     return time.perf_counter() - start

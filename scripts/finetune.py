@@ -16,6 +16,7 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from llm_influence.config import RunConfig
@@ -25,7 +26,7 @@ from llm_influence.training.finetune import FinetuneResult, finetune
 
 def main(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
     """Fine-tune as ``config`` says; see `llm_influence.training.finetune`."""
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     result = finetune(config, resume=resume)
     if accelerator.is_main_process:
         print(json.dumps({"validation": result.validation, "test": result.test}, indent=2))

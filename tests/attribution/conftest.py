@@ -1,9 +1,8 @@
-"""Models whose true influences are known."""
+"""Models that the tests of this room share."""
 
 import pytest
-import torch
 
-from llm_influence.modeling.model import InfluenceModel, Prediction
+from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 
 
@@ -11,28 +10,6 @@ from tests import tiny
 def bert():
     """One encoder over the full template, for what does not depend on family and style."""
     return tiny.tiny_model("bert", "token")
-
-
-@pytest.fixture
-def linear(log, monkeypatch):
-    """A model whose logit of i0 is the sum of ``x . direction`` over visible tokens x, others 0.
-
-    One token an event, so that the sum is additive over events with either removal.
-    """
-    config = tiny.run_config("bert", "token", rendering={"template": "item"})
-    model = InfluenceModel.build(config, log).eval()
-    direction = torch.randn(32, generator=torch.Generator().manual_seed(2))
-
-    def forward(batch, vectors=None):
-        vectors = model.embed(batch.input_ids) if vectors is None else vectors
-        total = ((vectors @ direction) * batch.attention_mask).sum(1)
-        logits = torch.zeros(len(total), len(model.catalogue))
-        column = torch.arange(len(model.catalogue)) == 0
-        return Prediction(torch.where(column, total[:, None], logits), torch.zeros(len(total), 3))
-
-    monkeypatch.setattr(model, "forward", forward)
-    model.direction = direction
-    return model
 
 
 @pytest.fixture(params=tiny.BACKBONES)

@@ -13,7 +13,6 @@ from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed, weights
 
-FEWER = {"integrated_gradients": {"steps": 6}}  # options that make a method quick
 CASES = [(name, r) for name, spec in METHODS.items() for r in spec.removals or (None,)]
 OPTIONS = {"integrated_gradients": {"steps": 6}}
 USERS = ("u0", "u7", "u2")  # 4, 11 (longer than the context) and 6 events
@@ -61,6 +60,8 @@ def test_every_event_gets_a_finite_score_and_the_card_says_how(model, log, metho
         assert found.quality.units == METHODS[method].units
         assert found.quality.seed == 5
         assert found.quality.passes >= 2
+        assert found.target_id == model.recommend(history, 1)[0].item
+        assert found.prediction == pytest.approx(1 / (1 + np.exp(-found.full_value)))
 
 
 @every_case
@@ -106,6 +107,13 @@ def test_the_completeness_gap_is_what_the_scores_lack(model, method, removal):
         assert found.quality.completeness_gap == pytest.approx(abs(total - moved) / abs(moved))
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].units == "share"])
+def test_shares_are_never_negative_and_add_up_to_one(model, method):
+    for found in explained(model, method, None):
+        assert (found.scores >= 0).all()
+        assert found.scores.sum() + found.frame_score == pytest.approx(1, abs=1e-5)
+
+
 # --- truths that hold on a model whose answer is a sum over events --------------------------
 
 
@@ -132,6 +140,17 @@ def test_an_event_without_effect_gets_nothing(method, removal, options):
     )
     assert found.scores[1] == 0
     assert np.abs(found.scores[[0, 2]]).min() > 1e-3
+
+
+@in_target_units
+@pytest.mark.parametrize("target", ["i7", "cart"])
+def test_events_that_a_transformer_does_not_attend_to_get_nothing(
+    last_event_alone, log, method, removal, options, target
+):
+    how = Explainer(last_event_alone, method, removal=removal, **options)
+    scores = how.explain(log.history("u2"), target).scores
+    np.testing.assert_allclose(scores[:-1], 0, atol=1e-5)
+    assert abs(scores[-1]) > 1e-3
 
 
 @in_target_units

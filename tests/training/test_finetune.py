@@ -81,7 +81,7 @@ def test_a_run_trains_the_adapter_and_every_head(run):
     assert factors
     assert all(after[name].abs().max() > 0 for name in factors)
     unmoved = {name for name in after if (after[name] == before[name]).all()}
-    assert unmoved == {"units.words"}  # what the words mean is not trained
+    assert unmoved == {"units.centre", "units.words"}  # what the words mean is not trained
 
 
 def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_go_on(run):
@@ -100,7 +100,8 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_go_on(run):
 @pytest.mark.parametrize(("kind", "style"), [("bert", "token"), ("llama", "text")])
 def test_a_run_learns_what_always_comes_next(tmp_path, kind, style):
     rendering = {"template": "item" if style == "token" else "titles"}
-    train = {"epochs": 12, "batch_size": 8, "learning_rate": 1e-2, "item_learning_rate": 1e-2}
+    rates = {"learning_rate": 1e-2, "item_learning_rate": 1e-2}
+    train = {"epochs": 30, "batch_size": 8, "patience": 30, **rates}
     events = walk_events(users=30)
     config = config_in(tmp_path, events, kind=kind, style=style, rendering=rendering, train=train)
     assert finetune(config).test["mrr"] > 0.9
@@ -147,16 +148,14 @@ def test_two_processes_come_to_the_metrics_of_one(tmp_path):
             finetune(config)
         else:
             config.save(folder / "run.yaml")
-            launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-            command = [*launch, "--master_port", "0", str(SCRIPT)]
-            done = subprocess.run(
-                [*command, "--config", str(folder / "run.yaml")],
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr[-3000:]
+            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            script = ["--nproc_per_node", "2", str(SCRIPT), "--config", str(folder / "run.yaml")]
+            with subprocess.Popen([*launch, *script], stderr=subprocess.PIPE, text=True) as process:
+                try:
+                    errors = process.communicate(timeout=200)[1]
+                finally:
+                    process.terminate()  # the launcher then ends its workers
+            assert process.returncode == 0, errors[-3000:]
         written = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
         found.append((written, weights(folder / "run")))
     (one, weights_of_one), (two, weights_of_two) = found
