@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from llm_influence.config import RunConfig
 from llm_influence.data.sources import open_data
@@ -80,8 +80,10 @@ def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
 
 
 def _last_checkpoint(folder: Path, *, resume: bool) -> str | None:
-    checkpoints = folder / "checkpoints"
-    found = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    """The newest checkpoint; one that was cut short lacks the state, which is written last."""
+    whole = (folder / "checkpoints").glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    step = {path.parent: int(path.parent.name.split("-")[1]) for path in whole}
+    found = str(max(step, key=step.__getitem__)) if step else None
     if (found or (folder / "model.json").exists()) and not resume:
         raise OutputError(
             "the folder holds a run already",

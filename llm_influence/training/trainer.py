@@ -157,6 +157,7 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
         load_best_model_at_end=True,
         metric_for_best_model=f"ndcg@{config.evaluation.cutoff}",
         greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,  # patience counts on after a break
         logging_strategy="steps",
         logging_steps=10,
         report_to=train.report_to,
