@@ -21,7 +21,7 @@ every_case = pytest.mark.parametrize(("method", "removal"), CASES)
 in_target_units = pytest.mark.parametrize(
     ("method", "removal", "options"),
     [
-        (name, removal, {"baseline": "zero"} if name == "integrated_gradients" else {})
+        (name, removal, {"steps": 6, "baseline": "zero"} if name == "integrated_gradients" else {})
         for name, removal in CASES
         if METHODS[name].units == "target"
     ],
