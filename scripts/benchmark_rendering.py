@@ -44,7 +44,7 @@ PROTOCOL = {
     "counted), batched, ids alone returned, no cache file; the best batch size of those tried",
     "tokenizer": "the fast tokenizer called once on the list of all texts, for orientation",
     "clock": "median over runs in one process, systems in turn, after one run of each unmeasured; "
-    "garbage is collected before each",
+    "garbage is collected before each. cpu_seconds are those of all threads of the process",
     "check": "ids of every window are equal for all systems",
 }
 
@@ -126,12 +126,17 @@ class Systems:
                 sys.exit("llm_influence and the tokenizer differ: nothing is written")
 
 
-def seconds(task: Callable[[], object]) -> float:
-    """Wall-clock seconds of one run, without collecting what an earlier one left."""
+def seconds(task: Callable[[], object]) -> tuple[float, float]:
+    """Wall-clock and processor seconds of one run, without collecting what an earlier one left."""
     gc.collect()
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     task()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - start_cpu
+
+
+def median(runs: list[tuple[float, float]], clock: int = 0) -> float:
+    """Median of the wall-clock (0) or processor (1) seconds."""
+    return statistics.median(run[clock] for run in runs)
 
 
 def run(repeats: int, out: Path) -> None:
@@ -147,11 +152,11 @@ def run(repeats: int, out: Path) -> None:
         "tokenizer": systems.alone,
         **{str(size): lambda size=size: systems.mapped(size) for size in BATCH_SIZES},
     }
-    times: dict[str, list[float]] = {name: [] for name in tasks}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, task in tasks.items():
             times[name].append(seconds(task))
-    best = min(BATCH_SIZES, key=lambda size: statistics.median(times[str(size)]))
+    best = min(BATCH_SIZES, key=lambda size: median(times[str(size)]))
     shown = {
         ("llm_influence", "cold"): times["cold"],
         ("llm_influence", "warm"): times["warm"],
@@ -159,7 +164,10 @@ def run(repeats: int, out: Path) -> None:
         ("tokenizer alone", "ready strings"): times["tokenizer"],
     }
     rows = [record(*names, log.num_events, each) for names, each in shown.items()]
-    cold, warm, peer = (statistics.median(times[name]) for name in ("cold", "warm", str(best)))
+    measured = [times[name] for name in ("cold", "warm", str(best))]
+    (cold, warm, peer), (cold_cpu, _, peer_cpu) = (
+        [median(runs, clock) for runs in measured] for clock in (0, 1)
+    )
     write_benchmark(
         out,
         name="rendering",
@@ -178,22 +186,26 @@ def run(repeats: int, out: Path) -> None:
             "events_per_second_warm": round(log.num_events / warm),
             "ratio_to_datasets_map": round(peer / cold, 1),
             "ratio_warm": round(peer / warm, 1),
+            "ratio_cpu": round(peer_cpu / cold_cpu, 1),
         },
     )
     for row in rows:
         print(row)
 
 
-def record(system: str, task: str, events: int, runs: list[float]) -> dict[str, str | float]:
+def record(
+    system: str, task: str, events: int, runs: list[tuple[float, float]]
+) -> dict[str, str | float]:
     """One flat record of all runs of one system; low and high are the extremes."""
     return {
         "system": system,
         "task": task,
         "metric": "events_per_second",
-        "value": round(events / statistics.median(runs)),
-        "low": round(events / max(runs)),
-        "high": round(events / min(runs)),
-        "seconds": round(statistics.median(runs), 3),
+        "value": round(events / median(runs)),
+        "low": round(events / max(wall for wall, _ in runs)),
+        "high": round(events / min(wall for wall, _ in runs)),
+        "seconds": round(median(runs), 3),
+        "cpu_seconds": round(median(runs, 1), 3),
     }
 
 
