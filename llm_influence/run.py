@@ -90,5 +90,5 @@ def _flat(tree: dict[str, object], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             flat |= _flat(value, f"{key}: ")
         else:
-            flat[label] = str(value)
+            flat[label] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return flat
