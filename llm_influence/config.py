@@ -162,7 +162,7 @@ class RunConfig(Section):
         tree = _read_yaml(Path(path)) if path is not None else {}
         place = str(path) if path is not None else "command line"
         for key, text in _pairs(overrides):
-            _set(tree, key, yaml.safe_load(text))
+            _set(tree, key, _value(key, text))
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
@@ -212,6 +212,18 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
             )
         pairs.append((key, text if equals else waiting.pop(0)))
     return pairs
+
+
+def _value(key: str, text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"cannot read {text!r}",
+            where=f"--{key}",
+            expected="a value as YAML writes it: 4, 1e-3, true, [wandb, tensorboard]",
+            fix="close every bracket and quote, and quote the whole value in the shell",
+        ) from error
 
 
 def _set(tree: dict[str, Any], key: str, value: object) -> None:

@@ -23,7 +23,7 @@ from llm_influence.run import Run
 
 def main(options: argparse.Namespace) -> BatchResult:
     """Explain as ``options`` say; see `llm_influence.jobs.batch`."""
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if options.threads:
         torch.set_num_threads(options.threads)
     run = Run.open(options.model)

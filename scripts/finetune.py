@@ -26,7 +26,7 @@ from llm_influence.training.finetune import FinetuneResult, finetune
 
 def main(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
     """Fine-tune as ``config`` says; see `llm_influence.training.finetune`."""
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     result = finetune(config, resume=resume)
     if accelerator.is_main_process:
         print(json.dumps({"validation": result.validation, "test": result.test}, indent=2))

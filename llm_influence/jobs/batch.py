@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
@@ -78,7 +79,11 @@ def explain_batch(
             expected="at least 1",
             fix="ask for at least one user a shard",
         )
-    begun, folder, state = time.perf_counter(), Path(out), PartialState()
+    begun, folder, state = (
+        time.perf_counter(),
+        Path(out),
+        PartialState(cpu=not torch.accelerator.is_available()),
+    )
     model = explainer.model
     log = log.align(model.catalogue, model.encoder.lexicon.behaviors)
     plan = Plan.of(explainer, log, target, shard_size)
