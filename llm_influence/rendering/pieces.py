@@ -24,6 +24,9 @@ ANCHOR = "a"
 """A word put before a piece while it is tokenised alone, so that the piece's first token is the
 one it gets in the middle of a text (byte-level and SentencePiece tokenizers mark the space)."""
 
+SAMPLE = 8
+"""Events put together once to see that the tokenizer cuts at spaces."""
+
 
 class Pieces(Protocol):
     """Token ids of every piece, in one flat buffer."""
@@ -100,6 +103,7 @@ class WordPieces:
         self._frames: dict[str, IntArray] = {}
         self.ids: IntArray = np.empty(0, dtype=np.int64)
         self.fields: IntArray = np.empty(0, dtype=np.int64)
+        self._check_joints()
 
     def lookup(self, slot: int, codes: IntArray) -> tuple[IntArray, IntArray]:
         """See `Pieces.lookup`; pieces met for the first time are tokenised now."""
@@ -179,9 +183,25 @@ class WordPieces:
         self.ids = np.concatenate([self.ids, ids])
         self.fields = np.concatenate([self.fields, _fields_of(chunk, word_lengths[owner], spans)])
 
-    def _refuse(self, piece: str) -> NoReturn:
+    def _check_joints(self) -> None:
+        """Put a few events together and compare with their text tokenised whole."""
+        text = self.frame_text({})
+        ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        last = np.array([len(words) - 1 for words in self._words])
+        picks = np.linspace(0, last, SAMPLE).astype(np.int64)  # (SAMPLE, slots)
+        found = [self.lookup(slot, codes) for slot, codes in enumerate(picks.T)]
+        for event, codes in enumerate(picks):
+            for slot, chunk in enumerate(self._chunks):
+                text += self._piece(chunk, self._words[slot][codes[slot]])
+                start, length = found[slot][0][event], found[slot][1][event]
+                ids.extend(self.ids[start : start + length].tolist())
+        whole = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if ids != list(whole):
+            self._refuse(text)
+
+    def _refuse(self, text: str) -> NoReturn:
         raise TemplateError(
-            f"the tokenizer merges {piece!r} with the word before it",
+            f"the tokenizer merges words of {text[:60]!r}",
             where=f"template {self._template.name!r}",
             expected="a tokenizer that never merges across a space",
             fix="use style 'token' with this backbone",

@@ -5,6 +5,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, trainers
+from transformers import PreTrainedTokenizerFast
 
 from llm_influence.data import BehaviorLog, Catalogue
 from llm_influence.errors import TemplateError, UnknownNameError
@@ -275,6 +277,17 @@ def test_an_event_without_any_word_is_refused(log):
     encoder = Encoder(template, Lexicon.fit(log), style="text", tokenizer=tokenizer_of("bert"))
     with pytest.raises(TemplateError, match="no token"):
         encoder.encode([History.from_events("u", [Event("i1", "click", 0)])])
+
+
+def test_a_tokenizer_that_merges_across_spaces_is_refused(log):
+    """Even one that leaves the first space alone, where a piece begins while it is cut alone."""
+    texts = [make(log, "prose").render(history) for history in log]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=300))
+    merging = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert any(" " in token.strip() for token in merging.get_vocab())
+    with pytest.raises(TemplateError, match="never merges across a space"):
+        Encoder(Template.load("prose"), Lexicon.fit(log), style="text", tokenizer=merging)
 
 
 def test_style_text_needs_a_tokenizer_and_style_token_has_no_text(log):
