@@ -95,12 +95,12 @@ class InfluenceTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, Tensor, Tensor]:
-        """Ranks of the targets, as predictions."""
+        """Ranks of the targets, as predictions; in float32, as the saved model predicts."""
         inputs = self._prepare_inputs(inputs)
         labels, seen = inputs.pop("labels"), inputs.pop("seen", None)
-        with torch.no_grad(), self.autocast_smart_context_manager():
+        with torch.no_grad():
             predicted = self.influence_model(EncodedBatch(**inputs))
-        return None, target_ranks(predicted.item_logits.float(), labels, seen), labels
+        return None, target_ranks(predicted.item_logits, labels, seen), labels
 
     def ranks(self, rows: EvaluationSet) -> np.ndarray:
         """(N,) rank of every row's target, each row counted once over all processes."""

@@ -54,6 +54,16 @@ def test_metrics_of_a_run_are_those_of_the_folder_it_wrote(run):
     assert result.seconds > 0
 
 
+def test_a_run_in_bf16_is_measured_in_full_precision(tmp_path):
+    """In bf16 scores of items tie, and a loaded model predicts in float32."""
+    train = {**TRAIN, "epochs": 1, "batch_size": 32, "precision": "bf16"}
+    config = config_in(tmp_path, tiny.events_table(users=80), train=train)
+    result = finetune(config)
+    split = split_log(open_data(config.data), config.data.split)
+    loaded = ModelRecommender(InfluenceModel.from_pretrained(result.folder))
+    assert result.test == pytest.approx(evaluate(loaded, split.test, config.evaluation)[0])
+
+
 def test_a_run_keeps_the_epoch_that_did_best_on_validation(run):
     _, result = run
     history = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))["history"]
