@@ -1,0 +1,35 @@
+"""The documentation's figures and settings are the ones in the files beside it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_influence.config import RunConfig
+
+sys.path.append("scripts")
+import benchmark_tables
+
+BENCHMARKS = Path("docs/benchmarks")
+FORMAT = {"name", "command", "protocol", "hardware", "versions", "seeds", "rows", "figures"}
+
+
+def test_tables_say_what_the_benchmark_files_say():
+    front = Path("README.md").read_text(encoding="utf-8")
+    assert "<!-- demo -->" in front
+    assert benchmark_tables.front_page(front, BENCHMARKS) == front
+    page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    assert benchmark_tables.overview(BENCHMARKS) == page
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.json")), ids=lambda path: path.stem)
+def test_benchmark_files_have_the_common_format(path):
+    benchmark = json.loads(path.read_text(encoding="utf-8"))
+    assert benchmark.keys() >= FORMAT
+    assert all(isinstance(value, int | float) for value in benchmark["figures"].values())
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_loads(path):
+    assert RunConfig.load(path).output.startswith("runs/")
