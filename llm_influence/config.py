@@ -112,7 +112,7 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """Fine-tuning. ``batch_size`` counts histories over all processes and accumulation steps."""
 
-    epochs: float = Field(3.0, gt=0)
+    epochs: float = Field(2.0, gt=0)
     batch_size: int = Field(32, ge=1)
     accumulation: int = Field(1, ge=1, description="micro-batches a step")
     learning_rate: float = Field(1e-3, gt=0)
