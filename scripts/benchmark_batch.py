@@ -41,7 +41,7 @@ def rates(run: Run, users: list[str], folder: Path) -> dict[str, float]:
 def command(model: Path, log: Path, out: Path, processes: int) -> list[str]:
     """The command line of a batch job with one thread a process."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    script = ["scripts/explain_batch.py", "--model", str(model), "--log", str(log)]
+    script = ["scripts/explain_batch.py", "--model", str(model), "--events", str(log)]
     tail = ["--out", str(out), "--shard-size", "8", "--threads", "1"]
     return [sys.executable, *(launcher if processes > 1 else []), *script, *tail]
 

@@ -1,7 +1,7 @@
 """Explain every user of a log, on one process or many.
 
     accelerate launch scripts/explain_batch.py --model runs/movielens_100k --out influence/
-    torchrun --nproc_per_node 2 scripts/explain_batch.py --model RUN --log events.parquet --out DIR
+    torchrun --nproc_per_node 2 scripts/explain_batch.py --model RUN --events log.parquet --out DIR
 
 Killed and started again with the same options, it goes on where it was.
 """
@@ -51,7 +51,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="folder that finetune wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for the Parquet shards")
-    parser.add_argument("--log", help="file or public name; default: the run's own log")
+    parser.add_argument(
+        "--events",
+        "--log",  # torchrun takes --log for one of its own options
+        dest="log",
+        help="behaviour log, a file or public name; default: the run's own",
+    )
     parser.add_argument("--items", help="item table that goes with --log")
     parser.add_argument("--users", help="user table that goes with --log")
     parser.add_argument("--method", default="leave_one_out", help=f"one of {', '.join(METHODS)}")
