@@ -92,10 +92,19 @@ def load_backbone(
             expected="an encoder (BERT-like) or a decoder (GPT-like)",
             fix="choose another backbone",
         )
+    if "gguf_file" in place:
+        _forget_quantisation(model)
     kind: Literal["encoder", "decoder"] = (
         "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "decoder"
     )
     return Backbone(source, model.eval(), tokenizer, kind)
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """GGUF weights are plain float32 once loaded; with the mark of their origin gone they save."""
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _adjust(config: Any, layers: int | None, dropout: float | None) -> None:  # noqa: ANN401
