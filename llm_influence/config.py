@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_influence.errors import ConfigError, choices
+from llm_influence.files import write_text
 
 
 class Section(BaseModel):
@@ -170,7 +171,7 @@ class RunConfig(Section):
 
     def save(self, path: Path) -> None:
         """Write the whole configuration, defaults included, as YAML."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from accelerate import PartialState
+
 from llm_influence.config import DataConfig, RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.sources import open_data
@@ -22,7 +25,7 @@ class Run:
     Attributes:
         folder: The folder.
         config: Its configuration.
-        model: Its model, in eval mode.
+        model: Its model, in eval mode, on this process's accelerator if there is one.
         split: The very split it was trained and measured on.
     """
 
@@ -40,6 +43,7 @@ class Run:
         """
         folder = Path(folder)
         model = InfluenceModel.from_pretrained(folder)
+        model.to(PartialState(cpu=not torch.accelerator.is_available()).device)
         split = Split.load(folder / "split", catalogue=model.catalogue)
         return cls(folder, RunConfig.load(folder / "run.yaml"), model, split)
 

@@ -27,7 +27,6 @@ def main(options: argparse.Namespace) -> BatchResult:
     if options.threads:
         torch.set_num_threads(options.threads)
     run = Run.open(options.model)
-    run.model.to(accelerator.device)
     log = run.open_log(options.log, items=options.items, users=options.users)
     explainer = Explainer(run.model, options.method, removal=options.removal, seed=options.seed)
     result = explain_batch(

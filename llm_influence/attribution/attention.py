@@ -36,8 +36,8 @@ def attention_rollout(task: Task) -> Attribution:
     scores, frame = task.batch.event_sums(at_query)
     base, full = task.values.ends()
     return Attribution(
-        scores=task.split(scores.double().cpu().numpy()),
-        frame=frame.double().cpu().numpy(),
+        scores=task.split(scores.cpu().double().numpy()),
+        frame=frame.cpu().double().numpy(),
         base=base,
         full=full,
         passes=task.values.passes + np.int64(1),

@@ -134,9 +134,9 @@ def _attribution(
     task: Task, scores: Tensor, frame: Tensor, base: Tensor, full: Tensor, *, passes: int
 ) -> Attribution:
     return Attribution(
-        scores=task.split(scores.double().cpu().numpy()),
-        frame=frame.double().cpu().numpy(),
-        base=base.double().cpu().numpy(),
-        full=full.double().cpu().numpy(),
+        scores=task.split(scores.cpu().double().numpy()),
+        frame=frame.cpu().double().numpy(),
+        base=base.cpu().double().numpy(),
+        full=full.cpu().double().numpy(),
         passes=np.full(len(task.histories), passes, dtype=np.int64),
     )

@@ -77,7 +77,7 @@ class ValueFunction:
             for part, batch in self._batches(wanted):
                 rows = torch.tensor([row for row, _ in part])
                 prediction = self._model(batch.to(self._model.device))
-                values = self._target.values(prediction, rows).double().cpu().numpy()
+                values = self._target.values(prediction, rows).cpu().double().numpy()
                 for (row, mask), value in zip(part, values, strict=True):
                     self._known[row][mask.tobytes()] = float(value)
                     self.passes[row] += 1

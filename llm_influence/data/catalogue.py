@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from llm_influence.data.files import write_parquet
 from llm_influence.data.keys import check_distinct, nearest, with_key
 from llm_influence.data.readers import read_table
 from llm_influence.data.schema import Columns, as_text, is_text
 from llm_influence.errors import DataError, SchemaError, UnknownNameError, choices
+from llm_influence.files import write_whole
 
 TITLE, TEXT = "_title", "_text"
 """Columns that a saved catalogue adds to the item table."""
@@ -168,7 +169,8 @@ class Catalogue:
             OutputError: The file cannot be written.
         """
         table = self.table.append_column(TITLE, pa.array(self.titles, pa.string()))
-        write_parquet(table.append_column(TEXT, pa.array(self.texts, pa.string())), Path(path))
+        whole = table.append_column(TEXT, pa.array(self.texts, pa.string()))
+        write_whole(Path(path), lambda part: pq.write_table(whole, part))
 
     @classmethod
     def load(cls, path: str | Path) -> Catalogue:

@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from llm_influence.config import SplitConfig
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.data.files import write_parquet, write_text
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.readers import read_table
 from llm_influence.errors import ConfigError, DataError, EmptyLogError
+from llm_influence.files import write_text, write_whole
 from llm_influence.types import History
 
 Ints = npt.NDArray[np.int64]
@@ -124,12 +125,12 @@ class Split:
         names = pa.array(PARTS, pa.string())
         table = self.log.to_table().append_column("position", pa.array(self.log.positions()))
         table = table.append_column("part", names.take(pa.array(self.parts())))
-        write_parquet(table, folder / "split.parquet")
+        write_whole(folder / "split.parquet", lambda part: pq.write_table(table, part))
         if self.log.users is not None:
             users = self.log.users.add_column(0, "user_id", self.log.user_ids)
-            write_parquet(users, folder / "users.parquet")
+            write_whole(folder / "users.parquet", lambda part: pq.write_table(users, part))
         text = json.dumps(dict(self.description), indent=2, ensure_ascii=False)
-        write_text(text + "\n", folder / "split.json")
+        write_text(folder / "split.json", text + "\n")
 
     @classmethod
     def load(cls, folder: str | Path, catalogue: Catalogue | None = None) -> Split:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_influence.errors import DataError
-from llm_influence.influence.files import write_whole
+from llm_influence.files import write_whole
 from llm_influence.influence.schema import SCHEMA, check_columns, check_version, with_schema
 
 

@@ -21,7 +21,7 @@ from llm_influence.attribution.targets import parse_target
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import OutputError
 from llm_influence.influence.table import to_arrow, write_table
-from llm_influence.jobs.plan import Plan, write_manifest
+from llm_influence.jobs.plan import SHARD, Plan, write_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def explain_batch(
     missing = [n for n in range(len(plan.shards)) if not _shard_path(folder, n).exists()]
     mine = missing[state.process_index :: state.num_processes]
     state.wait_for_everyone()  # everyone has counted before anyone writes
-    explained = 0
+    explained, wanted = 0, parse_target(target)
     with tqdm(
         total=sum(len(plan.shards[n]) for n in mine),
         unit="user",
@@ -103,7 +103,6 @@ def explain_batch(
     ) as bar:
         for number in mine:
             rows = plan.shards[number]
-            wanted = parse_target(target)
             found = explainer.explain([log.at(row) for row in rows], wanted)
             write_table(to_arrow(found, run), _shard_path(folder, number))
             explained += len(rows)
@@ -118,7 +117,7 @@ def explain_batch(
 
 
 def _shard_path(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:05d}.parquet"
+    return folder / f"{SHARD}{number:05d}.parquet"
 
 
 def _shard_paths(folder: Path, plan: Plan) -> list[Path]:
@@ -127,5 +126,5 @@ def _shard_paths(folder: Path, plan: Plan) -> list[Path]:
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed run left half written."""
-    for path in folder.glob(".part-*.tmp"):
+    for path in folder.glob(f".{SHARD}*.tmp"):
         path.unlink()

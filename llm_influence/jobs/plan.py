@@ -16,8 +16,11 @@ import numpy as np
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import OutputError
-from llm_influence.influence.files import write_whole
+from llm_influence.files import write_text
 from llm_influence.modeling.model import InfluenceModel
+
+SHARD = "part-"
+"""How the names of shard files begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +70,15 @@ class Plan:
     def claim(self, folder: Path) -> None:
         """Write the plan into ``folder``, or check that it is the one already there.
 
+        A plan without any shard (a run that failed at once) binds nobody and is replaced.
+
         Raises:
             OutputError: The folder cannot be written, or belongs to another plan.
         """
         path = folder / "plan.json"
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
-        if not path.exists():
-            write_whole(path, lambda place: _write(place, text))
+        if not path.exists() or not any(folder.glob(f"{SHARD}*.parquet")):
+            write_text(path, text)
             return
         theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
         changed = sorted(key for key in ours if ours[key] != theirs.get(key))
@@ -109,10 +114,6 @@ def log_fingerprint(log: BehaviorLog) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def write_manifest(folder: Path, plan: Plan, rows: dict[str, int]) -> None:
     """Write ``manifest.json``: the plan and the rows of every shard; its presence means done."""
     manifest = {
@@ -122,4 +123,4 @@ def write_manifest(folder: Path, plan: Plan, rows: dict[str, int]) -> None:
         "rows": sum(rows.values()),
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_whole(folder / "manifest.json", lambda place: _write(place, text))
+    write_text(folder / "manifest.json", text)

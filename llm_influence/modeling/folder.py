@@ -23,6 +23,7 @@ from torch import Tensor
 from llm_influence.config import ModelConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import DataError, ModelError, ModelFolderError, OutputError
+from llm_influence.files import write_text
 from llm_influence.modeling.adapters import (
     Body,
     adapter_names,
@@ -55,7 +56,7 @@ def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> N
             model.backbone.tokenizer.save_pretrained(str(folder / "backbone"))
         model.catalogue.save(folder / "catalogue.parquet")
         text = json.dumps(_description(model), indent=2, ensure_ascii=False)
-        (folder / "model.json").write_text(text + "\n", encoding="utf-8")
+        write_text(folder / "model.json", text + "\n")
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"cannot be written ({error})",

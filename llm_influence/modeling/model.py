@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -256,19 +255,16 @@ class InfluenceModel(nn.Module):
                 f"k is {k}", where="recommend", expected="at least 1", fix="ask for one item"
             )
         ((_, prediction),) = self.predict([history])
-        logits = prediction.item_logits[0].double()
+        logits = prediction.item_logits[0].cpu().double()
         allowed = torch.ones(len(logits), dtype=torch.bool)
         if candidates is not None:
+            codes = self.catalogue.index(candidates)
             allowed[:] = False
-            allowed[
-                torch.from_numpy(
-                    self.catalogue.index(pa.array(candidates, pa.string())).astype(int)
-                )
-            ] = True
+            allowed[torch.from_numpy(codes.astype(np.int64))] = True
         if exclude_seen:
             seen = self.encoder.lexicon.item_codes(history)
             allowed[torch.from_numpy(seen.astype(np.int64))] = False
-        return self._best(logits.cpu(), allowed, k)
+        return self._best(logits, allowed, k)
 
     def _best(self, logits: Tensor, allowed: Tensor, k: int) -> list[Recommendation]:
         scores = logits.masked_fill(~allowed, -torch.inf)

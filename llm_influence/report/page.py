@@ -10,8 +10,8 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llm_influence.files import write_text
 from llm_influence.influence.figure import completeness_words
-from llm_influence.influence.files import write_whole
 from llm_influence.influence.numbers import signed
 from llm_influence.influence.record import Influence
 from llm_influence.influence.table import explanation_starts, to_arrow
@@ -50,7 +50,7 @@ def build_report(
         OutputError: No permission or no space. Nothing is left half written.
     """
     page = render_report(influences=influences, facts=facts, users=users)
-    return write_whole(Path(out), lambda temporary: _write(temporary, page))
+    return write_text(Path(out), page)
 
 
 def render_report(
@@ -82,7 +82,3 @@ def _template() -> jinja2.Template:
     environment.filters["signed"] = signed
     environment.filters["completeness_words"] = completeness_words
     return environment.get_template("report.html.j2")
-
-
-def _write(path: Path, page: str) -> None:
-    path.write_text(page, encoding="utf-8")

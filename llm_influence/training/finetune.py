@@ -16,6 +16,7 @@ from llm_influence.data.sources import open_data
 from llm_influence.data.splits import EvaluationSet, Split, split_log
 from llm_influence.errors import OutputError
 from llm_influence.evaluation.ranking import protocol, ranking_metrics
+from llm_influence.files import write_text
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training.trainer import InfluenceTrainer, on_cpu, training_arguments
 
@@ -95,17 +96,8 @@ def _last_checkpoint(folder: Path, *, resume: bool) -> str | None:
 
 
 def _start_folder(folder: Path, config: RunConfig, split: Split) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        config.save(folder / "run.yaml")
-        split.save(folder / "split")
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error})",
-            where=str(folder),
-            expected="a writable folder with free space",
-            fix="free some space or choose another --output",
-        ) from error
+    config.save(folder / "run.yaml")
+    split.save(folder / "split")
 
 
 def _measure(trainer: InfluenceTrainer, rows: EvaluationSet, config: RunConfig) -> dict[str, float]:
@@ -134,6 +126,6 @@ def _finish_folder(
         "trainable_parameters": trained,
         "history": history,
     }
-    path = result.folder / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(metrics, indent=2, ensure_ascii=False) + "\n"
+    write_text(result.folder / "metrics.json", text)
     logger.info("model folder: %s", result.folder)

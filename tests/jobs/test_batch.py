@@ -13,7 +13,7 @@ import pytest
 
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.data import BehaviorLog
-from llm_influence.errors import OutputError, UnknownNameError
+from llm_influence.errors import ExplanationError, OutputError, UnknownNameError
 from llm_influence.influence.table import read_tables, to_arrow
 from llm_influence.jobs.batch import explain_batch
 from tests import tiny
@@ -137,6 +137,12 @@ def test_unknown_items_are_refused_before_anything_is_computed(tmp_path, bert):
     with pytest.raises(UnknownNameError, match="'new'"):
         explain_batch(Explainer(bert), BehaviorLog.read(table), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_failed_at_once_does_not_keep_the_folder(tmp_path, bert, log):
+    with pytest.raises(ExplanationError, match="'none' is no item"):
+        explain_batch(Explainer(bert), log, tmp_path, target="item:none", progress=False)
+    assert explain_batch(Explainer(bert), log, tmp_path, progress=False).users == len(log)
 
 
 def test_an_unwritable_place_is_an_output_error(tmp_path, bert, log):

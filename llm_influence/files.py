@@ -9,7 +9,7 @@ from pathlib import Path
 from llm_influence.errors import OutputError
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Write a file so that a crash, a kill or a full disk never leaves half of it.
 
     The content goes to a temporary file in the same folder, is flushed to the disk, and takes
@@ -44,6 +44,11 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
         _remove(temporary)
         raise
     return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text as UTF-8, whole or not at all; see `write_whole`."""
+    return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _flush(path: Path) -> None:
