@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -19,6 +19,7 @@ from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.objectives import NextEventObjective
+from llm_influence.training.sampling import LengthSampler
 from llm_influence.training.windows import (
     Inputs,
     RowCollator,
@@ -78,6 +79,11 @@ class InfluenceTrainer(Trainer):
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=train.learning_rate)
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: WindowDataset | None = None) -> Sampler[int]:
+        windows = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [window.stop - window.start for window in windows.windows]
+        return LengthSampler(lengths, self._config.train.batch_size, seed=self._config.train.seed)
 
     def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoader:
         """Rows of validation, rendered by their own collator."""
