@@ -135,7 +135,7 @@ class AdapterConfig(Section):
         if "initial_rank" in shown:
             shown["initial_rank"] = self.first_rank
         texts = [
-            f"{name.replace('_', ' ')} {', '.join(value) if isinstance(value, list) else value}"
+            f"{name.replace('_', ' ')} {_plainly(value)}"
             for name, value in shown.items()
             if value is not None
         ]
@@ -322,6 +322,12 @@ def _as_config_error(
         expected=_lower_first(first["msg"].removeprefix("Value error, ")),
         fix=f"correct {dotted}",
     )
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _lower_first(text: str) -> str:

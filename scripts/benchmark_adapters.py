@@ -20,12 +20,11 @@ import torch
 from benchmark_json import write_benchmark
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llm_influence.config import RunConfig
+from llm_influence.config import ADAPTER_OPTIONS, RunConfig
 from llm_influence.data.sources import open_data
 from llm_influence.data.splits import Split, split_log
 from llm_influence.evaluation.ranking import protocol, ranking_metrics
 from llm_influence.files import write_text
-from llm_influence.modeling.adapters import KINDS
 from llm_influence.modeling.adapters.adalora import AdaLora
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
@@ -112,7 +111,7 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     rows, first = [], config_of("lora", options)
     split = split_log(open_data(first.data), first.data.split)
-    for kind in KINDS:
+    for kind in ADAPTER_OPTIONS:
         setting = f"{kind}-e{options.epochs}-l{options.layers or 'all'}-t{options.threads}"
         path = options.work / f"{setting}.json"
         if not path.is_file():
