@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llm_influence.errors import ConfigError, choices
 from llm_influence.files import write_text
@@ -68,18 +68,78 @@ class RenderingConfig(Section):
     max_tokens: int | None = Field(None, ge=8, description="default: the backbone's context")
 
 
-class AdapterConfig(Section):
-    """What is trained inside the backbone.
+ADAPTER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "lora": ("rank", "alpha", "dropout", "targets"),
+    "dora": ("rank", "alpha", "dropout", "targets"),
+    "rslora": ("rank", "alpha", "dropout", "targets"),
+    "adalora": (
+        *("rank", "initial_rank", "alpha", "dropout", "targets"),
+        *("prune_from", "prune_until", "prune_every", "orthogonality"),
+    ),
+    "ia3": ("targets",),
+    "bottleneck": ("width", "targets"),
+    "full": (),
+    "frozen": (),
+}
+"""The options that each kind of adapter reads."""
 
-    ``lora`` trains low-rank updates (Hu et al. 2021, arXiv:2106.09685) of the ``targets``
-    matrices; ``frozen`` leaves the backbone as it is and trains the heads alone.
+
+class AdapterConfig(Section):
+    """What is trained inside the backbone; docs/adapters.md says when to use which.
+
+    ``lora``, ``dora``, ``rslora`` train low-rank updates of the ``targets`` matrices; ``adalora``
+    starts with ``initial_rank`` and prunes to ``rank`` on average while it trains; ``ia3`` scales
+    keys, values and feed-forward activations; ``bottleneck`` adds small networks of ``width``
+    units; ``full`` trains the whole backbone; ``frozen`` leaves it as it is and trains the heads
+    alone. An option that the kind does not read (`ADAPTER_OPTIONS`) must keep its default.
     """
 
-    kind: Literal["lora", "frozen"] = "lora"
-    rank: int = Field(16, ge=1)
-    alpha: float = 32.0
-    dropout: float = Field(0.05, ge=0, lt=1)
-    targets: str | list[str] = "all-linear"
+    kind: Literal["lora", "dora", "rslora", "adalora", "ia3", "bottleneck", "full", "frozen"] = (
+        "lora"
+    )
+    rank: int = Field(16, ge=1, description="of an update; adalora: on average, after pruning")
+    initial_rank: int | None = Field(None, ge=2, description="default: 1.5 x rank")
+    alpha: float = Field(32.0, gt=0, description="updates are scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="on the input of the updates")
+    targets: str | list[str] | None = Field(
+        None,
+        description="module names, a regular expression of whole names, or 'all-linear'; "
+        "default: the kind's own places",
+    )
+    width: int = Field(64, ge=1, description="hidden units of a bottleneck")
+    prune_from: float = Field(0.1, ge=0, lt=1, description="share of all steps")
+    prune_until: float = Field(0.7, gt=0, le=1, description="share of all steps")
+    prune_every: float = Field(0.01, gt=0, le=1, description="share of all steps")
+    orthogonality: float = Field(0.1, ge=0, description="weight of the penalty in the loss")
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> AdapterConfig:
+        fields, read = type(self).model_fields, ADAPTER_OPTIONS[self.kind]
+        for name in fields.keys() - {"kind", *read}:
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"no {name}: an adapter of kind {self.kind!r} does not read it")
+        if self.kind == "adalora" and self.first_rank <= self.rank:
+            raise ValueError(f"an initial_rank ({self.first_rank}) above rank ({self.rank})")
+        if self.prune_from >= self.prune_until:
+            raise ValueError(f"prune_from {self.prune_from} before prune_until {self.prune_until}")
+        return self
+
+    @property
+    def first_rank(self) -> int:
+        """Rank that adalora starts with."""
+        return self.initial_rank or (3 * self.rank + 1) // 2
+
+    def describe(self) -> str:
+        """One line for reports: the kind and the options that it reads."""
+        shown = {name: getattr(self, name) for name in ADAPTER_OPTIONS[self.kind]}
+        if "initial_rank" in shown:
+            shown["initial_rank"] = self.first_rank
+        texts = [
+            f"{name.replace('_', ' ')} {_plainly(value)}"
+            for name, value in shown.items()
+            if value is not None
+        ]
+        return ", ".join([self.kind, *texts])
 
 
 class ItemHeadConfig(Section):
@@ -259,9 +319,19 @@ def _as_config_error(
     return ConfigError(
         f"{dotted} is {first.get('input')!r}",
         where=place,
-        expected=first["msg"][0].lower() + first["msg"][1:],
+        expected=_lower_first(first["msg"].removeprefix("Value error, ")),
         fix=f"correct {dotted}",
     )
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _lower_first(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _fields(root: type[BaseModel], path: Sequence[str]) -> list[str]:

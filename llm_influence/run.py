@@ -63,15 +63,12 @@ class Run:
     def report_facts(self, metrics: list[Record], shown: list[History], k: int = 10) -> ReportFacts:
         """What a report says beside the explanations, with the top k of the users it shows."""
         model, rendering = self.config.model, self.config.rendering
-        adapter = model.adapter
         described = self.model.protocol
         return ReportFacts(
             title=f"What made the model predict this? {self.config.data.source}",
             model={
                 "Backbone": model.backbone,
-                "Adapter": f"{adapter.kind}, rank {adapter.rank}"
-                if adapter.kind == "lora"
-                else adapter.kind,
+                "Adapter": model.adapter.describe(),
                 "Rendering": f"style {rendering.style}, template {rendering.template}",
                 "Events read": f"the last {self.model.encoder.max_events}",
             },

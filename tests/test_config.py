@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from llm_influence.config import RunConfig, TrainConfig
+from llm_influence.config import AdapterConfig, RunConfig, TrainConfig
 from llm_influence.errors import ConfigError
 from llm_influence.training.trainer import wants_bf16
 
@@ -50,6 +50,13 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(written, number):
         ("train: {epoch: 3}", r"unknown option 'train.epoch'.*did you mean 'epochs'"),
         ("trian: {epochs: 3}", r"unknown option 'trian'.*did you mean 'train'"),
         ("model: {adapter: {rnk: 3}}", r"'model.adapter.rnk'.*did you mean 'rank'"),
+        ("model: {adapter: {kind: ia3, rank: 3}}", r"Expected no rank: .*'ia3' does not read it"),
+        ("model: {adapter: {kind: full, width: 3}}", r"no width: .*'full' does not read it"),
+        ("model: {adapter: {kind: adalora, initial_rank: 16}}", r"initial_rank \(16\) above rank"),
+        (
+            "model: {adapter: {kind: adalora, prune_from: 0.5, prune_until: 0.5}}",
+            r"prune_from 0.5 before prune_until",
+        ),
         ("train: {epochs: many}", r"train.epochs is 'many'.*valid number"),
         ("train: {epochs: 0}", r"train.epochs is 0.*greater than 0"),
         ("rendering: {style: words}", r"rendering.style is 'words'.*'token' or 'text'"),
@@ -121,3 +128,21 @@ def test_precision_auto_asks_the_chip_and_a_named_one_does_not(monkeypatch, able
     assert wants_bf16(TrainConfig(precision="auto")) is able
     assert wants_bf16(TrainConfig(precision="bf16")) is True
     assert wants_bf16(TrainConfig(precision="fp32")) is False
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"kind": "frozen"}, "frozen"),
+        ({"kind": "bottleneck", "width": 8}, "bottleneck, width 8"),
+        ({"kind": "ia3", "targets": ["key", "value"]}, "ia3, targets key, value"),
+        ({"rank": 4, "alpha": 8}, "lora, rank 4, alpha 8, dropout 0.05"),
+        (
+            {"kind": "adalora", "rank": 6},
+            "adalora, rank 6, initial rank 9, alpha 32, dropout 0.05, prune from 0.1, "
+            "prune until 0.7, prune every 0.01, orthogonality 0.1",
+        ),
+    ],
+)
+def test_an_adapter_is_described_by_what_it_reads(options, line):
+    assert AdapterConfig.model_validate(options).describe() == line

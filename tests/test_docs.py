@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_influence.config import RunConfig
+from llm_influence.config import ADAPTER_OPTIONS, RunConfig
 
 sys.path.append("scripts")
 import benchmark_tables
@@ -21,6 +21,15 @@ def test_tables_say_what_the_benchmark_files_say():
     assert benchmark_tables.front_page(front, BENCHMARKS) == front
     page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     assert benchmark_tables.overview(BENCHMARKS) == page
+
+
+def test_the_page_of_adapters_names_every_kind_and_option_and_its_table_is_the_measured_one():
+    page = Path("docs/adapters.md").read_text(encoding="utf-8")
+    assert "<!-- adapters -->" in page
+    assert benchmark_tables.adapters_page(page, BENCHMARKS) == page
+    for kind, options in ADAPTER_OPTIONS.items():
+        assert f"| `{kind}` |" in page
+        assert all(f"`{option}`" in page for option in options)
 
 
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.json")), ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
 """The model: backbone, adapter, unit vectors and heads; saved and loaded as one folder.
 
 backbone   a pretrained transformer from a packaged asset, a folder or the hub
-adapters   what is trained inside it (PEFT)
+adapters   what is trained inside it: one file a kind
 masks      who may attend to whom: every position predicts from its own past alone
 units      vectors of items (and of every unit of style token): words' part plus residual
 heads      scores of the next item and the next behaviour

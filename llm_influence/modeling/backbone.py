@@ -53,7 +53,11 @@ class Backbone:
 
 
 def load_backbone(
-    source: str, *, layers: int | None = None, dropout: float | None = None
+    source: str,
+    *,
+    layers: int | None = None,
+    dropout: float | None = None,
+    complete: bool = False,
 ) -> Backbone:
     """Load a backbone in float32.
 
@@ -61,6 +65,8 @@ def load_backbone(
         source: ``minilm`` or ``smollm2-135m`` (packaged assets), a local folder, or a hub id.
         layers: Keep only the first layers.
         dropout: Overrides every dropout probability of the backbone.
+        complete: Refuse a source that lacks weights, as one of our own folders never does; other
+            checkpoints may lack parts that no state of ours passes through.
 
     Raises:
         ModelError: The source cannot be loaded, or is an encoder-decoder.
@@ -76,7 +82,9 @@ def load_backbone(
     try:
         config = AutoConfig.from_pretrained(**place)
         _adjust(config, layers, dropout)
-        model = AutoModel.from_pretrained(**place, config=config, dtype=torch.float32)
+        model, report = AutoModel.from_pretrained(
+            **place, config=config, dtype=torch.float32, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(**place)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(
@@ -85,6 +93,13 @@ def load_backbone(
             expected=f"{choices(MODEL_ASSETS, source)}, a local folder, or a hub id",
             fix="check the name and the network; assets come from the package registry alone",
         ) from error
+    if complete and report["missing_keys"]:
+        raise ModelError(
+            f"lacks {', '.join(sorted(report['missing_keys'])[:5])}",
+            where=source,
+            expected="every weight of the backbone",
+            fix="save the model again, whole",
+        )
     if config.is_encoder_decoder:
         raise ModelError(
             f"{source!r} is an encoder-decoder ({config.model_type})",

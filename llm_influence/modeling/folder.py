@@ -3,9 +3,9 @@
 model.json          format version, style, template, lexicon, configuration, protocol
 catalogue.parquet   the items
 heads.safetensors   unit vectors, item head, behaviour head
-adapter/            the adapter, as PEFT writes it (absent when the backbone is frozen)
-backbone/           the untuned backbone and its tokenizer (absent in training checkpoints,
-                    which name the backbone's source instead)
+adapter/            the adapter, as PEFT writes it (absent for kinds `frozen` and `full`)
+backbone/           the backbone and its tokenizer, untuned (absent in training checkpoints, which
+                    name the backbone's source instead); for kind `full` tuned, and always there
 """
 
 from __future__ import annotations
@@ -24,13 +24,8 @@ from llm_influence.config import ModelConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import DataError, ModelError, ModelFolderError, OutputError
 from llm_influence.files import write_text
-from llm_influence.modeling.adapters import (
-    Body,
-    adapter_names,
-    load_adapter_state,
-    plain_state,
-    restore_adapter,
-)
+from llm_influence.modeling.adapters import KINDS, Adapter
+from llm_influence.modeling.adapters.adapter import DESCRIPTION, TENSORS
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.units import UnitVectors
@@ -48,11 +43,10 @@ def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> N
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_head_state(model), folder / "heads.safetensors")
-        if model.config.adapter.kind != "frozen":
-            model.body.save_pretrained(str(folder / "adapter"))
-        if with_backbone:
-            base = model.backbone.model
-            base.save_pretrained(str(folder / "backbone"), state_dict=plain_state(model.body))
+        model.adapter.save(folder / "adapter")
+        if with_backbone or model.adapter.saved_in == "backbone":
+            base, state = model.backbone.model, model.adapter.backbone_state()
+            base.save_pretrained(str(folder / "backbone"), state_dict=state)
             model.backbone.tokenizer.save_pretrained(str(folder / "backbone"))
         model.catalogue.save(folder / "catalogue.parquet")
         text = json.dumps(_description(model), indent=2, ensure_ascii=False)
@@ -77,10 +71,8 @@ def load_model(folder: Path) -> InfluenceModel:
     if words is None:
         raise _missing(folder / "heads.safetensors", ["units.words"])
     units = UnitVectors(words, backbone.width)
-    body: Body = backbone.model.requires_grad_(False)
-    if config.adapter.kind != "frozen":
-        body = _load_adapter(folder / "adapter", backbone)
-    model = InfluenceModel(backbone, body, encoder, units, config)
+    adapter = _load_adapter(folder / "adapter", backbone, config)
+    model = InfluenceModel(backbone, adapter, encoder, units, config)
     _fill_heads(model, heads, folder / "heads.safetensors")
     model.protocol = described["protocol"]
     return model.eval()
@@ -90,9 +82,10 @@ def restore_weights(model: InfluenceModel, folder: Path) -> None:
     """Put the trained weights of a saved folder into ``model``, which has the same shape."""
     path = folder / "heads.safetensors"
     _fill_heads(model, _load_tensors(path), path)
-    if model.config.adapter.kind != "frozen":
-        saved = _load_tensors(folder / "adapter" / "adapter_model.safetensors")
-        load_adapter_state(model.body, saved)
+    if model.adapter.saved_in == "adapter":
+        _fill_adapter(model.adapter, folder / "adapter")
+    elif model.adapter.saved_in == "backbone":
+        model.adapter.load(_own_backbone(folder / "backbone").model.state_dict())
 
 
 def _description(model: InfluenceModel) -> dict[str, object]:
@@ -145,11 +138,15 @@ def _read_description(folder: Path) -> dict:
 
 def _load_backbone(folder: Path, described: dict, config: ModelConfig) -> Backbone:
     own = folder / "backbone"
-    if not own.is_dir():
-        return load_backbone(described["backbone"], layers=config.layers, dropout=config.dropout)
-    with _reading(own):
-        found = load_backbone(str(own))
-    return Backbone(described["backbone"], found.model, found.tokenizer, found.kind)
+    if own.is_dir() or KINDS[config.adapter.kind].saved_in == "backbone":
+        found = _own_backbone(own)
+        return Backbone(described["backbone"], found.model, found.tokenizer, found.kind)
+    return load_backbone(described["backbone"], layers=config.layers, dropout=config.dropout)
+
+
+def _own_backbone(folder: Path) -> Backbone:
+    with _reading(folder):
+        return load_backbone(str(folder), complete=True)
 
 
 def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
@@ -172,18 +169,27 @@ def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
     )
 
 
-def _load_adapter(folder: Path, backbone: Backbone) -> Body:
-    path = folder / "adapter_model.safetensors"
-    saved = set(_load_tensors(path))
-    config = folder / "adapter_config.json"
-    if not config.is_file():  # PEFT would take the folder's name for a hub id
-        raise _missing(folder, [config.name])
-    with _reading(config):
-        body = restore_adapter(backbone.model, folder)
-    lacking = adapter_names(body) - saved
-    if lacking:
-        raise _missing(path, sorted(lacking))
-    return body
+def _load_adapter(folder: Path, backbone: Backbone, config: ModelConfig) -> Adapter:
+    kind, model = KINDS[config.adapter.kind], backbone.model.requires_grad_(False)
+    if kind.saved_in != "adapter":
+        return kind.restore(model, config.adapter, folder)
+    _load_tensors(folder / TENSORS)
+    description = folder / DESCRIPTION
+    if not description.is_file():  # PEFT would take the folder's name for a hub id
+        raise _missing(folder, [description.name])
+    with _reading(description):
+        adapter = kind.restore(model, config.adapter, folder)
+    _fill_adapter(adapter, folder)
+    return adapter
+
+
+def _fill_adapter(adapter: Adapter, folder: Path) -> None:
+    path = folder / TENSORS
+    saved = _load_tensors(path)
+    if lacking := sorted(adapter.state().keys() - saved.keys()):
+        raise _missing(path, lacking)
+    with _reading(path):
+        adapter.load(saved)
 
 
 def _head_state(model: InfluenceModel) -> dict[str, Tensor]:

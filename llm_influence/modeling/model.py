@@ -16,7 +16,7 @@ from llm_influence.config import ModelConfig, RunConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
-from llm_influence.modeling.adapters import Body, adapter_off, attach_adapter
+from llm_influence.modeling.adapters import Adapter, Body, attach_adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone, text_vectors
 from llm_influence.modeling.heads import BehaviorHead, ItemHead
 from llm_influence.modeling.masks import event_causal_mask
@@ -67,6 +67,7 @@ class InfluenceModel(nn.Module):
     Attributes:
         encoder: Renders histories; holds the lexicon and the catalogue.
         config: The model's configuration.
+        adapter: What is trained inside the backbone; its ``body`` computes the states.
         protocol: How the model was trained and measured, kept with its folder.
     """
 
@@ -76,14 +77,16 @@ class InfluenceModel(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        body: Body,
+        adapter: Adapter,
         encoder: Encoder,
         units: UnitVectors,
         config: ModelConfig,
     ) -> None:
         super().__init__()
         self.backbone, self.encoder, self.config = backbone, encoder, config
-        self.body, self.units = body, units
+        self.adapter, self.body, self.units = adapter, adapter.body, units
+        if encoder.style == "token":  # units stand in for the backbone's own embeddings
+            backbone.model.get_input_embeddings().requires_grad_(False)
         self.item_head = ItemHead(backbone.width, config.item_head)
         self.behavior_head = BehaviorHead(backbone.width, len(encoder.lexicon.behaviors))
         self.protocol: dict[str, object] = {}
@@ -112,7 +115,8 @@ class InfluenceModel(nn.Module):
         texts = text_vectors(backbone, _unit_words(encoder))
         usual = backbone.model.get_input_embeddings().weight.norm(dim=-1).mean().item()
         units = UnitVectors(texts, backbone.width, scale=usual)
-        return cls(backbone, attach_adapter(backbone.model, wanted.adapter), encoder, units, wanted)
+        adapter = attach_adapter(backbone.model, wanted.adapter)
+        return cls(backbone, adapter, encoder, units, wanted)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> InfluenceModel:
@@ -130,7 +134,8 @@ class InfluenceModel(nn.Module):
 
         Args:
             folder: Made if it is not there.
-            with_backbone: Also write the untuned backbone, so that the folder needs nothing else.
+            with_backbone: Also write the backbone, so that the folder needs nothing else. One that
+                was tuned itself (``full``) is always written.
 
         Raises:
             OutputError: The folder cannot be written.
@@ -160,9 +165,10 @@ class InfluenceModel(nn.Module):
 
         Raises:
             DuplicateError: An item id is already known.
+            ModelError: The backbone itself was tuned (``full``): new texts need the untuned one.
         """
         lexicon = self.encoder.lexicon.with_catalogue(self.catalogue.extend(items))
-        with inference(self), adapter_off(self.body):
+        with inference(self), self.adapter.off():
             texts = text_vectors(self.backbone, list(items.texts))
         self.units.extend(texts)
         self.encoder = self.encoder.with_lexicon(lexicon)

@@ -56,4 +56,7 @@ class NextEventObjective(nn.Module):
         ) + config.behavior_head.weight * F.cross_entropy(
             predicted.behavior_logits.float(), behavior_labels[known], reduction="sum"
         )
+        penalty = self.model.adapter.penalty()
+        if penalty is not None:  # by labels, so that a step adds it once, however it is cut
+            loss = loss + penalty * known.sum()
         return {"loss": loss / (known.sum() if num_items_in_batch is None else num_items_in_batch)}

@@ -20,6 +20,7 @@ from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.sampling import LengthSampler
+from llm_influence.training.schedule import AdapterSchedule, load_progress, save_progress
 from llm_influence.training.windows import (
     Inputs,
     RowCollator,
@@ -54,7 +55,10 @@ class InfluenceTrainer(Trainer):
             eval_dataset=RowDataset(split.validation),
             data_collator=WindowCollator(split.train, model.encoder),
             compute_metrics=lambda found: ranking_metrics(_flat(found), cutoff),
-            callbacks=[EarlyStoppingCallback(config.train.patience)],
+            callbacks=[
+                EarlyStoppingCallback(config.train.patience),
+                AdapterSchedule(model.adapter),
+            ],
             args=args,
         )
 
@@ -68,9 +72,11 @@ class InfluenceTrainer(Trainer):
         train = self._config.train
         residual = self.influence_model.units.residual
         trained = [p for p in self.model.parameters() if p.requires_grad and p is not residual]
+        matrices = [p for p in trained if p.squeeze().ndim > 1]  # (N, 1) is a vector
+        vectors = [p for p in trained if p.squeeze().ndim < 2]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": train.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": train.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
             {
                 "params": [residual],
                 "lr": train.item_learning_rate,
@@ -126,11 +132,13 @@ class InfluenceTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = output_dir or self.args.output_dir
         self.influence_model.save_pretrained(folder, with_backbone=False)
+        save_progress(self.influence_model.adapter, Path(folder))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         restore_weights(self.influence_model, Path(resume_from_checkpoint))
+        load_progress(self.influence_model.adapter, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         restore_weights(self.influence_model, Path(self.state.best_model_checkpoint))

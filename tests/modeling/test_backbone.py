@@ -6,7 +6,6 @@ from peft import PeftModel
 from transformers import AutoTokenizer, BartConfig, BartModel
 
 from llm_influence.errors import ModelError
-from llm_influence.modeling.adapters import adapter_off
 from llm_influence.modeling.backbone import load_backbone, text_vectors
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
@@ -89,7 +88,7 @@ def test_lora_trains_updates_alone_and_can_be_switched_off(kind, log):
         with torch.no_grad():
             return body(inputs_embeds=ids).last_hidden_state
 
-    with adapter_off(model.body):
+    with model.adapter.off():
         torch.testing.assert_close(states(model.body), states(plain.body), rtol=0, atol=1e-5)
     assert not torch.allclose(states(model.body), states(plain.body), atol=1e-2)
 
@@ -100,7 +99,7 @@ def test_a_frozen_backbone_has_heads_to_train_alone(kind, log):
     assert not isinstance(model.body, PeftModel)
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"units", "item_head", "behavior_head"}
-    with adapter_off(model.body):
+    with model.adapter.off():
         assert len(model.recommend(log.at(0), k=2)) == 2
 
 

@@ -1,0 +1,155 @@
+"""Adapters in whole runs: AdaLoRA's ranks fall, and every kind goes on after a break."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from llm_influence.data.sources import open_data
+from llm_influence.data.splits import split_log
+from llm_influence.errors import ConfigError
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.training import finetune as module
+from llm_influence.training.finetune import finetune
+from llm_influence.training.objectives import NextEventObjective
+from llm_influence.training.trainer import InfluenceTrainer, training_arguments
+from llm_influence.training.windows import WindowCollator, WindowDataset
+from tests import tiny
+from tests.training.runs import config_in, largest_difference
+
+ADALORA = {"kind": "adalora", "rank": 2, "initial_rank": 4, "prune_from": 0.25}
+TRAIN = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2, "patience": 4}
+
+
+class Watch(TrainerCallback):
+    """Writes down the sum of ranks after every step; may break the run off."""
+
+    def __init__(self, adapter, break_after: float = float("inf")) -> None:
+        self.adapter, self.break_after, self.ranks = adapter, break_after, []
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step >= self.break_after:
+            raise InterruptedError
+
+    def on_step_end(self, args, state, control, **_):
+        self.ranks.append(sum(self.adapter.ranks().values()))
+
+
+def trainer_of(config, **watch) -> tuple[InfluenceTrainer, Watch]:
+    split = split_log(open_data(config.data), config.data.split)
+    model = InfluenceModel.build(config, split.train)
+    arguments = training_arguments(config, Path(config.output), 1)
+    trainer = InfluenceTrainer(config, model, split, args=arguments)
+    trainer.add_callback(found := Watch(model.adapter, **watch))
+    return trainer, found
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, the optimiser's left out."""
+    names = ("heads", "adapter/adapter_model", "backbone/model", "adapter_progress")
+    files = [folder / f"{name}.safetensors" for name in names]
+    return {
+        f"{f.name}/{n}": t.float() for f in files if f.is_file() for n, t in load_file(f).items()
+    }
+
+
+def test_ranks_of_adalora_fall_to_the_target_and_stay_there_on_disk(tmp_path, log):
+    config = config_in(tmp_path, train=TRAIN, model={"adapter": ADALORA, "dropout": 0.0})
+    trainer, watch = trainer_of(config)
+    trainer.train()
+    adapter = trainer.influence_model.adapter
+    steps, matrices = trainer.state.max_steps, len(adapter.ranks())
+    assert steps >= 10
+    assert len(watch.ranks) == steps
+    first, last = round(0.25 * steps), round(0.7 * steps)
+    assert set(watch.ranks[1:first]) == {4 * matrices}  # the first step of the warm-up is zero
+    assert watch.ranks[1:] == sorted(watch.ranks[1:], reverse=True)
+    assert set(watch.ranks[last - 1 :]) == {2 * matrices}
+    assert len(set(watch.ranks)) > 3  # step by step, not at once
+
+    newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda p: int(p.name[11:]))
+    loaded = InfluenceModel.from_pretrained(newest)
+    assert sum(loaded.adapter.ranks().values()) == 2 * matrices
+    assert len(set(loaded.adapter.ranks().values())) > 1  # some matrices matter more
+
+
+def test_the_epoch_that_did_best_is_restored_with_the_ranks_it_had(tmp_path):
+    adapter = {**ADALORA, "prune_until": 0.9}
+    config = config_in(tmp_path, train=TRAIN, model={"adapter": adapter, "dropout": 0.0})
+    trainer, watch = trainer_of(config)
+    trainer.train()
+    per_epoch = trainer.state.max_steps // 4
+    model, folder = trainer.influence_model, tmp_path / "run" / "checkpoints"
+    best = Path(trainer.state.best_model_checkpoint)
+    step = int(best.name.removeprefix("checkpoint-"))
+    assert step % per_epoch == 0
+    assert sum(model.adapter.ranks().values()) == watch.ranks[step - 1]
+    history = [p.item_logits for _, p in model.predict(list(tiny.small_log()))]
+    model.save_pretrained(folder / "again")
+    loaded = InfluenceModel.from_pretrained(folder / "again")
+    again = [p.item_logits for _, p in loaded.predict(list(tiny.small_log()))]
+    torch.testing.assert_close(torch.cat(again), torch.cat(history), rtol=0, atol=1e-6)
+
+
+def test_a_run_too_short_for_the_schedule_is_refused(tmp_path):
+    train = {"epochs": 1, "batch_size": 16}  # one step
+    trainer, _ = trainer_of(config_in(tmp_path, train=train, model={"adapter": ADALORA}))
+    with pytest.raises(
+        ConfigError, match=r"1 steps in all: adalora would prune from step 0 to step 1"
+    ):
+        trainer.train()
+
+
+def test_the_penalty_is_added_once_a_step_however_it_is_cut(log):
+    adapter = {**ADALORA, "dropout": 0.0}
+    sections = {"backbone": tiny.backbone_folder("bert"), "adapter": adapter, "dropout": 0.0}
+    model = InfluenceModel.build(tiny.run_config(model=sections), log)
+    windows, collate = WindowDataset(log, model.encoder), WindowCollator(log, model.encoder)
+    objective = NextEventObjective(model)
+    whole = collate([windows[n] for n in range(6)])
+    count = int((whole["labels"] != -100).sum())
+    parts = [collate([windows[n] for n in chosen]) for chosen in ((0, 1, 2, 3), (4, 5))]
+    cut = sum(objective(**part, num_items_in_batch=count)["loss"] for part in parts)
+    with_penalty = objective(**whole)["loss"]
+    torch.testing.assert_close(cut, with_penalty, rtol=0, atol=1e-5)
+    state = model.body.state_dict()
+    factors = [
+        t if "lora_A" in n else t.T for n, t in state.items() if "lora_A" in n or "lora_B" in n
+    ]
+    expected = torch.stack([(f @ f.T - torch.eye(4)).norm() for f in factors]).mean()
+    model.adapter.config = model.adapter.config.model_copy(update={"orthogonality": 0.0})
+    without = objective(**whole)["loss"]
+    torch.testing.assert_close(with_penalty - without, 0.1 * expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [ADALORA, {"kind": "bottleneck", "width": 4}, {"kind": "full"}],
+    ids=lambda a: a["kind"],
+)
+def test_a_run_that_was_broken_off_goes_on_to_the_same_weights(tmp_path, monkeypatch, adapter):
+    """AdaLoRA in the middle of pruning; dropout is on."""
+    model, configs = {"adapter": adapter, "dropout": 0.2}, []
+    for name in ("unbroken", "broken"):
+        (tmp_path / name).mkdir()
+        configs.append(config_in(tmp_path / name, train=TRAIN, model=model))
+    unbroken = finetune(configs[0])
+
+    class Breaking(module.InfluenceTrainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.add_callback(Watch(self.influence_model.adapter, break_after=7))
+
+    monkeypatch.setattr(Watch, "on_step_end", TrainerCallback.on_step_end)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "InfluenceTrainer", Breaking)
+        with pytest.raises(InterruptedError):
+            finetune(configs[1])
+    resumed = finetune(configs[1], resume=True)
+    assert resumed.test == pytest.approx(unbroken.test)
+    newest = max((unbroken.folder / "checkpoints").iterdir(), key=lambda p: int(p.name[11:]))
+    same = resumed.folder / "checkpoints" / newest.name
+    assert largest_difference(state_of(newest), state_of(same)) < 1e-6
+    assert largest_difference(state_of(unbroken.folder), state_of(resumed.folder)) < 1e-6
