@@ -84,6 +84,7 @@ class InfluenceModel(nn.Module):
         super().__init__()
         self.backbone, self.encoder, self.config = backbone, encoder, config
         self.body, self.units = body, units
+        units.residual_dropout, units.first_item = config.residual_dropout, self.first_item
         self.item_head = ItemHead(backbone.width, config.item_head)
         self.behavior_head = BehaviorHead(backbone.width, len(encoder.lexicon.behaviors))
         self.protocol: dict[str, object] = {}

@@ -118,6 +118,25 @@ def test_a_run_learns_what_always_comes_next(tmp_path, kind, style):
     assert finetune(config).test["mrr"] > 0.9
 
 
+def test_another_seed_gives_another_model_that_does_about_as_well(tmp_path):
+    rates = {"learning_rate": 5e-3, "item_learning_rate": 5e-3}
+    found = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        config = config_in(
+            tmp_path / str(seed),
+            walk_events(users=60),
+            rendering={"template": "item"},
+            train={"epochs": 12, "batch_size": 8, "patience": 12, "seed": seed, **rates},
+        )
+        found.append(finetune(config))
+    one, other = found
+    assert largest_difference(weights(one.folder), weights(other.folder)) > 1e-2
+    assert one.validation != other.validation
+    assert min(one.test["mrr"], other.test["mrr"]) > 0.5  # by chance: 0.13
+    assert one.test["mrr"] == pytest.approx(other.test["mrr"], abs=0.2)
+
+
 # --- how a step is shared ------------------------------------------------------------------
 
 
