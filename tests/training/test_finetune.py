@@ -127,12 +127,12 @@ def test_another_seed_gives_another_model_that_does_about_as_well(tmp_path):
             tmp_path / str(seed),
             walk_events(users=60),
             rendering={"template": "item"},
-            train={"epochs": 12, "batch_size": 8, "patience": 12, "seed": seed, **rates},
+            train={"epochs": 4, "batch_size": 8, "seed": seed, **rates},
         )
         found.append(finetune(config))
     one, other = found
     assert largest_difference(weights(one.folder), weights(other.folder)) > 1e-2
-    assert one.validation != other.validation
+    assert one.test != other.test
     assert min(one.test["mrr"], other.test["mrr"]) > 0.5  # by chance: 0.13
     assert one.test["mrr"] == pytest.approx(other.test["mrr"], abs=0.2)
 
