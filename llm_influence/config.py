@@ -165,6 +165,9 @@ class ModelConfig(Section):
     backbone: str = "minilm"
     layers: int | None = Field(None, ge=1, description="keep only the first layers")
     dropout: float | None = Field(None, ge=0, lt=1, description="overrides the backbone's own")
+    residual_dropout: float = Field(
+        0.0, ge=0, lt=1, description="chance that an item has its words' vector alone for a step"
+    )
     adapter: AdapterConfig = AdapterConfig()
     item_head: ItemHeadConfig = ItemHeadConfig()
     behavior_head: BehaviorHeadConfig = BehaviorHeadConfig()
@@ -182,6 +185,12 @@ class TrainConfig(Section):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    event_dropout: float = Field(
+        0.0, ge=0, le=1, description="highest chance that an event is left out of a history"
+    )
+    event_dropout_share: float = Field(
+        0.5, ge=0, le=1, description="share of the histories that have events left out"
+    )
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the chip computes it, else fp32"

@@ -142,6 +142,17 @@ class Catalogue:
             raise self.unknown(unknown[0], where="catalogue")
         return {item: self.titles[code_of[item]] for item in ids}
 
+    def take(self, codes: npt.ArrayLike) -> Catalogue:
+        """The items at ``codes`` (integers or a (I,) mask) alone, in that order."""
+        places = np.arange(len(self))[np.asarray(codes)]
+        rows = pa.array(places)
+        return Catalogue(
+            self.ids.take(rows),
+            [self.titles[place] for place in places],
+            [self.texts[place] for place in places],
+            self.table.take(rows),
+        )
+
     def extend(self, other: Catalogue) -> Catalogue:
         """A catalogue with the items of ``other`` behind these, whose codes stay.
 

@@ -71,13 +71,18 @@ def seen_items(codes: Sequence[IntArray], num_items: int) -> Tensor:
     return seen
 
 
-def ranking_metrics(ranks: IntArray, cutoff: int = 10) -> dict[str, float]:
-    """HR@K, NDCG@K (one relevant item: 1 / log2(1 + rank)) and MRR of (N,) ranks."""
+def ndcg_of_rows(ranks: IntArray, cutoff: int = 10) -> FloatArray:
+    """(N,) NDCG@K of (N,) ranks, one relevant item each: 1 / log2(1 + rank) up to K, else 0."""
     ranks = np.asarray(ranks, dtype=np.float64)
-    hits = ranks <= cutoff
+    return (ranks <= cutoff) / np.log2(1 + ranks)
+
+
+def ranking_metrics(ranks: IntArray, cutoff: int = 10) -> dict[str, float]:
+    """HR@K, NDCG@K and MRR of (N,) ranks."""
+    ranks = np.asarray(ranks, dtype=np.float64)
     return {
-        f"hr@{cutoff}": float(hits.mean()),
-        f"ndcg@{cutoff}": float((hits / np.log2(1 + ranks)).mean()),
+        f"hr@{cutoff}": float((ranks <= cutoff).mean()),
+        f"ndcg@{cutoff}": float(ndcg_of_rows(ranks, cutoff).mean()),
         "mrr": float(np.where(ranks < MISSED, 1 / ranks, 0).mean()),
     }
 

@@ -87,6 +87,7 @@ class InfluenceModel(nn.Module):
         self.adapter, self.body, self.units = adapter, adapter.body, units
         if encoder.style == "token":  # units stand in for the backbone's own embeddings
             backbone.model.get_input_embeddings().requires_grad_(False)
+        units.residual_dropout, units.first_item = config.residual_dropout, self.first_item
         self.item_head = ItemHead(backbone.width, config.item_head)
         self.behavior_head = BehaviorHead(backbone.width, len(encoder.lexicon.behaviors))
         self.protocol: dict[str, object] = {}

@@ -22,6 +22,14 @@ class UnitVectors(nn.Module):
         texts: (V, D) text vectors.
         width: Size H of the vectors made.
         scale: Length that a vector starts with; input embeddings want the backbone's own.
+
+    Attributes:
+        residual_dropout: In training, the chance that an item goes without its residual wherever
+            it occurs in one call. The words' part must then do by itself, as it must for an item
+            never seen (cf. DropoutNet, Volkovs et al. 2017). Nothing is rescaled: both vectors of
+            an item, with its residual and without, are those that prediction uses.
+        first_item: Row of the first item; the units before it are the template's words, which are
+            never new and keep their residuals.
     """
 
     words: Tensor
@@ -29,6 +37,7 @@ class UnitVectors(nn.Module):
 
     def __init__(self, texts: Tensor, width: int, *, scale: float = 1.0) -> None:
         super().__init__()
+        self.residual_dropout, self.first_item = 0.0, 0
         self.register_buffer("centre", texts.mean(dim=0))
         self.register_buffer("words", F.normalize(texts - self.centre, dim=-1))
         self.project = nn.Linear(texts.shape[1], width, bias=False)
@@ -42,7 +51,15 @@ class UnitVectors(nn.Module):
 
     def forward(self, ids: Tensor | slice) -> Tensor:
         """(..., H) vectors of the units ``ids``."""
-        return self.project(self.words[ids]) + self.residual[ids]
+        return self.project(self.words[ids]) + self._residuals()[ids]
+
+    def _residuals(self) -> Tensor:
+        """(V, H) residuals, in training without those that dropout takes."""
+        if not (self.training and self.residual_dropout):
+            return self.residual
+        kept = torch.rand(len(self), device=self.residual.device) >= self.residual_dropout
+        kept[: self.first_item] = True
+        return self.residual * kept[:, None]
 
     def extend(self, texts: Tensor) -> None:
         """Add units at the end, from their (N, D) text vectors; they have no residual yet."""

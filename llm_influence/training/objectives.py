@@ -31,14 +31,16 @@ class NextEventObjective(nn.Module):
         self,
         labels: Tensor,
         behavior_labels: Tensor,
+        asked_at: Tensor,
         num_items_in_batch: Tensor | int | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """The loss of one micro-batch.
 
         Args:
-            labels: (B, E + 1) next item's code at the frame's end and after each event.
-            behavior_labels: (B, E + 1) next behaviour's code.
+            labels: (B, L) items to be predicted, by code.
+            behavior_labels: (B, L) their events' behaviours, by code.
+            asked_at: (B, L) place of the token from whose state each is predicted.
             num_items_in_batch: Labels of the whole step; default: of this micro-batch.
             inputs: The tensors of an `EncodedBatch`.
         """
@@ -46,7 +48,7 @@ class NextEventObjective(nn.Module):
         states = self.model.states(batch)
         rows = torch.arange(len(states), device=states.device)[:, None]
         known = labels != IGNORE
-        predicted = self.model.heads(states[rows, batch.ends][known])
+        predicted = self.model.heads(states[rows, asked_at][known])
         config = self.model.config
         loss = config.item_head.weight * F.cross_entropy(
             predicted.item_logits.float(),

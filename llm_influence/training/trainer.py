@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import EvalLoopOutput
 
 from llm_influence.config import RunConfig, TrainConfig
@@ -18,6 +26,7 @@ from llm_influence.evaluation.ranking import ranking_metrics, target_ranks
 from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.training.augmentation import EventDropout
 from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.sampling import LengthSampler
 from llm_influence.training.schedule import AdapterSchedule, load_progress, save_progress
@@ -47,17 +56,20 @@ class InfluenceTrainer(Trainer):
         args: TrainingArguments,
     ) -> None:
         self._config = config
-        objective = NextEventObjective(model, label_smoothing=config.train.label_smoothing)
-        cutoff = config.evaluation.cutoff
+        train, cutoff = config.train, config.evaluation.cutoff
+        objective = NextEventObjective(model, label_smoothing=train.label_smoothing)
+        dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
+        windows = WindowDataset(split.train, model.encoder)
         super().__init__(
             model=objective,
-            train_dataset=WindowDataset(split.train, model.encoder),
+            train_dataset=windows,
             eval_dataset=RowDataset(split.validation),
-            data_collator=WindowCollator(split.train, model.encoder),
+            data_collator=WindowCollator(split.train, model.encoder, dropout),
             compute_metrics=lambda found: ranking_metrics(_flat(found), cutoff),
             callbacks=[
-                EarlyStoppingCallback(config.train.patience),
+                EarlyStoppingCallback(train.patience),
                 AdapterSchedule(model.adapter),
+                _EpochOf(windows),
             ],
             args=args,
         )
@@ -142,6 +154,21 @@ class InfluenceTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         restore_weights(self.influence_model, Path(self.state.best_model_checkpoint))
+
+
+class _EpochOf(TrainerCallback):
+    """Tells the windows which epoch begins.
+
+    A dataset's ``set_epoch`` is not called by accelerate where several processes share a sampler.
+    """
+
+    def __init__(self, windows: WindowDataset) -> None:
+        self._windows = windows
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self._windows.set_epoch(int(state.epoch))
 
 
 def training_arguments(config: RunConfig, folder: Path, world_size: int) -> TrainingArguments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from llm_influence.data.splits import EvaluationSet
 from llm_influence.evaluation.ranking import seen_items
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
+from llm_influence.training.augmentation import EventDropout, events_before
 from llm_influence.types import History
 
 IGNORE = -100
@@ -25,11 +26,15 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Events ``start`` to ``stop`` of one user; the event at ``stop``, if any, is a label too."""
+    """Events ``start`` to ``stop`` of one user; the event at ``stop``, if any, is a label too.
+
+    ``epoch`` is the pass over the data that the window is read in; augmentation draws by it.
+    """
 
     user: int
     start: int
     stop: int
+    epoch: int = 0
 
 
 class WindowDataset(Dataset[Window]):
@@ -45,6 +50,7 @@ class WindowDataset(Dataset[Window]):
 
     def __init__(self, log: BehaviorLog, encoder: Encoder) -> None:
         self.log = log
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers see it
         stops = np.diff(log.offsets) - 1
         users = np.arange(len(log))
         self.windows: list[Window] = []
@@ -60,30 +66,58 @@ class WindowDataset(Dataset[Window]):
         return len(self.windows)
 
     def __getitem__(self, index: int) -> Window:
-        """One window; the collator renders it."""
-        return self.windows[index]
+        """One window of the present epoch; the collator renders it."""
+        return replace(self.windows[index], epoch=int(self._epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass over the data begins, counted from 0."""
+        self._epoch.fill_(epoch)
 
 
 class WindowCollator:
     """Windows to one batch: encoded tensors, item labels and behaviour labels.
 
-    Labels are (B, E + 1): column 0 is what the frame alone predicts (the first event), column
-    e + 1 what the state after event e predicts.
+    Labels are (B, L), one for each of a window's events and for the one after it. ``asked_at``
+    (B, L) is the token from whose state each is predicted: the last one of the last event before
+    it, or of the frame for the first. Events that ``dropout`` leaves out are not rendered, the gap
+    behind them is measured from the last event that is there, and every event remains a label
+    (docs/decisions/0006-event-dropout.md).
+
+    Args:
+        log: Events of training.
+        encoder: Renders the windows.
+        dropout: Which events are left out; default: none.
     """
 
-    def __init__(self, log: BehaviorLog, encoder: Encoder) -> None:
+    def __init__(
+        self, log: BehaviorLog, encoder: Encoder, dropout: EventDropout | None = None
+    ) -> None:
         self._log, self._encoder = log, encoder
+        self._dropout = dropout or EventDropout()
 
     def __call__(self, windows: Sequence[Window]) -> Inputs:
         """See the class."""
         whole = [self._log.at(w.user, w.stop + 1).keep(slice(w.start, None)) for w in windows]
-        seen = [history.keep(slice(None, -1)) for history in whole]
-        batch = collate(self._encoder.encode(seen))
+        kept = [
+            self._dropout.kept(len(history) - 1, epoch=w.epoch, user=w.user, start=w.start)
+            for history, w in zip(whole, windows, strict=True)
+        ]
+        encoded = self._encoder.encode(
+            [h.keep(slice(None, -1)).keep(k) for h, k in zip(whole, kept, strict=True)]
+        )
+        batch = collate(encoded)
+        # A removal makes gaps longer, and so may their words: what no longer fits is left out.
+        before = [
+            (events_before(k) - left_out).clip(0)
+            for k, left_out in zip(kept, encoded.left_out, strict=True)
+        ]
         labels = self._encoder.lexicon.columns(whole)
+        places = _pad(np.concatenate(before), labels.lengths, 0)
         return {
             **batch_inputs(batch),
-            "labels": _pad(labels.codes["item"], labels.lengths),
-            "behavior_labels": _pad(labels.codes["behavior"], labels.lengths),
+            "labels": _pad(labels.codes["item"], labels.lengths, IGNORE),
+            "behavior_labels": _pad(labels.codes["behavior"], labels.lengths, IGNORE),
+            "asked_at": batch.ends.gather(1, places),
         }
 
 
@@ -124,8 +158,8 @@ def batch_inputs(batch: EncodedBatch) -> Inputs:
     return {name: getattr(batch, name) for name in batch.__slots__}
 
 
-def _pad(codes: np.ndarray, lengths: np.ndarray) -> Tensor:
+def _pad(codes: np.ndarray, lengths: np.ndarray, filler: int) -> Tensor:
     places = np.arange(int(lengths.max()))
-    padded = np.full((len(lengths), len(places)), IGNORE, dtype=np.int64)
+    padded = np.full((len(lengths), len(places)), filler, dtype=np.int64)
     padded[places < lengths[:, None]] = codes
     return torch.from_numpy(padded)

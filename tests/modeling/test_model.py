@@ -9,7 +9,7 @@ import torch
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import DuplicateError, ExplanationError, UnknownNameError
-from llm_influence.modeling.model import log_odds
+from llm_influence.modeling.model import InfluenceModel, log_odds
 from llm_influence.types import Event, History
 from tests import tiny
 
@@ -154,3 +154,21 @@ def test_items_are_added_without_the_adapter_and_without_leaving_training(bert):
     old, added = bert.units.words[rows]
     torch.testing.assert_close(old, added, rtol=0, atol=1e-5)
     assert all(module.training for module in bert.body.modules())
+
+
+@pytest.mark.parametrize("style", ["token", "text"])
+def test_residual_dropout_is_of_items_and_silent_outside_training(log, style, tmp_path):
+    config = tiny.run_config(style=style, model={"residual_dropout": 0.9})
+    model = InfluenceModel.build(config, log)
+    with torch.no_grad():
+        model.units.residual += torch.randn_like(model.units.residual)
+    model.save_pretrained(tmp_path)
+    for found in (model, InfluenceModel.from_pretrained(tmp_path)):
+        words = found.units.project(found.units.words)
+        whole = words + found.units.residual
+        found.train()
+        dropped = (found.item_vectors() == words[found.first_item :]).all(dim=1).float().mean()
+        assert dropped > 0.5
+        kept = slice(found.first_item)
+        assert torch.equal(found.units(kept), whole[kept])
+        assert torch.equal(found.eval().item_vectors(), whole[found.first_item :])

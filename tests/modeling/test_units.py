@@ -33,3 +33,22 @@ def test_extending_keeps_old_vectors_and_gives_new_ones_no_residual():
     assert units.residual.requires_grad
     assert not units.words.requires_grad
     assert units.state_dict().keys() == UnitVectors(given, 6).state_dict().keys()
+
+
+def test_residual_dropout_takes_residuals_of_items_in_training_alone():
+    units = UnitVectors(texts(400), 6)
+    with torch.no_grad():
+        units.residual += 1.0
+    units.residual_dropout, units.first_item = 0.3, 100
+    whole = units.eval()(slice(None)).detach()
+    words = units.project(units.words).detach()
+    found = units.train()(slice(None)).detach()
+    gone = (found == words).all(dim=1)
+    assert ((found == whole).all(dim=1) | gone).all()  # nothing between, nothing rescaled
+    assert not gone[:100].any()
+    assert 60 < gone.sum() < 120
+    assert not torch.equal((units(slice(None)) == words).all(dim=1), gone)  # drawn anew
+    twice = units(torch.tensor([150, 7, 150]))
+    assert torch.equal(twice[0], twice[2])  # an item is one item throughout a call
+    units.residual_dropout = 0.0
+    assert torch.equal(units(slice(None)), whole)

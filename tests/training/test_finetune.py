@@ -119,6 +119,25 @@ def test_a_run_learns_what_always_comes_next(tmp_path, kind, style):
     assert finetune(config).test["mrr"] > 0.9
 
 
+def test_another_seed_gives_another_model_that_does_about_as_well(tmp_path):
+    rates = {"learning_rate": 5e-3, "item_learning_rate": 5e-3}
+    found = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        config = config_in(
+            tmp_path / str(seed),
+            walk_events(users=60),
+            rendering={"template": "item"},
+            train={"epochs": 4, "batch_size": 8, "seed": seed, **rates},
+        )
+        found.append(finetune(config))
+    one, other = found
+    assert largest_difference(weights(one.folder), weights(other.folder)) > 1e-2
+    assert one.test != other.test
+    assert min(one.test["mrr"], other.test["mrr"]) > 0.5  # by chance: 0.13
+    assert one.test["mrr"] == pytest.approx(other.test["mrr"], abs=0.2)
+
+
 # --- how a step is shared ------------------------------------------------------------------
 
 
@@ -147,13 +166,18 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can(
 
 
 def test_two_processes_come_to_the_metrics_of_one(tmp_path):
-    """13 users, so that one process has to ask a user too many; 14 windows, so that all fit."""
+    """13 users, so that one process has to ask a user too many; 14 windows, so that all fit.
+
+    Events are left out at random: the same ones in the same epoch, whichever process reads them.
+    """
     events = tiny.events_table(users=13)
     found = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         folder.mkdir()
-        train = {**TRAIN, "epochs": 1, "batch_size": 2, "learning_rate": 1e-3}
+        # in bf16 the padding of a batch is felt: one process pads two windows, two pad none
+        steps = {"batch_size": 2, "learning_rate": 1e-3, "precision": "fp32"}
+        train = {**TRAIN, **steps, "event_dropout": 0.9}
         rendering = {"max_events": 7}
         config = config_in(folder, events, train=train, rendering=rendering, model=NO_DROPOUT)
         if processes == 1:
@@ -174,7 +198,7 @@ def test_two_processes_come_to_the_metrics_of_one(tmp_path):
         found.append((written, weights(folder / "run")))
     (one, weights_of_one), (two, weights_of_two) = found
     assert 0 < one["test"]["hr@10"] < 1
-    assert one["history"][-1]["step"] == two["history"][-1]["step"] == 7
+    assert one["history"][-1]["step"] == two["history"][-1]["step"] == 14
     for name in ("validation", "test"):
         assert two[name] == pytest.approx(one[name], abs=1e-6)
     assert share_that_differs(weights_of_one, weights_of_two) < 0.05

@@ -1,12 +1,17 @@
 """The loss against one written out by hand."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from llm_influence.data.splits import split_log
+from llm_influence.modeling import model as module
 from llm_influence.rendering.batch import collate
+from llm_influence.training.augmentation import EventDropout
 from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.windows import IGNORE, WindowCollator, WindowDataset
+from llm_influence.training.windows import IGNORE, Window, WindowCollator, WindowDataset
 from tests import tiny
 
 
@@ -66,3 +71,86 @@ def test_loss_and_gradient_of_a_step_do_not_depend_on_how_it_is_cut(model, train
     assert whole == pytest.approx(float(objective(**inputs)["loss"]), rel=1e-5)
     assert len(gradients) > 3
     torch.testing.assert_close(gradients_of_cut, gradients, rtol=1e-3, atol=1e-6)
+
+
+# --- no label is read before it is asked for -----------------------------------------------
+
+SEEN = 2
+"""Events that stay as they are; everything from the event after them on is changed."""
+WINDOW = Window(user=7, start=0, stop=5)
+
+
+def anything(future, past_time, draw):
+    """Other items, behaviours, values and times."""
+    size = len(future["items"])
+    return {
+        "items": (future["items"] + draw.integers(1, 30, size)) % 30,
+        "behaviors": draw.integers(0, 3, size),
+        "values": draw.integers(1, 6, size),
+        "timestamps": past_time + np.cumsum(draw.integers(0, 10**7, size)),
+    }
+
+
+def shuffled(future, past_time, draw):
+    """The same events in another order, each at another's time."""
+    order = np.roll(np.arange(len(future["items"])), 1)
+    moved = {name: column[order] for name, column in future.items()}
+    return moved | {"timestamps": future["timestamps"]}
+
+
+def years_later(future, past_time, draw):
+    """The same events after a long silence: the gap of the very event that is asked for."""
+    return future | {"timestamps": future["timestamps"] + 10**8}
+
+
+def same_second(future, past_time, draw):
+    """The same events, all of them in the second of the last one that was seen."""
+    return future | {"timestamps": np.full(len(future["items"]), past_time)}
+
+
+def with_future(log, change):
+    """The log in which only what comes after the first events of one user is changed."""
+    start, end = (int(log.offsets[WINDOW.user + n]) for n in (0, 1))
+    first, columns = start + SEEN, ("items", "behaviors", "values", "timestamps")
+    future = {name: getattr(log, name)[first:end] for name in columns}
+    changed = change(future, log.timestamps[first - 1], np.random.default_rng(0))
+    arrays = {name: getattr(log, name).copy() for name in columns}
+    for name, column in arrays.items():
+        column[first:end] = changed[name]
+    return replace(log, **arrays)
+
+
+def label_logits(model, log, dropout=None):
+    """(L, I + behaviours) the logits that the loss holds against the labels of the window."""
+    heard = []
+    heads = (model.item_head, model.behavior_head)
+    hooks = [head.register_forward_hook(lambda *call: heard.append(call[-1])) for head in heads]
+    inputs = WindowCollator(log, model.encoder, dropout)([WINDOW])
+    with torch.no_grad():
+        NextEventObjective(model).eval()(**inputs)
+    for hook in hooks:
+        hook.remove()
+    return torch.cat(heard, dim=1)
+
+
+@pytest.mark.parametrize("change", [anything, shuffled, years_later, same_second])
+@pytest.mark.parametrize("dropout", [None, EventDropout(0.9, share=1.0)])
+def test_nothing_that_comes_later_moves_a_prediction_of_the_loss(model, train, change, dropout):
+    """Where a token is a unit, the shapes stay and so does every bit."""
+    before = label_logits(model, train, dropout)
+    after = label_logits(model, with_future(train, change), dropout)
+    assert before.shape == after.shape == (WINDOW.stop + 1, 33)
+    close = 0 if model.encoder.style == "token" else 1e-5
+    torch.testing.assert_close(after[: SEEN + 1], before[: SEEN + 1], rtol=0, atol=close)
+    if dropout is None:  # and what does come later is felt by what comes after it
+        assert ((after - before)[SEEN + 1 :].abs().amax(dim=1) > 1e-4).all()
+
+
+def test_without_the_mask_the_future_would_be_seen(train, monkeypatch):
+    def both_ways(batch):
+        return batch.attention_mask[:, None, None].expand(-1, 1, batch.input_ids.shape[1], -1)
+
+    monkeypatch.setattr(module, "event_causal_mask", both_ways)
+    model = tiny.tiny_model("bert", "token")
+    before, after = (label_logits(model, log) for log in (train, with_future(train, anything)))
+    assert ((after - before)[: SEEN + 1].abs().amax(dim=1) > 1e-4).all()
