@@ -63,7 +63,7 @@ class RenderingConfig(Section):
     """How a history becomes tokens (see `llm_influence.rendering`)."""
 
     style: Literal["token", "text"] = "token"
-    template: str = Field("item", description="a shipped template's name, or a YAML file")
+    template: str = Field("fused", description="a shipped template's name, or a YAML file")
     max_events: int = Field(50, ge=1, description="the most recent events that are kept")
     max_tokens: int | None = Field(None, ge=8, description="default: the backbone's context")
 

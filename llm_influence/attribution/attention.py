@@ -58,7 +58,7 @@ def _attention_weights(task: Task) -> tuple[Tensor, ...]:
     """Attention weights of every layer, (N, heads, T, T)."""
     model = task.model
     with torch.no_grad(), eager_attention(model.body):
-        vectors = model.embed(task.batch.input_ids)
+        vectors = model.embed(task.batch)
         found = model.attend(task.batch, vectors, output_attentions=True).attentions
     expected = model.backbone.model.config.num_hidden_layers
     if found is None or len(found) != expected or any(layer is None for layer in found):

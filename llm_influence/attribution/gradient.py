@@ -83,7 +83,7 @@ def integrated_gradients(
 def _inputs(task: Task) -> Tensor:
     """(N, T, H) input vectors, cut from the graph."""
     with torch.no_grad():
-        return task.model.embed(task.batch.input_ids).detach()
+        return task.model.embed(task.batch).detach()
 
 
 def _baseline(task: Task, inputs: Tensor, kind: Baseline) -> Tensor:

@@ -176,11 +176,11 @@ class InfluenceModel(nn.Module):
 
     # --- the forward pass -----------------------------------------------------------------
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """(B, T, H) input vectors of (B, T) token or unit ids."""
+    def embed(self, batch: EncodedBatch) -> Tensor:
+        """(B, T, H) input vectors of the batch's tokens or units."""
         if self.encoder.style == "token":
-            return self.units(ids)
-        return self.body.get_input_embeddings()(ids)
+            return self.units(batch.input_ids) + self.units.learned(batch.added_ids)
+        return self.body.get_input_embeddings()(batch.input_ids)
 
     def states(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
         """(B, T, H) states after every token.
@@ -189,7 +189,7 @@ class InfluenceModel(nn.Module):
             batch: What to read.
             vectors: (B, T, H) input vectors to use instead of the batch's own.
         """
-        vectors = self.embed(batch.input_ids) if vectors is None else vectors
+        vectors = self.embed(batch) if vectors is None else vectors
         return self.attend(batch, vectors).last_hidden_state
 
     def attend(self, batch: EncodedBatch, vectors: Tensor, **options: object) -> Any:  # noqa: ANN401

@@ -53,6 +53,15 @@ class UnitVectors(nn.Module):
         """(..., H) vectors of the units ``ids``."""
         return self.project(self.words[ids]) + self._residuals()[ids]
 
+    def learned(self, ids: Tensor) -> Tensor:
+        """(..., H) sum of the residuals of the (..., A) units ``ids``, -1 for none.
+
+        What is added to an event's token starts at nothing and is learned whole: begun from words'
+        vectors instead, it drowns the item (docs/experiments.md).
+        """
+        known = (ids >= 0)[..., None]
+        return (self.residual[ids.clamp(min=0)] * known).sum(dim=-2)
+
     def _residuals(self) -> Tensor:
         """(V, H) residuals, in training without those that dropout takes."""
         if not (self.training and self.residual_dropout):

@@ -21,6 +21,7 @@ class EncodedBatch:
         attention_mask: (B, T) bool, False at padding and at tokens hidden by removal ``mask``.
         event_index: (B, T) the token's event, -1 for frame and padding.
         field_index: (B, T) the token's field, -1 for none.
+        added_ids: (B, T, A) units added to each event's last token, -1 for none.
         ends: (B, E + 1) place of the last frame token, then of each event's last token; 0 beyond
             a history's events.
         num_events: (B,) events of each history.
@@ -30,6 +31,7 @@ class EncodedBatch:
     attention_mask: Tensor
     event_index: Tensor
     field_index: Tensor
+    added_ids: Tensor
     ends: Tensor
     num_events: Tensor
 
@@ -74,7 +76,10 @@ def collate(encoded: EncodedHistories, rows: IntArray | None = None) -> EncodedB
     flat = np.where(real, starts[:, None] + places, 0)
 
     def pad(column: IntArray, filler: int) -> IntArray:
-        return np.where(real, column[flat] if len(column) else filler, filler)
+        shown = real.reshape(real.shape + (1,) * (column.ndim - 1))
+        if not len(column):
+            return np.full(real.shape + column.shape[1:], filler)
+        return np.where(shown, column[flat], filler)
 
     event_index = pad(encoded.event_index, -1)
     num_events = encoded.num_events[rows]
@@ -83,6 +88,7 @@ def collate(encoded: EncodedHistories, rows: IntArray | None = None) -> EncodedB
         attention_mask=torch.from_numpy(real),
         event_index=torch.from_numpy(event_index),
         field_index=torch.from_numpy(pad(encoded.field_index, -1)),
+        added_ids=torch.from_numpy(pad(encoded.added_ids, -1)),
         ends=torch.from_numpy(_ends(event_index, real, num_events)),
         num_events=torch.from_numpy(num_events.astype(np.int64)),
     )

@@ -28,6 +28,8 @@ class EncodedHistories:
         input_ids: (T,) token ids (style ``text``) or unit ids (style ``token``).
         event_index: (T,) the token's event within its history, -1 for frame tokens.
         field_index: (T,) the token's field (`FIELDS`), -1 for a template's own words.
+        added_ids: (T, A) units of the template's added fields at each event's last token, -1
+            elsewhere.
         offsets: (N + 1,) where each history begins and ends.
         num_events: (N,) events that were kept.
         left_out: (N,) older events that did not fit and were left out whole.
@@ -36,6 +38,7 @@ class EncodedHistories:
     input_ids: IntArray
     event_index: IntArray
     field_index: IntArray
+    added_ids: IntArray
     offsets: IntArray
     num_events: IntArray
     left_out: IntArray
@@ -193,11 +196,16 @@ class Encoder:
             column[is_frame], column[~is_frame] = frame, events
             return column
 
+        last = np.flatnonzero(~is_frame)[np.cumsum(per_event) - 1]  # of each event
+        added_ids = np.full((len(is_frame), len(self.template.added)), -1, dtype=np.int64)
+        if isinstance(self.pieces, UnitPieces):
+            added_ids[last] = self.pieces.added(columns.codes)
         frame_ids = np.concatenate([*frames, np.empty(0, dtype=np.int64)])
         return EncodedHistories(
             input_ids=fill(frame_ids, self.pieces.ids[flat]),
             event_index=fill(-1, event_of_token),
             field_index=fill(-1, self.pieces.fields[flat]),
+            added_ids=added_ids,
             offsets=offsets,
             num_events=columns.lengths,
             left_out=left_out,

@@ -84,6 +84,13 @@ class WordPieces:
                 expected="a tokenizer of the tokenizers library",
                 fix="use style 'token', or save the tokenizer in its fast form",
             )
+        if template.added:
+            raise TemplateError(
+                f"template {template.name!r} adds {', '.join(template.added)} to the event's token",
+                where="rendering.style",
+                expected="style 'token': words of a text cannot be added to each other",
+                fix="use style 'token', or write the fields into the event line",
+            )
         if not template.history.strip():
             raise TemplateError(
                 f"template {template.name!r} has no history line",
@@ -271,6 +278,13 @@ class UnitPieces:
         """See `Pieces.lookup`: one unit each."""
         first = self._first[self._slots[slot]]
         return first + codes.astype(np.int64), np.ones(len(codes), dtype=np.int64)
+
+    def added(self, codes: Mapping[str, IntArray]) -> IntArray:
+        """(S, A) units of the template's added fields, from (S,) codes of every field."""
+        fields = self._template.added
+        columns = [self._first[field] + codes[field].astype(np.int64) for field in fields]
+        events = len(codes["item"])
+        return np.stack(columns, axis=1) if columns else np.empty((events, 0), dtype=np.int64)
 
     def longest_start(self, slot: int) -> int:
         """See `Pieces.longest_start`: every unit is one token long."""

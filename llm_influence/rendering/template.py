@@ -24,6 +24,9 @@ from llm_influence.errors import TemplateError, choices
 FIELDS = ("behavior", "item", "text", "gap", "value")
 """Fields of an event; a field's place in this tuple is its number in every field map."""
 
+ADDABLE = ("behavior", "gap", "value")
+"""Fields that may ride on an event's token instead of taking one of their own."""
+
 USER_PREFIX = "user."
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _SHIPPED = resources.files("llm_influence.rendering") / "templates"
@@ -53,6 +56,8 @@ class Template(BaseModel):
         name: Its name in configurations.
         language: Language of the gap words, ``en`` or ``zh``.
         event: The line of one event; fields are `FIELDS`.
+        added: Fields whose learned vectors are added to the event's last token in style
+            ``token``: the model is told of them at no length.
         history: What stands before the first event; may use user features as ``{user.age}``.
         behaviors: Words for behaviours; those not listed stand under their own name.
     """
@@ -62,6 +67,7 @@ class Template(BaseModel):
     name: str
     language: Literal["en", "zh"] = "en"
     event: str
+    added: tuple[str, ...] = ()
     history: str = ""
     behaviors: Mapping[str, str] = {}
 
@@ -127,7 +133,19 @@ class Template(BaseModel):
                 fix="write a field in braces, such as {item}",
             )
         template.history_chunks  # noqa: B018 - parse now, so that errors name the file
+        template._check_added(where)
         return template
+
+    def _check_added(self, where: str) -> None:
+        said = {chunk.field for chunk in self.event_chunks}
+        for name in self.added:
+            if name not in ADDABLE or name in said or self.added.count(name) > 1:
+                raise TemplateError(
+                    f"{name!r} cannot be added to the event's token",
+                    where=f"{where}, added",
+                    expected=f"each of {', '.join(ADDABLE)} once, not in the event line",
+                    fix="correct the list, or remove the field from the event line",
+                )
 
 
 def shipped_templates() -> list[str]:

@@ -14,7 +14,7 @@ def test_rollout_equals_the_product_written_out(model, log):
     history = model.encoder.trim(log.at(7))
     batch = collate(model.encoder.encode([history]))
     with torch.no_grad(), eager_attention(model.body):
-        vectors = model.embed(batch.input_ids)
+        vectors = model.embed(batch)
         layers = model.attend(batch, vectors, output_attentions=True).attentions
     flow = np.eye(batch.input_ids.shape[1])
     for layer in layers:

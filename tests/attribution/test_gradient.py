@@ -17,7 +17,7 @@ TARGET = Item("i7")
 def read(model, history):
     batch = collate(model.encoder.encode([history]))
     with torch.no_grad():
-        return batch, model.embed(batch.input_ids)
+        return batch, model.embed(batch)
 
 
 def log_odds_of_i7(model, batch, vectors):

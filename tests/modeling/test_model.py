@@ -1,5 +1,6 @@
 """The model for people: predictions, recommendations, new items."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -172,3 +173,15 @@ def test_residual_dropout_is_of_items_and_silent_outside_training(log, style, tm
         kept = slice(found.first_item)
         assert torch.equal(found.units(kept), whole[kept])
         assert torch.equal(found.eval().item_vectors(), whole[found.first_item :])
+
+
+def test_an_added_field_moves_the_prediction_once_it_is_learned(log):
+    model = InfluenceModel.build(tiny.run_config(rendering={"template": "fused"}), log).eval()
+    history = log.history("u7")
+    valued = dataclasses.replace(history, values=np.where(np.arange(len(history)) == 2, 1, 5))
+    for learned in (False, True):
+        if learned:
+            with torch.no_grad():
+                model.units.residual += torch.randn_like(model.units.residual)
+        (_, one), (_, other) = (next(model.predict([h])) for h in (history, valued))
+        assert torch.equal(one.item_logits, other.item_logits) is not learned

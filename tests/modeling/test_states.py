@@ -91,11 +91,12 @@ def test_kept_tokens_keep_their_positions_when_others_are_hidden(model, history)
         input_ids=batch.input_ids[:, places],
         attention_mask=batch.attention_mask[:, places],
         event_index=batch.event_index[:, places],
+        added_ids=batch.added_ids[:, places],
     )
     mask = event_causal_mask(short) if model.backbone.kind == "encoder" else None
     with inference(model):
         expected = model.body(
-            inputs_embeds=model.embed(short.input_ids),
+            inputs_embeds=model.embed(short),
             attention_mask=mask,
             position_ids=places[None],
         ).last_hidden_state[0]

@@ -17,6 +17,17 @@ def test_a_fresh_unit_is_its_words_without_the_shared_direction_at_the_given_len
     torch.testing.assert_close(units(torch.tensor([[1, 4]])), expected[[1, 4]][None])
 
 
+def test_what_is_added_is_the_sum_of_residuals_and_starts_at_nothing():
+    units = UnitVectors(texts(9), 6)
+    ids = torch.tensor([[[1, 4], [-1, 4], [-1, -1]]])
+    assert units.learned(ids).eq(0).all()
+    with torch.no_grad():
+        units.residual.copy_(texts(9, seed=2))
+    one, four = units.residual[1], units.residual[4]
+    torch.testing.assert_close(units.learned(ids)[0], torch.stack([one + four, four, 0 * one]))
+    assert units.learned(ids[..., :0]).shape == (1, 3, 6)
+
+
 def test_extending_keeps_old_vectors_and_gives_new_ones_no_residual():
     given = texts(9)
     units = UnitVectors(given, 6)

@@ -12,6 +12,7 @@ ENCODED = EncodedHistories(
     input_ids=np.array([7, 8, 10, 20, 21, 22, 30, 31, 9, 11, 12]),
     event_index=np.array([-1, -1, 0, 1, 1, 1, 2, 2, -1, 0, 0]),
     field_index=np.array([-1, -1, 1, 0, 1, -1, 1, 3, -1, 0, 1]),
+    added_ids=np.array([-1, -1, 5, -1, -1, 6, -1, 5, -1, -1, 6])[:, None],
     offsets=np.array([0, 8, 11]),
     num_events=np.array([3, 1]),
     left_out=np.array([0, 0]),
@@ -24,6 +25,7 @@ def test_padding_is_invisible_and_belongs_to_no_event():
     assert batch.attention_mask.sum(dim=1).tolist() == [8, 3]
     assert batch.event_index[1].tolist() == [-1, 0, 0, -1, -1, -1, -1, -1]
     assert batch.field_index[1].tolist() == [-1, 0, 1, -1, -1, -1, -1, -1]
+    assert batch.added_ids[1, :, 0].tolist() == [-1, -1, 6, -1, -1, -1, -1, -1]
     assert batch.num_events.tolist() == [3, 1]
 
 
@@ -68,6 +70,7 @@ def test_histories_without_events_are_frames_alone():
         input_ids=np.array([7, 8]),
         event_index=np.array([-1, -1]),
         field_index=np.array([-1, -1]),
+        added_ids=np.empty((2, 0), dtype=np.int64),
         offsets=np.array([0, 2]),
         num_events=np.array([0]),
         left_out=np.array([0]),

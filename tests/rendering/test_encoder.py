@@ -13,6 +13,7 @@ from llm_influence.errors import TemplateError, UnknownNameError
 from llm_influence.rendering.encoder import EncodedHistories, Encoder
 from llm_influence.rendering.gaps import gap_words
 from llm_influence.rendering.lexicon import Lexicon
+from llm_influence.rendering.pieces import field_words
 from llm_influence.rendering.template import FIELDS, Template, shipped_templates
 from llm_influence.types import Event, History
 from tests import tiny
@@ -20,7 +21,7 @@ from tests.rendering.tokenizer_families import FAMILIES, tokenizer_of
 
 HOUR = 3600
 TEXT_TEMPLATES = ("compact", "compact_zh", "prose", "prose_zh", "titles")
-TOKEN_TEMPLATES = ("compact", "compact_zh", "full", "item", "item_value")
+TOKEN_TEMPLATES = ("compact", "compact_zh", "full", "fused", "item", "item_value")
 
 ODD_TEXTS = (
     *("12 Monkeys", "'quoted' \"twice\"", "(1999)", "-x-", "don't;", "a.b,c", "x", "[CLS] a"),
@@ -188,6 +189,26 @@ def test_a_gap_is_measured_from_the_previous_kept_event(log):
     assert words_of_gaps(encoder, history) == ["gap start", "gap 1h", "gap 2h", "gap 6h"]
     without = history.keep(np.array([True, False, True, True]))
     assert words_of_gaps(encoder, without) == ["gap start", "gap 3h", "gap 6h"]
+
+
+def test_added_fields_ride_on_the_last_token_of_their_event(log):
+    encoder = make(log, "fused", "token")
+    units, added = encoder.pieces.words, encoder.template.added
+    whole = log.at(7)
+    for history in (whole, whole.keep(np.arange(len(whole)) % 3 != 1)):
+        encoded = encoder.encode([history])
+        codes = encoder.lexicon.columns([history]).codes
+        np.testing.assert_array_equal(encoded.added_ids[0], [-1] * len(added))  # the frame
+        for event, ids in enumerate(encoded.added_ids[1:]):
+            for field, unit in zip(added, ids, strict=True):
+                words = field_words(encoder.lexicon, encoder.template, field)
+                word = words[codes[field][event]]
+                said = {
+                    "behavior": word,
+                    "gap": f"gap {word}",
+                    "value": f"value {word or 'unknown'}",
+                }
+                assert units[unit] == said[field]
 
 
 def test_the_first_event_that_fits_starts_the_history(log):

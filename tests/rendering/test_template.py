@@ -15,6 +15,9 @@ from llm_influence.rendering.template import Template
         ("{name: t, event: '{item}', history: 'of {age}'}", r"unknown field 'age'.*\{user.age\}"),
         ("{name: t, events: '{item}'}", "event"),
         ("{name: t, event: '{item}', language: fr}", "language"),
+        ("{name: t, event: '{item}', added: [item]}", "'item' cannot be added"),
+        ("{name: t, event: '{item} {gap}', added: [gap]}", "'gap' cannot be added"),
+        ("{name: t, event: '{item}', added: [gap, gap]}", "'gap' cannot be added"),
         ("name: [", "own.yaml"),
     ],
 )
