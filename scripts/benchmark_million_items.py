@@ -1,6 +1,6 @@
 """Memory of training and ranking with a million items; writes docs/benchmarks/million_items.json.
 
-    python scripts/benchmark_million_items.py [--items 1000000] [--steps 6]
+    python scripts/benchmark_million_items.py [--items 1000000] [--steps 12]
 
 The figures come from a process of its own that does what a run does: it builds the model, takes
 optimiser steps with `InfluenceTrainer`, ranks 64 held-out events and makes one recommendation.
@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from benchmark_json import write_benchmark
 
-ITEMS, USERS, EVENTS, STEPS = 1_000_000, 64, 53, 6
+ITEMS, USERS, EVENTS, STEPS = 1_000_000, 64, 53, 12
 TEXTS = 1_000
 """Distinct item texts: reading more of them takes time, no memory that grows."""
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def sampled_softmax(
-    own: Tensor, others: Tensor, hits: Tensor, own_log_q: Tensor, others_log_q: Tensor
+    own: Tensor, others: Tensor, unused: Tensor, own_log_q: Tensor, others_log_q: Tensor
 ) -> Tensor:
     """(N,) cross-entropy among a label and the drawn items, corrected for how they were drawn.
 
@@ -20,17 +20,17 @@ def sampled_softmax(
     Args:
         own: (N,) logit of each position's label.
         others: (N, K) logits of the drawn items.
-        hits: (N, K) bool, where a drawn item is the label itself.
+        unused: (N, K) bool, where a drawn item does not count, as it is the label itself.
         own_log_q: (N,) log-probability that the label would have been drawn.
         others_log_q: (K,) log-probability that a drawn item was.
     """
     own = (own - own_log_q)[:, None]
-    others = (others - others_log_q).masked_fill(hits, -torch.inf)
+    others = (others - others_log_q).masked_fill(unused, -torch.inf)
     return torch.cat([own, others], dim=1).logsumexp(dim=1) - own[:, 0]
 
 
 def gbce(
-    own: Tensor, others: Tensor, hits: Tensor, *, rate: float, items: int, calibration: float
+    own: Tensor, others: Tensor, unused: Tensor, *, rate: float, items: int, calibration: float
 ) -> Tensor:
     """(N,) generalised binary cross-entropy (Petrov & Macdonald 2023, arXiv:2308.07192).
 
@@ -42,11 +42,11 @@ def gbce(
     Args:
         own: (N,) logit of each position's label.
         others: (N, K) logits of items drawn evenly.
-        hits: (N, K) bool, where a drawn item is the label itself.
+        unused: (N, K) bool, where a drawn item does not count, as it is the label itself.
         rate: Probability that an item is drawn.
         items: Size of the catalogue.
         calibration: t; 0 is plain BCE, 1 gives calibrated probabilities.
     """
     beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
-    negatives = F.softplus(others).masked_fill(hits, 0).sum(dim=1)  # -log(1 - sigma(s))
+    negatives = F.softplus(others).masked_fill(unused, 0).sum(dim=1)  # -log(1 - sigma(s))
     return (negatives - beta * F.logsigmoid(own)) / (1 + rate * (items - 1))

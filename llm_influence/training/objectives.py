@@ -13,6 +13,10 @@ from llm_influence.training.losses import gbce, sampled_softmax
 from llm_influence.training.negatives import Negatives
 from llm_influence.training.windows import IGNORE
 
+FILL = 128
+"""Drawn items are made up to a multiple of this: the libraries below keep what they prepare for
+every shape of a product, some MiB each, and a new shape in every step would fill the memory."""
+
 
 class NextEventObjective(nn.Module):
     """Weighted cross-entropy of the next item and the next behaviour.
@@ -91,14 +95,23 @@ class NextEventObjective(nn.Module):
             logits = head(states, self.model.item_vectors()).float()
             smoothing = self.label_smoothing
             return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-        drawn = self.negatives.draw(step).to(labels.device)
+        drawn, real = (column.to(labels.device) for column in _filled(self.negatives.draw(step)))
         first, units = self.model.first_item, self.model.units
         own = head.pairs(states, units(first + labels)).float()
-        others, hits = head(states, units(first + drawn)).float(), labels[:, None] == drawn
+        others = head(states, units(first + drawn)).float()
+        unused = (labels[:, None] == drawn) | ~real
         inclusion = self.negatives.inclusion.to(labels.device)
         config = self.model.config.item_head
         if config.loss == "gbce":
             rate, t = float(inclusion[0]), config.calibration
-            return gbce(own, others, hits, rate=rate, items=len(inclusion), calibration=t).sum()
+            return gbce(own, others, unused, rate=rate, items=len(inclusion), calibration=t).sum()
         own_log_q, others_log_q = inclusion[labels].log(), inclusion[drawn].log()
-        return sampled_softmax(own, others, hits, own_log_q, others_log_q).sum()
+        return sampled_softmax(own, others, unused, own_log_q, others_log_q).sum()
+
+
+def _filled(drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,) items made up to a multiple of `FILL`, and (K,) bool which of them were drawn."""
+    real = torch.arange(-(-len(drawn) // FILL) * FILL) < len(drawn)
+    filled = torch.zeros(len(real), dtype=torch.int64)
+    filled[real] = drawn
+    return filled, real

@@ -207,3 +207,20 @@ def test_only_items_that_are_read_asked_for_or_drawn_get_a_gradient(
 def test_smoothing_labels_over_items_that_are_not_scored_is_refused(model):
     with pytest.raises(ConfigError, match="label_smoothing"):
         NextEventObjective(model, label_smoothing=0.1, negatives=Negatives(np.ones(30), 5))
+
+
+def test_products_of_a_step_have_few_shapes(model, train, with_loss, monkeypatch):
+    """Each new shape costs memory that is not given back."""
+    _, inputs = windows_and_inputs(train, model, 2)
+    objective, shapes = with_loss("sampled", Negatives(np.ones(30), 9)), set()
+    forward = model.item_head.forward
+
+    def noting(states, items):
+        shapes.add(items.shape)
+        return forward(states, items)
+
+    monkeypatch.setattr(model.item_head, "forward", noting)
+    with torch.no_grad():
+        losses = {float(objective(**inputs, step=step)["loss"]) for step in range(6)}
+    assert len(losses) == 6
+    assert len(shapes) == 1
