@@ -96,9 +96,10 @@ class NextEventObjective(nn.Module):
             smoothing = self.label_smoothing
             return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
         drawn, real = (column.to(labels.device) for column in _filled(self.negatives.draw(step)))
-        first, units = self.model.first_item, self.model.units
-        own = head.pairs(states, units(first + labels)).float()
-        others = head(states, units(first + drawn)).float()
+        # one call: an item is the same item as a label and as one that was drawn
+        vectors = self.model.units(self.model.first_item + torch.cat([labels, drawn]))
+        own = head.pairs(states, vectors[: len(labels)]).float()
+        others = head(states, vectors[len(labels) :]).float()
         unused = (labels[:, None] == drawn) | ~real
         inclusion = self.negatives.inclusion.to(labels.device)
         config = self.model.config.item_head
