@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llm_influence.errors import ConfigError, choices
 from llm_influence.files import write_text
 
+LARGE_CATALOGUE = 20_000
+"""Items up to which training scores all of them after every event; see docs/large_catalogues.md."""
+
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values never change once read."""
@@ -143,11 +146,33 @@ class AdapterConfig(Section):
 
 
 class ItemHeadConfig(Section):
-    """Scores of the next item: ``dot`` or temperature-scaled ``cosine`` with the item vectors."""
+    """Scores of the next item: ``dot`` or temperature-scaled ``cosine`` with the item vectors.
+
+    ``loss`` is ``full`` cross-entropy over the catalogue, ``sampled`` softmax with logQ correction,
+    or ``gbce``; ``auto`` is full up to `LARGE_CATALOGUE` items and sampled above. ``negatives``
+    and ``calibration`` (gBCE's t) are read by the losses that draw. docs/large_catalogues.md.
+    """
 
     weight: float = Field(1.0, ge=0)
     score: Literal["cosine", "dot"] = "cosine"
     temperature: float = Field(0.07, gt=0, description="used by cosine; learned from here")
+    loss: Literal["auto", "full", "sampled", "gbce"] = "auto"
+    negatives: int = Field(1024, ge=1, description="items drawn for a step, on average")
+    calibration: float = Field(0.75, ge=0, le=1, description="0: plain BCE, 1: calibrated")
+    residual_rank: int | None = Field(
+        None, ge=1, description="of the learned residuals; default: full, 32 in a large catalogue"
+    )
+
+    def loss_for(self, items: int) -> Literal["full", "sampled", "gbce"]:
+        """The loss for a catalogue of this many items."""
+        if self.loss != "auto":
+            return self.loss
+        return "sampled" if items > LARGE_CATALOGUE else "full"
+
+    def residual_width(self, items: int, width: int) -> int:
+        """Numbers learned for each of so many items, whose vectors are ``width`` long."""
+        wanted = self.residual_rank or (32 if items > LARGE_CATALOGUE else width)
+        return min(wanted, width)
 
 
 class BehaviorHeadConfig(Section):

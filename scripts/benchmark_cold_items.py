@@ -31,8 +31,9 @@ from llm_influence.evaluation.ranking import (
     ranking_metrics,
 )
 from llm_influence.evaluation.text_knn import LAST, POOLS, TextKNN
-from llm_influence.modeling.backbone import load_backbone, text_vectors
+from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 EVALUATION = EvaluationConfig()

@@ -62,7 +62,7 @@ def measured(
     for part, prediction in model.predict(given):
         logits = prediction.item_logits.float().cpu()
         codes = [rows.history(n).items for n in range(part.start, part.stop)]
-        ranks.append(target_ranks(logits, targets[part], seen_items(codes, logits.shape[1])))
+        ranks.append(target_ranks(logits, targets[part], seen_items(codes)))
         odds.append(log_odds(logits.double(), targets[part]))
     return ndcg_of_rows(torch.cat(ranks).numpy()), torch.cat(odds).numpy()
 

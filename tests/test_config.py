@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from llm_influence.config import AdapterConfig, RunConfig, TrainConfig
+from llm_influence.config import AdapterConfig, ItemHeadConfig, RunConfig, TrainConfig
 from llm_influence.errors import ConfigError
 from llm_influence.training.trainer import wants_bf16
 
@@ -146,3 +146,12 @@ def test_precision_auto_asks_the_chip_and_a_named_one_does_not(monkeypatch, able
 )
 def test_an_adapter_is_described_by_what_it_reads(options, line):
     assert AdapterConfig.model_validate(options).describe() == line
+
+
+def test_a_large_catalogue_has_its_own_loss_and_residuals_unless_they_are_chosen():
+    auto = ItemHeadConfig()
+    assert [auto.loss_for(items) for items in (20_000, 20_001)] == ["full", "sampled"]
+    assert [auto.residual_width(items, 384) for items in (20_000, 20_001)] == [384, 32]
+    chosen = ItemHeadConfig(loss="gbce", residual_rank=500)
+    assert chosen.loss_for(10) == chosen.loss_for(10**6) == "gbce"
+    assert chosen.residual_width(10**6, 384) == 384

@@ -16,6 +16,8 @@ from llm_influence.modeling.model import InfluenceModel, Prediction, log_odds
 from llm_influence.types import History
 
 TOP = "top1"
+ROWS = 64
+"""Histories whose recommendations are sought at a time; affects memory and speed alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +175,12 @@ def _items(model: InfluenceModel, codes: Sequence[int]) -> BoundTarget:
 
 def _best_unseen(model: InfluenceModel, histories: Sequence[History]) -> list[int]:
     best: list[int] = []
-    for rows, prediction in model.predict(histories):
-        logits = prediction.item_logits.cpu()
-        codes = [model.encoder.lexicon.item_codes(history) for history in histories[rows]]
-        scores = logits.masked_fill(seen_items(codes, logits.shape[1]), -torch.inf)
-        best.extend(scores.argmax(dim=1).tolist())
-        if not torch.isfinite(scores.amax(dim=1)).all():
+    for start in range(0, len(histories), ROWS):
+        part = histories[start : start + ROWS]
+        seen = seen_items([model.encoder.lexicon.item_codes(history) for history in part])
+        found = model.score(part).best(1, seen=seen)
+        best.extend(found.codes[:, 0].tolist())
+        if not found.candidate.all():
             raise ExplanationError(
                 "a history holds every item of the catalogue",
                 where="target 'top1'",

@@ -17,6 +17,7 @@ from torch import Tensor
 from llm_influence.config import EvaluationConfig
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.scoring import ItemScores
 from llm_influence.types import FloatArray, History, IntArray
 
 MISSED = np.iinfo(np.int64).max
@@ -28,8 +29,8 @@ class Recommender(Protocol):
 
     name: str
 
-    def scores(self, histories: Sequence[History]) -> Tensor:
-        """(B, I) scores, higher is better."""
+    def scores(self, histories: Sequence[History]) -> Tensor | ItemScores:
+        """(B, I) scores, higher is better; as `ItemScores` where they should not stand whole."""
 
 
 class ModelRecommender:
@@ -40,34 +41,35 @@ class ModelRecommender:
     def __init__(self, model: InfluenceModel) -> None:
         self._model = model
 
-    def scores(self, histories: Sequence[History]) -> Tensor:
-        """(B, I) item logits."""
-        ((_, prediction),) = self._model.predict(histories, batch_size=len(histories))
-        return prediction.item_logits.float().cpu()
+    def scores(self, histories: Sequence[History]) -> ItemScores:
+        """(B, I) item logits, a chunk of items at a time."""
+        return self._model.score(histories)
 
 
-def target_ranks(scores: Tensor, targets: Tensor, seen: Tensor | None = None) -> Tensor:
+def target_ranks(
+    scores: Tensor | ItemScores, targets: Tensor, seen: Tensor | None = None
+) -> Tensor:
     """(B,) rank of each target, 1 is best; equal scores are ordered by row of the catalogue.
 
     Args:
         scores: (B, I).
         targets: (B,) item codes.
-        seen: (B, I) bool, items that are no candidates. A target among them is `MISSED`.
+        seen: (B, S) codes of items that are no candidates (`seen_items`). A target among them is
+            `MISSED`.
     """
-    own = scores.gather(1, targets[:, None])
-    rows = torch.arange(scores.shape[1], device=scores.device)
-    before = (scores > own) | ((scores == own) & (rows < targets[:, None]))
+    if isinstance(scores, Tensor):
+        scores = ItemScores.of(scores)
+    ranks = scores.ranks(targets, seen)
     if seen is None:
-        return before.sum(dim=1) + 1
-    ranks = (before & ~seen).sum(dim=1) + 1
-    return ranks.masked_fill(seen.gather(1, targets[:, None])[:, 0], MISSED)
+        return ranks
+    return ranks.masked_fill((seen == targets[:, None]).any(dim=1).cpu(), MISSED)
 
 
-def seen_items(codes: Sequence[IntArray], num_items: int) -> Tensor:
-    """(B, I) bool: the items of each history."""
-    seen = torch.zeros(len(codes), num_items, dtype=torch.bool)
-    for row, items in enumerate(codes):
-        seen[row, torch.from_numpy(items.astype(np.int64))] = True
+def seen_items(codes: Sequence[IntArray]) -> Tensor:
+    """(B, S) the items of each history, -1 where a row has fewer."""
+    seen = torch.full((len(codes), max(map(len, codes), default=0)), -1, dtype=torch.int64)
+    for row, items in zip(seen, codes, strict=True):
+        row[: len(items)] = torch.from_numpy(items.astype(np.int64))
     return seen
 
 
@@ -105,7 +107,7 @@ def _ranks(
         targets = torch.from_numpy(rows.target_items[part.start : part.stop].astype(np.int64))
         seen = None
         if config.exclude_seen:
-            seen = seen_items([history.items for history in histories], scores.shape[1])
+            seen = seen_items([history.items for history in histories])
         yield target_ranks(scores, targets, seen).numpy()
 
 

@@ -3,8 +3,10 @@
 backbone   a pretrained transformer from a packaged asset, a folder or the hub
 adapters   what is trained inside it: one file a kind
 masks      who may attend to whom: every position predicts from its own past alone
+text_vectors  what the backbone makes of texts; written once, never trained
 units      vectors of items (and of every unit of style token): words' part plus residual
 heads      scores of the next item and the next behaviour
+scoring    the whole catalogue in chunks: ranks, the best items, their log-odds
 model      InfluenceModel: all of it behind one interface
 folder     safetensors and JSON on disk
 """

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -136,36 +134,3 @@ def _adjust(config: Any, layers: int | None, dropout: float | None) -> None:  # 
         for name in _DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, dropout)
-
-
-@torch.no_grad()
-def text_vectors(backbone: Backbone, texts: list[str], *, batch_size: int = 64) -> Tensor:
-    """Mean of the untuned backbone's last hidden states over each text's tokens, length one.
-
-    Args:
-        backbone: Where the vectors come from.
-        texts: V texts; duplicates are encoded once.
-        batch_size: Texts a pass; affects speed alone.
-
-    Returns:
-        (V, H) float32.
-    """
-    distinct = sorted(set(texts), key=lambda text: (len(text), text))
-    row = {text: i for i, text in enumerate(distinct)}
-    tokenizer, model = backbone.tokenizer, backbone.model.eval()
-    ids = tokenizer(distinct, truncation=True, max_length=min(128, backbone.context))["input_ids"]
-    vectors = torch.zeros(len(distinct), backbone.width)
-    for start in range(0, len(distinct), batch_size):
-        chunk = [tokens or [0] for tokens in ids[start : start + batch_size]]
-        width = max(map(len, chunk))
-        padded = torch.zeros(len(chunk), width, dtype=torch.long)
-        real = torch.zeros(len(chunk), width, dtype=torch.long)
-        for i, tokens in enumerate(chunk):
-            padded[i, : len(tokens)] = torch.tensor(tokens)
-            real[i, : len(tokens)] = 1
-        device = model.device
-        states = model(input_ids=padded.to(device), attention_mask=real.to(device))[0].float()
-        weights = real.to(device)[..., None].float()
-        vectors[start : start + len(chunk)] = ((states * weights).sum(1) / weights.sum(1)).cpu()
-    vectors = torch.nn.functional.normalize(vectors, dim=-1)
-    return vectors[torch.from_numpy(np.array([row[text] for text in texts], dtype=np.int64))]

@@ -67,10 +67,10 @@ def load_model(folder: Path) -> InfluenceModel:
     backbone = _load_backbone(folder, described, config)
     encoder = _load_encoder(folder, described, backbone)
     heads = _load_tensors(folder / "heads.safetensors")
-    words = heads.get("units.words")
-    if words is None:
-        raise _missing(folder / "heads.safetensors", ["units.words"])
-    units = UnitVectors(words, backbone.width)
+    if lacking := sorted({"units.words", "units.residual"} - heads.keys()):
+        raise _missing(folder / "heads.safetensors", lacking)
+    rank = heads["units.residual"].shape[-1]
+    units = UnitVectors(heads["units.words"], backbone.width, rank=rank)
     adapter = _load_adapter(folder / "adapter", backbone, config)
     model = InfluenceModel(backbone, adapter, encoder, units, config)
     _fill_heads(model, heads, folder / "heads.safetensors")

@@ -34,6 +34,13 @@ class ItemHead(nn.Module):
         states, items = F.normalize(states, dim=-1), F.normalize(items, dim=-1)
         return self.log_scale.exp() * (states @ items.T)
 
+    def pairs(self, states: Tensor, items: Tensor) -> Tensor:
+        """(...) logits of (..., H) states, each with its own one of the (..., H) item vectors."""
+        states = self.project(states)
+        if self.score == "dot":
+            return (states * items).sum(dim=-1)
+        return self.log_scale.exp() * F.cosine_similarity(states, items, dim=-1)
+
 
 class BehaviorHead(nn.Linear):
     """(..., behaviours) logits of the next behaviour."""

@@ -17,9 +17,11 @@ from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.adapters import Adapter, Body, attach_adapter
-from llm_influence.modeling.backbone import Backbone, load_backbone, text_vectors
+from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.heads import BehaviorHead, ItemHead
 from llm_influence.modeling.masks import event_causal_mask
+from llm_influence.modeling.scoring import SURE, BestItems, ItemScores
+from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.modeling.units import UnitVectors
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
@@ -93,11 +95,18 @@ class InfluenceModel(nn.Module):
         self.protocol: dict[str, object] = {}
 
     @classmethod
-    def build(cls, config: RunConfig, log: BehaviorLog) -> InfluenceModel:
+    def build(
+        cls, config: RunConfig, log: BehaviorLog, *, cache: Path | None = None
+    ) -> InfluenceModel:
         """A model ready to be fine-tuned on ``log`` (events of training alone).
 
+        Args:
+            config: The run.
+            log: Its events.
+            cache: Folder that keeps the vectors of the items' texts for the next time.
+
         Raises:
-            TemplateError, ModelError, AssetError, SchemaError: see the parts.
+            TemplateError, ModelError, AssetError, SchemaError, OutputError: see the parts.
         """
         torch.manual_seed(config.train.seed)
         wanted = config.model
@@ -113,9 +122,10 @@ class InfluenceModel(nn.Module):
             max_events=config.rendering.max_events,
             max_tokens=min(room, backbone.context),
         )
-        texts = text_vectors(backbone, _unit_words(encoder))
+        texts = text_vectors(backbone, _unit_words(encoder), cache=cache)
         usual = backbone.model.get_input_embeddings().weight.norm(dim=-1).mean().item()
-        units = UnitVectors(texts, backbone.width, scale=usual)
+        rank = wanted.item_head.residual_width(len(lexicon.catalogue), backbone.width)
+        units = UnitVectors(texts, backbone.width, scale=usual, rank=rank)
         adapter = attach_adapter(backbone.model, wanted.adapter)
         return cls(backbone, adapter, encoder, units, wanted)
 
@@ -214,15 +224,28 @@ class InfluenceModel(nn.Module):
         """(I, H) vectors of the catalogue's items, as input and as output."""
         return self.units(slice(self.first_item, None))
 
+    def item_scores(self, states: Tensor) -> ItemScores:
+        """The logits of all items from (B, H) states, a chunk at a time and without gradients."""
+
+        def score(start: int, stop: int) -> Tensor:
+            items = self.units(slice(self.first_item + start, self.first_item + stop))
+            return self.item_head(states, items)
+
+        return ItemScores(len(self.catalogue), score)
+
     def heads(self, states: Tensor) -> Prediction:
         """Predictions from (..., H) states."""
         return Prediction(self.item_head(states, self.item_vectors()), self.behavior_head(states))
 
     def forward(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Prediction:
         """Predict what comes after each history's last visible event."""
+        return self.heads(self.query(batch, vectors))
+
+    def query(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
+        """(B, H) states after each history's last visible event, to predict from."""
         states = self.states(batch, vectors)
         rows = torch.arange(len(states), device=states.device)
-        return self.heads(states[rows, batch.last()])
+        return states[rows, batch.last()]
 
     # --- for people -----------------------------------------------------------------------
 
@@ -236,6 +259,12 @@ class InfluenceModel(nn.Module):
             with inference(self):  # not around the yield: it would reach into the caller
                 prediction = self(batch)
             yield slice(start, start + len(part)), prediction
+
+    def score(self, histories: Sequence[History]) -> ItemScores:
+        """The logits of all items after B histories, a chunk of items at a time."""
+        batch = collate(self.encoder.encode(histories)).to(self.device)
+        with inference(self):
+            return self.item_scores(self.query(batch))
 
     def recommend(
         self,
@@ -261,28 +290,24 @@ class InfluenceModel(nn.Module):
             raise ExplanationError(
                 f"k is {k}", where="recommend", expected="at least 1", fix="ask for one item"
             )
-        ((_, prediction),) = self.predict([history])
-        logits = prediction.item_logits[0].cpu().double()
-        allowed = torch.ones(len(logits), dtype=torch.bool)
+        allowed = None
         if candidates is not None:
             codes = self.catalogue.index(candidates)
-            allowed[:] = False
+            allowed = torch.zeros(len(self.catalogue), dtype=torch.bool)
             allowed[torch.from_numpy(codes.astype(np.int64))] = True
+        seen = None
         if exclude_seen:
-            seen = self.encoder.lexicon.item_codes(history)
-            allowed[torch.from_numpy(seen.astype(np.int64))] = False
-        return self._best(logits, allowed, k)
+            seen = torch.from_numpy(self.encoder.lexicon.item_codes(history).astype(np.int64))[None]
+        return self._described(self.score([history]).best(k, seen=seen, allowed=allowed))
 
-    def _best(self, logits: Tensor, allowed: Tensor, k: int) -> list[Recommendation]:
-        scores = logits.masked_fill(~allowed, -torch.inf)
-        order = torch.sort(scores, descending=True, stable=True).indices[: min(k, allowed.sum())]
-        ids = self.catalogue.ids
+    def _described(self, best: BestItems) -> list[Recommendation]:
         found = []
-        for code in order.tolist():
-            odds = float(log_odds(logits[None], torch.tensor([code]))[0])
-            item, title = ids[code].as_py(), self.catalogue.titles[code]
-            probability = float(torch.sigmoid(torch.tensor(odds, dtype=torch.float64)))
-            found.append(Recommendation(item, title or item, odds, probability))
+        columns = (best.codes[0], best.candidate[0], best.log_odds[0])
+        for code, candidate, odds in zip(*(c.tolist() for c in columns), strict=True):
+            if candidate:
+                item, title = self.catalogue.ids[code].as_py(), self.catalogue.titles[code]
+                probability = float(torch.sigmoid(torch.tensor(odds, dtype=torch.float64)))
+                found.append(Recommendation(item, title or item, odds, probability))
         return found
 
 
@@ -293,7 +318,7 @@ def log_odds(logits: Tensor, codes: Tensor) -> Tensor:
     """
     chosen = logits.gather(1, codes[:, None])
     others = logits.scatter(1, codes[:, None], -torch.inf)
-    return (chosen[:, 0] - others.logsumexp(dim=1)).clamp(-1e4, 1e4)
+    return (chosen[:, 0] - others.logsumexp(dim=1)).clamp(-SURE, SURE)
 
 
 @contextmanager

@@ -2,14 +2,20 @@
 
 ``vector(u) = project(words(u)) + residual(u)``. ``words`` comes from the untuned backbone and is
 never trained; ``project`` is shared by all units; ``residual`` starts at zero. A unit that was
-never trained on (a new item) has the words' part alone.
+never trained on (a new item) has the words' part alone. In a large catalogue the residual is
+``widen(narrow residual)`` (docs/decisions/0007-narrow-residuals.md).
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+ROWS = 32_768
+"""Units whose words are made ready at a time; affects memory alone."""
 
 
 class UnitVectors(nn.Module):
@@ -22,6 +28,8 @@ class UnitVectors(nn.Module):
         texts: (V, D) text vectors.
         width: Size H of the vectors made.
         scale: Length that a vector starts with; input embeddings want the backbone's own.
+        rank: Numbers R of a unit's residual; default: ``width``, the residual itself. Fewer are
+            widened by a shared matrix.
 
     Attributes:
         residual_dropout: In training, the chance that an item goes without its residual wherever
@@ -35,13 +43,17 @@ class UnitVectors(nn.Module):
     words: Tensor
     centre: Tensor
 
-    def __init__(self, texts: Tensor, width: int, *, scale: float = 1.0) -> None:
+    def __init__(
+        self, texts: Tensor, width: int, *, scale: float = 1.0, rank: int | None = None
+    ) -> None:
         super().__init__()
         self.residual_dropout, self.first_item = 0.0, 0
+        rank = width if rank is None else rank
         self.register_buffer("centre", texts.mean(dim=0))
-        self.register_buffer("words", F.normalize(texts - self.centre, dim=-1))
+        self.register_buffer("words", _directions(texts, self.centre))
         self.project = nn.Linear(texts.shape[1], width, bias=False)
-        self.residual = nn.Parameter(torch.zeros(len(texts), width))
+        self.residual = nn.Parameter(torch.zeros(len(texts), rank))
+        self.widen: nn.Module = nn.Identity() if rank == width else _widening(rank, width)
         with torch.no_grad():
             self.project.weight.copy_(torch.eye(width, texts.shape[1]) * scale)
 
@@ -51,7 +63,7 @@ class UnitVectors(nn.Module):
 
     def forward(self, ids: Tensor | slice) -> Tensor:
         """(..., H) vectors of the units ``ids``."""
-        return self.project(self.words[ids]) + self._residuals()[ids]
+        return self.project(self.words[ids]) + self.widen(self._residuals()[ids])
 
     def learned(self, ids: Tensor) -> Tensor:
         """(..., H) sum of the residuals of the (..., A) units ``ids``, -1 for none.
@@ -63,7 +75,7 @@ class UnitVectors(nn.Module):
         return (self.residual[ids.clamp(min=0)] * known).sum(dim=-2)
 
     def _residuals(self) -> Tensor:
-        """(V, H) residuals, in training without those that dropout takes."""
+        """(V, R) residuals, in training without those that dropout takes."""
         if not (self.training and self.residual_dropout):
             return self.residual
         kept = torch.rand(len(self), device=self.residual.device) >= self.residual_dropout
@@ -72,7 +84,23 @@ class UnitVectors(nn.Module):
 
     def extend(self, texts: Tensor) -> None:
         """Add units at the end, from their (N, D) text vectors; they have no residual yet."""
-        new = F.normalize(texts.to(self.words) - self.centre, dim=-1)
+        new = _directions(texts.to(self.words), self.centre)
         self.words = torch.cat([self.words, new])
         zeros = self.residual.new_zeros(len(new), self.residual.shape[1])
         self.residual = nn.Parameter(torch.cat([self.residual.detach(), zeros]))
+
+
+def _directions(texts: Tensor, centre: Tensor) -> Tensor:
+    """(V, D) unit vectors from ``centre`` to each of the (V, D) texts."""
+    found = torch.empty_like(texts)
+    for start in range(0, len(texts), ROWS):
+        rows = slice(start, start + ROWS)
+        found[rows] = F.normalize(texts[rows] - centre, dim=-1)
+    return found
+
+
+def _widening(rank: int, width: int) -> nn.Linear:
+    """Orthogonal columns, so long that a step of AdamW moves a vector as far as without them."""
+    widen = nn.Linear(rank, width, bias=False)
+    nn.init.orthogonal_(widen.weight, gain=math.sqrt(width / rank))
+    return widen

@@ -59,7 +59,7 @@ def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
     checkpoint = _last_checkpoint(folder, resume=resume)
     with state.main_process_first():  # one process fetches what has to be fetched
         split = split_log(open_data(config.data), config.data.split)
-        model = InfluenceModel.build(config, split.train)
+        model = InfluenceModel.build(config, split.train, cache=folder / "text_vectors")
     if state.is_main_process:
         _start_folder(folder, config, split)
     trainer = InfluenceTrainer(

@@ -6,9 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_influence.errors import ConfigError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.training.losses import gbce, sampled_softmax
+from llm_influence.training.negatives import Negatives
 from llm_influence.training.windows import IGNORE
+
+FILL = 128
+"""Drawn items are made up to a multiple of this: the libraries below keep what they prepare for
+every shape of a product, some MiB each, and a new shape in every step would fill the memory."""
 
 
 class NextEventObjective(nn.Module):
@@ -20,12 +27,31 @@ class NextEventObjective(nn.Module):
     Args:
         model: The model that is trained.
         label_smoothing: Of the item loss.
+        negatives: What a step draws, for a loss that draws; the item vectors that are computed
+            are then those of the inputs, the labels and the drawn items alone.
+
+    Raises:
+        ConfigError: Labels are to be smoothed over a catalogue that is not scored whole.
     """
 
-    def __init__(self, model: InfluenceModel, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: InfluenceModel,
+        *,
+        label_smoothing: float = 0.0,
+        negatives: Negatives | None = None,
+    ) -> None:
         super().__init__()
+        if label_smoothing and negatives is not None:
+            raise ConfigError(
+                f"train.label_smoothing is {label_smoothing}",
+                where="model.item_head.loss",
+                expected="no smoothing where a step scores a few items only",
+                fix="set train.label_smoothing to 0, or model.item_head.loss to full",
+            )
         self.model = model
         self.label_smoothing = label_smoothing
+        self.negatives = negatives
 
     def forward(
         self,
@@ -33,6 +59,7 @@ class NextEventObjective(nn.Module):
         behavior_labels: Tensor,
         asked_at: Tensor,
         num_items_in_batch: Tensor | int | None = None,
+        step: int = 0,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """The loss of one micro-batch.
@@ -42,23 +69,50 @@ class NextEventObjective(nn.Module):
             behavior_labels: (B, L) their events' behaviours, by code.
             asked_at: (B, L) place of the token from whose state each is predicted.
             num_items_in_batch: Labels of the whole step; default: of this micro-batch.
+            step: Number of the optimiser step; says which items are drawn.
             inputs: The tensors of an `EncodedBatch`.
         """
         batch = EncodedBatch(**inputs)
         states = self.model.states(batch)
         rows = torch.arange(len(states), device=states.device)[:, None]
         known = labels != IGNORE
-        predicted = self.model.heads(states[rows, asked_at][known])
-        config = self.model.config
-        loss = config.item_head.weight * F.cross_entropy(
-            predicted.item_logits.float(),
-            labels[known],
-            label_smoothing=self.label_smoothing,
-            reduction="sum",
+        states, config = states[rows, asked_at][known], self.model.config
+        behaviors = self.model.behavior_head(states).float()
+        loss = config.item_head.weight * self._item_loss(
+            states, labels[known], step
         ) + config.behavior_head.weight * F.cross_entropy(
-            predicted.behavior_logits.float(), behavior_labels[known], reduction="sum"
+            behaviors, behavior_labels[known], reduction="sum"
         )
         penalty = self.model.adapter.penalty()
         if penalty is not None:  # by labels, so that a step adds it once, however it is cut
             loss = loss + penalty * known.sum()
         return {"loss": loss / (known.sum() if num_items_in_batch is None else num_items_in_batch)}
+
+    def _item_loss(self, states: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Summed loss of the (N,) labels from (N, H) states."""
+        head = self.model.item_head
+        if self.negatives is None:
+            logits = head(states, self.model.item_vectors()).float()
+            smoothing = self.label_smoothing
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+        drawn, real = (column.to(labels.device) for column in _filled(self.negatives.draw(step)))
+        # one call: an item is the same item as a label and as one that was drawn
+        vectors = self.model.units(self.model.first_item + torch.cat([labels, drawn]))
+        own = head.pairs(states, vectors[: len(labels)]).float()
+        others = head(states, vectors[len(labels) :]).float()
+        unused = (labels[:, None] == drawn) | ~real
+        inclusion = self.negatives.inclusion.to(labels.device)
+        config = self.model.config.item_head
+        if config.loss == "gbce":
+            rate, t = float(inclusion[0]), config.calibration
+            return gbce(own, others, unused, rate=rate, items=len(inclusion), calibration=t).sum()
+        own_log_q, others_log_q = inclusion[labels].log(), inclusion[drawn].log()
+        return sampled_softmax(own, others, unused, own_log_q, others_log_q).sum()
+
+
+def _filled(drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,) items made up to a multiple of `FILL`, and (K,) bool which of them were drawn."""
+    real = torch.arange(-(-len(drawn) // FILL) * FILL) < len(drawn)
+    filled = torch.zeros(len(real), dtype=torch.int64)
+    filled[real] = drawn
+    return filled, real

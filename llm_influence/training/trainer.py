@@ -27,6 +27,7 @@ from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.augmentation import EventDropout
+from llm_influence.training.negatives import Negatives, half_popular
 from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.sampling import LengthSampler
 from llm_influence.training.schedule import AdapterSchedule, load_progress, save_progress
@@ -57,7 +58,11 @@ class InfluenceTrainer(Trainer):
     ) -> None:
         self._config = config
         train, cutoff = config.train, config.evaluation.cutoff
-        objective = NextEventObjective(model, label_smoothing=train.label_smoothing)
+        objective = NextEventObjective(
+            model,
+            label_smoothing=train.label_smoothing,
+            negatives=_negatives(config, model, split),
+        )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
         windows = WindowDataset(split.train, model.encoder)
         super().__init__(
@@ -103,6 +108,16 @@ class InfluenceTrainer(Trainer):
         lengths = [window.stop - window.start for window in windows.windows]
         return LengthSampler(lengths, self._config.train.batch_size, seed=self._config.train.seed)
 
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """One micro-batch; all of a step's draw the same items, and so does a run that goes on."""
+        numbered = {**inputs, "step": self.state.global_step}
+        return super().training_step(model, numbered, num_items_in_batch)
+
     def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoader:
         """Rows of validation, rendered by their own collator."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -123,8 +138,9 @@ class InfluenceTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         labels, seen = inputs.pop("labels"), inputs.pop("seen", None)
         with torch.no_grad():
-            predicted = self.influence_model(EncodedBatch(**inputs))
-        return None, target_ranks(predicted.item_logits, labels, seen), labels
+            states = self.influence_model.query(EncodedBatch(**inputs))
+        ranks = target_ranks(self.influence_model.item_scores(states), labels, seen)
+        return None, ranks.to(labels.device), labels
 
     def ranks(self, rows: EvaluationSet) -> np.ndarray:
         """(N,) rank of every row's target, each row counted once over all processes."""
@@ -206,6 +222,7 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
         remove_unused_columns=False,
         label_names=["labels"],
         ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,  # words of units: large, never trained, equal everywhere
         dataloader_pin_memory=torch.cuda.is_available(),
     )
 
@@ -225,6 +242,17 @@ def wants_bf16(train: TrainConfig) -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _negatives(config: RunConfig, model: InfluenceModel, split: Split) -> Negatives | None:
+    """What a loss that draws draws from: gBCE is about even draws, see docs/large_catalogues.md."""
+    head, items = config.model.item_head, len(model.catalogue)
+    loss = head.loss_for(items)
+    if loss == "full":
+        return None
+    even = np.full(items, 1 / items)
+    proposal = even if loss == "gbce" else half_popular(split.train.items, items)
+    return Negatives(proposal, head.negatives, seed=config.train.seed)
 
 
 def _share(train: TrainConfig, world_size: int) -> int:

@@ -148,8 +148,7 @@ class RowCollator:
         inputs = batch_inputs(collate(self._encoder.encode(histories)))
         inputs["labels"] = torch.from_numpy(self._rows.target_items[numbers].astype(np.int64))
         if self._exclude_seen:
-            items = len(self._rows.log.catalogue)
-            inputs["seen"] = seen_items([history.items for history in histories], items)
+            inputs["seen"] = seen_items([history.items for history in histories])
         return inputs
 
 

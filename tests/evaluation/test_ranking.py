@@ -19,6 +19,7 @@ from llm_influence.evaluation.ranking import (
     seen_items,
     target_ranks,
 )
+from llm_influence.modeling.scoring import ItemScores
 from tests import tiny
 
 
@@ -35,8 +36,8 @@ def test_a_rank_is_the_place_in_the_sorted_list_of_candidates(scores, seen, targ
     candidates = [item for item in range(size) if item not in left_out]
     order = sorted(candidates, key=lambda item: (-scores[item], item))
     expected = order.index(target) + 1 if target in order else MISSED
-    mask = torch.tensor([[item in left_out for item in range(size)]])
-    ranks = target_ranks(torch.tensor([scores]).float(), torch.tensor([target]), mask)
+    codes = torch.tensor([[*left_out, *left_out, -1]])  # as a history with repeated items
+    ranks = target_ranks(torch.tensor([scores]).float(), torch.tensor([target]), codes)
     assert ranks.tolist() == [expected]
     full = sorted(range(size), key=lambda item: (-scores[item], item))
     ranks = target_ranks(torch.tensor([scores]).float(), torch.tensor([target]))
@@ -45,7 +46,7 @@ def test_a_rank_is_the_place_in_the_sorted_list_of_candidates(scores, seen, targ
 
 def test_seen_items_are_those_of_each_history():
     codes = [np.array([2, 0, 2], np.int32), np.array([], np.int32)]
-    assert seen_items(codes, 4).tolist() == [[True, False, True, False], [False] * 4]
+    assert seen_items(codes).tolist() == [[2, 0, 2], [-1, -1, -1]]
 
 
 def test_metrics_have_their_closed_forms():
@@ -75,6 +76,26 @@ def test_a_rank_is_the_place_among_the_recommendations(model, rows, exclude_seen
         best = model.recommend(rows.history(row), k=30, exclude_seen=exclude_seen)
         target = model.catalogue.ids[int(rows.target_items[row])].as_py()
         assert best[rank - 1].item == target
+
+
+@pytest.mark.parametrize("chunk", [1, 7])
+def test_chunks_of_items_change_neither_ranks_nor_recommendations(model, rows, chunk, monkeypatch):
+    histories = [rows.history(row) for row in range(8)]
+
+    def ranked():
+        ranks = evaluate(ModelRecommender(model), rows, EvaluationConfig())[1]
+        return ranks.tolist(), [model.recommend(history, k=30) for history in histories]
+
+    ranks, best = ranked()
+    monkeypatch.setattr(ItemScores, "chunk", chunk)
+    ranks_in_chunks, best_in_chunks = ranked()
+    assert ranks_in_chunks == ranks
+    for row, (one, other) in enumerate(zip(best, best_in_chunks, strict=True)):
+        assert [r.item for r in other] == [r.item for r in one]
+        odds = [r.log_odds for r in one]
+        assert [r.log_odds for r in other] == pytest.approx(odds, abs=1e-5)
+        target = model.catalogue.ids[int(rows.target_items[row])].as_py()
+        assert other[ranks[row] - 1].item == target
 
 
 class Favours:

@@ -6,7 +6,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer, BartConfig, BartModel
 
 from llm_influence.errors import ModelError
-from llm_influence.modeling.backbone import load_backbone, text_vectors
+from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 
@@ -62,17 +62,6 @@ def test_an_encoder_decoder_is_refused(tmp_path):
     AutoTokenizer.from_pretrained(tiny.backbone_folder("gpt2")).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="encoder-decoder"):
         load_backbone(str(tmp_path))
-
-
-def test_text_vectors_have_length_one_and_do_not_depend_on_batch_or_order(kind):
-    backbone = load_backbone(tiny.backbone_folder(kind))
-    texts = ["red lamp", "", "small old blue chair", "red lamp", "film"]
-    vectors = text_vectors(backbone, texts)
-    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(5))
-    assert torch.equal(vectors[0], vectors[3])
-    assert not torch.allclose(vectors[0], vectors[4], atol=1e-3)
-    one_by_one = text_vectors(backbone, texts[::-1], batch_size=1).flip(0)
-    torch.testing.assert_close(vectors, one_by_one, rtol=0, atol=1e-5)
 
 
 def test_lora_trains_updates_alone_and_can_be_switched_off(kind, log):

@@ -85,6 +85,19 @@ def test_a_frozen_model_and_one_with_added_items_come_back(log, tmp_path):
     assert loaded.catalogue.ids.to_pylist()[-1] == "new lamp"
 
 
+def test_a_model_with_narrow_residuals_comes_back(log, tmp_path):
+    model = InfluenceModel.build(
+        tiny.run_config("bert", model={"item_head": {"residual_rank": 3}}), log
+    ).eval()
+    with torch.no_grad():
+        model.units.residual += torch.arange(3)
+    model.save_pretrained(tmp_path)
+    loaded = InfluenceModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits_of(loaded, log), logits_of(model, log), rtol=0, atol=1e-5)
+    assert loaded.units.residual.shape == (len(model.units), 3)
+    restore_weights(model, tmp_path)
+
+
 def test_restored_weights_undo_what_training_did_since(log, tmp_path):
     model = tiny.tiny_model("llama", "token")
     model.save_pretrained(tmp_path, with_backbone=False)

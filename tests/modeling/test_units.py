@@ -63,3 +63,25 @@ def test_residual_dropout_takes_residuals_of_items_in_training_alone():
     assert torch.equal(twice[0], twice[2])  # an item is one item throughout a call
     units.residual_dropout = 0.0
     assert torch.equal(units(slice(None)), whole)
+
+
+def test_a_narrow_residual_starts_at_nothing_and_moves_vectors_as_far_as_a_full_one():
+    """Far: by the length of one step that changes every learned number by the same amount."""
+    torch.manual_seed(0)
+    given = torch.randn(9, 64)
+    full, narrow = UnitVectors(given, 64), UnitVectors(given, 64, rank=4)
+    assert narrow.residual.shape == (9, 4)
+    before = full(slice(None)).detach()
+    assert torch.equal(narrow(slice(None)).detach(), before)
+    with torch.no_grad():
+        for units in (full, narrow):
+            signs = torch.tensor([1.0, -1.0]).repeat(units.residual.shape[1] // 2)
+            units.residual[3] += 0.01 * signs
+    steps = [(units(slice(None)) - before).detach().norm(dim=1) for units in (full, narrow)]
+    torch.testing.assert_close(steps[1], steps[0])
+    narrow(torch.tensor([3])).sum().backward()
+    assert narrow.residual.grad[3].abs().max() > 0
+    assert narrow.widen.weight.grad.abs().max() > 0
+    narrow.extend(torch.randn(2, 64))
+    assert narrow.residual.shape == (11, 4)
+    assert narrow.state_dict().keys() - full.state_dict().keys() == {"widen.weight"}

@@ -16,6 +16,7 @@ from llm_influence.evaluation.ranking import ModelRecommender, evaluate
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import finetune as module
 from llm_influence.training.finetune import finetune
+from llm_influence.training.negatives import Negatives
 from llm_influence.training.trainer import training_arguments
 from tests import tiny
 from tests.training.runs import (
@@ -152,6 +153,21 @@ def test_accumulating_a_step_from_micro_batches_gives_the_same_model(tmp_path):
     assert share_that_differs(*found) < 0.05
 
 
+def test_all_micro_batches_of_a_step_draw_the_same_items_and_the_next_step_others(
+    tmp_path, monkeypatch
+):
+    asked, draw = [], Negatives.draw
+
+    def noting(self, step):
+        asked.append(step)
+        return draw(self, step)
+
+    monkeypatch.setattr(Negatives, "draw", noting)
+    model = {**NO_DROPOUT, "item_head": {"loss": "sampled", "negatives": 8}}
+    finetune(config_in(tmp_path, train={**TRAIN, "epochs": 1, "accumulation": 2}, model=model))
+    assert asked == [0, 0, 1, 1, 2, 2]
+
+
 @pytest.mark.parametrize(("batch_size", "accumulation", "fitting"), [(3, 1, 2), (4, 3, 6)])
 def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can(
     tmp_path, batch_size, accumulation, fitting
@@ -217,12 +233,15 @@ class KillInSecondEpoch(TrainerCallback):
             raise KilledError
 
 
-@pytest.mark.parametrize(("kind", "style"), [("bert", "token"), ("gpt2", "text")])
+@pytest.mark.parametrize(
+    ("kind", "style", "loss"), [("bert", "token", "sampled"), ("gpt2", "text", "full")]
+)
 def test_a_run_that_was_killed_goes_on_to_the_weights_of_an_unbroken_one(
-    tmp_path, monkeypatch, kind, style
+    tmp_path, monkeypatch, kind, style, loss
 ):
-    """Dropout is on: the random states have to come back too."""
-    model = {"adapter": {"rank": 4, "dropout": 0.2}, "dropout": 0.2}
+    """Dropout is on and items are drawn: all that is random has to come back too."""
+    head = {"loss": loss, "negatives": 8}
+    model = {"adapter": {"rank": 4, "dropout": 0.2}, "dropout": 0.2, "item_head": head}
     configs = []
     for name in ("unbroken", "broken"):
         (tmp_path / name).mkdir()

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from llm_influence.config import ItemHeadConfig
 from llm_influence.data.splits import split_log
+from llm_influence.errors import ConfigError
 from llm_influence.modeling import model as module
 from llm_influence.rendering.batch import collate
 from llm_influence.training.augmentation import EventDropout
+from llm_influence.training.negatives import Negatives, half_popular
 from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.windows import IGNORE, Window, WindowCollator, WindowDataset
 from tests import tiny
@@ -48,10 +51,23 @@ def test_the_loss_is_the_cross_entropy_after_every_prefix_of_a_window(model, tra
     torch.testing.assert_close(loss, total / count, rtol=1e-4, atol=1e-5)
 
 
-def test_loss_and_gradient_of_a_step_do_not_depend_on_how_it_is_cut(model, train):
+@pytest.fixture
+def with_loss(model, monkeypatch):
+    """Gives the model's objective with a loss that draws from ``negatives``."""
+
+    def make(loss, negatives):
+        head = ItemHeadConfig(loss=loss)
+        monkeypatch.setattr(model, "config", model.config.model_copy(update={"item_head": head}))
+        return NextEventObjective(model, negatives=negatives).eval()
+
+    return make
+
+
+@pytest.mark.parametrize("loss", ["full", "sampled", "gbce"])
+def test_loss_and_gradient_of_a_step_do_not_depend_on_how_it_is_cut(model, train, loss, with_loss):
     """Uneven parts, so that a mean of means would differ."""
     windows, inputs = windows_and_inputs(train, model, 9)
-    objective = NextEventObjective(model).eval()
+    objective = with_loss(loss, None if loss == "full" else Negatives(np.ones(30), 9))
     labels = int((inputs["labels"] != IGNORE).sum())
     collator = WindowCollator(train, model.encoder)
     found = []
@@ -154,3 +170,57 @@ def test_without_the_mask_the_future_would_be_seen(train, monkeypatch):
     model = tiny.tiny_model("bert", "token")
     before, after = (label_logits(model, log) for log in (train, with_future(train, anything)))
     assert ((after - before)[: SEEN + 1].abs().amax(dim=1) > 1e-4).all()
+
+
+# --- losses that draw ----------------------------------------------------------------------
+
+
+def test_with_every_item_drawn_the_sampled_loss_is_the_full_cross_entropy(model, train, with_loss):
+    _, inputs = windows_and_inputs(train, model, 5)
+    with torch.no_grad():
+        full = NextEventObjective(model).eval()(**inputs)["loss"]
+        sampled = with_loss("sampled", Negatives(np.ones(30), 30))(**inputs)["loss"]
+        fewer = with_loss("sampled", Negatives(np.ones(30), 8))(**inputs)["loss"]
+    torch.testing.assert_close(sampled, full, rtol=1e-5, atol=1e-6)
+    assert abs(float(fewer - full)) > 0.05
+
+
+@pytest.mark.parametrize("loss", ["sampled", "gbce"])
+def test_only_items_that_are_read_asked_for_or_drawn_get_a_gradient(
+    model, train, loss, with_loss, monkeypatch
+):
+    windows, inputs = windows_and_inputs(train, model, 2)
+    negatives = Negatives(half_popular(train.items, 30), 5, seed=1)
+    objective = with_loss(loss, negatives)
+    monkeypatch.setattr(model, "item_vectors", lambda: pytest.fail("all item vectors were made"))
+    objective.zero_grad()
+    objective(**inputs, step=3)["loss"].backward()
+    moved = model.units.residual.grad.abs().sum(dim=1)[model.first_item :].nonzero()[:, 0]
+    objective.zero_grad()
+    needed = {int(i) for w in windows for i in train.at(w.user).items}
+    needed |= set(negatives.draw(3).tolist())
+    assert set(moved.tolist()) <= needed
+    assert set(negatives.draw(3).tolist()) <= set(moved.tolist())
+    assert len(needed) < 30
+
+
+def test_smoothing_labels_over_items_that_are_not_scored_is_refused(model):
+    with pytest.raises(ConfigError, match="label_smoothing"):
+        NextEventObjective(model, label_smoothing=0.1, negatives=Negatives(np.ones(30), 5))
+
+
+def test_products_of_a_step_have_few_shapes(model, train, with_loss, monkeypatch):
+    """Each new shape costs memory that is not given back."""
+    _, inputs = windows_and_inputs(train, model, 2)
+    objective, shapes = with_loss("sampled", Negatives(np.ones(30), 9)), set()
+    forward = model.item_head.forward
+
+    def noting(states, items):
+        shapes.add(items.shape)
+        return forward(states, items)
+
+    monkeypatch.setattr(model.item_head, "forward", noting)
+    with torch.no_grad():
+        losses = {float(objective(**inputs, step=step)["loss"]) for step in range(6)}
+    assert len(losses) == 6
+    assert len(shapes) == 1
