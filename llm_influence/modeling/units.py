@@ -72,7 +72,7 @@ class UnitVectors(nn.Module):
         vectors instead, it drowns the item (docs/experiments.md).
         """
         known = (ids >= 0)[..., None]
-        return (self.residual[ids.clamp(min=0)] * known).sum(dim=-2)
+        return self.widen((self.residual[ids.clamp(min=0)] * known).sum(dim=-2))
 
     def _residuals(self) -> Tensor:
         """(V, R) residuals, in training without those that dropout takes."""
