@@ -39,10 +39,9 @@ def demo(
     users: Annotated[int, typer.Option(help="users explained in the report")] = 24,
 ) -> None:
     """Fine-tune on MovieLens-100K, evaluate, explain, and write the report."""
-    from llm_influence.config import RunConfig
-    from llm_influence.demo import run_demo
+    from llm_influence.demo import demo_config, run_demo
 
-    run_demo(RunConfig.load(None, context.args), users=users, say=typer.echo)
+    run_demo(demo_config(context.args), users=users, say=typer.echo)
 
 
 @app.command(context_settings=Overrides)

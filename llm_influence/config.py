@@ -103,7 +103,7 @@ class AdapterConfig(Section):
     rank: int = Field(16, ge=1, description="of an update; adalora: on average, after pruning")
     initial_rank: int | None = Field(None, ge=2, description="default: 1.5 x rank")
     alpha: float = Field(32.0, gt=0, description="updates are scaled by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1, description="on the input of the updates")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of the updates")
     targets: str | list[str] | None = Field(
         None,
         description="module names, a regular expression of whole names, or 'all-linear'; "
@@ -189,7 +189,12 @@ class ModelConfig(Section):
 
     backbone: str = "minilm"
     layers: int | None = Field(None, ge=1, description="keep only the first layers")
-    dropout: float | None = Field(None, ge=0, lt=1, description="overrides the backbone's own")
+    dropout: float | None = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="of hidden states, none of attention weights; null: as the backbone has it",
+    )
     residual_dropout: float = Field(
         0.0, ge=0, lt=1, description="chance that an item has its words' vector alone for a step"
     )
@@ -201,7 +206,7 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """Fine-tuning. ``batch_size`` counts histories over all processes and accumulation steps."""
 
-    epochs: float = Field(2.0, gt=0)
+    epochs: float = Field(5.0, gt=0)
     batch_size: int = Field(32, ge=1)
     accumulation: int = Field(1, ge=1, description="micro-batches a step")
     learning_rate: float = Field(1e-3, gt=0)

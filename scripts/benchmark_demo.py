@@ -12,13 +12,12 @@ from pathlib import Path
 
 from benchmark_json import write_benchmark
 
-from llm_influence.config import RunConfig
-from llm_influence.demo import run_demo
+from llm_influence.demo import demo_config, run_demo
 
 
 def main(output: Path, users: int) -> None:
     """Run the demo into ``output`` and record what it measured."""
-    config = RunConfig(output=str(output))
+    config = demo_config(["--output", str(output)])
     begun = time.perf_counter()
     result = run_demo(config, users=users)
     total = time.perf_counter() - begun

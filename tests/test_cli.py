@@ -7,6 +7,7 @@ from llm_influence import cli
 from llm_influence.attribution.explainer import METHODS
 from llm_influence.config import RunConfig
 from llm_influence.data.splits import split_log
+from llm_influence.demo import demo_config
 from llm_influence.influence.table import read_tables
 from tests import tiny
 
@@ -86,6 +87,6 @@ def test_methods_lists_every_method_with_its_caution():
         assert spec.caution in output
 
 
-def test_the_shipped_configuration_is_the_default_one():
+def test_the_shipped_configuration_is_the_demo():
     shipped = RunConfig.load("configs/movielens_100k.yaml")
-    assert shipped == RunConfig(output=shipped.output)
+    assert shipped == demo_config(["--output", shipped.output])
