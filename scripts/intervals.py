@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from llm_influence.evaluation.ranking import MISSED
-
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float, float]
 """A value with the ends of its 95% interval."""
@@ -30,12 +28,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
     error = float(np.std(values, ddof=1)) / np.sqrt(len(values))
     half = STUDENT_T[len(values) - 2] * error
     return mean, mean - half, mean + half
-
-
-def gains(ranks: npt.NDArray[np.integer], cutoff: int = 10) -> Floats:
-    """NDCG@K of every row of (..., N) ranks; 0 where the target was missed."""
-    ranks = np.where(ranks < MISSED, ranks, 0).astype(np.float64)
-    return np.where((ranks >= 1) & (ranks <= cutoff), 1 / np.log2(1 + np.maximum(ranks, 1)), 0)
 
 
 def paired_bootstrap(ours: Floats, theirs: Floats, seed: int = 0) -> tuple[Interval, Interval]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from benchmark_json import Scalar, write_benchmark
-from intervals import Floats, gains, mean_interval, paired_bootstrap
+from intervals import Floats, mean_interval, paired_bootstrap
 from prediction_runs import NDCG, OURS, Bench, Result, metrics_of, read_runs, read_trials
+
+from llm_influence.evaluation.ranking import ndcg_of_rows
 
 SYSTEMS = (OURS, "sasrec", "bert4rec", "gru4rec", "item-knn", "popularity")
 CURVE_FROM = 60.0
@@ -84,7 +86,7 @@ def write_report(bench: Bench, path: Path) -> None:
         raise ValueError(f"{bench.folder}: runs of {[system.name for system in systems]} alone")
     ours, best = systems[0], max(peers, key=lambda peer: peer.mean(NDCG))
     difference, ratio = paired_bootstrap(
-        gains(ours.ranks).mean(axis=0), gains(best.ranks).mean(axis=0)
+        ndcg_of_rows(ours.ranks).mean(axis=0), ndcg_of_rows(best.ranks).mean(axis=0)
     )
     rows = [row for system in systems for row in _rows(bench.task, system)]
     rows += [

@@ -29,7 +29,7 @@ def test_the_two_ranking_rules_agree_where_scores_are_equal(seed):
 
     found = peer.target_ranks(scores, targets, histories)
     expected = target_ranks(
-        torch.from_numpy(scores), torch.from_numpy(targets), seen_items(histories, 12)
+        torch.from_numpy(scores), torch.from_numpy(targets), seen_items(histories)
     ).numpy()
 
     assert (found == expected).all()
