@@ -1,0 +1,102 @@
+"""Next-item prediction beside its peers: docs/benchmarks/prediction_ml100k.json and _beauty.json.
+
+    python scripts/benchmark_prediction.py --task ml100k --stage export
+    python scripts/benchmark_prediction.py --task ml100k --stage peers --systems sasrec,gru4rec
+    python scripts/benchmark_prediction.py --task ml100k --stage ours
+    python scripts/benchmark_prediction.py --task ml100k --stage report
+
+Without --stage all four are done in that order. What is finished is not repeated, so a run that
+was killed goes on where it stood. docs/prediction.md says what is equal for all systems.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from beauty import write_tables
+from peers.settings import PROGRAMS
+from prediction_report import write_report
+from prediction_runs import HERE, Bench, Budget
+
+from llm_influence.config import RunConfig
+
+STAGES = ("export", "peers", "ours", "report")
+CONFIGS = {
+    "ml100k": Path("configs/movielens_100k.yaml"),
+    "beauty": Path("configs/amazon_beauty.yaml"),
+}
+
+
+def main(options: argparse.Namespace) -> None:
+    """Do the stages that were asked for."""
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    bench = Bench(
+        options.task, options.work / options.task, options.core, options.environment.absolute()
+    )
+    overrides = [] if options.task == "ml100k" else _beauty(options.shared, bench.folder)
+    config = options.config or CONFIGS[options.task]
+    stages = [options.stage] if options.stage else STAGES
+    if "export" in stages:
+        bench.export(RunConfig.load(None, overrides))
+    if "peers" in stages:
+        budget = Budget(
+            options.trials,
+            options.tuning_seconds,
+            options.trial_seconds,
+            options.final_seconds,
+            options.patience,
+        )
+        make_environment(options.environment)
+        bench.baselines()
+        for system in options.systems.split(","):
+            bench.seeds(system, bench.tune(system, budget), seeds, budget)
+    if "ours" in stages:
+        bench.ours(config, overrides, seeds)
+    if "report" in stages:
+        write_report(bench, Path(f"docs/benchmarks/prediction_{options.task}.json"))
+
+
+def make_environment(folder: Path) -> None:
+    """Create the peers' virtual environment, unless it is there."""
+    done = folder / "installed.txt"
+    wanted = (HERE / "peers" / "requirements.txt").read_text(encoding="utf-8")
+    if done.exists() and done.read_text(encoding="utf-8") == wanted:
+        return
+    python = folder / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)  # noqa: S603
+    install = ["-m", "pip", "install", "--only-binary", ":all:", "-r"]
+    subprocess.run(  # noqa: S603
+        [str(python), *install, str(HERE / "peers" / "requirements.txt")], check=True
+    )
+    done.write_text(wanted, encoding="utf-8")
+
+
+def _beauty(shared: Path, folder: Path) -> list[str]:
+    events, items = write_tables(shared, folder)
+    return [f"--data.source={events}", f"--data.items={items}"]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=CONFIGS, default="ml100k")
+    parser.add_argument("--stage", choices=STAGES, help="default: all")
+    parser.add_argument("--systems", default=",".join(PROGRAMS), help="peers to run")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--config", type=Path, help="our configuration; default: configs/")
+    parser.add_argument("--work", type=Path, default=Path("runs/prediction"))
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--environment", type=Path, default=Path(".peers"))
+    parser.add_argument("--core", type=int, default=0, help="the core that runs are pinned to")
+    parser.add_argument("--trials", type=int, default=8, help="settings tried of a peer, at most")
+    parser.add_argument("--tuning-seconds", type=float, default=600)
+    parser.add_argument("--trial-seconds", type=float, default=150)
+    parser.add_argument("--final-seconds", type=float, default=450)
+    parser.add_argument("--patience", type=int, default=10)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(_options())
