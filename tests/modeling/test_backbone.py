@@ -10,7 +10,7 @@ from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 
-KINDS = {"bert": "encoder", "gpt2": "decoder", "llama": "decoder"}
+KINDS = {"bert": "encoder", "modernbert": "encoder", "gpt2": "decoder", "llama": "decoder"}
 
 
 @pytest.fixture(params=tiny.BACKBONES)
