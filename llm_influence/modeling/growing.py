@@ -39,7 +39,7 @@ class GrowingHistory:
             it slides by one at every event, so that the prediction is always that of the whole
             history, and every event from then on is a whole reading. A number K: the window is
             cut back to the last K events and grows again, so that a whole reading comes once in
-            ``max_events - K`` events, and the model sees between K and ``max_events`` of them.
+            ``max_events - K + 1`` events, and the model sees between K and ``max_events`` of them.
 
     Attributes:
         history: Every event so far.
@@ -52,6 +52,9 @@ class GrowingHistory:
         UnknownNameError: An item or behaviour is not known to the model.
         DataError: ``keep`` is below one.
     """
+
+    _batch: EncodedBatch  # the tokens read
+    _cache: DynamicCache  # their keys and values
 
     def __init__(self, model: InfluenceModel, history: History, *, keep: int | None = None) -> None:
         if keep is not None and keep < 1:
@@ -70,8 +73,8 @@ class GrowingHistory:
             vocabulary=lexicon.vocabulary,
         )
         self.model, self.keep, self.readings = model, keep, 0
-        self.window = self.history
-        self.prediction: Prediction = self.reread()
+        self.window, batch = self._encode(self.history)
+        self.prediction: Prediction = self._read_all(batch)
 
     def append(self, event: Event) -> Prediction:
         """Add what the user has just done, and predict what comes next.
@@ -111,9 +114,10 @@ class GrowingHistory:
                 expected=choices(lexicon.behaviors, event.behavior),
                 fix="rename the behaviour, or fine-tune on a log that has it",
             )
-        if len(history) and event.timestamp < history.timestamps[-1]:
+        late = history.timestamps[-1] - event.timestamp if len(history) else 0
+        if late > 0:
             raise DataError(
-                f"the new event is {history.timestamps[-1] - event.timestamp} s older than the last",
+                f"the new event is {late} s older than the last",
                 where=f"user {history.user_id!r}",
                 expected="events in time order",
                 fix="follow the history anew with the event in its place",

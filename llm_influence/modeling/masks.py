@@ -27,14 +27,17 @@ def event_causal_mask(batch: EncodedBatch) -> Tensor:
 
 
 def encoder_masks(
-    batch: EncodedBatch, config: Any, dtype: torch.dtype, queries: int  # noqa: ANN401
+    batch: EncodedBatch,
+    config: Any,  # noqa: ANN401
+    dtype: torch.dtype,
+    queries: int,
 ) -> Tensor | dict[str, Tensor]:
     """The event-causal mask in the form that an encoder takes it.
 
     An encoder uses a ready mask as it is, so everything that it would have done itself is done
     here. Where some layers see a window of neighbours alone (ModernBERT), the window is cut into
     their mask, and the encoder gets one mask for each type of layer. Eager attention adds its
-    mask to the scores, so it gets numbers instead of bool.
+    mask to the scores, so it gets numbers instead of bool (DeBERTa reads bool alone).
 
     Args:
         batch: What is read, T tokens.
@@ -51,7 +54,8 @@ def encoder_masks(
         places = torch.arange(mask.shape[-1], device=mask.device)
         near = (places[-queries:, None] - places).abs() <= config.sliding_window
         masks["sliding_attention"] = mask & near
-    if config._attn_implementation == "eager":
+    adds = config._attn_implementation == "eager" and config.model_type != "deberta-v2"
+    if adds:
         lowest = torch.finfo(dtype).min
         masks = {
             name: torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, lowest)

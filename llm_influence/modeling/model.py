@@ -112,6 +112,8 @@ class InfluenceModel(nn.Module):
         Raises:
             TemplateError, ModelError, AssetError, SchemaError, OutputError: see the parts.
         """
+        from llm_influence.modeling.probe import check_past_alone
+
         torch.manual_seed(config.train.seed)
         wanted = config.model
         backbone = load_backbone(wanted.backbone, layers=wanted.layers, dropout=wanted.dropout)
@@ -131,7 +133,9 @@ class InfluenceModel(nn.Module):
         rank = wanted.item_head.residual_width(len(lexicon.catalogue), backbone.width)
         units = UnitVectors(texts, backbone.width, scale=usual, rank=rank)
         adapter = attach_adapter(backbone.model, wanted.adapter)
-        return cls(backbone, adapter, encoder, units, wanted)
+        model = cls(backbone, adapter, encoder, units, wanted)
+        check_past_alone(model)
+        return model
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> InfluenceModel:

@@ -32,7 +32,8 @@ def last_event_alone(request, log):
     """
     sections = {"rendering": {"template": "item"}, "model": {"adapter": {"kind": "frozen"}}}
     model = InfluenceModel.build(tiny.run_config(request.param, **sections), log).eval()
-    zeroed = ("attention.output.dense", "o_proj", "attn.c_proj", "attn.Wo", "position_embeddings", "wpe")
+    attention = ("attention.output.dense", "o_proj", "attn.c_proj", "attn.Wo")
+    zeroed = (*attention, "position_embeddings", "wpe")
     for name, parameter in model.body.named_parameters():
         if any(part in name for part in zeroed):
             parameter.data.zero_()

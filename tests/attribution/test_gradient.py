@@ -45,7 +45,7 @@ def test_one_gradient_is_complete_on_a_linear_model(method, options):
 )
 def test_a_backbone_that_feels_no_length_is_refused(log, method, options):
     model = tiny.tiny_model("modernbert", "token")
-    with pytest.raises(ExplanationError, match="modernbert normalises.*baseline 'mean'"):
+    with pytest.raises(ExplanationError, match=r"modernbert normalises.*baseline 'mean'"):
         Explainer(model, method, **options).explain(log.at(0), TARGET)
 
 
