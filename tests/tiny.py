@@ -95,10 +95,6 @@ def backbone_folder(kind: str) -> str:
     elif kind == "llama":
         wide = {"intermediate_size": 48, "num_key_value_heads": 2}
         model = LlamaModel(LlamaConfig(**shape, **heads, **wide))
-    elif kind == "modernbert":
-        marks = dict.fromkeys(("pad", "bos", "eos", "cls", "sep"), 0)
-        ids = {f"{name}_token_id": token for name, token in marks.items()}
-        model = ModernBertModel(ModernBertConfig(**shape, **heads, **ids, intermediate_size=48))
     else:
         model = GPT2Model(
             GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=128)

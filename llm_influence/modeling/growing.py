@@ -154,7 +154,11 @@ class GrowingHistory:
     def _read(self, start: int) -> Prediction:
         """Read the tokens from place ``start`` on, with what came before in the cache."""
         with inference(self.model):
-            vectors = self.model.embed(self._batch.input_ids[:, start:])
+            batch = self._batch
+            new = replace(
+                batch, input_ids=batch.input_ids[:, start:], added_ids=batch.added_ids[:, start:]
+            )
+            vectors = self.model.embed(new)
             states: Tensor = self.model.attend(
                 self._batch, vectors, cache=self._cache
             ).last_hidden_state
@@ -183,5 +187,6 @@ def _begins_with(batch: EncodedBatch, read: EncodedBatch) -> bool:
         for ours, theirs in (
             (batch.input_ids, read.input_ids),
             (batch.event_index, read.event_index),
+            (batch.added_ids, read.added_ids),
         )
     )

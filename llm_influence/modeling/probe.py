@@ -32,6 +32,7 @@ def check_past_alone(model: InfluenceModel) -> None:
     event = torch.arange(total).div(TOKENS, rounding_mode="floor")[None]
     batch = EncodedBatch(
         input_ids=torch.zeros_like(event),
+        added_ids=torch.empty(1, total, 0, dtype=torch.long),
         attention_mask=torch.ones_like(event, dtype=torch.bool),
         event_index=event,
         field_index=torch.full_like(event, -1),

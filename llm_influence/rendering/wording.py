@@ -51,6 +51,8 @@ class Wording:
         for chunk, words in zip(self._chunks, self.words, strict=True):
             for word in words:
                 yield self.piece(chunk, word)
+        for field in self._template.added:
+            yield from field_words(self._lexicon, self._template, field)
 
     @staticmethod
     def piece(chunk: Chunk, word: str) -> str:

@@ -13,11 +13,13 @@ from tests import tiny
 
 CACHING = ("bert", "gpt2", "llama")
 KINDS = pytest.mark.parametrize("kind", CACHING)
-STYLES = pytest.mark.parametrize("style", ["token", "text"])
+STYLES = pytest.mark.parametrize("style", ["token", "text", "fused"])
 
 
-def model_with(kind, style, **limits):
-    config = tiny.run_config(kind, style, rendering={"max_events": 40, **limits})
+def model_with(kind, template="full", **limits):
+    style = "text" if template == "titles" else "token"
+    rendering = {"max_events": 40, "template": template, **limits}
+    config = tiny.run_config(kind, style, rendering=rendering)
     model = InfluenceModel.build(config, tiny.small_log())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -56,8 +58,8 @@ def roomy():
 
     def get(kind, style):
         if (kind, style) not in made:
-            limits = {"template": "titles"} if style == "text" else {}
-            made[kind, style] = model_with(kind, style, **limits)
+            template = {"token": "full", "text": "titles", "fused": "fused"}[style]
+            made[kind, style] = model_with(kind, template)
         return made[kind, style]
 
     return get
@@ -103,7 +105,7 @@ def test_only_the_new_tokens_pass_through_the_backbone(roomy, kind, monkeypatch)
 
 
 def test_a_full_window_slides_and_is_read_whole_each_time():
-    model, events = model_with("llama", "token", max_events=6), stream(14)
+    model, events = model_with("llama", max_events=6), stream(14)
     session = model.follow(History.from_events("u", events[:2]))
     readings = []
     for event in events[2:]:
@@ -116,7 +118,7 @@ def test_a_full_window_slides_and_is_read_whole_each_time():
 
 
 def test_a_window_that_is_cut_back_is_read_whole_once_in_a_while():
-    model, events = model_with("gpt2", "token", max_events=6), stream(16)
+    model, events = model_with("gpt2", max_events=6), stream(16)
     session = model.follow(History.from_events("u", []), keep=3)
     lengths, readings = [], []
     for event in events:
@@ -134,7 +136,7 @@ def test_a_window_that_is_cut_back_is_read_whole_once_in_a_while():
 def test_the_log_and_later_items_share_one_session(log):
     from llm_influence.data import Catalogue
 
-    model = model_with("llama", "token")
+    model = model_with("llama")
     session = model.follow(log.at(0))
     model.add_items(Catalogue.from_ids(["new lamp"]))
     session.append(Event("new lamp", "cart", int(log.at(0).timestamps[-1]) + 60))
@@ -143,7 +145,7 @@ def test_the_log_and_later_items_share_one_session(log):
 
 
 def test_changed_weights_are_read_again(roomy, log):
-    model = model_with("llama", "token")
+    model = model_with("llama")
     session = model.follow(log.at(0))
     with torch.no_grad():
         model.units.residual += 0.1

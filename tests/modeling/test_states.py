@@ -117,7 +117,7 @@ def test_a_local_layer_sees_its_window_and_no_further(log):
     for layer in model.backbone.model.layers:
         layer.attention_type = "sliding_attention"
     batch = batch_of(model, [model.encoder.trim(log.at(7))])
-    vectors = model.embed(batch.input_ids).detach()
+    vectors = model.embed(batch).detach()
     far, near = vectors.clone(), vectors.clone()
     last = vectors.shape[1] - 1
     far[0, : last - 2 * 4] = 7.0  # two layers of four tokens each
