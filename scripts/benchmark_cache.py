@@ -23,7 +23,8 @@ from benchmark_json import write_benchmark
 
 from llm_influence.config import RunConfig
 from llm_influence.data import BehaviorLog
-from llm_influence.modeling.model import InfluenceModel, Prediction
+from llm_influence.modeling.growing import GrowingHistory
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import Event, History
 
 ITEMS, SEED = 200, 0
@@ -64,10 +65,11 @@ def build(backbone: str, style: str, most: int, layers: int | None) -> Influence
     return InfluenceModel.build(config, log).eval()
 
 
-def timed(work: Callable[[], Prediction]) -> tuple[float, torch.Tensor]:
-    """Seconds and item logits of one prediction."""
+def timed(session: GrowingHistory, work: Callable[[], None]) -> tuple[float, torch.Tensor]:
+    """Seconds of reading and predicting, and the item logits."""
     begun = time.perf_counter()
-    logits = work().item_logits
+    work()
+    logits = session.prediction.item_logits
     return time.perf_counter() - begun, logits
 
 
@@ -78,9 +80,9 @@ def measure(model: InfluenceModel, events: int, repeats: int) -> dict[str, float
     session.reread()  # warms what is made once
     cached, whole, apart = [], [], 0.0
     for event in stream[events:]:
-        seconds, ours = timed(lambda event=event: session.append(event))
+        seconds, ours = timed(session, lambda event=event: session.append(event))
         cached.append(seconds)
-        seconds, theirs = timed(session.reread)
+        seconds, theirs = timed(session, session.reread)
         whole.append(seconds)
         apart = max(apart, (ours - theirs).abs().max().item())
     if session.readings != 2 + repeats:  # the first, the warming one, and one a repeat

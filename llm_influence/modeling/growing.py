@@ -24,7 +24,7 @@ from llm_influence.types import Event, History
 class GrowingHistory:
     """One user's history, read once and then event by event.
 
-    At every moment ``prediction`` equals that of ``model.predict([window])``, up to rounding.
+    At every moment `prediction` equals that of ``model.predict([window])``, up to rounding.
     What is read anew is decided by the tokens themselves: as long as those already read are the
     beginning of those to read now, the rest is read alone, else all of it. All of it is read when
     the window has slid: the oldest event has left, and the one after it now reads "start" where
@@ -44,7 +44,6 @@ class GrowingHistory:
     Attributes:
         history: Every event so far.
         window: The events that the prediction rests on.
-        prediction: What comes next, a batch of one.
         readings: Whole readings so far; the first one counts.
 
     Raises:
@@ -55,6 +54,8 @@ class GrowingHistory:
 
     _batch: EncodedBatch  # the tokens read
     _cache: DynamicCache  # their keys and values
+    _state: Tensor  # (1, H) after the last of them
+    _prediction: Prediction | None  # made of the state
 
     def __init__(self, model: InfluenceModel, history: History, *, keep: int | None = None) -> None:
         if keep is not None and keep < 1:
@@ -74,10 +75,10 @@ class GrowingHistory:
         )
         self.model, self.keep, self.readings = model, keep, 0
         self.window, batch = self._encode(self.history)
-        self.prediction: Prediction = self._read_all(batch)
+        self._read_all(batch)
 
-    def append(self, event: Event) -> Prediction:
-        """Add what the user has just done, and predict what comes next.
+    def append(self, event: Event) -> None:
+        """Add what the user has just done, and read it.
 
         Raises:
             UnknownNameError: The model does not know the item or behaviour.
@@ -88,21 +89,32 @@ class GrowingHistory:
         self.history, self.window = history, window  # nothing was refused
         read = self._batch.input_ids.shape[1]
         if not _begins_with(batch, self._batch):
-            return self._read_all(batch)
-        self._batch = batch
-        return self._read(read)
+            self._read_all(batch)
+        else:
+            self._batch = batch
+            self._read(read)
 
-    def reread(self) -> Prediction:
+    @property
+    def prediction(self) -> Prediction:
+        """What comes next, a batch of one; the scores are made when first asked for."""
+        if self._prediction is None:
+            with inference(self.model):
+                self._prediction = self.model.heads(self._state)
+        return self._prediction
+
+    def reread(self) -> None:
         """Read the whole window again: after the model's weights have changed."""
         self.window, batch = self._encode(self.window)
-        return self._read_all(batch)
+        self._read_all(batch)
 
     def recommend(
         self, k: int = 10, *, exclude_seen: bool = True, candidates: Sequence[str] | None = None
     ) -> list[Recommendation]:
         """The k items most likely to come next; see `InfluenceModel.recommend`."""
+        with inference(self.model):
+            scores = self.model.item_scores(self._state)  # a chunk of a large catalogue at a time
         return self.model.choose(
-            self.prediction, self.history, k, exclude_seen=exclude_seen, candidates=candidates
+            scores, self.history, k, exclude_seen=exclude_seen, candidates=candidates
         )
 
     def _with(self, history: History, event: Event) -> History:
@@ -142,16 +154,16 @@ class GrowingHistory:
             encoded = self.model.encoder.encode([window])
         return window, collate(encoded).to(self.model.device)
 
-    def _read_all(self, batch: EncodedBatch) -> Prediction:
+    def _read_all(self, batch: EncodedBatch) -> None:
         base = self.model.backbone.model
         # an encoder's local layers are masked by us and keep all
         decoder = self.model.backbone.kind == "decoder"
         self._cache = DynamicCache(config=base.config) if decoder else DynamicCache()
         self._batch = batch
         self.readings += 1
-        return self._read(0)
+        self._read(0)
 
-    def _read(self, start: int) -> Prediction:
+    def _read(self, start: int) -> None:
         """Read the tokens from place ``start`` on, with what came before in the cache."""
         with inference(self.model):
             batch = self._batch
@@ -162,9 +174,8 @@ class GrowingHistory:
             states: Tensor = self.model.attend(
                 self._batch, vectors, cache=self._cache
             ).last_hidden_state
-            self.prediction = self.model.heads(states[:, -1])
+        self._state, self._prediction = states[:, -1], None
         self._check_cache()
-        return self.prediction
 
     def _check_cache(self) -> None:
         read, kept = self._batch.input_ids.shape[1], self._cache.get_seq_length()

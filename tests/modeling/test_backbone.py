@@ -49,15 +49,15 @@ def test_the_first_layers_alone_are_kept(kind):
         load_backbone(source, layers=3)
 
 
-def test_one_dropout_overrides_all_of_the_backbone(kind):
+def test_one_dropout_overrides_those_of_hidden_states_and_ends_those_of_attention(kind):
     model = load_backbone(tiny.backbone_folder(kind), dropout=0.31).model
-    found = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
-    found |= {
-        m.attention_dropout
-        for m in model.modules()
-        if isinstance(getattr(m, "attention_dropout", None), float)
-    }
-    assert found == {0.31}
+    found = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    weights = {name for name in found if name.endswith(("self.dropout", "attn_dropout"))}
+    assert all(found[name] == 0 for name in weights)
+    assert {found[name] for name in found.keys() - weights} == (
+        {0.31} if kind != "llama" else set()
+    )
+    assert getattr(model.config, "attention_dropout", 0.0) == 0
 
 
 @pytest.mark.parametrize("source", ["no/such-model", "./no-such-folder"])
