@@ -1,6 +1,6 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
-llm-influence demo | finetune | evaluate | explain | report | methods
+llm-influence demo | finetune | evaluate | explain | report | methods | tokenizer
 """
 
 from __future__ import annotations
@@ -156,6 +156,35 @@ def methods() -> None:
         typer.echo(f"    options    {options or 'none'}")
         typer.echo(f"    paper      {spec.paper or 'none'}")
         typer.echo(f"    caution    {spec.caution}")
+
+
+@app.command(context_settings=Overrides)
+def tokenizer(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="folder for tokenizer and decoder; must be new")],
+    config: ConfigFile = None,
+    vocab_size: Annotated[int, typer.Option(min=300, help="pieces, 256 bytes included")] = 4000,
+    layers: Annotated[int, typer.Option(min=1, help="of the decoder")] = 4,
+    width: Annotated[int, typer.Option(min=8, help="of its states")] = 256,
+    heads: Annotated[int, typer.Option(min=1, help="of its attention")] = 4,
+    length: Annotated[int, typer.Option("--context", min=16, help="most tokens it reads")] = 1024,
+    seed: Annotated[int, typer.Option(help="of sampled lines and first weights")] = 0,
+) -> None:
+    """Train a SentencePiece tokenizer on the run's rendered log, with a small random decoder."""
+    from llm_influence.config import RunConfig, ScratchConfig
+    from llm_influence.data.sources import open_data
+    from llm_influence.data.splits import split_log
+    from llm_influence.modeling.scratch import make_backbone
+    from llm_influence.rendering.template import Template
+
+    run = RunConfig.load(config, context.args)
+    sizes = ScratchConfig(
+        vocab_size=vocab_size, layers=layers, width=width, heads=heads, context=length, seed=seed
+    )
+    log = split_log(open_data(run.data), run.data.split).train
+    made = make_backbone(log, Template.load(run.rendering.template), sizes, out)
+    typer.echo(f"{made.vocabulary} pieces from {made.lines:,} lines; {made.parameters:,} weights")
+    typer.echo(f"model.backbone: {made.folder}   its weights are random: train all of them")
 
 
 def _method_options(words: list[str]) -> dict[str, object]:

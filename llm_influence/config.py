@@ -203,6 +203,17 @@ class ModelConfig(Section):
     behavior_head: BehaviorHeadConfig = BehaviorHeadConfig()
 
 
+class ScratchConfig(Section):
+    """Sizes of a backbone made from nothing (`llm_influence.modeling.scratch`)."""
+
+    vocab_size: int = Field(4000, ge=300, description="pieces, the 256 bytes included")
+    layers: int = Field(4, ge=1)
+    width: int = Field(256, ge=8)
+    heads: int = Field(4, ge=1)
+    context: int = Field(1024, ge=16, description="most tokens of a history")
+    seed: int = 0
+
+
 class TrainConfig(Section):
     """Fine-tuning. ``batch_size`` counts histories over all processes and accumulation steps."""
 

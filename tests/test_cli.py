@@ -9,6 +9,7 @@ from llm_influence.config import RunConfig
 from llm_influence.data.splits import split_log
 from llm_influence.demo import demo_config
 from llm_influence.influence.table import read_tables
+from llm_influence.modeling.backbone import load_backbone
 from tests import tiny
 
 
@@ -78,6 +79,20 @@ def test_a_users_mistake_is_one_plain_line(run, tmp_path, monkeypatch, capsys, w
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_tokenizer_writes_a_backbone_of_the_sizes_asked_for(tmp_path):
+    import pyarrow.parquet as pq
+
+    pq.write_table(tiny.events_table(), tmp_path / "log.parquet")
+    pq.write_table(tiny.items_table(), tmp_path / "items.parquet")
+    data = ["--data.source", tmp_path / "log.parquet", "--data.items", tmp_path / "items.parquet"]
+    sizes = ["--vocab-size", 400, "--layers", 1, "--width", 16, "--heads", 2, "--context", 64]
+    words = ["--out", tmp_path / "own", *sizes, *data, "--rendering.template", "prose"]
+    assert "pieces from" in call("tokenizer", *words).output
+    made = load_backbone(str(tmp_path / "own"))
+    assert (made.kind, made.width, made.context) == ("decoder", 16, 64)
+    assert made.model.config.num_hidden_layers == 1
 
 
 def test_methods_lists_every_method_with_its_caution():

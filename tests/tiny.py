@@ -41,7 +41,7 @@ WORDS = (
     "film",
 )
 BEHAVIORS = ("click", "cart", "purchase")
-BACKBONES = ("bert", "gpt2", "llama")
+BACKBONES = ("bert", "modernbert", "gpt2", "llama")
 
 
 def items_table(count: int = 30, seed: int = 0) -> pa.Table:
@@ -80,18 +80,21 @@ def backbone_folder(kind: str) -> str:
     """A folder with a tiny random backbone and a tokenizer of its family."""
     folder = Path(tempfile.mkdtemp(prefix=f"tiny-{kind}-"))
     torch.manual_seed(0)
-    tokenizer = _wordpiece() if kind == "bert" else _byte_level()
+    tokenizer = _wordpiece() if kind in {"bert", "modernbert"} else _byte_level()
     shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "max_position_embeddings": 128}
     if kind == "bert":
         model = BertModel(BertConfig(**shape, **heads, intermediate_size=48))
+    elif kind == "modernbert":  # layer 0 sees all, layer 1 four tokens on each side
+        window = {"local_attention": 8, "global_attn_every_n_layers": 2}
+        ends = dict.fromkeys(("bos", "eos", "cls", "sep", "pad"), 0)
+        names = {f"{name}_token_id": place for name, place in ends.items()}
+        model = ModernBertModel(
+            ModernBertConfig(**shape, **heads, **window, **names, intermediate_size=48)
+        )
     elif kind == "llama":
         wide = {"intermediate_size": 48, "num_key_value_heads": 2}
         model = LlamaModel(LlamaConfig(**shape, **heads, **wide))
-    elif kind == "modernbert":
-        marks = dict.fromkeys(("pad", "bos", "eos", "cls", "sep"), 0)
-        ids = {f"{name}_token_id": token for name, token in marks.items()}
-        model = ModernBertModel(ModernBertConfig(**shape, **heads, **ids, intermediate_size=48))
     else:
         model = GPT2Model(
             GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=128)
@@ -107,15 +110,15 @@ def _corpus() -> list[str]:
 
 
 def _wordpiece() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    """Whole words and single letters: a trained vocabulary would differ from run to run."""
+    cut = pre_tokenizers.BertPreTokenizer()
+    words = sorted({word for line in _corpus() for word, _ in cut.pre_tokenize_str(line)})
+    letters = sorted({letter for word in words for letter in word} | set("0123456789"))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(
-        _corpus(),
-        trainers.WordPieceTrainer(
-            vocab_size=400, special_tokens=special, initial_alphabet=list("0123456789")
-        ),
-    )
+    pieces = dict.fromkeys([*special, *words, *letters, *(f"##{letter}" for letter in letters)])
+    vocabulary = {piece: code for code, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = cut
     tokenizer.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -25,10 +25,11 @@ Baseline = Literal["mean", "zero"]
     cost="1 forward and 1 backward pass, and 1 forward for the baseline",
     estimates="the first-order change of f from a zero input to this one",
     paper="Shrikumar et al. 2016, arXiv:1605.01713",
-    caution="Exact for linear models alone; saturated inputs get little.",
+    caution="Exact for linear models alone; saturated inputs get little. Refused on ModernBERT.",
 )
 def input_x_gradient(task: Task) -> Attribution:
     """``score = sum over the event's tokens of input . gradient``, signs kept."""
+    _check_length_counts(task, "input_x_gradient")
     inputs = _inputs(task)
     values, gradients = _value_and_gradient(task, inputs)
     scores, frame = task.batch.event_sums((inputs * gradients).sum(-1) * task.batch.attention_mask)
@@ -80,6 +81,17 @@ def integrated_gradients(
     return _attribution(task, scores, frame, base, full, passes=2 * steps + 2)
 
 
+def _check_length_counts(task: Task, what: str) -> None:
+    """Refuse to follow a vector to zero where the model sees its direction alone."""
+    if task.model.backbone.loses_length:
+        raise ExplanationError(
+            f"{task.model.backbone.model.config.model_type} normalises its input vectors first",
+            where=what,
+            expected="a backbone that feels the length of an input vector",
+            fix="use integrated_gradients with baseline 'mean', or a perturbation method",
+        )
+
+
 def _inputs(task: Task) -> Tensor:
     """(N, T, H) input vectors, cut from the graph."""
     with torch.no_grad():
@@ -89,6 +101,7 @@ def _inputs(task: Task) -> Tensor:
 def _baseline(task: Task, inputs: Tensor, kind: Baseline) -> Tensor:
     in_event = (task.batch.event_index >= 0)[..., None]
     if kind == "zero":
+        _check_length_counts(task, "integrated_gradients, baseline 'zero'")
         return torch.where(in_event, torch.zeros_like(inputs), inputs)
     if kind != "mean":
         raise ExplanationError(

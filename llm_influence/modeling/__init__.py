@@ -8,5 +8,8 @@ units      vectors of items (and of every unit of style token): words' part plus
 heads      scores of the next item and the next behaviour
 scoring    the whole catalogue in chunks: ranks, the best items, their log-odds
 model      InfluenceModel: all of it behind one interface
+probe      refuses a backbone that would see the future
+growing    a history followed event by event, through the KV cache
+scratch    a tokenizer and a small decoder of one's own
 folder     safetensors and JSON on disk
 """

@@ -46,7 +46,24 @@ class Backbone:
     @property
     def context(self) -> int:
         """Most tokens the backbone has positions for."""
-        return int(getattr(self.model.config, "max_position_embeddings", 2048))
+        most = getattr(self.model.config, "max_position_embeddings", 2048)
+        return int(most) - self.first_position
+
+    @property
+    def loses_length(self) -> bool:
+        """Whether an input vector is normalised before anything else, so its length says nothing.
+
+        Then the gradient along the vector is zero, and a path from zero is a jump.
+        """
+        return self.model.config.model_type in {"modernbert", "modernbert-decoder"}
+
+    @property
+    def first_position(self) -> int:
+        """Number of the first token's position: 0, but in RoBERTa's family after the padding's."""
+        embeddings = getattr(self.model, "embeddings", None)
+        table = getattr(embeddings, "position_embeddings", None)
+        padding = getattr(table, "padding_idx", None)
+        return 0 if padding is None else int(padding) + 1
 
 
 def load_backbone(
@@ -104,6 +121,8 @@ def load_backbone(
             expected="an encoder (BERT-like) or a decoder (GPT-like)",
             fix="choose another backbone",
         )
+    if config.model_type == "deberta-v2":
+        _attend_in_pairs(model)
     if "gguf_file" in place:
         _forget_quantisation(model)
     kind: Literal["encoder", "decoder"] = (
@@ -119,6 +138,16 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
         del model.config.quantization_config
 
 
+def _attend_in_pairs(model: PreTrainedModel) -> None:
+    """Keep the mask from DeBERTa's embeddings, which read it as one of padding alone.
+
+    Its layers take a mask of pairs of tokens; there padding is hidden all the same.
+    """
+    model.embeddings.register_forward_pre_hook(
+        lambda _, args, named: (args, named | {"mask": None}), with_kwargs=True
+    )
+
+
 def _adjust(config: Any, layers: int | None, dropout: float | None) -> None:  # noqa: ANN401
     if layers is not None:
         if layers > config.num_hidden_layers:
@@ -129,6 +158,8 @@ def _adjust(config: Any, layers: int | None, dropout: float | None) -> None:  # 
                 fix="lower model.layers",
             )
         config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):  # one name a layer, where layers differ
+            config.layer_types = config.layer_types[:layers]
     if dropout is not None:
         for name in _DROPOUTS:
             if hasattr(config, name):

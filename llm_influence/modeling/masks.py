@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,3 +24,41 @@ def event_causal_mask(batch: EncodedBatch) -> Tensor:
     allowed = batch.attention_mask[:, None, :] & (event[:, None, :] <= event[:, :, None])
     itself = torch.eye(event.shape[1], dtype=torch.bool, device=event.device)
     return (allowed | itself)[:, None]
+
+
+def encoder_masks(
+    batch: EncodedBatch,
+    config: Any,  # noqa: ANN401
+    dtype: torch.dtype,
+    queries: int,
+) -> Tensor | dict[str, Tensor]:
+    """The event-causal mask in the form that an encoder takes it.
+
+    An encoder uses a ready mask as it is, so everything that it would have done itself is done
+    here. Where some layers see a window of neighbours alone (ModernBERT), the window is cut into
+    their mask, and the encoder gets one mask for each type of layer. Eager attention adds its
+    mask to the scores, so it gets numbers instead of bool (DeBERTa reads bool alone).
+
+    Args:
+        batch: What is read, T tokens.
+        config: The backbone's configuration.
+        dtype: Of the vectors that are read.
+        queries: Number Q of tokens, the last ones, that states are wanted of.
+
+    Returns:
+        (B, 1, Q, T), or such a mask for each layer type.
+    """
+    mask = event_causal_mask(batch)[:, :, -queries:]
+    masks = {"full_attention": mask}
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        places = torch.arange(mask.shape[-1], device=mask.device)
+        near = (places[-queries:, None] - places).abs() <= config.sliding_window
+        masks["sliding_attention"] = mask & near
+    adds = config._attn_implementation == "eager" and config.model_type != "deberta-v2"
+    if adds:
+        lowest = torch.finfo(dtype).min
+        masks = {
+            name: torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, lowest)
+            for name, seen in masks.items()
+        }
+    return masks if len(masks) > 1 else masks["full_attention"]

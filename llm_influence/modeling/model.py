@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from llm_influence.config import ModelConfig, RunConfig
 from llm_influence.data.catalogue import Catalogue
@@ -19,7 +20,7 @@ from llm_influence.errors import ExplanationError
 from llm_influence.modeling.adapters import Adapter, Body, attach_adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.heads import BehaviorHead, ItemHead
-from llm_influence.modeling.masks import event_causal_mask
+from llm_influence.modeling.masks import encoder_masks
 from llm_influence.modeling.scoring import SURE, BestItems, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.modeling.units import UnitVectors
@@ -29,6 +30,9 @@ from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.pieces import UnitPieces
 from llm_influence.rendering.template import Template
 from llm_influence.types import History
+
+if TYPE_CHECKING:
+    from llm_influence.modeling.growing import GrowingHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ class InfluenceModel(nn.Module):
         Raises:
             TemplateError, ModelError, AssetError, SchemaError, OutputError: see the parts.
         """
+        from llm_influence.modeling.probe import check_past_alone
+
         torch.manual_seed(config.train.seed)
         wanted = config.model
         backbone = load_backbone(wanted.backbone, layers=wanted.layers, dropout=wanted.dropout)
@@ -127,7 +133,9 @@ class InfluenceModel(nn.Module):
         rank = wanted.item_head.residual_width(len(lexicon.catalogue), backbone.width)
         units = UnitVectors(texts, backbone.width, scale=usual, rank=rank)
         adapter = attach_adapter(backbone.model, wanted.adapter)
-        return cls(backbone, adapter, encoder, units, wanted)
+        model = cls(backbone, adapter, encoder, units, wanted)
+        check_past_alone(model)
+        return model
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> InfluenceModel:
@@ -202,21 +210,27 @@ class InfluenceModel(nn.Module):
         vectors = self.embed(batch) if vectors is None else vectors
         return self.attend(batch, vectors).last_hidden_state
 
-    def attend(self, batch: EncodedBatch, vectors: Tensor, **options: object) -> Any:  # noqa: ANN401
-        """The backbone's own output for these input vectors; ``options`` go to the backbone."""
+    def attend(
+        self, batch: EncodedBatch, vectors: Tensor, cache: Cache | None = None, **options: object
+    ) -> Any:  # noqa: ANN401
+        """The backbone's own output for these input vectors; ``options`` go to the backbone.
+
+        With a ``cache`` of the keys and values of a batch's first tokens, ``vectors`` are those
+        of the tokens after them, (B, Q, H) instead of (B, T, H); their keys and values are added.
+        """
+        total, queries = batch.input_ids.shape[1], vectors.shape[1]
+        places = self.backbone.first_position + torch.arange(total, device=vectors.device)
+        if cache is not None:
+            options |= {"past_key_values": cache}
         if self.backbone.kind == "encoder":
-            mask = event_causal_mask(batch)
-            if self.body.config._attn_implementation == "eager":  # adds its mask, reads no bool
-                lowest = torch.finfo(vectors.dtype).min
-                mask = torch.zeros_like(mask, dtype=vectors.dtype).masked_fill(~mask, lowest)
-            return self.body(inputs_embeds=vectors, attention_mask=mask, **options)
-        places = torch.arange(vectors.shape[1], device=vectors.device)
+            mask = encoder_masks(batch, self.body.config, vectors.dtype, queries)
+        else:
+            mask, options = batch.attention_mask.long(), options | {"use_cache": cache is not None}
         return self.body(
             inputs_embeds=vectors,
-            attention_mask=batch.attention_mask.long(),
+            attention_mask=mask,
             # hidden tokens keep their places: removal `mask` leaves all else where it was
-            position_ids=places.expand(len(vectors), -1),
-            use_cache=False,
+            position_ids=places[total - queries :].expand(len(vectors), -1),
             **options,
         )
 
@@ -286,6 +300,28 @@ class InfluenceModel(nn.Module):
             UnknownNameError: An item or behaviour of the history, or a candidate, is not known.
             ExplanationError: ``k`` is below one.
         """
+        scores = self.score([history])
+        return self.choose(scores, history, k, exclude_seen=exclude_seen, candidates=candidates)
+
+    def follow(self, history: History, *, keep: int | None = None) -> GrowingHistory:
+        """Predict for a history that goes on growing, reading each new event alone.
+
+        See `llm_influence.modeling.growing.GrowingHistory`.
+        """
+        from llm_influence.modeling.growing import GrowingHistory
+
+        return GrowingHistory(self, history, keep=keep)
+
+    def choose(
+        self,
+        scores: ItemScores,
+        history: History,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates: Sequence[str] | None = None,
+    ) -> list[Recommendation]:
+        """`recommend` from ``scores`` that were already made of one ``history``."""
         if k < 1:
             raise ExplanationError(
                 f"k is {k}", where="recommend", expected="at least 1", fix="ask for one item"
@@ -298,7 +334,7 @@ class InfluenceModel(nn.Module):
         seen = None
         if exclude_seen:
             seen = torch.from_numpy(self.encoder.lexicon.item_codes(history).astype(np.int64))[None]
-        return self._described(self.score([history]).best(k, seen=seen, allowed=allowed))
+        return self._described(scores.best(k, seen=seen, allowed=allowed))
 
     def _described(self, best: BestItems) -> list[Recommendation]:
         found = []

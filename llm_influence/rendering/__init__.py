@@ -3,6 +3,7 @@
     template   what is written about an event, as data (YAML)
     gaps       human words for the time between events
     lexicon    codes and words of every field: behaviours, gaps, values, items, user features
+    wording    the text of a history, piece by piece
     pieces     each distinct piece of text (or unit) rendered once: words -> token ids
     encoder    histories -> ragged arrays of tokens with their event and field map
     batch      ragged arrays -> padded tensors

@@ -140,12 +140,8 @@ class Encoder:
                 expected="style 'text'",
                 fix="make an Encoder with style='text'",
             )
-        codes = self.lexicon.columns([history]).codes
-        lines = [
-            self.pieces.event_text({field: int(column[i]) for field, column in codes.items()})
-            for i in range(len(history))
-        ]
-        return self.pieces.frame_text(history.user) + "".join(lines)
+        wording = self.pieces.wording
+        return wording.frame(history.user) + "".join(wording.events(history))
 
     def _overlong(
         self, histories: Sequence[History], columns: EventColumns, room: IntArray

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -107,6 +108,11 @@ class Lexicon:
                 )
             known[name] = tuple(sorted(set(log.users[name].to_pylist()) - {"", None}))
         return cls(log.vocabulary.behaviors, ValueBins.fit(log.values), known, log.catalogue)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The lexicon's own names, for histories written in its codes."""
+        return Vocabulary(self.catalogue.ids, self.behaviors)
 
     def with_catalogue(self, catalogue: Catalogue) -> Lexicon:
         """The same lexicon over a longer catalogue."""

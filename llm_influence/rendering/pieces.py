@@ -7,7 +7,7 @@ same question, so the encoder above them does not know the style.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from typing import NoReturn, Protocol
 
@@ -15,9 +15,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llm_influence.errors import TemplateError
-from llm_influence.rendering.gaps import gap_words
 from llm_influence.rendering.lexicon import UNKNOWN, Lexicon
 from llm_influence.rendering.template import FIELDS, Chunk, Template
+from llm_influence.rendering.wording import Wording, field_words
 from llm_influence.types import IntArray
 
 ANCHOR = "a"
@@ -44,26 +44,6 @@ class Pieces(Protocol):
 
     def frame(self, user: Mapping[str, str]) -> IntArray:
         """Token ids that stand before the first event of a user's history."""
-
-
-def field_words(lexicon: Lexicon, template: Template, field: str) -> Sequence[str]:
-    """Words of a field by code, in the template's language. Empty words are not said."""
-    if field == "behavior":
-        return [_one_line(template.behaviors.get(name, name)) for name in lexicon.behaviors]
-    if field == "gap":
-        return gap_words(template.language)
-    if field == "value":
-        return lexicon.values.words()
-    ids = [_one_line(item) for item in lexicon.catalogue.ids.to_pylist()]
-    if field == "item":
-        return ids
-    texts = lexicon.catalogue.texts
-    return [_one_line(text) or item for text, item in zip(texts, ids, strict=True)]
-
-
-def _one_line(words: str) -> str:
-    """Single spaces alone: a tokenizer may join or strip others where two pieces meet."""
-    return " ".join(words.split())
 
 
 class WordPieces:
@@ -101,10 +81,8 @@ class WordPieces:
         self._tokenizer = tokenizer
         self._template = template
         self._chunks = template.event_chunks
-        self._words = [
-            field_words(lexicon, template, chunk.field) if chunk.field else [""]
-            for chunk in self._chunks
-        ]
+        self.wording = Wording(template, lexicon)
+        self._words = self.wording.words
         self._starts = [np.zeros(len(words), dtype=np.int64) for words in self._words]
         self._lengths = [np.full(len(words), -1, dtype=np.int64) for words in self._words]
         self._frames: dict[str, IntArray] = {}
@@ -133,7 +111,7 @@ class WordPieces:
 
     def frame(self, user: Mapping[str, str]) -> IntArray:
         """See `Pieces.frame`: the start token, if the tokenizer has one, and the history line."""
-        text = self.frame_text(user)
+        text = self.wording.frame(user)
         if text not in self._frames:
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
             start = self._tokenizer.cls_token_id
@@ -142,30 +120,9 @@ class WordPieces:
             self._frames[text] = np.array(head + ids, dtype=np.int64)
         return self._frames[text]
 
-    def frame_text(self, user: Mapping[str, str]) -> str:
-        """The history line with the user's features in it."""
-        chunks = self._template.history_chunks
-        return " ".join(
-            chunk.render(user.get(chunk.field, "") or UNKNOWN) if chunk.field else chunk.prefix
-            for chunk in chunks
-        )
-
-    def event_text(self, codes: Mapping[str, int]) -> str:
-        """The line of one event from its codes, each chunk with its leading space."""
-        pieces = [
-            self._piece(chunk, words[codes[chunk.field] if chunk.field else 0])
-            for chunk, words in zip(self._chunks, self._words, strict=True)
-        ]
-        return "".join(pieces)
-
-    @staticmethod
-    def _piece(chunk: Chunk, word: str) -> str:
-        """A chunk as it stands in a text; nothing where its field has nothing to say."""
-        return "" if chunk.field and not word else " " + chunk.render(word)
-
     def _tokenise(self, slot: int, codes: IntArray) -> None:
         chunk, words = self._chunks[slot], self._words[slot]
-        pieces = [self._piece(chunk, words[code]) for code in codes]
+        pieces = [self.wording.piece(chunk, words[code]) for code in codes]
         encoded = self._tokenizer(
             [ANCHOR + piece for piece in pieces],
             add_special_tokens=False,
@@ -192,14 +149,14 @@ class WordPieces:
 
     def _check_joints(self) -> None:
         """Put a few events together and compare with their text tokenised whole."""
-        text = self.frame_text({})
+        text = self.wording.frame({})
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         last = np.array([len(words) - 1 for words in self._words])
         picks = np.linspace(0, last, SAMPLE).astype(np.int64)  # (SAMPLE, slots)
         found = [self.lookup(slot, codes) for slot, codes in enumerate(picks.T)]
         for event, codes in enumerate(picks):
             for slot, chunk in enumerate(self._chunks):
-                text += self._piece(chunk, self._words[slot][codes[slot]])
+                text += self.wording.piece(chunk, self._words[slot][codes[slot]])
                 start, length = found[slot][0][event], found[slot][1][event]
                 ids.extend(self.ids[start : start + length].tolist())
         whole = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

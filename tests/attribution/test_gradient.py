@@ -9,6 +9,7 @@ from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import log_odds
 from llm_influence.rendering.batch import collate
 from llm_influence.rendering.pieces import UnitPieces
+from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed
 
 TARGET = Item("i7")
@@ -38,9 +39,20 @@ def test_one_gradient_is_complete_on_a_linear_model(method, options):
     assert (influence.base_value == 0) is (influence.frame_score != 0) is whole_input
 
 
-def test_input_x_gradient_adds_up_to_the_slope_along_the_input(model, log):
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("input_x_gradient", {}), ("integrated_gradients", {"baseline": "zero"})],
+)
+def test_a_backbone_that_feels_no_length_is_refused(log, method, options):
+    model = tiny.tiny_model("modernbert", "token")
+    with pytest.raises(ExplanationError, match=r"modernbert normalises.*baseline 'mean'"):
+        Explainer(model, method, **options).explain(log.at(0), TARGET)
+
+
+@pytest.mark.parametrize("method", ["input_x_gradient"])
+def test_input_x_gradient_adds_up_to_the_slope_along_the_input(model, log, method):
     history = model.encoder.trim(log.at(0))
-    influence = Explainer(model, "input_x_gradient").explain(history, TARGET)
+    influence = Explainer(model, method).explain(history, TARGET)
     batch, vectors = read(model, history)
     step = 1e-2
     up, down = (log_odds_of_i7(model, batch, vectors * (1 + s)) for s in (step, -step))
@@ -63,7 +75,8 @@ def test_the_completeness_gap_of_integrated_gradients_falls_with_steps(model, lo
         assert fine < 0.02
 
 
-def test_the_baseline_moves_event_tokens_alone(model, log):
+@pytest.mark.parametrize("baseline", ["mean", "zero"])
+def test_the_baseline_moves_event_tokens_alone(model, log, baseline):
     history = model.encoder.trim(log.at(0))
     batch, vectors = read(model, history)
     event = (batch.event_index >= 0)[..., None]
@@ -75,12 +88,12 @@ def test_the_baseline_moves_event_tokens_alone(model, log):
     else:
         mean = model.body.get_input_embeddings().weight.detach().mean(0).expand_as(vectors)
     starts = {"mean": torch.where(event, mean, vectors), "zero": vectors * ~event}
-    for baseline, start in starts.items():
-        explainer = Explainer(model, "integrated_gradients", steps=1, baseline=baseline)
-        influence = explainer.explain(history, TARGET)
-        assert influence.base_value == pytest.approx(log_odds_of_i7(model, batch, start), abs=1e-4)
-        full = log_odds_of_i7(model, batch, vectors)
-        assert influence.full_value == pytest.approx(full, abs=1e-4)
+    explainer = Explainer(model, "integrated_gradients", steps=1, baseline=baseline)
+    influence = explainer.explain(history, TARGET)
+    base = log_odds_of_i7(model, batch, starts[baseline])
+    assert influence.base_value == pytest.approx(base, abs=1e-4)
+    full = log_odds_of_i7(model, batch, vectors)
+    assert influence.full_value == pytest.approx(full, abs=1e-4)
 
 
 def test_options_without_sense_are_refused(bert, log):

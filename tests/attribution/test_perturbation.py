@@ -53,7 +53,7 @@ def test_drop_equals_telling_the_history_without_the_event(model, log):
     batch, cut = batch_of(model, history, events), []
     for i in range(len(events)):
         keep = batch.event_index[0] != i
-        columns = ("input_ids", "attention_mask", "event_index", "field_index")
+        columns = ("input_ids", "attention_mask", "event_index", "field_index", "added_ids")
         cut.append(replace(batch, **{name: getattr(batch, name)[:, keep] for name in columns}))
     stale = np.array([full - value(model, part) for part in cut])
     assert stale[-1] == pytest.approx(expected[-1], abs=1e-4)  # nothing comes after the last

@@ -21,7 +21,7 @@ from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.windows import WindowCollator, WindowDataset
 from tests import tiny
 
-FAMILIES = (*tiny.BACKBONES, "modernbert")
+FAMILIES = tiny.BACKBONES
 OPTIONS = {"lora": {"rank": 4}, "adalora": {"rank": 2}, "bottleneck": {"width": 8}}
 IN_FOLDER = [kind for kind, adapter in KINDS.items() if adapter.saved_in == "adapter"]
 

@@ -1,16 +1,29 @@
 """Backbones and the adapters on them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer, BartConfig, BartModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BartConfig,
+    BartModel,
+    ConvBertConfig,
+    DebertaV2Config,
+    FNetConfig,
+    MistralConfig,
+    RobertaConfig,
+)
 
 from llm_influence.errors import ModelError
 from llm_influence.modeling.backbone import load_backbone
-from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.rendering.batch import EncodedBatch
 from tests import tiny
 
-KINDS = {"bert": "encoder", "gpt2": "decoder", "llama": "decoder"}
+KINDS = {"bert": "encoder", "modernbert": "encoder", "gpt2": "decoder", "llama": "decoder"}
 
 
 @pytest.fixture(params=tiny.BACKBONES)
@@ -36,15 +49,15 @@ def test_the_first_layers_alone_are_kept(kind):
         load_backbone(source, layers=3)
 
 
-def test_one_dropout_overrides_all_of_the_backbone(kind):
+def test_one_dropout_overrides_those_of_hidden_states_and_ends_those_of_attention(kind):
     model = load_backbone(tiny.backbone_folder(kind), dropout=0.31).model
-    found = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
-    found |= {
-        m.attention_dropout
-        for m in model.modules()
-        if isinstance(getattr(m, "attention_dropout", None), float)
-    }
-    assert found == {0.31}
+    found = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    weights = {name for name in found if name.endswith(("self.dropout", "attn_dropout"))}
+    assert all(found[name] == 0 for name in weights)
+    assert {found[name] for name in found.keys() - weights} == (
+        {0.31} if kind != "llama" else set()
+    )
+    assert getattr(model.config, "attention_dropout", 0.0) == 0
 
 
 @pytest.mark.parametrize("source", ["no/such-model", "./no-such-folder"])
@@ -96,3 +109,57 @@ def test_targets_that_match_nothing_are_refused(log):
     config = tiny.run_config(model={"adapter": {"targets": ["no_such_layer"]}})
     with pytest.raises(ModelError, match=r"model\.adapter\.targets: No modules"):
         InfluenceModel.build(config, log)
+
+
+SHAPE = {"vocab_size": 600, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+HEADS = {"num_attention_heads": 4}
+RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
+
+
+def saved(config, folder):
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny.backbone_folder("gpt2")).save_pretrained(folder)
+    return {"model": {"backbone": str(folder)}}
+
+
+@pytest.mark.parametrize("style", ["token", "text"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        RobertaConfig(**SHAPE, **HEADS, max_position_embeddings=66),
+        DebertaV2Config(**SHAPE, **HEADS, **RELATIVE, max_position_embeddings=64),
+        MistralConfig(
+            **SHAPE, **HEADS, num_key_value_heads=2, max_position_embeddings=64, sliding_window=8
+        ),
+    ],
+    ids=["roberta", "deberta-v2", "mistral"],
+)
+def test_other_families_fill_their_whole_context(log, tmp_path, config, style):
+    model = InfluenceModel.build(tiny.run_config("bert", style, **saved(config, tmp_path)), log)
+    assert model.backbone.context == 64
+    whole = torch.ones(1, 64, dtype=torch.long)
+    places = torch.arange(64)[None]
+    nothing, events = torch.empty(1, 64, 0, dtype=torch.long), torch.tensor([63])
+    batch = EncodedBatch(whole, whole.bool(), places - 1, whole, nothing, places, events)
+    cut = {
+        name: getattr(batch, name)[:, :20]
+        for name in ("input_ids", "attention_mask", "event_index", "field_index", "added_ids")
+    }
+    with inference(model):
+        states, alone = model.states(batch), model.states(replace(batch, **cut))
+    torch.testing.assert_close(states[:, :20], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FNetConfig(**SHAPE, max_position_embeddings=64),
+        ConvBertConfig(**SHAPE, **HEADS, embedding_size=32, max_position_embeddings=64),
+    ],
+    ids=["fnet", "convbert"],
+)
+def test_a_backbone_that_sees_the_future_is_refused(log, tmp_path, config):
+    frozen = saved(config, tmp_path)["model"] | {"adapter": {"kind": "frozen"}}
+    with pytest.raises(ModelError, match=r"(?i)depend on later events.*docs/backbones"):
+        InfluenceModel.build(tiny.run_config("bert", "token", model=frozen), log)

@@ -10,6 +10,7 @@ from llm_influence.attribution.attention import eager_attention
 from llm_influence.modeling.masks import event_causal_mask
 from llm_influence.modeling.model import inference
 from llm_influence.rendering.batch import collate
+from tests import tiny
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -94,6 +95,9 @@ def test_kept_tokens_keep_their_positions_when_others_are_hidden(model, history)
         added_ids=batch.added_ids[:, places],
     )
     mask = event_causal_mask(short) if model.backbone.kind == "encoder" else None
+    if model.backbone.model.config.model_type == "modernbert":  # its window is one of places
+        near = (places[:, None] - places).abs() <= 4
+        mask = {"full_attention": mask, "sliding_attention": mask & near}
     with inference(model):
         expected = model.body(
             inputs_embeds=model.embed(short),
@@ -103,6 +107,25 @@ def test_kept_tokens_keep_their_positions_when_others_are_hidden(model, history)
     torch.testing.assert_close(states_of(model, hidden)[0, places], expected, **CLOSE)
     moved = states_of(model, short)[0, -1]
     assert not torch.allclose(moved, expected[-1], atol=1e-4)
+
+
+def test_a_local_layer_sees_its_window_and_no_further(log):
+    """The mask that we give is the one that ModernBERT makes itself, cut at the present."""
+    model = tiny.tiny_model("modernbert", "token")
+    assert set(model.body.config.layer_types) == {"full_attention", "sliding_attention"}
+    model.body.config.layer_types = ["sliding_attention"] * 2
+    for layer in model.backbone.model.layers:
+        layer.attention_type = "sliding_attention"
+    batch = batch_of(model, [model.encoder.trim(log.at(7))])
+    vectors = model.embed(batch).detach()
+    far, near = vectors.clone(), vectors.clone()
+    last = vectors.shape[1] - 1
+    far[0, : last - 2 * 4] = 7.0  # two layers of four tokens each
+    near[0, last - 2 * 4] = 7.0
+    with inference(model):
+        own, away, beside = (model.states(batch, v)[0, last] for v in (vectors, far, near))
+    assert torch.equal(own, away)
+    assert not torch.allclose(own, beside, atol=1e-4)
 
 
 def test_eager_and_fused_attention_agree(model, log):

@@ -9,7 +9,7 @@ import torch
 from llm_influence.config import ItemHeadConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
-from llm_influence.modeling import model as module
+from llm_influence.modeling import masks
 from llm_influence.rendering.batch import collate
 from llm_influence.training.augmentation import EventDropout
 from llm_influence.training.negatives import Negatives, half_popular
@@ -166,8 +166,8 @@ def test_without_the_mask_the_future_would_be_seen(train, monkeypatch):
     def both_ways(batch):
         return batch.attention_mask[:, None, None].expand(-1, 1, batch.input_ids.shape[1], -1)
 
-    monkeypatch.setattr(module, "event_causal_mask", both_ways)
     model = tiny.tiny_model("bert", "token")
+    monkeypatch.setattr(masks, "event_causal_mask", both_ways)
     before, after = (label_logits(model, log) for log in (train, with_future(train, anything)))
     assert ((after - before)[: SEEN + 1].abs().amax(dim=1) > 1e-4).all()
 
