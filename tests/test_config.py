@@ -136,10 +136,10 @@ def test_precision_auto_asks_the_chip_and_a_named_one_does_not(monkeypatch, able
         ({"kind": "frozen"}, "frozen"),
         ({"kind": "bottleneck", "width": 8}, "bottleneck, width 8"),
         ({"kind": "ia3", "targets": ["key", "value"]}, "ia3, targets key, value"),
-        ({"rank": 4, "alpha": 8}, "lora, rank 4, alpha 8, dropout 0.0"),
+        ({"rank": 4, "alpha": 8}, "lora, rank 4, alpha 8, dropout 0"),
         (
             {"kind": "adalora", "rank": 6},
-            "adalora, rank 6, initial rank 9, alpha 32, dropout 0.0, prune from 0.1, "
+            "adalora, rank 6, initial rank 9, alpha 32, dropout 0, prune from 0.1, "
             "prune until 0.7, prune every 0.01, orthogonality 0.1",
         ),
     ],
