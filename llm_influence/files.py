@@ -34,12 +34,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
         _flush(path.parent)
     except OSError as error:
         _remove(temporary)
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})",
-            where=str(path),
-            expected="a place with enough space that may be written",
-            fix="free some space, or name another output path",
-        ) from error
+        raise unwritable(path, error) from error
     except BaseException:
         _remove(temporary)
         raise
@@ -49,6 +44,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Write a text as UTF-8, whole or not at all; see `write_whole`."""
     return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def unwritable(path: Path, error: Exception) -> OutputError:
+    """The error of a place that refused what was to be written there."""
+    return OutputError(
+        f"cannot be written ({getattr(error, 'strerror', None) or error})",
+        where=str(path),
+        expected="a place with enough space that may be written",
+        fix="free some space, or name another output path",
+    )
 
 
 def _flush(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
 from llm_influence.config import DataConfig, RunConfig
@@ -13,6 +12,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.data.sources import open_data
 from llm_influence.data.splits import Split
 from llm_influence.evaluation.comparison import Record
+from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.report.facts import ReportFacts
 from llm_influence.types import History
@@ -43,7 +43,7 @@ class Run:
         """
         folder = Path(folder)
         model = InfluenceModel.from_pretrained(folder)
-        model.to(PartialState(cpu=not torch.accelerator.is_available()).device)
+        model.to(PartialState(cpu=on_cpu()).device)
         split = Split.load(folder / "split", catalogue=model.catalogue)
         return cls(folder, RunConfig.load(folder / "run.yaml"), model, split)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from benchmark_json import write_benchmark
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from validated_run import train
 
 from llm_influence.config import ADAPTER_OPTIONS, RunConfig
 from llm_influence.data.sources import open_data
@@ -26,8 +27,6 @@ from llm_influence.data.splits import Split, split_log
 from llm_influence.evaluation.ranking import protocol, ranking_metrics
 from llm_influence.files import write_text
 from llm_influence.modeling.adapters.adalora import AdaLora
-from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 USUAL_RATE = 1e-3
 """The configuration's own, for low-rank updates and bottlenecks."""
@@ -78,10 +77,8 @@ def measure(config: RunConfig, split: Split) -> dict[str, object]:
     """Train one kind and measure it on validation."""
     folder, clock = Path(config.output), EpochClock()
     shutil.rmtree(folder, ignore_errors=True)  # a kind that was cut short starts anew
-    model = InfluenceModel.build(config, split.train)
-    trainer = InfluenceTrainer(config, model, split, args=training_arguments(config, folder, 1))
-    trainer.add_callback(clock)
-    trainer.train()
+    trainer = train(config, split, [clock])
+    model = trainer.influence_model
     metrics = ranking_metrics(trainer.ranks(split.validation), config.evaluation.cutoff)
     found = {
         "adapter": config.model.adapter.kind,

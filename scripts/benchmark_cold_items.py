@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmark_json import write_benchmark
+from validated_run import train
 
 from llm_influence.config import DataConfig, EvaluationConfig, RunConfig
 from llm_influence.data.cold import ColdSplit, cold_split
@@ -34,7 +35,6 @@ from llm_influence.evaluation.text_knn import LAST, POOLS, TextKNN
 from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.text_vectors import text_vectors
-from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 EVALUATION = EvaluationConfig()
 
@@ -42,8 +42,9 @@ EVALUATION = EvaluationConfig()
 def run_config(options: argparse.Namespace, folder: Path, dropout: float) -> RunConfig:
     """Training of one fold with one residual dropout."""
     model = {"layers": options.layers, "residual_dropout": dropout}
-    train = {"epochs": options.epochs}
-    return RunConfig.model_validate({"output": str(folder), "model": model, "train": train})
+    return RunConfig.model_validate(
+        {"output": str(folder), "model": model, "train": {"epochs": options.epochs}}
+    )
 
 
 def train_fold(config: RunConfig, task: ColdSplit) -> dict[str, list[int]]:
@@ -52,10 +53,7 @@ def train_fold(config: RunConfig, task: ColdSplit) -> dict[str, list[int]]:
     done = folder / "validation.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
-    model = InfluenceModel.build(config, task.warm.train)
-    arguments = training_arguments(config, folder, 1)
-    trainer = InfluenceTrainer(config, model, task.warm, args=arguments)
-    trainer.train()
+    trainer = train(config, task.warm)
     model = trainer.influence_model
     model.save_pretrained(folder / "model", with_backbone=False)
     found = {"warm": trainer.ranks(task.warm.validation).tolist()}

@@ -14,29 +14,37 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmark_json import write_benchmark
+from validated_run import train
 
 from llm_influence.config import RunConfig
-from llm_influence.data.splits import EvaluationSet
+from llm_influence.data.sources import open_data
+from llm_influence.data.splits import EvaluationSet, Split, split_log
 from llm_influence.evaluation.intervals import bootstrap_interval
 from llm_influence.evaluation.ranking import ndcg_of_rows, seen_items, target_ranks
 from llm_influence.modeling.model import InfluenceModel, log_odds
-from llm_influence.run import Run
-from llm_influence.training.finetune import finetune
 from llm_influence.types import History
 
 REMOVED = (0, 30, 50)
 """Per cent of the events of each history that are removed."""
 
 
-def trained(options: argparse.Namespace, rate: float) -> Run:
-    """The finished run of one rate, trained (on from its last checkpoint) unless it is there."""
+def trained(options: argparse.Namespace, split: Split, rate: float) -> InfluenceModel:
+    """The model of one rate, trained unless it is there."""
     folder = options.output / f"rate_{rate}"
-    train = {"epochs": options.epochs, "event_dropout": rate, "event_dropout_share": options.share}
-    model = {"layers": options.layers}
-    config = RunConfig.model_validate({"output": str(folder), "train": train, "model": model})
-    if not (folder / "metrics.json").exists():
-        finetune(config, resume=True)
-    return Run.open(folder)
+    config = RunConfig.model_validate(
+        {
+            "output": str(folder),
+            "model": {"layers": options.layers},
+            "train": {
+                "epochs": options.epochs,
+                "event_dropout": rate,
+                "event_dropout_share": options.share,
+            },
+        }
+    )
+    if not (folder / "model" / "model.json").exists():  # which is written last
+        train(config, split).influence_model.save_pretrained(folder / "model")
+    return InfluenceModel.from_pretrained(folder / "model")
 
 
 def thinned(history: History, percent: int, row: int) -> History:
@@ -70,12 +78,14 @@ def measured(
 def main(options: argparse.Namespace) -> None:
     """Train, measure and write."""
     torch.set_num_threads(options.threads)
+    data = RunConfig().data
+    split = split_log(open_data(data), data.split)
+    validation = split.validation
     rows, figures, plain = [], {}, {}
     for rate in options.rates:
-        run = trained(options, rate)
-        validation = run.split.validation
+        model = trained(options, split, rate)
         for percent in REMOVED:
-            ndcg, odds = measured(run.model, validation, percent)
+            ndcg, odds = measured(model, validation, percent)
             plain.setdefault(percent, (ndcg, odds))
             for metric, values, first in zip(
                 ("ndcg@10", "log_odds"), (ndcg, odds), plain[percent], strict=True

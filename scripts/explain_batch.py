@@ -18,12 +18,13 @@ from accelerate import Accelerator
 from llm_influence.attribution.explainer import METHODS, Explainer
 from llm_influence.errors import InfluenceError
 from llm_influence.jobs.batch import BatchResult, explain_batch
+from llm_influence.modeling.devices import on_cpu
 from llm_influence.run import Run
 
 
 def main(options: argparse.Namespace) -> BatchResult:
     """Explain as ``options`` say; see `llm_influence.jobs.batch`."""
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(cpu=on_cpu())
     if options.threads:
         torch.set_num_threads(options.threads)
     run = Run.open(options.model)

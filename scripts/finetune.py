@@ -16,17 +16,17 @@ import logging
 import sys
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
 from llm_influence.config import RunConfig
 from llm_influence.errors import InfluenceError
+from llm_influence.modeling.devices import on_cpu
 from llm_influence.training.finetune import FinetuneResult, finetune
 
 
 def main(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
     """Fine-tune as ``config`` says; see `llm_influence.training.finetune`."""
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(cpu=on_cpu())
     result = finetune(config, resume=resume)
     if accelerator.is_main_process:
         print(json.dumps({"validation": result.validation, "test": result.test}, indent=2))

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from llm_influence.evaluation.intervals import percentiles, resampled_means
+
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float, float]
 """A value with the ends of its 95% interval."""
 
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5% quantiles of Student's t for 1, 2, 3... degrees of freedom."""
-RESAMPLES = 10_000
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -40,18 +41,9 @@ def paired_bootstrap(ours: Floats, theirs: Floats, seed: int = 0) -> tuple[Inter
         theirs: (N,) of the same users in the same order; not all 0.
         seed: Seed of the draws.
     """
-    random = np.random.default_rng(seed)
-    users = len(ours)
-    drawn = np.empty((RESAMPLES, 2))
-    for row in drawn:
-        times = np.bincount(random.integers(users, size=users), minlength=users)
-        row[:] = times @ ours / users, times @ theirs / users
+    users = np.arange(len(ours))
+    one, other = resampled_means([ours, theirs], users, seed=seed)
     return (
-        _percentiles(ours.mean() - theirs.mean(), drawn[:, 0] - drawn[:, 1]),
-        _percentiles(ours.mean() / theirs.mean(), drawn[:, 0] / drawn[:, 1]),
+        (float(ours.mean() - theirs.mean()), *percentiles(one - other)),
+        (float(ours.mean() / theirs.mean()), *percentiles(one / other)),
     )
-
-
-def _percentiles(value: float, drawn: Floats) -> Interval:
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(value), float(low), float(high)

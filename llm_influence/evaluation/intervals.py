@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from llm_influence.types import FloatArray, IntArray
@@ -33,13 +35,27 @@ def bootstrap_interval(
     Returns:
         The lower and the upper end.
     """
+    (means,) = resampled_means([values], groups, draws=draws, seed=seed)
+    return percentiles(means, level)
+
+
+def resampled_means(
+    columns: Sequence[FloatArray], groups: IntArray, *, draws: int = 10_000, seed: int = 0
+) -> list[FloatArray]:
+    """(draws,) means of each of the (N,) columns, the same groups drawn for all of them."""
     present = np.unique(groups, return_inverse=True)[1]
     counts = np.bincount(present).astype(np.float64)
-    sums = np.bincount(present, weights=values)
+    sums = [np.bincount(present, weights=column) for column in columns]
     draw, means = np.random.default_rng(seed), []
     for start in range(0, draws, BLOCK):
         size = (min(BLOCK, draws - start), len(counts))
         drawn = draw.integers(len(counts), size=size)
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+        rows = counts[drawn].sum(axis=1)
+        means.append([column[drawn].sum(axis=1) / rows for column in sums])
+    return [np.concatenate(parts) for parts in zip(*means, strict=True)]
+
+
+def percentiles(means: FloatArray, level: float = 0.95) -> tuple[float, float]:
+    """The two ends between which a share ``level`` of the values lies."""
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

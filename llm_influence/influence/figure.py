@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llm_influence.extras import require
 from llm_influence.influence.account import tidy
-from llm_influence.influence.extras import require
 from llm_influence.influence.numbers import aligned, decimals_for, percent, plain
 from llm_influence.influence.record import Influence
 from llm_influence.types import Event, FloatArray

@@ -107,7 +107,7 @@ class Influence:
         Raises:
             ConfigError: pandas is not installed.
         """
-        from llm_influence.influence.extras import require
+        from llm_influence.extras import require
 
         require("pandas", extra="frames", purpose="Influence.to_pandas")
         return self.to_arrow().to_pandas()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
@@ -22,6 +21,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import OutputError
 from llm_influence.influence.table import to_arrow, write_table
 from llm_influence.jobs.plan import SHARD, Plan, write_manifest
+from llm_influence.modeling.devices import on_cpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,7 @@ def explain_batch(
             expected="at least 1",
             fix="ask for at least one user a shard",
         )
-    begun, folder, state = (
-        time.perf_counter(),
-        Path(out),
-        PartialState(cpu=not torch.accelerator.is_available()),
-    )
+    begun, folder, state = time.perf_counter(), Path(out), PartialState(cpu=on_cpu())
     model = explainer.model
     log = log.align(model.catalogue, model.encoder.lexicon.behaviors)
     plan = Plan.of(explainer, log, target, shard_size)

@@ -11,5 +11,6 @@ model      InfluenceModel: all of it behind one interface
 probe      refuses a backbone that would see the future
 growing    a history followed event by event, through the KV cache
 scratch    a tokenizer and a small decoder of one's own
+devices    whether there is an accelerator
 folder     safetensors and JSON on disk
 """

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from llm_influence.config import ModelConfig
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.errors import DataError, ModelError, ModelFolderError, OutputError
-from llm_influence.files import write_text
+from llm_influence.errors import DataError, ModelError, ModelFolderError
+from llm_influence.files import unwritable, write_text
 from llm_influence.modeling.adapters import KINDS, Adapter
 from llm_influence.modeling.adapters.adapter import DESCRIPTION, TENSORS
 from llm_influence.modeling.backbone import Backbone, load_backbone
@@ -52,12 +52,7 @@ def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> N
         text = json.dumps(_description(model), indent=2, ensure_ascii=False)
         write_text(folder / "model.json", text + "\n")
     except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"cannot be written ({error})",
-            where=str(folder),
-            expected="a writable folder with free space",
-            fix="free some space or choose another output",
-        ) from error
+        raise unwritable(folder, error) from error
 
 
 def load_model(folder: Path) -> InfluenceModel:

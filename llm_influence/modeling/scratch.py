@@ -22,7 +22,8 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 from llm_influence.config import ScratchConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError, OutputError
-from llm_influence.influence.extras import require
+from llm_influence.extras import require
+from llm_influence.files import unwritable
 from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.wording import Wording
@@ -206,9 +207,4 @@ def _write(
         part.replace(folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})",
-            where=str(folder),
-            expected="a place with enough space that may be written",
-            fix="free some space, or choose another --out",
-        ) from error
+        raise unwritable(folder, error) from error

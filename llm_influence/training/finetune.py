@@ -17,8 +17,9 @@ from llm_influence.data.splits import EvaluationSet, Split, split_log
 from llm_influence.errors import OutputError
 from llm_influence.evaluation.ranking import protocol, ranking_metrics
 from llm_influence.files import write_text
+from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.trainer import InfluenceTrainer, on_cpu, training_arguments
+from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
 

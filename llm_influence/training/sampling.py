@@ -16,7 +16,7 @@ class LengthSampler(Sampler[int]):
     it; the Trainer's own sampler draws from each process's global generator.
 
     Args:
-        lengths: Tokens of each window.
+        lengths: Size of each window, in whatever costs time alike: tokens, or events.
         batch_size: Windows a step, over all processes.
         seed: Of the shuffle.
     """

@@ -23,6 +23,7 @@ from llm_influence.config import RunConfig, TrainConfig
 from llm_influence.data.splits import EvaluationSet, Split
 from llm_influence.errors import ConfigError
 from llm_influence.evaluation.ranking import ranking_metrics, target_ranks
+from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
@@ -44,7 +45,7 @@ class InfluenceTrainer(Trainer):
     """Trains an `InfluenceModel` on windows and validates it by full ranking.
 
     What differs from its parent: two learning rates, ranks instead of logits as predictions (small
-    enough to gather from every process), and checkpoints that hold what is trained, no backbone.
+    enough to gather from every process), and checkpoints that hold what is trained alone.
     """
 
     data_collator: WindowCollator | RowCollator
@@ -155,7 +156,7 @@ class InfluenceTrainer(Trainer):
         exclude = self._config.evaluation.exclude_seen
         return RowCollator(rows, self.influence_model.encoder, exclude_seen=exclude)
 
-    # --- checkpoints: one model folder without its backbone -------------------------------
+    # --- checkpoints: one model folder of what is trained ---------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = output_dir or self.args.output_dir
@@ -225,11 +226,6 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
         ddp_broadcast_buffers=False,  # words of units: large, never trained, equal everywhere
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def on_cpu() -> bool:
-    """Whether there is no accelerator: processes on CPUs join forces only if told so."""
-    return not torch.accelerator.is_available()
 
 
 def wants_bf16(train: TrainConfig) -> bool:

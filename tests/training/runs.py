@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -58,16 +57,3 @@ def weights(folder: Path) -> dict[str, Tensor]:
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
-
-
-def share_that_differs(
-    one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 1e-4
-) -> float:
-    """Share of weights that differ by more than ``tolerance``.
-
-    Adam divides by the gradient's own size: a weight whose gradient is rounding noise moves a
-    whole learning rate in a direction that the order of additions decides. Few weights may differ.
-    """
-    assert one.keys() == other.keys()
-    apart = [((one[name] - other[name]).abs() > tolerance).flatten() for name in one]
-    return float(torch.cat(apart).float().mean())

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from llm_influence.training.finetune import finetune
 from llm_influence.training.sampling import LengthSampler
+from tests.training.runs import config_in
 
 
 @pytest.fixture
@@ -40,3 +42,16 @@ def test_long_windows_do_not_come_first(lengths):
 def _padded(order, lengths):
     batches = [[lengths[i] for i in order[start : start + 8]] for start in range(0, 203, 8)]
     return sum(max(batch) * len(batch) for batch in batches)
+
+
+def test_a_run_reads_its_windows_in_a_new_order_every_epoch(tmp_path, monkeypatch):
+    orders, read = [], LengthSampler.__iter__
+
+    def noted(self):
+        orders.append(list(read(self)))
+        return iter(orders[-1])
+
+    monkeypatch.setattr(LengthSampler, "__iter__", noted)
+    finetune(config_in(tmp_path, train={"epochs": 2, "batch_size": 4}))
+    assert len(orders) == 2
+    assert orders[0] != orders[1]

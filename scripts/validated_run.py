@@ -1,0 +1,26 @@
+"""Training for benchmarks that may look at validation alone: the test split is never asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from llm_influence.config import RunConfig
+from llm_influence.data.splits import Split
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.training.trainer import InfluenceTrainer, training_arguments
+
+
+def train(
+    config: RunConfig, split: Split, callbacks: Sequence[TrainerCallback] = ()
+) -> InfluenceTrainer:
+    """Fine-tune in this process; the trainer comes back with the best epoch's weights."""
+    model = InfluenceModel.build(config, split.train)
+    arguments = training_arguments(config, Path(config.output), world_size=1)
+    trainer = InfluenceTrainer(config, model, split, args=arguments)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train()
+    return trainer
