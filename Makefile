@@ -29,11 +29,16 @@ check: install ## lint, format, types, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install ## repeat the benchmarks of docs/benchmarks (about an hour)
+bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some hours)
 	$(BIN)/python scripts/benchmark_readers.py
 	$(BIN)/python scripts/benchmark_rendering.py
 	$(BIN)/python scripts/benchmark_demo.py
 	$(BIN)/python scripts/benchmark_batch.py --model $(RUN)
+	$(BIN)/python scripts/benchmark_million_items.py
+	$(BIN)/python scripts/benchmark_cache.py --threads 1
+	$(BIN)/python scripts/benchmark_adapters.py --layers 3
+	$(BIN)/python scripts/benchmark_event_dropout.py --layers 3
+	$(BIN)/python scripts/benchmark_cold_items.py --layers 3
 
 clean: ## remove the environment and everything made here
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

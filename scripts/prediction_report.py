@@ -29,6 +29,7 @@ PROTOCOL = {
     "epoch": "chosen on validation NDCG@10 by every system; test ranked once, by that epoch",
     "peers": "setting chosen on validation, seed 0, the same budget of training seconds each",
     "core": "one core, one thread, every system",
+    "precision": "peers: fp32; ours: train.precision auto, bf16 where the chip computes it",
     "seconds": "training until the run stopped, without imports, data and validation; of the "
     "peers, item-kNN and popularity: seconds of the processor; of ours: clock time without "
     "validations, an epoch's being its share of the steps",
