@@ -67,7 +67,8 @@ class Run:
         return ReportFacts(
             title=f"What made the model predict this? {self.config.data.source}",
             model={
-                "Backbone": model.backbone,
+                "Backbone": model.backbone
+                + (f", its first {model.layers} layers" if model.layers else ""),
                 "Adapter": model.adapter.describe(),
                 "Rendering": f"style {rendering.style}, template {rendering.template}",
                 "Events read": f"the last {self.model.encoder.max_events}",
