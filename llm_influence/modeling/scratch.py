@@ -74,11 +74,11 @@ def make_backbone(
     _check(config, folder)
     wording = Wording(template, Lexicon.fit(log, template.user_features))
     lines = tqdm(_lines(log, wording), desc="rendering", unit=" lines", mininterval=1)
-    trained = _train(lines, config)
+    trained = _train(iter(lines), config)
     tokenizer = _as_fast(trained)
     decoder = _start_decoder(config, tokenizer)
     _write(folder, trained, tokenizer, decoder)
-    return ScratchResult(folder, len(tokenizer), decoder.num_parameters(), lines.n)
+    return ScratchResult(folder, len(tokenizer), decoder.num_parameters(), int(lines.n))
 
 
 def _check(config: ScratchConfig, folder: Path) -> None:
