@@ -24,6 +24,7 @@ Baseline = Literal["mean", "zero"]
     removals=(),
     cost="1 forward and 1 backward pass, and 1 forward for the baseline",
     estimates="the first-order change of f from a zero input to this one",
+    equation="a_i = sum over the tokens t of i of x_t . df/dx_t",
     paper="Shrikumar et al. 2016, arXiv:1605.01713",
     caution="Exact for linear models alone; saturated inputs get little. Refused on ModernBERT.",
 )
@@ -44,6 +45,8 @@ def input_x_gradient(task: Task) -> Attribution:
     removals=(),
     cost="`steps` forward and backward passes, and 2 forward passes",
     estimates="the path integral of the gradient from a baseline to the input",
+    equation="a_i = sum over tokens t of i: (x_t - x'_t) . integral, s in [0, 1], of "
+    "df/dx_t at x' + s (x - x')",
     paper="Sundararajan et al. 2017, arXiv:1703.01365",
     caution="Look at the completeness gap: above a few percent, raise `steps`.",
 )

@@ -15,6 +15,7 @@ from llm_influence.attribution.task import Attribution, Task
     removals=("drop", "mask"),
     cost="E + 2 forward passes",
     estimates="f(all events) - f(all but this one)",
+    equation="a_i = f(E) - f(E without i)",
     paper="Li et al. 2016, arXiv:1612.08220",
     caution="Two events that say the same thing hide each other: each alone can be spared.",
 )

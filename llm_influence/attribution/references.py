@@ -17,6 +17,7 @@ from llm_influence.attribution.task import Attribution, Task
     removals=(),
     cost="2 forward passes, for the completeness gap alone",
     estimates="nothing",
+    equation="a drawn from a flat Dirichlet",
     paper="",
     caution="A floor for comparisons, never an explanation.",
 )
@@ -37,6 +38,7 @@ def random_scores(task: Task) -> Attribution:
     removals=(),
     cost="2 forward passes, for the completeness gap alone",
     estimates="how recent an event is",
+    equation="a_i = 2^(i - E) / sum of all",
     paper="",
     caution="Often near the truth for the wrong reason: sequence models do favour the last events.",
 )

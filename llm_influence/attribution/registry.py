@@ -30,6 +30,7 @@ class MethodSpec:
         removals: Removals it can use, the default first; empty when it removes nothing.
         cost: Passes a history of E events takes.
         estimates: What a score is.
+        equation: The same as a formula, plain text; f is the target, S a set of events.
         paper: Where it comes from.
         caution: When not to trust it.
     """
@@ -41,6 +42,7 @@ class MethodSpec:
     removals: tuple[Removal, ...]
     cost: str
     estimates: str
+    equation: str
     paper: str
     caution: str
 
@@ -62,6 +64,7 @@ def register(
     removals: tuple[Removal, ...],
     cost: str,
     estimates: str,
+    equation: str,
     paper: str,
     caution: str,
 ) -> Callable[[Method], Method]:
@@ -69,7 +72,7 @@ def register(
 
     def add(run: Method) -> Method:
         METHODS[name] = MethodSpec(
-            name, run, family, units, removals, cost, estimates, paper, caution
+            name, run, family, units, removals, cost, estimates, equation, paper, caution
         )
         return run
 

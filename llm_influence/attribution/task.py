@@ -12,7 +12,7 @@ from llm_influence.attribution.targets import BoundTarget
 from llm_influence.attribution.value_function import Removal, ValueFunction
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch, collate
-from llm_influence.types import FloatArray, History, IntArray
+from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,8 @@ class Attribution:
         base: (N,) the target at the method's baseline.
         full: (N,) the target with all events.
         passes: (N,) forward passes spent; a backward pass counts as one more.
+        standard_errors: N arrays (E,), for methods that sample; else None.
+        converged: (N,) whether an iterative method reached its tolerance; None for all others.
     """
 
     scores: list[FloatArray]
@@ -71,6 +73,8 @@ class Attribution:
     base: FloatArray
     full: FloatArray
     passes: IntArray
+    standard_errors: list[FloatArray] | None = None
+    converged: BoolArray | None = None
 
     def completeness_gaps(self) -> FloatArray:
         """(N,) ``|sum of scores - (full - base)| / |full - base|``; nan where full equals base."""
