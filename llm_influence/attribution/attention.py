@@ -22,7 +22,7 @@ from llm_influence.modeling.adapters import Body
     removals=(),
     cost="1 forward pass with attention weights, and 2 for the completeness gap",
     estimates="how much attention flows from an event to the prediction, through all layers",
-    equation="R_l = (mean over heads of A_l + I) / 2 . R_(l-1); a_i = sum over tokens of i, last row",
+    equation="R_l = (mean over heads of A_l + I) / 2 . R_(l-1); a_i = last row, tokens of i",
     paper="Abnar & Zuidema 2020, arXiv:2005.00928",
     caution="Never negative and blind to what is done with the attention: no evidence of support.",
 )
