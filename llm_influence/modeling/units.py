@@ -1,8 +1,8 @@
 """Vectors of units: what their words mean, moved by what training learned about each.
 
 ``vector(u) = project(words(u)) + residual(u)``. ``words`` comes from the untuned backbone and is
-never trained; ``project`` is shared by all units; ``residual`` starts at zero. A unit that was
-never trained on (a new item) has the words' part alone. In a large catalogue the residual is
+never trained; ``project`` is shared by all units; ``residual`` starts at zero. An item added after
+training borrows the residuals of the items whose words are nearest. In a large catalogue it is
 ``widen(narrow residual)`` (docs/decisions/0007-narrow-residuals.md).
 """
 
@@ -16,6 +16,12 @@ from torch.nn import functional as F
 
 ROWS = 32_768
 """Units whose words are made ready at a time; affects memory alone."""
+BORROWERS = 64
+"""New items compared with the whole catalogue at a time; affects memory alone."""
+
+NEIGHBOURS, SHARPNESS = 5, 0.1
+"""A new item borrows from so many items, each weighted by ``softmax(cosine / SHARPNESS)``. Chosen on
+the validation items of scripts/benchmark_cold_items.py."""
 
 
 class UnitVectors(nn.Module):
@@ -83,11 +89,30 @@ class UnitVectors(nn.Module):
         return self.residual * kept[:, None]
 
     def extend(self, texts: Tensor) -> None:
-        """Add units at the end, from their (N, D) text vectors; they have no residual yet."""
+        """Add items at the end, from their (N, D) text vectors.
+
+        What training learned beside the words is much alike for items whose words are alike, so
+        a new item starts with the mean residual of its nearest known items. Without any, its
+        vector is none that training has seen, and it ranks behind those (docs/training.md).
+        """
         new = _directions(texts.to(self.words), self.centre)
+        known, learned = self.words[self.first_item :], self.residual.detach()[self.first_item :]
+        borrowed = _borrowed(new, known, learned)
         self.words = torch.cat([self.words, new])
-        zeros = self.residual.new_zeros(len(new), self.residual.shape[1])
-        self.residual = nn.Parameter(torch.cat([self.residual.detach(), zeros]))
+        self.residual = nn.Parameter(torch.cat([self.residual.detach(), borrowed]))
+
+
+def _borrowed(new: Tensor, known: Tensor, learned: Tensor) -> Tensor:
+    """(N, R) residuals for (N, D) new words from the (I, R) of (I, D) known ones."""
+    found = learned.new_zeros(len(new), learned.shape[1])
+    if not len(known):
+        return found
+    for start in range(0, len(new), BORROWERS):
+        rows = slice(start, start + BORROWERS)
+        cosines, nearest = (new[rows] @ known.T).topk(min(NEIGHBOURS, len(known)), dim=1)
+        weights = (cosines / SHARPNESS).softmax(dim=1)
+        found[rows] = (weights[..., None] * learned[nearest]).sum(dim=1)
+    return found
 
 
 def _directions(texts: Tensor, centre: Tensor) -> Tensor:

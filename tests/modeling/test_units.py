@@ -28,22 +28,38 @@ def test_what_is_added_is_the_sum_of_residuals_and_starts_at_nothing():
     assert units.learned(ids[..., :0]).shape == (1, 3, 6)
 
 
-def test_extending_keeps_old_vectors_and_gives_new_ones_no_residual():
-    given = texts(9)
+def test_extending_keeps_old_vectors_and_lends_new_ones_their_neighbours_residuals():
+    given = texts(40)
     units = UnitVectors(given, 6)
+    units.first_item = 10
     with torch.no_grad():
-        units.residual += 0.5
+        units.residual.copy_(texts(40, seed=2))
         units.project.weight += 0.1
     before = units(slice(None)).detach()
-    units.extend(torch.cat([given[2:3], texts(2, seed=1)]))
+    new = torch.cat([given[2:3], texts(2, seed=1)])
+    units.extend(new)
     after = units(slice(None)).detach()
-    assert len(units) == 12
-    torch.testing.assert_close(after[:9], before)
-    torch.testing.assert_close(after[9], before[2] - 0.5)  # same words, no residual
-    assert units.residual[9:].eq(0).all()
+    assert len(units) == 43
+    torch.testing.assert_close(after[:40], before)
+    for row in (40, 41, 42):  # item by item, from the formula
+        cosines = torch.nn.functional.cosine_similarity(units.words[row], units.words[10:40])
+        best = cosines.argsort(descending=True)[:5]
+        weights = (cosines[best] / 0.1).exp()
+        expected = (weights[:, None] * units.residual[10:40][best]).sum(0) / weights.sum()
+        torch.testing.assert_close(units.residual[row], expected)
     assert units.residual.requires_grad
     assert not units.words.requires_grad
     assert units.state_dict().keys() == UnitVectors(given, 6).state_dict().keys()
+
+
+def test_new_items_start_without_residuals_before_training_and_in_an_empty_catalogue():
+    for first_item in (0, 9):  # nothing is learned yet; no item is known yet
+        units = UnitVectors(texts(9), 6)
+        units.first_item = first_item
+        with torch.no_grad():
+            units.residual += float(first_item)
+        units.extend(texts(2, seed=1))
+        assert units.residual[9:].eq(0).all()
 
 
 def test_residual_dropout_takes_residuals_of_items_in_training_alone():
