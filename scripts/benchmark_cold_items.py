@@ -135,8 +135,8 @@ def main(options: argparse.Namespace) -> None:
             "least 5 events; the history is whole",
             "test_questions": len(ours),
             "candidates": "all items, old and new, but those of the history",
-            "new_items": "added after training by their text (title, year, genres); each borrows the "
-            "learned residuals of its nearest items by text",
+            "new_items": "added after training by their text (title, year, genres); each borrows "
+            "the learned residuals of its nearest items by text",
             "epoch": "chosen on old items",
             "residual_dropout": f"{chosen}, of {options.dropouts} the best on validation items",
             "text_knn": f"last {last}, {pool}, the best on validation items; MiniLM text vectors",

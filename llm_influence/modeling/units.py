@@ -20,7 +20,7 @@ BORROWERS = 64
 """New items compared with the whole catalogue at a time; affects memory alone."""
 
 NEIGHBOURS, SHARPNESS = 5, 0.1
-"""A new item borrows from so many items, each weighted by ``softmax(cosine / SHARPNESS)``. Chosen on
+"""A new item borrows from so many items, weighted by ``softmax(cosine / SHARPNESS)``. Chosen on
 the validation items of scripts/benchmark_cold_items.py."""
 
 
