@@ -87,6 +87,12 @@ def explain(
     ] = None,
     seed: Annotated[int, typer.Option(help="of random draws")] = 0,
     batch_size: Annotated[int, typer.Option(help="histories at a time")] = 32,
+    fidelity_masks: Annotated[
+        int, typer.Option(help="random sets of events that scores are tried on; 0: none")
+    ] = 16,
+    agree_with: Annotated[
+        str | None, typer.Option(help="another method to compare the scores with")
+    ] = None,
     shard_size: Annotated[int, typer.Option(help="users a shard")] = 128,
 ) -> None:
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
@@ -101,6 +107,8 @@ def explain(
         removal=removal,
         seed=seed,
         batch_size=batch_size,
+        fidelity_masks=fidelity_masks,
+        agree_with=agree_with,
         **_method_options(option or []),
     )
     behavior_log = run.open_log(log, items=items, users=users)

@@ -8,8 +8,9 @@ from typing import overload
 import numpy as np
 
 from llm_influence.attribution import attention, gradient, perturbation, references
-from llm_influence.attribution.registry import METHODS, check_options, find_method
-from llm_influence.attribution.targets import TOP, BoundTarget, Target, bind
+from llm_influence.attribution.quality import CardOptions, quality_cards
+from llm_influence.attribution.registry import METHODS, MethodSpec, check_options, find_method
+from llm_influence.attribution.targets import TOP, Target, bind
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
@@ -32,6 +33,9 @@ class Explainer:
         removal: ``drop`` or ``mask``, for methods that remove events; default: the method's own.
         seed: Of random draws.
         batch_size: Histories at a time; affects speed and memory alone.
+        fidelity_masks: Random sets of events that the scores are tried on for the quality card
+            (``lds``), a forward pass each; 0 leaves it out.
+        agree_with: Another method whose scores are compared with these for the card.
         options: The method's own options, such as ``steps`` of integrated gradients.
 
     Raises:
@@ -46,11 +50,21 @@ class Explainer:
         removal: str | None = None,
         seed: int = 0,
         batch_size: int = 32,
+        fidelity_masks: int = 16,
+        agree_with: str | None = None,
         **options: object,
     ) -> None:
         self.model, self.spec, self.options = model, find_method(method), options
         self.removal = check_options(self.spec, removal, options)
         self.seed, self.batch_size = seed, batch_size
+        self.card = CardOptions(fidelity_masks, _other_method(agree_with, self.spec))
+        if fidelity_masks < 0:
+            raise ExplanationError(
+                f"fidelity_masks is {fidelity_masks}",
+                where="Explainer",
+                expected="a number of masks, or 0 for none",
+                fix="leave it at 16",
+            )
 
     @overload
     def explain(self, histories: History, target: Target = TOP) -> Influence: ...
@@ -97,22 +111,19 @@ class Explainer:
             bound = bind(target, self.model, whole)  # items left out of context are seen too
             task = Task(self.model, histories, bound, self.removal, self.seed)
             attribution = self.spec.run(task, **self.options)
+            left_out = [len(a) - len(b) for a, b in zip(whole, histories, strict=True)]
+            cards = quality_cards(task, self.spec, attribution, left_out, self.card)
         finally:
             self.model.train(was_training)
-        left_out = [len(a) - len(b) for a, b in zip(whole, histories, strict=True)]
-        return self._records(histories, bound, attribution, left_out)
+        return self._records(task, attribution, cards)
 
     def _records(
-        self,
-        histories: Sequence[History],
-        target: BoundTarget,
-        attribution: Attribution,
-        left_out: Sequence[int],
+        self, task: Task, attribution: Attribution, cards: Sequence[QualityCard]
     ) -> list[Influence]:
-        titles = self.model.catalogue.titles_by_id
-        gaps = attribution.completeness_gaps()
+        titles, target = self.model.catalogue.titles_by_id, task.target
+        errors = attribution.standard_errors
         records = []
-        for row, history in enumerate(histories):
+        for row, (history, card) in enumerate(zip(task.histories, cards, strict=True)):
             full = float(attribution.full[row])
             records.append(
                 Influence(
@@ -126,18 +137,22 @@ class Explainer:
                     base_value=float(attribution.base[row]),
                     full_value=full,
                     prediction=float(1 / (1 + np.exp(-full))),
-                    quality=QualityCard(
-                        method=self.spec.name,
-                        removal=self.removal if self.spec.removals else "none",
-                        units=self.spec.units,
-                        completeness_gap=float(gaps[row]),
-                        passes=int(attribution.passes[row]),
-                        seed=self.seed,
-                        left_out=int(left_out[row]),
-                    ),
+                    quality=card,
+                    standard_errors=None if errors is None else errors[row],
                 )
             )
         return records
+
+
+def _other_method(name: str | None, spec: MethodSpec) -> MethodSpec | None:
+    if name == spec.name:
+        raise ExplanationError(
+            f"agree_with is {name!r}, the method itself",
+            where="Explainer",
+            expected="another method to compare with",
+            fix="name another one, or leave agree_with out",
+        )
+    return None if name is None else find_method(name)
 
 
 def _refuse_empty(histories: Sequence[History]) -> None:

@@ -86,6 +86,10 @@ class ValueFunction:
             for row, rows_masks in enumerate(masks)
         ]
 
+    def restart(self) -> None:
+        """Count passes from zero; values that are known stay known."""
+        self.passes = np.zeros_like(self.passes)
+
     def ends(self) -> tuple[FloatArray, FloatArray]:
         """(N,) values without any event, and (N,) values with all events."""
         sizes = [len(history) for history in self._histories]

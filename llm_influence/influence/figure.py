@@ -13,6 +13,7 @@ import numpy as np
 
 from llm_influence.extras import require
 from llm_influence.influence.account import tidy
+from llm_influence.influence.card import card_words
 from llm_influence.influence.numbers import aligned, decimals_for, percent, plain
 from llm_influence.influence.record import Influence
 from llm_influence.types import Event, FloatArray
@@ -81,8 +82,7 @@ def to_html(influence: Influence) -> str:
         f'<p style="margin:0 0 .6em">{says}</p>'
         f'<table style="border-collapse:collapse;width:100%;font:inherit">{rows}</table>'
         f'<p style="margin:.4em 0 0;opacity:.7">{escape(_axis_name(influence))}, oldest event '
-        f"first; completeness gap {escape(completeness_words(influence))}, "
-        f"passes {influence.quality.passes}</p></div>"
+        f"first; {escape(', '.join(card_words(influence)))}</p></div>"
     )
 
 
@@ -98,13 +98,6 @@ def column(influence: Influence) -> list[str]:
         return [percent(score) for score in influence.scores]
     decimals = decimals_for(influence.scores)
     return [aligned(score, decimals) for score in influence.scores]
-
-
-def completeness_words(influence: Influence) -> str:
-    """The completeness gap, or that the method promises none."""
-    if influence.quality.units == "share":
-        return "not promised"
-    return percent(influence.quality.completeness_gap)
 
 
 def _html_row(event: Event, score: float, length: float, color: str, written: str) -> str:

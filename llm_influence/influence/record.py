@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class QualityCard:
-    """How an explanation was made and how well it adds up.
+    """How an explanation was made, and what was measured about it. What was not measured is nan.
 
     Attributes:
         method: The registry's name of the method.
@@ -33,9 +33,17 @@ class QualityCard:
             they are shares of a whole.
         completeness_gap: ``|sum of scores - (full - base)| / |full - base|``; 0 is perfect. Only
             methods with units ``target`` promise anything about it.
-        passes: Forward passes of the model spent on this explanation, a backward counting as one.
-        seed: Seed of whatever the method drew at random.
+        passes: Forward passes of the model that the method spent, a backward counting as one.
+        seed: Seed of whatever was drawn at random.
         left_out: Older events that did not fit the context and could get no influence.
+        largest_standard_error: The largest of `Influence.standard_errors`, for methods that sample.
+        converged: Whether an iterative method reached its tolerance; None for all others.
+        lds: Linear fidelity: Spearman correlation, over random sets of events drawn for this
+            purpose alone, of the target with only those events and the sum of their scores.
+        fidelity_masks: How many sets that was; short histories have fewer than were asked for.
+        agreement: Spearman correlation of the scores with those of another method.
+        agreement_with: That method, empty where none was asked for.
+        card_passes: Forward passes spent on this card, apart from ``passes``.
     """
 
     method: str
@@ -45,6 +53,13 @@ class QualityCard:
     passes: int
     seed: int
     left_out: int
+    largest_standard_error: float = float("nan")
+    converged: bool | None = None
+    lds: float = float("nan")
+    fidelity_masks: int = 0
+    agreement: float = float("nan")
+    agreement_with: str = ""
+    card_passes: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

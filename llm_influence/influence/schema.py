@@ -11,7 +11,7 @@ import pyarrow as pa
 from llm_influence.errors import DataError, SchemaError
 from llm_influence.types import IntArray
 
-VERSION = "1"
+VERSION = "2"
 _VERSION_KEY = b"llm_influence.schema"
 
 
@@ -43,10 +43,17 @@ SCHEMA = pa.schema(
         _column("base_value", pa.float64()),
         _column("full_value", pa.float64()),
         _column("prediction", pa.float64()),
-        _column("completeness_gap", pa.float64()),
+        _column("completeness_gap", pa.float64(), nullable=True),  # null where nothing moved
         _column("passes", pa.int64()),
         _column("seed", pa.int64()),
         _column("left_out", pa.int64()),
+        _column("largest_standard_error", pa.float64(), nullable=True),
+        _column("converged", pa.bool_(), nullable=True),
+        _column("lds", pa.float64(), nullable=True),
+        _column("fidelity_masks", pa.int64()),
+        _column("agreement", pa.float64(), nullable=True),
+        _column("agreement_with", pa.string()),  # empty where no other method was asked
+        _column("card_passes", pa.int64()),
     ],
     metadata={_VERSION_KEY: VERSION.encode()},
 )

@@ -7,13 +7,16 @@ explanation as a whole repeat on each of its rows; Parquet stores such repeats i
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llm_influence.errors import DataError
 from llm_influence.influence.parquet import read_tables, write_table
@@ -24,6 +27,8 @@ from llm_influence.types import Event, IntArray
 __all__ = ["SCHEMA", "explanation_starts", "from_arrow", "read_tables", "to_arrow", "write_table"]
 
 _QUALITY = tuple(field.name for field in dataclasses.fields(QualityCard))
+_UNMEASURED = ("completeness_gap", "largest_standard_error", "lds", "agreement")
+"""Numbers of the card that may not exist: nan in a record, null in a table."""
 _EXPLANATION = (
     *("user_id", "frame_score", "target", "target_id", "target_name"),
     *("base_value", "full_value", "prediction"),
@@ -80,11 +85,16 @@ def from_arrow(table: pa.Table) -> list[Influence]:
             events=tuple(events[start:stop]),
             scores=scores[start:stop].copy(),
             standard_errors=None if np.isnan(errors[start]) else errors[start:stop].copy(),
-            quality=QualityCard(**{name: row.pop(name) for name in _QUALITY}),
+            quality=_card({name: row.pop(name) for name in _QUALITY}),
             **row,
         )
         for start, stop, row in zip(starts, stops, shared, strict=True)
     ]
+
+
+def _card(row: dict[str, Any]) -> QualityCard:
+    """A card whose numbers are nan where the table has none."""
+    return QualityCard(**row | {name: math.nan for name in _UNMEASURED if row[name] is None})
 
 
 def _check(record: Influence) -> None:
@@ -157,8 +167,11 @@ def _joined(arrays: list[npt.NDArray[np.floating]]) -> npt.NDArray[np.float64]:
 
 def _repeated(attribute: str, records: list[Influence], owner: IntArray) -> pa.Array:
     """A column of what belongs to an explanation as a whole, on each of its rows."""
-    kind = SCHEMA.field(attribute.rpartition(".")[2]).type
-    return pa.array(map(attrgetter(attribute), records), kind).take(pa.array(owner))
+    name = attribute.rpartition(".")[2]
+    values = pa.array(map(attrgetter(attribute), records), SCHEMA.field(name).type)
+    if name in _UNMEASURED:
+        values = pc.if_else(pc.is_nan(values), None, values)
+    return values.take(pa.array(owner))
 
 
 def _events(table: pa.Table) -> list[Event]:

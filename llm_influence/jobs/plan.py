@@ -31,6 +31,7 @@ class Plan:
         model: Fingerprint of the model's trained weights.
         log: Fingerprint of the log.
         method, removal, options, seed: Of the explainer.
+        fidelity_masks, agree_with: What its quality card measures.
         target: What is explained, as text.
         users: Users of the log.
         shard_size: Users of a shard; shards are cut by user order alone, never by process.
@@ -42,6 +43,8 @@ class Plan:
     removal: str
     options: dict[str, object]
     seed: int
+    fidelity_masks: int
+    agree_with: str
     target: str
     users: int
     shard_size: int
@@ -56,6 +59,8 @@ class Plan:
             removal=explainer.removal if explainer.spec.removals else "none",
             options=dict(explainer.spec.options) | explainer.options,
             seed=explainer.seed,
+            fidelity_masks=explainer.card.fidelity_masks,
+            agree_with=explainer.card.agree_with.name if explainer.card.agree_with else "",
             target=target,
             users=len(log),
             shard_size=shard_size,

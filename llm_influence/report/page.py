@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llm_influence.files import write_text
-from llm_influence.influence.figure import completeness_words
+from llm_influence.influence.card import card_words
 from llm_influence.influence.numbers import signed
 from llm_influence.influence.record import Influence
 from llm_influence.influence.table import explanation_starts, to_arrow
@@ -80,5 +80,5 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["signed"] = signed
-    environment.filters["completeness_words"] = completeness_words
+    environment.filters["card_words"] = card_words
     return environment.get_template("report.html.j2")

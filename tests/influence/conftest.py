@@ -1,6 +1,6 @@
 """Influences made by hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ def influence_of(
     method: str = "integrated_gradients",
     units: str = "target",
     gap: float = 0.0,
+    card: Mapping[str, object] | None = None,
     **other: object,
 ) -> Influence:
     count = len(scores)
@@ -48,7 +49,7 @@ def influence_of(
     return Influence(
         events=events,
         scores=np.array(scores, dtype=np.float64),
-        quality=QualityCard(method, "mask", units, gap, passes=3, seed=7, left_out=2),
+        quality=QualityCard(method, "mask", units, gap, 3, 7, 2, **(card or {})),
         **fields,
     )
 

@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,13 @@ def influences(make):
     return [
         make([0.5, -1.0, 2.0], values=[1.0, None, 4.5], titles=["A", "", "C"]),
         make([0.0], method="random", units="share", user_id="7"),
-        make([1.0, 1.0], standard_errors=np.array([0.1, 0.2]), method="shapley"),
+        make(
+            [1.0, 1.0],
+            standard_errors=np.array([0.1, 0.2]),
+            method="shapley",
+            card={"largest_standard_error": 0.2, "converged": False, "lds": 0.5}
+            | {"agreement": -1.0, "agreement_with": "random", "card_passes": 18},
+        ),
     ]
 
 
@@ -30,7 +37,8 @@ def assert_same(found, expected):
         assert (a.standard_errors is None) == (b.standard_errors is None)
         if b.standard_errors is not None:
             np.testing.assert_array_equal(a.standard_errors, b.standard_errors)
-        for name in ("user_id", "quality", "target", "target_id", "target_name"):
+        np.testing.assert_equal(asdict(a.quality), asdict(b.quality))  # nan is nan
+        for name in ("user_id", "target", "target_id", "target_name"):
             assert getattr(a, name) == getattr(b, name)
         for name in ("frame_score", "base_value", "full_value", "prediction"):
             assert getattr(a, name) == getattr(b, name)
@@ -56,6 +64,15 @@ def test_rows_say_what_they_should(influences):
     assert set(rows["run"]) == {"first"}
 
 
+def test_what_was_not_measured_is_null_in_the_table_and_nan_in_the_record(make):
+    table = to_arrow([make([1.0], gap=float("nan")), make([1.0], card={"lds": 0.0})])
+    for name in ("completeness_gap", "largest_standard_error", "lds", "agreement"):
+        assert table[name][0].as_py() is None
+        assert np.isnan(getattr(from_arrow(table)[0].quality, name))
+    assert table["lds"][1].as_py() == 0
+    assert table["converged"].to_pylist() == [None, None]
+
+
 def test_ranks_are_those_of_the_record(make):
     scores = np.random.default_rng(0).integers(-2, 3, 40).astype(float)
     influence = make(scores)
@@ -78,7 +95,7 @@ def test_a_folder_is_read_in_order_of_name(influences, tmp_path):
 
 def test_another_schema_version_is_refused(influences, tmp_path):
     table = to_arrow(influences)
-    for metadata, said in [({"llm_influence.schema": "2"}, "'2'"), ({}, "no schema version")]:
+    for metadata, said in [({"llm_influence.schema": "1"}, "'1'"), ({}, "no schema version")]:
         pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "t.parquet")
         with pytest.raises(SchemaError, match=said):
             read_tables(tmp_path / "t.parquet")

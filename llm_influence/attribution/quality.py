@@ -1,0 +1,136 @@
+"""The quality card: what is measured about an explanation, beside it.
+
+Whatever is measured here is the same for every method: the sets of events on which scores are
+tried are drawn from the user and the seed, never from the batch or the method, so that the cards
+of two methods can be compared.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from llm_influence.attribution.registry import MethodSpec
+from llm_influence.attribution.task import Attribution, Task
+from llm_influence.influence.record import QualityCard
+from llm_influence.types import BoolArray, FloatArray, IntArray
+
+FEWEST = 3
+"""Below this many points a rank correlation says nothing."""
+NOISE = 1e-6
+"""Numbers that differ by less than this part of their size are equal: the rest is rounding."""
+_STREAM = 1
+"""Keeps these draws apart from those of a method with the same seed and user."""
+_ALL_SETS = 12
+"""Up to this many players the sets are drawn without replacement from a list of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardOptions:
+    """What is measured for the card.
+
+    Attributes:
+        fidelity_masks: Random sets of events that the scores are tried on; 0: none.
+        agree_with: Another method to compare the scores with; None: no comparison.
+    """
+
+    fidelity_masks: int
+    agree_with: MethodSpec | None
+
+
+def quality_cards(
+    task: Task,
+    spec: MethodSpec,
+    attribution: Attribution,
+    left_out: Sequence[int],
+    options: CardOptions,
+) -> list[QualityCard]:
+    """The cards of the N explanations of one task.
+
+    Costs up to ``fidelity_masks`` forward passes a history, and those of the other method; subsets
+    that the method has already computed are not computed again.
+    """
+    gaps, errors = attribution.completeness_gaps(), attribution.standard_errors
+    lds, tried, card_passes = _linear_fidelity(task, attribution, options.fidelity_masks)
+    agreement, more_passes = _agreement(task, attribution, options.agree_with)
+    return [
+        QualityCard(
+            method=spec.name,
+            removal=task.removal if spec.removals else "none",
+            units=spec.units,
+            completeness_gap=float(gaps[row]),
+            passes=int(attribution.passes[row]),
+            seed=task.seed,
+            left_out=int(left_out[row]),
+            largest_standard_error=float("nan") if errors is None else float(np.max(errors[row])),
+            converged=None if attribution.converged is None else bool(attribution.converged[row]),
+            lds=lds[row],
+            fidelity_masks=tried[row],
+            agreement=agreement[row],
+            agreement_with=options.agree_with.name if options.agree_with else "",
+            card_passes=int(card_passes[row] + more_passes[row]),
+        )
+        for row in range(len(gaps))
+    ]
+
+
+def spearman(left: FloatArray, right: FloatArray) -> float:
+    """Rank correlation of two (n,) arrays; nan below 3 numbers or where either is constant."""
+    if len(left) < FEWEST or _constant(left) or _constant(right):
+        return float("nan")
+    return round(float(spearmanr(left, right).statistic), 12)  # a perfect one comes out near 1
+
+
+def spare_masks(user_id: str, players: int, count: int, seed: int) -> BoolArray:
+    """(M, P) random sets of players, each kept with probability 1/2; neither none nor all.
+
+    The draw depends on the user, the seed and P alone. Of few players there are fewer than
+    ``count`` sets; each then comes once.
+    """
+    draw = np.random.default_rng([seed, zlib.crc32(user_id.encode()), _STREAM])
+    if players <= _ALL_SETS:
+        sets = 2**players - 2
+        codes = 1 + draw.choice(sets, size=min(count, sets), replace=False) if sets > 0 else []
+        return (np.asarray(codes, dtype=np.int64)[:, None] >> np.arange(players)) % 2 == 1
+    return draw.random((count, players)) < 0.5
+
+
+def _linear_fidelity(
+    task: Task, attribution: Attribution, count: int
+) -> tuple[list[float], list[int], IntArray]:
+    """LDS, the number of sets it rests on, and (N,) passes, of N histories.
+
+    ``LDS = Spearman over S of f(x_S) and the sum of the scores of S`` (Park et al. 2023,
+    arXiv:2303.14186, where S are sets of training examples).
+    """
+    task.values.restart()
+    masks = [
+        spare_masks(history.user_id, size, count, task.seed)
+        for history, size in zip(task.histories, task.sizes, strict=True)
+    ]
+    values = task.values(masks)
+    sums = [mask @ scores for mask, scores in zip(masks, attribution.scores, strict=True)]
+    lds = [spearman(value, total) for value, total in zip(values, sums, strict=True)]
+    return lds, [len(mask) for mask in masks], task.values.passes
+
+
+def _agreement(
+    task: Task, attribution: Attribution, other: MethodSpec | None
+) -> tuple[list[float], IntArray]:
+    """Spearman of the scores with another method's, and (N,) passes that the other took."""
+    if other is None:
+        return [float("nan")] * len(attribution.scores), np.zeros_like(attribution.passes)
+    if other.removals and task.removal not in other.removals:
+        task = replace(task, removal=other.removals[0])
+    task.values.restart()
+    found = other.run(task)
+    pairs = zip(attribution.scores, found.scores, strict=True)
+    return [spearman(ours, theirs) for ours, theirs in pairs], found.passes
+
+
+def _constant(numbers: FloatArray) -> bool:
+    return bool(np.ptp(numbers) <= NOISE * np.abs(numbers).max())
