@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llm_influence.attribution.targets import Behavior as Behavior
     from llm_influence.attribution.targets import Contrast as Contrast
     from llm_influence.attribution.targets import Item as Item
+    from llm_influence.attribution.targets import Slate as Slate
     from llm_influence.config import RunConfig as RunConfig
     from llm_influence.data.catalogue import Catalogue as Catalogue
     from llm_influence.data.log import BehaviorLog as BehaviorLog
@@ -45,6 +46,7 @@ _HOMES = {
     "InfluenceModel": "modeling.model",
     "Item": "attribution.targets",
     "RunConfig": "config",
+    "Slate": "attribution.targets",
     "build_report": "report.page",
     "explain_batch": "jobs.batch",
     "finetune": "training.finetune",
@@ -64,6 +66,7 @@ __all__ = [
     "InfluenceModel",
     "Item",
     "RunConfig",
+    "Slate",
     "build_report",
     "explain_batch",
     "finetune",

@@ -79,7 +79,7 @@ def explain(
     users: UsersFile = None,
     method: Annotated[str, typer.Option(help="see `llm-influence methods`")] = "leave_one_out",
     target: Annotated[
-        str, typer.Option(help="top1, item:ID, behavior:NAME or contrast:ID,ID")
+        str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or slate:K")
     ] = "top1",
     removal: Annotated[str | None, typer.Option(help="drop or mask")] = None,
     option: Annotated[

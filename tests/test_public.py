@@ -22,6 +22,7 @@ def test_the_public_names_are_these():
         "InfluenceModel",
         "Item",
         "RunConfig",
+        "Slate",
         "build_report",
         "explain_batch",
         "finetune",

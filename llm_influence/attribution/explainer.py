@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-import numpy as np
-
 from llm_influence.attribution import attention, gradient, perturbation, references
 from llm_influence.attribution.quality import CardOptions, quality_cards
-from llm_influence.attribution.registry import METHODS, MethodSpec, check_options, find_method
+from llm_influence.attribution.registry import (
+    METHODS,
+    MethodSpec,
+    check_options,
+    check_target,
+    find_method,
+)
 from llm_influence.attribution.targets import TOP, Target, bind
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.data.log import BehaviorLog
@@ -80,13 +84,14 @@ class Explainer:
         Args:
             histories: One history, several, or a whole log.
             target: ``"top1"`` (each history's first recommendation), an item id, a behaviour, or
-                `Item`, `Behavior`, `Contrast`.
+                `Item`, `Behavior`, `Contrast`, `Slate`.
 
         Returns:
             One record for one history, else a list in order.
 
         Raises:
-            ExplanationError: The target is not known, or a history has no event.
+            ExplanationError: The target is not known or not one that the method can explain, or a
+                history has no event.
             UnknownNameError: An item or behaviour is not known to the model.
         """
         if isinstance(histories, History):
@@ -109,6 +114,9 @@ class Explainer:
         try:
             histories = [self.model.encoder.trim(history) for history in whole]
             bound = bind(target, self.model, whole)  # items left out of context are seen too
+            for spec in (self.spec, self.card.agree_with):
+                if spec is not None:
+                    check_target(spec, bound)
             task = Task(self.model, histories, bound, self.removal, self.seed)
             attribution = self.spec.run(task, **self.options)
             left_out = [len(a) - len(b) for a, b in zip(whole, histories, strict=True)]
@@ -121,10 +129,9 @@ class Explainer:
         self, task: Task, attribution: Attribution, cards: Sequence[QualityCard]
     ) -> list[Influence]:
         titles, target = self.model.catalogue.titles_by_id, task.target
-        errors = attribution.standard_errors
+        errors, chances = attribution.standard_errors, target.probabilities(attribution.full)
         records = []
         for row, (history, card) in enumerate(zip(task.histories, cards, strict=True)):
-            full = float(attribution.full[row])
             records.append(
                 Influence(
                     user_id=history.user_id,
@@ -135,8 +142,8 @@ class Explainer:
                     target_id=target.ids[row],
                     target_name=target.names[row],
                     base_value=float(attribution.base[row]),
-                    full_value=full,
-                    prediction=float(1 / (1 + np.exp(-full))),
+                    full_value=float(attribution.full[row]),
+                    prediction=float(chances[row]),
                     quality=card,
                     standard_errors=None if errors is None else errors[row],
                 )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from llm_influence.attribution.targets import BoundTarget
 from llm_influence.attribution.task import Attribution
 from llm_influence.attribution.value_function import Removal
 from llm_influence.errors import ExplanationError, choices
@@ -33,6 +34,7 @@ class MethodSpec:
         equation: The same as a formula, plain text; f is the target, S a set of events.
         paper: Where it comes from.
         caution: When not to trust it.
+        gradients: It follows the target's gradient, so it needs a target that has one.
     """
 
     name: str
@@ -45,6 +47,7 @@ class MethodSpec:
     equation: str
     paper: str
     caution: str
+    gradients: bool
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -67,12 +70,17 @@ def register(
     equation: str,
     paper: str,
     caution: str,
+    gradients: bool | None = None,
 ) -> Callable[[Method], Method]:
-    """Make a function a method; the arguments are those of `MethodSpec`."""
+    """Make a function a method; the arguments are those of `MethodSpec`.
+
+    ``gradients`` need not be given: the family ``gradient`` follows them, others do not.
+    """
+    follows = family == "gradient" if gradients is None else gradients
 
     def add(run: Method) -> Method:
         METHODS[name] = MethodSpec(
-            name, run, family, units, removals, cost, estimates, equation, paper, caution
+            name, run, family, units, removals, cost, estimates, equation, paper, caution, follows
         )
         return run
 
@@ -93,6 +101,22 @@ def find_method(name: str) -> MethodSpec:
             fix="choose one of them",
         )
     return METHODS[name]
+
+
+def check_target(spec: MethodSpec, target: BoundTarget) -> None:
+    """Refuse a target that the method cannot explain.
+
+    Raises:
+        ExplanationError: The method follows gradients and the target has none.
+    """
+    if spec.gradients and not target.differentiable:
+        able = [name for name, each in METHODS.items() if not each.gradients]
+        raise ExplanationError(
+            f"a {target.kind} has no gradient",
+            where=f"method {spec.name!r}",
+            expected="a target that changes smoothly: an item, a behaviour or a contrast",
+            fix=f"explain one of these, or choose a method without gradients: {', '.join(able)}",
+        )
 
 
 def check_options(spec: MethodSpec, removal: str | None, options: Mapping[str, object]) -> Removal:

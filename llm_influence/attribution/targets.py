@@ -1,4 +1,4 @@
-"""What is explained: one number a history, in log-odds."""
+"""What is explained: one number a history, in log-odds but for the slate."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from llm_influence.attribution.slate import best_unseen, slate_ndcg
 from llm_influence.errors import ExplanationError, choices
-from llm_influence.evaluation.ranking import seen_items
 from llm_influence.modeling.model import InfluenceModel, Prediction, log_odds
-from llm_influence.types import History
+from llm_influence.types import FloatArray, History
 
 TOP = "top1"
-ROWS = 64
-"""Histories whose recommendations are sought at a time; affects memory and speed alone."""
+NAMED = 3
+"""Items of a slate that its name for people lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,21 @@ class Contrast:
     other: str
 
 
-Target = Literal["top1"] | str | Item | Behavior | Contrast
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """The list of recommendations: what made it these ``k`` items in this order?
+
+    The slate is what is recommended after the whole history, items it holds left out. The value
+    is the NDCG@k of the ranking against the slate's own order: 1 with all events, 0 where none of
+    the slate is among the first k any more (`llm_influence.attribution.slate.slate_ndcg`). It is
+    no log-odds and has no gradient: methods that remove events explain it, gradient methods
+    refuse it.
+    """
+
+    k: int = 10
+
+
+Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate
 """``"top1"`` is each history's own first recommendation among unseen items. Any other string is an
 item id, or else a behaviour; write `Item` or `Behavior` where a name could be both."""
 
@@ -52,22 +67,35 @@ class BoundTarget:
     """A target fixed for N histories: it stays the same while events are removed.
 
     Attributes:
-        kind: ``item``, ``behavior`` or ``contrast``.
-        codes: (N,) item or behaviour codes.
+        kind: ``item``, ``behavior``, ``contrast`` or ``slate``.
+        codes: (N,) item or behaviour codes; of a slate (N, K) item codes, -1 where it is shorter.
         other: (N,) item codes that a contrast subtracts, else None.
         ids: N ids as text.
         names: The same for people.
+        seen: (N, S) codes of items that a slate leaves out, -1 where there are fewer; else None.
     """
 
-    kind: Literal["item", "behavior", "contrast"]
+    kind: Literal["item", "behavior", "contrast", "slate"]
     codes: Tensor
     other: Tensor | None
     ids: Sequence[str]
     names: Sequence[str]
+    seen: Tensor | None = None
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether `values` has a gradient that means something."""
+        return self.kind != "slate"
+
+    def probabilities(self, full: FloatArray) -> FloatArray:
+        """(N,) probability of the target at (N,) values; nan for a slate, which has none."""
+        return np.full(len(full), np.nan) if self.kind == "slate" else 1 / (1 + np.exp(-full))
 
     def values(self, prediction: Prediction, rows: Tensor) -> Tensor:
         """(B,) target values of predictions made for the histories numbered ``rows`` (B,)."""
         codes = self.codes[rows].to(prediction.item_logits.device)
+        if self.seen is not None:
+            return slate_ndcg(prediction.item_logits, codes, self.seen[rows])
         if self.kind == "behavior":
             return log_odds(prediction.behavior_logits, codes)
         if self.other is None:
@@ -82,13 +110,16 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
 
     Raises:
         ExplanationError: The item or behaviour is not known to the model, a name could be either,
-            or ``top1`` finds no unseen item.
+            or ``top1`` or a slate finds no unseen item.
     """
     if target == TOP:
-        return _items(model, _best_unseen(model, histories))
+        codes, _ = _recommended(model, histories, 1, "top1")
+        return _items(model, codes[:, 0].tolist())
     if isinstance(target, str):
         target = _classify(target, model)
     count = len(histories)
+    if isinstance(target, Slate):
+        return _slate(model, histories, target.k)
     if isinstance(target, Item):
         return _items(model, [_item_code(target.id, model)] * count)
     if isinstance(target, Behavior):
@@ -108,7 +139,7 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
 
 def parse_target(text: str) -> Target:
     """A target from the command line: ``top1``, ``item:42``, ``behavior:click``,
-    ``contrast:42,50``, or a bare id or behaviour.
+    ``contrast:42,50``, ``slate:10``, or a bare id or behaviour.
     """  # noqa: D205
     kind, colon, rest = text.partition(":")
     if colon and kind == "item":
@@ -125,6 +156,15 @@ def parse_target(text: str) -> Target:
                 fix="name two item ids with a comma between them",
             )
         return Contrast(chosen, other)
+    if colon and kind == "slate":
+        if not rest.isdecimal():
+            raise ExplanationError(
+                f"cannot read {text!r}",
+                where="target",
+                expected="slate:K",
+                fix="say how many recommendations, as in slate:10",
+            )
+        return Slate(int(rest))
     return text
 
 
@@ -173,18 +213,42 @@ def _items(model: InfluenceModel, codes: Sequence[int]) -> BoundTarget:
     return BoundTarget("item", torch.tensor(codes, dtype=torch.long), None, ids, names)
 
 
-def _best_unseen(model: InfluenceModel, histories: Sequence[History]) -> list[int]:
-    best: list[int] = []
-    for start in range(0, len(histories), ROWS):
-        part = histories[start : start + ROWS]
-        seen = seen_items([model.encoder.lexicon.item_codes(history) for history in part])
-        found = model.score(part).best(1, seen=seen)
-        best.extend(found.codes[:, 0].tolist())
-        if not found.candidate.all():
-            raise ExplanationError(
-                "a history holds every item of the catalogue",
-                where="target 'top1'",
-                expected="at least one unseen item to recommend",
-                fix="explain a named item instead",
-            )
-    return best
+def _slate(model: InfluenceModel, histories: Sequence[History], k: int) -> BoundTarget:
+    if k < 1:
+        raise ExplanationError(
+            f"a slate of {k} items",
+            where="target",
+            expected="at least 1",
+            fix="ask for the first item or more, as in Slate(10) or slate:10",
+        )
+    codes, seen = _recommended(model, histories, k, "slate")
+    lists = [_items(model, [code for code in row if code >= 0]) for row in codes.tolist()]
+    return BoundTarget(
+        "slate",
+        codes,
+        None,
+        [", ".join(each.ids) for each in lists],
+        [_slate_name(each.names) for each in lists],
+        seen,
+    )
+
+
+def _slate_name(names: Sequence[str]) -> str:
+    """``top 10: A; B; C; …``: the length of the list and its head."""
+    head = [*names[:NAMED], *(["…"] if len(names) > NAMED else [])]
+    return f"top {len(names)}: {'; '.join(head)}"
+
+
+def _recommended(
+    model: InfluenceModel, histories: Sequence[History], k: int, target: str
+) -> tuple[Tensor, Tensor]:
+    """`best_unseen`, at least one item for every history."""
+    codes, seen = best_unseen(model, histories, k)
+    if (codes[:, 0] < 0).any():
+        raise ExplanationError(
+            "a history holds every item of the catalogue",
+            where=f"target {target!r}",
+            expected="at least one unseen item to recommend",
+            fix="explain a named item instead",
+        )
+    return codes, seen

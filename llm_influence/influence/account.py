@@ -55,9 +55,10 @@ class Account:
             weights of a ``reference`` method, or another ``share``.
         method: The method's name.
         in_percent: Scores are shares of a whole.
-        target: Kind of the target: ``item``, ``behavior``, ``contrast``.
+        unit: What the scores are measured in (`Influence.unit`).
+        target: Kind of the target: ``item``, ``behavior``, ``contrast``, ``slate``.
         target_name: The target for people.
-        prediction: Its probability.
+        prediction: Its probability; nan for a slate.
         recommended: The target is known to be on the list of recommendations.
         events: How many events the history has.
         supporting: The strongest events with a positive score, strongest first.
@@ -71,6 +72,7 @@ class Account:
     kind: Kind
     method: str
     in_percent: bool
+    unit: str
     target: str
     target_name: str
     prediction: float
@@ -101,6 +103,7 @@ def account_for(influence: Influence, *, most: int, recommended: bool) -> Accoun
         kind=_kind(influence),
         method=influence.quality.method,
         in_percent=influence.quality.units == "share",
+        unit=influence.unit,
         target=influence.target,
         target_name=tidy(influence.target_name or influence.target_id),
         prediction=influence.prediction,

@@ -35,10 +35,14 @@ def say(account: Account) -> str:
 def _subject(account: Account) -> str:
     if account.target == "behavior":
         return f"预测下一步行为是{_target(account)}"
+    if account.target == "slate":
+        return f"得出{_target(account)}"
     return f"{'推荐' if account.recommended else '预测'}{_target(account)}"
 
 
 def _target(account: Account) -> str:
+    if account.target == "slate":
+        return f"列表“{account.target_name}”"
     return f"“{account.target_name}”（概率{percent(account.prediction)}）"
 
 
@@ -133,6 +137,7 @@ def _score(cited: Cited, account: Account, *, first: bool) -> str:
     score = signed(cited.score)
     if account.kind != "effect" or not first:
         return score
+    unit = {"log-odds": "对数几率"}.get(account.unit, account.unit)
     if account.total is not None and cited.score > 0:
-        return f"对数几率{signed(account.total)}中的{score}"
-    return f"对数几率{score}"
+        return f"{unit}{signed(account.total)}中的{score}"
+    return f"{unit}{score}"

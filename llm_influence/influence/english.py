@@ -35,12 +35,16 @@ def _subject(account: Account) -> str:
     name, chance = account.target_name, percent(account.prediction)
     if account.target == "behavior":
         return f"‘{name}’ is predicted as the next action ({chance})"
+    if account.target == "slate":
+        return f"The list “{name}” stands"
     verb = "recommended" if account.recommended else "predicted"
     return f"“{name}” is {verb} ({chance})"
 
 
 def _target(account: Account) -> str:
     name = account.target_name
+    if account.target == "slate":
+        return f"the list “{name}”"
     quoted = f"‘{name}’" if account.target == "behavior" else f"“{name}”"
     return f"{quoted} ({percent(account.prediction)})"
 
@@ -146,8 +150,8 @@ def _score(cited: Cited, account: Account, *, first: bool) -> str:
     if account.kind != "effect" or not first:
         return score
     if account.total is not None and cited.score > 0:
-        return f"{score} of {signed(account.total)} log-odds"
-    return f"{score} log-odds"
+        return f"{score} of {signed(account.total)} {account.unit}"
+    return f"{score} {account.unit}"
 
 
 def _listed(parts: list[str]) -> str:

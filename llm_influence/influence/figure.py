@@ -6,6 +6,7 @@ colours are never needed to read it. Scores that are shares have no side and are
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,8 @@ def plot(influence: Influence, axis: Axes | None = None) -> Axes:
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel(_axis_name(influence))
     name = _short(tidy(influence.target_name or influence.target_id))
-    title = f"{name} ({percent(influence.prediction)})"
-    axis.set_title(title, fontsize=10, loc="left", parse_math=False)
+    chance = "" if math.isnan(influence.prediction) else f" ({percent(influence.prediction)})"
+    axis.set_title(name + chance, fontsize=10, loc="left", parse_math=False)
     return axis
 
 
@@ -125,8 +126,7 @@ def _colors(influence: Influence) -> list[str]:
 
 
 def _axis_name(influence: Influence) -> str:
-    unit = "share" if influence.quality.units == "share" else "log-odds"
-    return f"influence ({unit}) by {influence.quality.method}"
+    return f"influence ({influence.unit}) by {influence.quality.method}"
 
 
 def _label(event: Event) -> str:

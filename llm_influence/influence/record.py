@@ -29,8 +29,8 @@ class QualityCard:
         method: The registry's name of the method.
         removal: What "without this event" meant: ``drop``, ``mask``, or ``none`` for methods that
             remove nothing.
-        units: ``target`` when scores are in the target's own units (log-odds), ``share`` when
-            they are shares of a whole.
+        units: ``target`` when scores are in the target's own units (`Influence.unit`), ``share``
+            when they are shares of a whole.
         completeness_gap: ``|sum of scores - (full - base)| / |full - base|``; 0 is perfect. Only
             methods with units ``target`` promise anything about it.
         passes: Forward passes of the model that the method spent, a backward counting as one.
@@ -71,12 +71,13 @@ class Influence:
         events: The E events that were explained, oldest first.
         scores: (E,) influence by event; positive supports the target, negative opposes it.
         frame_score: What tokens outside every event received.
-        target: Name of the target kind (``item``, ``behavior``, ``contrast``).
-        target_id: The item id, behaviour, or ``"a over b"`` that was explained.
+        target: Name of the target kind (``item``, ``behavior``, ``contrast``, ``slate``).
+        target_id: The item id, behaviour, ``"a over b"`` or list of ids that was explained.
         target_name: The same for people.
-        base_value: The target without any event (or at the method's baseline), log-odds.
-        full_value: The target with all events, log-odds.
-        prediction: Probability of the target with all events.
+        base_value: The target without any event (or at the method's baseline): log-odds, or NDCG
+            for a slate.
+        full_value: The target with all events.
+        prediction: Probability of the target with all events; nan for a slate, which has none.
         quality: How the scores were made and how well they add up.
         standard_errors: (E,) standard error of each score, for methods that sample; else None.
     """
@@ -93,6 +94,13 @@ class Influence:
     prediction: float
     quality: QualityCard
     standard_errors: FloatArray | None = None
+
+    @property
+    def unit(self) -> Literal["share", "NDCG", "log-odds"]:
+        """What a score is measured in."""
+        if self.quality.units == "share":
+            return "share"
+        return "NDCG" if self.target == "slate" else "log-odds"
 
     def ranked(self) -> list[tuple[Event, float]]:
         """Events with their scores, most supporting first; ties keep the more recent first."""

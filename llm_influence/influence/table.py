@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -27,8 +27,8 @@ from llm_influence.types import Event, IntArray
 __all__ = ["SCHEMA", "explanation_starts", "from_arrow", "read_tables", "to_arrow", "write_table"]
 
 _QUALITY = tuple(field.name for field in dataclasses.fields(QualityCard))
-_UNMEASURED = ("completeness_gap", "largest_standard_error", "lds", "agreement")
-"""Numbers of the card that may not exist: nan in a record, null in a table."""
+_UNMEASURED = ("prediction", "completeness_gap", "largest_standard_error", "lds", "agreement")
+"""Numbers that may not exist: nan in a record, null in a table."""
 _EXPLANATION = (
     *("user_id", "frame_score", "target", "target_id", "target_name"),
     *("base_value", "full_value", "prediction"),
@@ -85,16 +85,17 @@ def from_arrow(table: pa.Table) -> list[Influence]:
             events=tuple(events[start:stop]),
             scores=scores[start:stop].copy(),
             standard_errors=None if np.isnan(errors[start]) else errors[start:stop].copy(),
-            quality=_card({name: row.pop(name) for name in _QUALITY}),
-            **row,
+            quality=QualityCard(**_measured(row, _QUALITY)),
+            **_measured(row, _EXPLANATION),
         )
         for start, stop, row in zip(starts, stops, shared, strict=True)
     ]
 
 
-def _card(row: dict[str, Any]) -> QualityCard:
-    """A card whose numbers are nan where the table has none."""
-    return QualityCard(**row | {name: math.nan for name in _UNMEASURED if row[name] is None})
+def _measured(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """These fields of a row, nan where it has no number."""
+    none = {name for name in _UNMEASURED if row[name] is None}
+    return {name: math.nan if name in none else row[name] for name in names}
 
 
 def _check(record: Influence) -> None:

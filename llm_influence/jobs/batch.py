@@ -62,7 +62,8 @@ def explain_batch(
         explainer: Model, method and options.
         log: Whose histories; items and behaviours must be known to the model.
         out: Folder of the shards, ``part-00000.parquet`` and on (schema: `influence.table`).
-        target: As on the command line: ``top1``, ``item:ID``, ``behavior:NAME``, ``contrast:A,B``.
+        target: As on the command line: ``top1``, ``item:ID``, ``behavior:NAME``, ``contrast:A,B``,
+            ``slate:K``.
         shard_size: Users of a shard: what a kill may lose.
         run: Name written into the ``run`` column.
         progress: Show a bar with the rate.

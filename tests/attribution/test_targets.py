@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.targets import Behavior, Contrast, Item, bind, parse_target
+from llm_influence.attribution.targets import Behavior, Contrast, Item, Slate, bind, parse_target
 from llm_influence.data import BehaviorLog
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel, log_odds
@@ -73,6 +73,8 @@ def test_items_without_a_title_are_named_by_their_id():
         ("item:a:b", Item("a:b")),
         ("behavior:click", Behavior("click")),
         ("contrast:42,50", Contrast("42", "50")),
+        ("slate:5", Slate(5)),
+        ("slate", "slate"),
         ("i7", "i7"),
         ("urn:7", "urn:7"),
     ],
@@ -84,6 +86,12 @@ def test_a_target_is_read_from_text(text, target):
 @pytest.mark.parametrize("text", ["contrast:", "contrast:42", "contrast:,50", "contrast:42,"])
 def test_half_a_contrast_is_refused(text):
     with pytest.raises(ExplanationError, match="contrast:CHOSEN,OTHER"):
+        parse_target(text)
+
+
+@pytest.mark.parametrize("text", ["slate:", "slate:ten", "slate:-1"])
+def test_a_slate_of_no_number_is_refused(text):
+    with pytest.raises(ExplanationError, match="slate:K"):
         parse_target(text)
 
 
@@ -109,6 +117,7 @@ def test_a_name_of_both_an_item_and_a_behaviour_must_be_made_clear():
         ("clik", ["'clik'", "'top1'", "30 item ids", "'cart', 'click', 'purchase'"]),
         (Item("i99"), ["'i99'", "add_items"]),
         (Contrast("i1", "i99"), ["'i99'"]),
+        (Slate(0), ["0 items", "at least 1"]),
         (Behavior("purchse"), ["'purchse'", "'cart', 'click', 'purchase'", "mean 'purchase'"]),
     ],
 )
@@ -120,5 +129,6 @@ def test_an_unknown_target_is_named_with_the_valid_ones(bert, log, target, named
 
 def test_top1_needs_an_unseen_item(bert):
     every = History.from_events("u", [Event(f"i{i}", "click", i) for i in range(30)])
-    with pytest.raises(ExplanationError, match=r"every item.*unseen"):
-        bind("top1", bert, [every])
+    for target in ("top1", Slate(3)):
+        with pytest.raises(ExplanationError, match=r"every item.*unseen"):
+            bind(target, bert, [every])

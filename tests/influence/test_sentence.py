@@ -46,6 +46,22 @@ def test_recommended_is_said_only_on_request(make, to_text):
     assert "推荐" in to_text(examples(make), "zh", recommended=True)
 
 
+def test_a_slate_is_a_list_without_a_probability(make):
+    slate = {"target": "slate", "target_name": "top 4: A; B; C; …", "prediction": float("nan")}
+    influence = make([-0.1, 0.25], **slate)
+    assert influence.to_text() == (
+        "The list “top 4: A; B; C; …” stands because you rated “Film 1” 4 (your latest action, "
+        "+0.25 NDCG); “Film 0”, which you rated 4 (1 day earlier, −0.10), speaks against it."
+    )
+    assert influence.to_text("zh") == (
+        "得出列表“top 4: A; B; C; …”，因为你给“Film 1”打了4分（最近一次行为，NDCG+0.25）；"
+        "而你打了4分的“Film 0”（此前1天，−0.10）起反作用。"
+    )
+    against = make([-1.0, -2.0], **slate).to_text()
+    assert against.startswith("Your actions speak more against the list “top 4: A; B; C; …” than")
+    assert "–" not in influence._repr_html_()
+
+
 def test_a_part_of_the_whole_only_where_the_scores_add_up(make):
     assert "+2.00 of +3.00 log-odds" in make([1.0, 2.0]).to_text()
     assert " of " not in make([1.0, 2.0], gap=0.2).to_text()
