@@ -7,5 +7,6 @@ task            what a method is given, and what it gives back
 attention, gradient, perturbation, references   the methods, one family a file
 registry        every method with its capabilities as data
 quality         the card: what is measured about an explanation, beside it
+matrix          every event on every later prediction
 explainer       Explainer: histories in, `Influence` records out
 """

@@ -114,20 +114,20 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
     """
     if target == TOP:
         codes, _ = _recommended(model, histories, 1, "top1")
-        return _items(model, codes[:, 0].tolist())
+        return bind_items(model, codes[:, 0].tolist())
     if isinstance(target, str):
         target = _classify(target, model)
     count = len(histories)
     if isinstance(target, Slate):
         return _slate(model, histories, target.k)
     if isinstance(target, Item):
-        return _items(model, [_item_code(target.id, model)] * count)
+        return bind_items(model, [_item_code(target.id, model)] * count)
     if isinstance(target, Behavior):
         code = _behavior_code(target.name, model)
         same = [target.name] * count
         return BoundTarget("behavior", torch.full((count,), code), None, same, same)
     chosen, other = _item_code(target.chosen, model), _item_code(target.other, model)
-    both = _items(model, [chosen, other])
+    both = bind_items(model, [chosen, other])
     return BoundTarget(
         "contrast",
         torch.full((count,), chosen),
@@ -207,7 +207,8 @@ def _behavior_code(name: str, model: InfluenceModel) -> int:
     return known.index(name)
 
 
-def _items(model: InfluenceModel, codes: Sequence[int]) -> BoundTarget:
+def bind_items(model: InfluenceModel, codes: Sequence[int]) -> BoundTarget:
+    """The log-odds of one item a history, by (N,) catalogue rows."""
     ids = [model.catalogue.ids[code].as_py() for code in codes]
     names = [model.catalogue.titles[code] or item for code, item in zip(codes, ids, strict=True)]
     return BoundTarget("item", torch.tensor(codes, dtype=torch.long), None, ids, names)
@@ -222,7 +223,7 @@ def _slate(model: InfluenceModel, histories: Sequence[History], k: int) -> Bound
             fix="ask for the first item or more, as in Slate(10) or slate:10",
         )
     codes, seen = _recommended(model, histories, k, "slate")
-    lists = [_items(model, [code for code in row if code >= 0]) for row in codes.tolist()]
+    lists = [bind_items(model, [code for code in row if code >= 0]) for row in codes.tolist()]
     return BoundTarget(
         "slate",
         codes,

@@ -15,6 +15,7 @@ import numpy as np
 from llm_influence.extras import require
 from llm_influence.influence.account import tidy
 from llm_influence.influence.card import card_words
+from llm_influence.influence.matrix import InfluenceMatrix
 from llm_influence.influence.numbers import aligned, decimals_for, percent, plain
 from llm_influence.influence.record import Influence
 from llm_influence.types import Event, FloatArray
@@ -56,6 +57,42 @@ def plot(influence: Influence, axis: Axes | None = None) -> Axes:
     name = _short(tidy(influence.target_name or influence.target_id))
     chance = "" if math.isnan(influence.prediction) else f" ({percent(influence.prediction)})"
     axis.set_title(name + chance, fontsize=10, loc="left", parse_math=False)
+    return axis
+
+
+def plot_matrix(matrix: InfluenceMatrix, axis: Axes | None = None) -> Axes:
+    """Draw a map: an event a row, the prediction after each event a column.
+
+    Blue supports, orange opposes, white is nothing; the corner where an event would come after
+    the prediction is empty.
+
+    Args:
+        matrix: The influences.
+        axis: Where to draw; a new figure by default.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    pyplot = require("matplotlib.pyplot", extra="plot", purpose="InfluenceMatrix.plot")
+    colors = require("matplotlib.colors", extra="plot", purpose="InfluenceMatrix.plot")
+    size = len(matrix.events)
+    if axis is None:
+        side = 3 + 0.24 * size
+        _, axis = pyplot.subplots(figsize=(side, side), layout="constrained")
+    reach = float(np.nanmax(np.abs(matrix.scores))) or 1.0
+    scale = colors.LinearSegmentedColormap.from_list("influence", [OPPOSES, "white", SUPPORTS])
+    image = axis.imshow(matrix.scores, cmap=scale, vmin=-reach, vmax=reach)
+    unit = "NDCG" if matrix.target == "slate" else "log-odds"
+    axis.figure.colorbar(image, ax=axis, shrink=0.6, label=f"influence ({unit})")
+    names = [_short(tidy(name)) for name in matrix.target_names]
+    labels = [_label(event) for event in matrix.events]
+    axis.set_yticks(range(size), labels, fontsize=8, parse_math=False)
+    axis.set_xticks(range(size), names, fontsize=8, rotation=90, parse_math=False)
+    axis.set_xlabel("prediction after each event")
+    axis.spines[:].set_visible(False)
     return axis
 
 

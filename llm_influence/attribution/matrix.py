@@ -1,0 +1,149 @@
+"""Influence of every event on every later prediction, in one pass an event.
+
+A state depends on its own past alone, so one reading of a history predicts after each of its
+events, and one reading of the history without event i predicts what every later event would have
+been preceded by without it. E readings give all E (E + 1) / 2 influences that leave-one-out on
+every prefix would need E (E + 1) / 2 + E readings for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm_influence.attribution.slate import best_unseen
+from llm_influence.attribution.targets import BoundTarget, Target, bind, bind_items
+from llm_influence.attribution.value_function import TOKEN_BUDGET
+from llm_influence.errors import ExplanationError, choices
+from llm_influence.influence.matrix import InfluenceMatrix
+from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.types import FloatArray, History
+
+NEXT = "next"
+STATES = 64
+"""States whose targets are computed at a time; affects memory and speed alone."""
+_REMOVALS = ("drop", "mask")
+
+
+def influence_matrix(
+    model: InfluenceModel,
+    history: History,
+    target: Literal["next"] | Target = NEXT,
+    *,
+    removal: Literal["drop", "mask"] = "drop",
+) -> InfluenceMatrix:
+    """Leave-one-out influence of every event on the prediction after each event from it on.
+
+    ``scores[i, j] = f_j(events up to j) - f_j(the same without i)`` for i <= j.
+
+    Args:
+        model: The model; left in the mode it was in.
+        history: Events that do not fit the context are left out, the oldest first.
+        target: What f_j is. ``"next"``: the item that really came next, event j + 1; after the
+            last event, where nothing has come yet, the first recommendation. Any other target of
+            `Explainer` is explained after every event; ``"top1"`` and `Slate` are then those of
+            the history up to there.
+        removal: ``drop`` or ``mask``, as in `Explainer`.
+
+    Raises:
+        ExplanationError: The history has no event, or the target or removal is not known.
+    """
+    if not len(history) or removal not in _REMOVALS:
+        raise ExplanationError(
+            f"{len(history)} events, removal {removal!r}",
+            where=f"influence_matrix, user {history.user_id!r}",
+            expected=f"at least one event, and {choices(_REMOVALS, removal)}",
+            fix="leave users without events out, and leave removal at 'drop'",
+        )
+    kept = model.encoder.trim(history)
+    size = len(kept)
+    if target == NEXT:
+        bound = _next_items(model, history, kept)
+    else:
+        bound = bind(target, model, [kept.keep(slice(0, n + 1)) for n in range(size)])
+    with inference(model):
+        whole = _states(model, _whole(model, kept))[0]  # after the frame and after each event
+        first, second = np.triu_indices(size)
+        without = whole.new_empty(size, size, whole.shape[1])
+        without[range(size), range(size)] = whole[:size]  # the last event gone: as before it
+        for removed, states in _without_one(model, kept, removal):
+            without[removed, removed + 1 :] = states
+        full = _values(model, bound, whole[1:], np.arange(size))
+        rest = _values(model, bound, without[first, second], second)
+    scores = np.full((size, size), np.nan)
+    scores[first, second] = full[second] - rest
+    return InfluenceMatrix(
+        user_id=history.user_id,
+        events=kept.events(model.catalogue.titles_by_id(kept.item_ids())),
+        scores=scores,
+        full_values=full,
+        target=bound.kind,
+        target_ids=tuple(bound.ids),
+        target_names=tuple(bound.names),
+        removal=removal,
+        passes=size,
+    )
+
+
+def _next_items(model: InfluenceModel, history: History, kept: History) -> BoundTarget:
+    """What came after each kept event; after the last one the recommendation."""
+    came = model.encoder.lexicon.item_codes(kept)[1:].tolist()
+    best = int(best_unseen(model, [history], 1)[0][0, 0])
+    if best < 0:
+        raise ExplanationError(
+            "the history holds every item of the catalogue",
+            where="influence_matrix, target 'next'",
+            expected="an unseen item to recommend after the last event",
+            fix="explain a named item instead",
+        )
+    return bind_items(model, [*came, best])
+
+
+def _whole(model: InfluenceModel, history: History) -> EncodedBatch:
+    return collate(model.encoder.encode([history])).to(model.device)
+
+
+def _without_one(
+    model: InfluenceModel, history: History, removal: str
+) -> Iterator[tuple[int, Tensor]]:
+    """Each event i but the last, with the (E - 1 - i, H) states after the events behind it."""
+    size = len(history)
+    kept = ~np.eye(size, dtype=bool)[: size - 1]
+    if removal == "drop":
+        encoded = model.encoder.encode([history.keep(mask) for mask in kept])
+    else:
+        encoded = model.encoder.encode([history] * len(kept))
+    longest = int(np.diff(encoded.offsets).max(initial=1))
+    rows = max(1, TOKEN_BUDGET // longest)
+    for start in range(0, len(kept), rows):
+        part = np.arange(start, min(start + rows, len(kept)))
+        batch = collate(encoded, part).to(model.device)
+        if removal == "mask":
+            batch = batch.hide(torch.from_numpy(kept[part]).to(model.device))
+        for removed, states in zip(part.tolist(), _states(model, batch), strict=True):
+            yield removed, states[removed + 1 :] if removal == "drop" else states[removed + 2 :]
+
+
+def _states(model: InfluenceModel, batch: EncodedBatch) -> Tensor:
+    """(B, E + 1, H) states after the frame and after each event."""
+    states = model.states(batch)
+    places = batch.ends[..., None].expand(-1, -1, states.shape[-1])
+    return states.gather(1, places)
+
+
+def _values(
+    model: InfluenceModel, bound: BoundTarget, states: Tensor, rows: np.ndarray
+) -> FloatArray:
+    """(B,) values of the targets numbered ``rows`` (B,) at (B, H) states."""
+    parts = [
+        bound.values(model.heads(part), number)
+        for part, number in zip(
+            states.split(STATES), torch.from_numpy(rows).split(STATES), strict=True
+        )
+    ]
+    return torch.cat(parts).cpu().double().numpy()
