@@ -8,5 +8,6 @@ attention, gradient, perturbation, references   the methods, one family a file
 registry        every method with its capabilities as data
 quality         the card: what is measured about an explanation, beside it
 matrix          every event on every later prediction
+adapter_effect  what fine-tuning changed: the adapter on and off
 explainer       Explainer: histories in, `Influence` records out
 """

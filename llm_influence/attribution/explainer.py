@@ -14,7 +14,7 @@ from llm_influence.attribution.registry import (
     check_target,
     find_method,
 )
-from llm_influence.attribution.targets import TOP, Target, bind
+from llm_influence.attribution.targets import TOP, BoundTarget, Target, bind
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
@@ -102,22 +102,37 @@ class Explainer:
         self, histories: Sequence[History] | BehaviorLog, target: Target = TOP
     ) -> Iterator[Influence]:
         """The same as `explain`, one record after the other, in constant memory."""
+        for part in self.batches(histories):
+            yield from self.explain_bound(part, bind(target, self.model, part))
+
+    def batches(self, histories: Sequence[History] | BehaviorLog) -> Iterator[list[History]]:
+        """The histories, ``batch_size`` at a time.
+
+        Raises:
+            ExplanationError: A history has no event.
+        """
         every = histories.at if isinstance(histories, BehaviorLog) else histories.__getitem__
         for start in range(0, len(histories), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(histories)))
-            yield from self._explain_batch([every(row) for row in rows], target)
+            part = [every(row) for row in rows]
+            _refuse_empty(part)
+            yield part
 
-    def _explain_batch(self, whole: Sequence[History], target: Target) -> list[Influence]:
-        _refuse_empty(whole)
+    def explain_bound(self, whole: Sequence[History], target: BoundTarget) -> list[Influence]:
+        """Explain one batch of N histories, for whoever has to hold its target fixed.
+
+        Args:
+            whole: Histories with at least one event each; they may be longer than the context.
+            target: Bound to these histories (`bind`): items left out of context are seen too.
+        """
+        for spec in (self.spec, self.card.agree_with):
+            if spec is not None:
+                check_target(spec, target)
         was_training = self.model.training
         self.model.eval()
         try:
             histories = [self.model.encoder.trim(history) for history in whole]
-            bound = bind(target, self.model, whole)  # items left out of context are seen too
-            for spec in (self.spec, self.card.agree_with):
-                if spec is not None:
-                    check_target(spec, bound)
-            task = Task(self.model, histories, bound, self.removal, self.seed)
+            task = Task(self.model, histories, target, self.removal, self.seed)
             attribution = self.spec.run(task, **self.options)
             left_out = [len(a) - len(b) for a, b in zip(whole, histories, strict=True)]
             cards = quality_cards(task, self.spec, attribution, left_out, self.card)
