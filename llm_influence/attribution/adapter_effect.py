@@ -76,11 +76,12 @@ def adapter_effect(
 def _compare(
     explainer: Explainer, histories: Sequence[History], target: Target
 ) -> list[AdapterEffect]:
-    bound = bind(target, explainer.model, histories)
+    bound = [bind(target, explainer.model, histories)]
     tuned = explainer.explain_bound(histories, bound)
     with explainer.model.adapter.off():
         untuned = explainer.explain_bound(histories, bound)
-    return [AdapterEffect(*pair) for pair in zip(tuned, untuned, strict=True)]
+    pairs = zip(tuned, untuned, strict=True)
+    return [AdapterEffect(*with_adapter, *without) for with_adapter, without in pairs]
 
 
 def _check_adapter(model: InfluenceModel) -> None:

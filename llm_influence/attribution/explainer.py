@@ -98,12 +98,45 @@ class Explainer:
             return next(self.stream([histories], target))
         return list(self.stream(histories, target))
 
+    @overload
+    def explain_many(self, histories: History, targets: Sequence[Target]) -> list[Influence]: ...
+    @overload
+    def explain_many(
+        self, histories: Sequence[History] | BehaviorLog, targets: Sequence[Target]
+    ) -> list[list[Influence]]: ...
+    def explain_many(
+        self, histories: History | Sequence[History] | BehaviorLog, targets: Sequence[Target]
+    ) -> list[Influence] | list[list[Influence]]:
+        """Influence of every event on each of several targets, which share what they can.
+
+        The scores are those of `explain`. ``quality.passes`` counts what a target needed beyond
+        the targets before it.
+
+        Args:
+            histories: One history, several, or a whole log.
+            targets: As in `explain`.
+
+        Returns:
+            One record a target for one history, else such a list for each history.
+
+        Raises:
+            ExplanationError, UnknownNameError: As in `explain`.
+        """
+        if isinstance(histories, History):
+            return self.explain_many([histories], targets)[0]
+        return [
+            records
+            for part in self.batches(histories)
+            for records in self.explain_bound(part, [bind(t, self.model, part) for t in targets])
+        ]
+
     def stream(
         self, histories: Sequence[History] | BehaviorLog, target: Target = TOP
     ) -> Iterator[Influence]:
         """The same as `explain`, one record after the other, in constant memory."""
         for part in self.batches(histories):
-            yield from self.explain_bound(part, bind(target, self.model, part))
+            for (record,) in self.explain_bound(part, [bind(target, self.model, part)]):
+                yield record
 
     def batches(self, histories: Sequence[History] | BehaviorLog) -> Iterator[list[History]]:
         """The histories, ``batch_size`` at a time.
@@ -118,26 +151,48 @@ class Explainer:
             _refuse_empty(part)
             yield part
 
-    def explain_bound(self, whole: Sequence[History], target: BoundTarget) -> list[Influence]:
-        """Explain one batch of N histories, for whoever has to hold its target fixed.
+    def explain_bound(
+        self, whole: Sequence[History], targets: Sequence[BoundTarget]
+    ) -> list[list[Influence]]:
+        """Explain one batch of N histories, for whoever has to hold its targets fixed.
 
         Args:
             whole: Histories with at least one event each; they may be longer than the context.
-            target: Bound to these histories (`bind`): items left out of context are seen too.
+            targets: Bound to these histories (`bind`): items left out of context are seen too.
+
+        Returns:
+            For each history one record a target.
         """
-        for spec in (self.spec, self.card.agree_with):
-            if spec is not None:
+        other = self.card.agree_with
+        for spec in (self.spec, *([other] if other else [])):
+            for target in targets:
                 check_target(spec, target)
         was_training = self.model.training
         self.model.eval()
         try:
             histories = [self.model.encoder.trim(history) for history in whole]
-            task = Task(self.model, histories, target, self.removal, self.seed)
-            attribution = self.spec.run(task, **self.options)
             left_out = [len(a) - len(b) for a, b in zip(whole, histories, strict=True)]
-            cards = quality_cards(task, self.spec, attribution, left_out, self.card)
+            tasks = self._tasks(histories, targets)
+            by_target = [self._explain_task(task, left_out) for task in tasks]
         finally:
             self.model.train(was_training)
+        return [[records[row] for records in by_target] for row in range(len(whole))]
+
+    def _tasks(
+        self, histories: Sequence[History], targets: Sequence[BoundTarget]
+    ) -> Iterator[Task]:
+        """One task a target; all of them share what does not depend on the target."""
+        first: Task | None = None
+        for target in targets:
+            if first is None:
+                first = Task(self.model, histories, target, self.removal, self.seed)
+                yield first
+            else:
+                yield first.for_target(target)
+
+    def _explain_task(self, task: Task, left_out: Sequence[int]) -> list[Influence]:
+        attribution = self.spec.run(task, **self.options)
+        cards = quality_cards(task, self.spec, attribution, left_out, self.card)
         return self._records(task, attribution, cards)
 
     def _records(

@@ -107,6 +107,9 @@ def _linear_fidelity(
     ``LDS = Spearman over S of f(x_S) and the sum of the scores of S`` (Park et al. 2023,
     arXiv:2303.14186, where S are sets of training examples).
     """
+    if not count:
+        size = len(task.histories)
+        return [float("nan")] * size, [0] * size, np.zeros_like(attribution.passes)
     task.values.restart()
     masks = [
         spare_masks(history.user_id, size, count, task.seed)

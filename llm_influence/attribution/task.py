@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -48,6 +48,12 @@ class Task:
     def sizes(self) -> list[int]:
         """Events of each history."""
         return [len(history) for history in self.histories]
+
+    def for_target(self, target: BoundTarget) -> Task:
+        """The same histories with another target; what does not depend on it is shared."""
+        task = replace(self, target=target)
+        task.__dict__["batch"] = self.batch
+        return task
 
     def split(self, padded: FloatArray) -> list[FloatArray]:
         """(N, E) padded scores as N arrays without padding."""

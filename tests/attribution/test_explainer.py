@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from llm_influence.attribution.explainer import METHODS, Explainer
+from llm_influence.attribution.targets import Behavior, Contrast, Slate
 from llm_influence.errors import ExplanationError
 from llm_influence.influence.record import Influence
 from llm_influence.types import Event, History
@@ -22,6 +23,45 @@ def test_one_history_a_list_and_a_whole_log_give_the_same_records(bert, log):
     assert isinstance(one, Influence)
     np.testing.assert_allclose(one.scores, whole[7].scores, atol=1e-4)
     assert explainer.explain([]) == []
+
+
+def test_several_targets_give_what_each_alone_gives(model, log):
+    targets = ["top1", "i7", Behavior("cart"), Contrast("i5", "i6"), Slate(4)]
+    explainer = Explainer(model, batch_size=2, fidelity_masks=4, agree_with="random")
+    histories = [log.at(row) for row in (0, 9, 3)]
+    found = explainer.explain_many(histories, targets)
+    alone = [explainer.explain(histories, target) for target in targets]
+    for row, records in enumerate(found):
+        for record, expected in zip(records, [each[row] for each in alone], strict=True):
+            np.testing.assert_allclose(record.scores, expected.scores, atol=1e-4)
+            assert record.full_value == pytest.approx(expected.full_value, abs=1e-4)
+            assert record.quality.lds == pytest.approx(expected.quality.lds, nan_ok=True)
+            assert record.quality.agreement == pytest.approx(
+                expected.quality.agreement, nan_ok=True
+            )
+            for name in ("user_id", "target", "target_id", "target_name", "events"):
+                assert getattr(record, name) == getattr(expected, name)
+    one = explainer.explain_many(log.at(9), targets[:2])
+    assert [record.target_id for record in one] == [found[1][0].target_id, "i7"]
+    assert explainer.explain_many([], targets) == []
+    assert explainer.explain_many(log.at(9), []) == []
+
+
+def test_several_targets_share_the_rendering(bert, log, monkeypatch):
+    encode, rendered = bert.encoder.encode, []
+    monkeypatch.setattr(
+        bert.encoder,
+        "encode",
+        lambda histories: rendered.append(len(histories)) or encode(histories),
+    )
+    explainer = Explainer(bert, "integrated_gradients", steps=2, fidelity_masks=0)
+
+    def renderings(*targets):
+        rendered.clear()
+        explainer.explain_many(log.at(0), targets)
+        return len(rendered)
+
+    assert renderings("i7", "i8", "i9") == renderings("i7")
 
 
 def test_events_carry_their_titles(bert, log):
