@@ -59,6 +59,16 @@ def test_explain_reads_another_log_and_a_methods_own_options(run, tmp_path):
     assert set(read_tables(tmp_path / "o")["passes"].to_pylist()) == {2 * 4 + 2}
 
 
+def test_explain_measures_for_the_card_what_it_is_told(run, tmp_path):
+    words = ["--target", "slate:3", "--fidelity-masks", 4, "--agree-with", "recency"]
+    assert call("explain", "--model", run, "--out", tmp_path / "o", *words).exit_code == 0
+    table = read_tables(tmp_path / "o")
+    assert set(table["target"].to_pylist()) == {"slate"}
+    assert set(table["fidelity_masks"].to_pylist()) == {4}
+    assert set(table["agreement_with"].to_pylist()) == {"recency"}
+    assert table["prediction"].null_count == len(table)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -66,6 +76,8 @@ def test_explain_reads_another_log_and_a_methods_own_options(run, tmp_path):
         (["--option", "steps=2"], "unknown option 'steps'"),
         (["--option", "steps"], "cannot read 'steps'"),
         (["--removal", "erase"], "removal 'erase'"),
+        (["--target", "slate:many"], "cannot read 'slate:many'"),
+        (["--agree-with", "leave_one_out"], "the method itself"),
         (["--target", "item:none"], "'none' is no item"),
         (["--log", "missing.parquet"], "missing.parquet"),
     ],

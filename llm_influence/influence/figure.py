@@ -40,6 +40,7 @@ def plot(influence: Influence, axis: Axes | None = None) -> Axes:
     Raises:
         ConfigError: matplotlib is not installed.
     """
+    influence = influence.by_event()
     if axis is None:
         pyplot = require("matplotlib.pyplot", extra="plot", purpose="Influence.plot")
         height = 1.2 + 0.24 * len(influence.events)
@@ -103,6 +104,7 @@ def to_html(influence: Influence) -> str:
     """
     from llm_influence.influence.sentence import to_text
 
+    influence = influence.by_event()
     says = escape(to_text(influence)) if len(influence.events) else "No event was explained."
     rows = "".join(
         _html_row(event, float(score), length, color, written)

@@ -7,7 +7,7 @@ modules beside this one, which are imported when they are used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -62,15 +62,34 @@ class QualityCard:
     card_passes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Player:
+    """What gets a score of its own, where that is not simply an event.
+
+    Attributes:
+        event: Place of the event among the events; None for the user's features.
+        field: The part of the event (``behavior``, ``item``, ``gap``, ``value``...), None for the
+            whole of it; ``user`` for the user's features.
+    """
+
+    event: int | None
+    field: str | None = None
+
+
+USER = Player(None, "user")
+"""The user's features, all together."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Influence:
-    """How much each event of one history moved one target.
+    """How much each event of one history, or each of its players, moved one target.
 
     Attributes:
         user_id: Whose history.
         events: The E events that were explained, oldest first.
-        scores: (E,) influence by event; positive supports the target, negative opposes it.
-        frame_score: What tokens outside every event received.
+        scores: (E,) influence by event, or (P,) by player; positive supports the target, negative
+            opposes it.
+        frame_score: What tokens outside every event (or player) received.
         target: Name of the target kind (``item``, ``behavior``, ``contrast``, ``slate``).
         target_id: The item id, behaviour, ``"a over b"`` or list of ids that was explained.
         target_name: The same for people.
@@ -79,7 +98,8 @@ class Influence:
         full_value: The target with all events.
         prediction: Probability of the target with all events; nan for a slate, which has none.
         quality: How the scores were made and how well they add up.
-        standard_errors: (E,) standard error of each score, for methods that sample; else None.
+        standard_errors: Standard error of each score, for methods that sample; else None.
+        players: Whose the P scores are; None: the events'. See `by_event`.
     """
 
     user_id: str
@@ -94,6 +114,7 @@ class Influence:
     prediction: float
     quality: QualityCard
     standard_errors: FloatArray | None = None
+    players: Sequence[Player] | None = None
 
     @property
     def unit(self) -> Literal["share", "NDCG", "log-odds"]:
@@ -102,10 +123,37 @@ class Influence:
             return "share"
         return "NDCG" if self.target == "slate" else "log-odds"
 
+    def by_event(self) -> Influence:
+        """The same with one score an event: its fields added up, the user's part in the frame.
+
+        The sum of everything stays what it was. An event's standard error is the sum of its
+        fields' errors, which is never below the true one, whatever their correlation. The card
+        stays that of the players.
+        """
+        if self.players is None:
+            return self
+        owner = np.array([-1 if p.event is None else p.event for p in self.players])
+        of_events = owner >= 0
+
+        def added(numbers: FloatArray) -> FloatArray:
+            sums = np.zeros(len(self.events))
+            np.add.at(sums, owner[of_events], numbers[of_events])
+            return sums
+
+        errors = self.standard_errors
+        return replace(
+            self,
+            scores=added(self.scores),
+            frame_score=self.frame_score + float(self.scores[~of_events].sum()),
+            standard_errors=None if errors is None else added(errors),
+            players=None,
+        )
+
     def ranked(self) -> list[tuple[Event, float]]:
         """Events with their scores, most supporting first; ties keep the more recent first."""
-        order = np.lexsort((-np.arange(len(self.events)), -self.scores))
-        return [(self.events[i], float(self.scores[i])) for i in order]
+        scores = self.by_event().scores
+        order = np.lexsort((-np.arange(len(self.events)), -scores))
+        return [(self.events[i], float(scores[i])) for i in order]
 
     def gaps(self) -> list[int | None]:
         """Seconds since the event before, None for the first."""
@@ -119,7 +167,7 @@ class Influence:
         return to_text(self, language)
 
     def to_arrow(self) -> pa.Table:
-        """One row an event, with the columns of `llm_influence.influence.table.SCHEMA`."""
+        """One row an event or player; columns: `llm_influence.influence.table.SCHEMA`."""
         from llm_influence.influence.table import to_arrow
 
         return to_arrow([self])

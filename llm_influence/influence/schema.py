@@ -23,11 +23,14 @@ SCHEMA = pa.schema(
     [
         _column("run", pa.string()),
         _column("user_id", pa.string()),
-        _column("position", pa.int32()),  # 0 is the oldest explained event
-        _column("item_id", pa.string()),
-        _column("title", pa.string()),
-        _column("behavior", pa.string()),
-        _column("timestamp", pa.int64()),  # Unix seconds, UTC
+        _column("player", pa.int32()),  # 0, 1, 2... within each explanation
+        # null for the user's features, which belong to no event:
+        _column("position", pa.int32(), nullable=True),  # 0 is the oldest explained event
+        _column("field", pa.string(), nullable=True),  # part of the event, null for the whole
+        _column("item_id", pa.string(), nullable=True),
+        _column("title", pa.string(), nullable=True),
+        _column("behavior", pa.string(), nullable=True),
+        _column("timestamp", pa.int64(), nullable=True),  # Unix seconds, UTC
         _column("gap_seconds", pa.int64(), nullable=True),  # null for the first event
         _column("value", pa.float32(), nullable=True),
         _column("method", pa.string()),
@@ -38,7 +41,7 @@ SCHEMA = pa.schema(
         _column("units", pa.string()),
         _column("score", pa.float64()),
         _column("standard_error", pa.float64(), nullable=True),
-        _column("rank", pa.int32()),  # 1 is the most supporting event
+        _column("rank", pa.int32()),  # 1 is the most supporting player
         _column("frame_score", pa.float64()),
         _column("base_value", pa.float64()),
         _column("full_value", pa.float64()),
@@ -66,17 +69,17 @@ def explanation_starts(table: pa.Table) -> npt.NDArray[np.int64]:
     Raises:
         DataError: Rows of an explanation are missing or out of order.
     """
-    position = table["position"].to_numpy()
-    starts = np.flatnonzero(position == 0)
-    lengths = np.diff(starts, append=len(position))
-    whole = (not len(position)) or (len(starts) > 0 and starts[0] == 0)
-    if not whole or not np.array_equal(position, positions(lengths)):
+    player = table["player"].to_numpy()
+    starts = np.flatnonzero(player == 0)
+    lengths = np.diff(starts, append=len(player))
+    whole = (not len(player)) or (len(starts) > 0 and starts[0] == 0)
+    if not whole or not np.array_equal(player, positions(lengths)):
         raise DataError(
             "rows of an explanation are missing or out of order",
-            where="influence table, column 'position'",
-            expected="positions 0, 1, 2... within each explanation",
+            where="influence table, column 'player'",
+            expected="players 0, 1, 2... within each explanation",
             fix="keep explanations whole when filtering, and sort by run, user_id, method, "
-            "target_id and position",
+            "target_id and player",
         )
     return starts
 

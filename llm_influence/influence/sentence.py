@@ -44,4 +44,6 @@ def to_text(
             expected="at least one event, and most of at least 1",
             fix="explain a history that has events, and leave most at 2",
         )
-    return _LANGUAGES[language](account_for(influence, most=most, recommended=recommended))
+    return _LANGUAGES[language](
+        account_for(influence.by_event(), most=most, recommended=recommended)
+    )

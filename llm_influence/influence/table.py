@@ -1,4 +1,4 @@
-"""Influence in the long form: one row an event, a fixed Arrow schema with a version.
+"""Influence in the long form: one row an event or player, a fixed Arrow schema with a version.
 
 This is what batch jobs write and what analysis and reports read. The columns that belong to an
 explanation as a whole repeat on each of its rows; Parquet stores such repeats in almost nothing.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -20,11 +20,19 @@ import pyarrow.compute as pc
 
 from llm_influence.errors import DataError
 from llm_influence.influence.parquet import read_tables, write_table
-from llm_influence.influence.record import Influence, QualityCard
+from llm_influence.influence.record import Influence, Player, QualityCard
 from llm_influence.influence.schema import SCHEMA, explanation_starts, positions, with_schema
 from llm_influence.types import Event, IntArray
 
-__all__ = ["SCHEMA", "explanation_starts", "from_arrow", "read_tables", "to_arrow", "write_table"]
+__all__ = [
+    "SCHEMA",
+    "by_event",
+    "explanation_starts",
+    "from_arrow",
+    "read_tables",
+    "to_arrow",
+    "write_table",
+]
 
 _QUALITY = tuple(field.name for field in dataclasses.fields(QualityCard))
 _UNMEASURED = ("prediction", "completeness_gap", "largest_standard_error", "lds", "agreement")
@@ -36,7 +44,7 @@ _EXPLANATION = (
 
 
 def to_arrow(influences: Iterable[Influence], run: str = "") -> pa.Table:
-    """Lay explanations out as rows, one an event, explanations one after another.
+    """Lay explanations out as rows, one an event or player, explanations one after another.
 
     Args:
         influences: Any number of explanations, of any methods and targets.
@@ -48,17 +56,17 @@ def to_arrow(influences: Iterable[Influence], run: str = "") -> pa.Table:
 
     Raises:
         DataError: An explanation has no event, a score that is not a finite number, another
-            number of scores than events, or events that are not in time order.
+            number of scores than events or players, an event without a player, or events that are
+            not in time order.
     """
     records = list(influences)
     for record in records:
         _check(record)
-    lengths = np.array([len(record.events) for record in records], dtype=np.int64)
+    lengths = np.array([len(record.scores) for record in records], dtype=np.int64)
     owner = np.repeat(np.arange(len(records)), lengths)
-    events = list(chain.from_iterable(record.events for record in records))
     columns = {
-        "run": pa.repeat(pa.scalar(run, pa.string()), len(events)),
-        **_event_columns(events, lengths),
+        "run": pa.repeat(pa.scalar(run, pa.string()), len(owner)),
+        **_player_columns(records),
         **_score_columns(records, owner, positions(lengths)),
         **{name: _repeated(name, records, owner) for name in _EXPLANATION},
         **{name: _repeated(f"quality.{name}", records, owner) for name in _QUALITY},
@@ -76,20 +84,35 @@ def from_arrow(table: pa.Table) -> list[Influence]:
     table = with_schema(table, "table")
     starts = explanation_starts(table)
     stops = [*starts[1:], len(table)][: len(starts)]
-    events = _events(table)
     scores = table["score"].to_numpy()
     errors = table["standard_error"].to_numpy()
     shared = table.select([*_EXPLANATION, *_QUALITY]).take(pa.array(starts)).to_pylist()
+    plain, events = _plain(table, starts), _events(table)
+    position, field = table["position"].to_pylist(), table["field"].to_pylist()
     return [
         Influence(
-            events=tuple(events[start:stop]),
+            **_players(events[start:stop], position[start:stop], field[start:stop], whole),
             scores=scores[start:stop].copy(),
             standard_errors=None if np.isnan(errors[start]) else errors[start:stop].copy(),
             quality=QualityCard(**_measured(row, _QUALITY)),
             **_measured(row, _EXPLANATION),
         )
-        for start, stop, row in zip(starts, stops, shared, strict=True)
+        for start, stop, row, whole in zip(starts, stops, shared, plain, strict=True)
     ]
+
+
+def by_event(table: pa.Table) -> pa.Table:
+    """One row an event, whatever the players were; see `Influence.by_event`.
+
+    Raises:
+        SchemaError, DataError: As in `from_arrow`.
+    """
+    if _plain(table, explanation_starts(table)).all():
+        return table
+    runs = table["run"].take(pa.array(explanation_starts(table)))
+    records = [record.by_event() for record in from_arrow(table)]
+    rows = np.repeat(np.arange(len(records)), [len(record.events) for record in records])
+    return to_arrow(records).set_column(0, SCHEMA.field("run"), runs.take(pa.array(rows)))
 
 
 def _measured(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -101,19 +124,74 @@ def _measured(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def _check(record: Influence) -> None:
     """Refuse an explanation that would make a broken or silently missing row."""
     found = None
+    players = _players_of(record)
     if not len(record.events):
         found = "an explanation of no event"
-    elif np.shape(record.scores) != (len(record.events),):
-        found = f"scores of shape {np.shape(record.scores)} for {len(record.events)} events"
+    elif np.shape(record.scores) != (len(players),):
+        found = f"scores of shape {np.shape(record.scores)} for {len(players)} players"
+    elif {p.event for p in players} - {None} != set(range(len(record.events))):
+        found = f"players that are not of all the {len(record.events)} events and of no other"
     elif not np.isfinite(record.scores).all():
         found = f"a score of {record.scores[~np.isfinite(record.scores)][0]}"
     if found:
         raise DataError(
             found,
             where=f"influence by {record.quality.method!r} for user {record.user_id!r}",
-            expected="one finite score for each of at least one event",
+            expected="one finite score for each player, and a player of each event",
             fix="leave this explanation out, or make it again with another method or options",
         )
+
+
+def _players_of(record: Influence) -> Sequence[Player]:
+    if record.players is not None:
+        return record.players
+    return [Player(place) for place in range(len(record.events))]
+
+
+def _player_columns(records: list[Influence]) -> dict[str, pa.Array]:
+    """What the players are: their events' columns, and which part of the event."""
+    lengths = np.array([len(record.events) for record in records], dtype=np.int64)
+    events = list(chain.from_iterable(record.events for record in records))
+    columns = {"position": pa.array(positions(lengths)), **_event_columns(events, lengths)}
+    players = [_players_of(record) for record in records]
+    first = np.cumsum(lengths) - lengths
+    rows = [  # None: no event
+        None if player.event is None else start + player.event
+        for start, own in zip(first.tolist(), players, strict=True)
+        for player in own
+    ]
+    index = pa.array(rows, pa.int64())
+    return {name: column.take(index) for name, column in columns.items()} | {
+        "field": pa.array([player.field for own in players for player in own], pa.string())
+    }
+
+
+def _plain(table: pa.Table, starts: IntArray) -> npt.NDArray[np.bool_]:
+    """(N,) whether an explanation's players are its events."""
+    parts = pc.or_(pc.is_valid(table["field"]), pc.is_null(table["position"])).to_numpy()
+    if not len(starts):
+        return np.zeros(0, dtype=bool)
+    return ~np.logical_or.reduceat(parts, starts)
+
+
+def _players(
+    events: list[Event], position: list[int | None], field: list[str | None], plain: bool
+) -> dict[str, Any]:
+    """``events`` and ``players`` of an explanation whose rows have these events and fields."""
+    if plain:
+        return {"events": tuple(events)}
+    places = {place: row for row, place in reversed(list(enumerate(position))) if place is not None}
+    if sorted(places) != list(range(len(places))):
+        raise DataError(
+            f"positions {sorted(places)}",
+            where="influence table, column 'position'",
+            expected="at least one player of every event 0, 1, 2... of an explanation",
+            fix="keep explanations whole when filtering",
+        )
+    return {
+        "events": tuple(events[places[place]] for place in range(len(places))),
+        "players": tuple(map(Player, position, field)),
+    }
 
 
 def _event_columns(events: list[Event], lengths: IntArray) -> dict[str, pa.Array]:
@@ -139,23 +217,23 @@ def _event_columns(events: list[Event], lengths: IntArray) -> dict[str, pa.Array
 
 
 def _score_columns(
-    records: list[Influence], owner: IntArray, position: IntArray
+    records: list[Influence], owner: IntArray, player: IntArray
 ) -> dict[str, pa.Array]:
     score = _joined([record.scores for record in records])
     error = _joined(
         [
-            np.full(len(record.events), np.nan)
+            np.full(len(record.scores), np.nan)
             if record.standard_errors is None
             else record.standard_errors
             for record in records
         ]
     )
     # One sort ranks every explanation; like `Influence.ranked`, ties keep the recent first.
-    order = np.lexsort((-position, -score, owner))
+    order = np.lexsort((-player, -score, owner))
     rank = np.empty(len(score), dtype=np.int32)
-    rank[order] = position + 1
+    rank[order] = player + 1
     return {
-        "position": pa.array(position),
+        "player": pa.array(player),
         "score": pa.array(score),
         "standard_error": pa.array(error, mask=np.isnan(error)),
         "rank": pa.array(rank),

@@ -1,7 +1,8 @@
 """Mean influence by recency, behaviour, value and gap, straight from an influence table.
 
 Every function takes a table with the columns of `llm_influence.influence.table.SCHEMA`, whole
-explanations one after another, and returns one row for each method and group:
+explanations one after another, one row an event (`llm_influence.influence.table.by_event`), and
+returns one row for each method and group:
 
     method (string), group (string), events (int64), mean_absolute (float64), mean (float64)
 

@@ -127,7 +127,8 @@ def _of_first_users(table: pa.Table, users: int) -> list[Influence]:
         for owner, start, stop in zip(owners, starts, stops, strict=True)
         if owner in shown
     ]
-    return from_arrow(table.take(pa.array(np.concatenate(rows)))) if rows else []
+    found = from_arrow(table.take(pa.array(np.concatenate(rows)))) if rows else []
+    return [influence.by_event() for influence in found]
 
 
 def _case(

@@ -14,7 +14,7 @@ from llm_influence.files import write_text
 from llm_influence.influence.card import card_words
 from llm_influence.influence.numbers import signed
 from llm_influence.influence.record import Influence
-from llm_influence.influence.table import explanation_starts, to_arrow
+from llm_influence.influence.table import by_event, explanation_starts, to_arrow
 from llm_influence.report.cases import cases
 from llm_influence.report.facts import ReportFacts
 from llm_influence.report.metrics import metric_table
@@ -58,6 +58,7 @@ def render_report(
 ) -> str:
     """The page of `build_report` as text."""
     table = influences if isinstance(influences, pa.Table) else to_arrow(influences)
+    table = by_event(table)
     methods = pc.unique(table["method"]).to_pylist()
     return _template().render(
         facts=facts,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pytest
 
-from llm_influence.influence import Influence, QualityCard
+from llm_influence.influence import Influence, Player, QualityCard
 from llm_influence.types import Event
 
 DAY = 86_400
@@ -22,9 +22,10 @@ def influence_of(
     units: str = "target",
     gap: float = 0.0,
     card: Mapping[str, object] | None = None,
+    players: Sequence[Player] | None = None,
     **other: object,
 ) -> Influence:
-    count = len(scores)
+    count = len(scores) if players is None else len({p.event for p in players} - {None})
     events = [
         Event(
             item=f"i{place}",
@@ -49,6 +50,7 @@ def influence_of(
     return Influence(
         events=events,
         scores=np.array(scores, dtype=np.float64),
+        players=players,
         quality=QualityCard(method, "mask", units, gap, 3, 7, 2, **(card or {})),
         **fields,
     )

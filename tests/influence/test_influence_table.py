@@ -37,6 +37,7 @@ def assert_same(found, expected):
         assert (a.standard_errors is None) == (b.standard_errors is None)
         if b.standard_errors is not None:
             np.testing.assert_array_equal(a.standard_errors, b.standard_errors)
+        assert a.players == b.players
         np.testing.assert_equal(asdict(a.quality), asdict(b.quality))  # nan is nan
         for name in ("user_id", "target", "target_id", "target_name"):
             assert getattr(a, name) == getattr(b, name)
@@ -139,7 +140,7 @@ def test_broken_explanations_are_refused(make):
 def test_rows_lost_or_mixed_up_are_refused(influences):
     table = to_arrow(influences)
     for rows in ([1, 2], [0, 2, 1], [0, 1, 2, 5]):
-        with pytest.raises(DataError, match="position"):
+        with pytest.raises(DataError, match="player"):
             from_arrow(table.take(rows))
 
 

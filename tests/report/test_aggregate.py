@@ -89,5 +89,5 @@ def test_an_empty_table_has_no_groups():
 
 
 def test_recency_needs_whole_explanations(table):
-    with pytest.raises(DataError, match="position"):
+    with pytest.raises(DataError, match="player"):
         by_recency(table.slice(1))

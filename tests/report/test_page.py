@@ -4,6 +4,7 @@ import errno
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_influence.errors import DataError, OutputError, SchemaError
+from llm_influence.influence import Player
 from llm_influence.influence.table import to_arrow
 from llm_influence.report.bars import Scale
 from llm_influence.report.facts import ReportFacts
@@ -199,9 +201,18 @@ def test_an_output_that_cannot_be_written(make, facts, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_fields_are_shown_as_the_events_they_add_up_to(make, facts):
+    whole = make([0.75, 2.0])
+    players = [Player(0, "item"), Player(0, "gap"), Player(1, "item"), Player(1, "gap")]
+    fields = replace(whole, scores=np.array([0.5, 0.25, 3.0, -1.0]), players=players)
+    assert render_report(influences=[fields], facts=facts) == render_report(
+        influences=[whole], facts=facts
+    )
+
+
 def test_a_broken_table_is_refused(make, facts):
     table = to_arrow([make([1.0, 2.0])])
-    with pytest.raises(DataError, match="position"):
+    with pytest.raises(DataError, match="player"):
         render_report(influences=table.slice(1), facts=facts)
     with pytest.raises(SchemaError, match="'prediction'"):
         render_report(influences=table.drop_columns(["prediction"]), facts=facts)

@@ -1,0 +1,83 @@
+"""Scores of parts of events: in the record, in the table, and everywhere that shows events."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from llm_influence.errors import DataError
+from llm_influence.influence import Player
+from llm_influence.influence.record import USER
+from llm_influence.influence.table import by_event, from_arrow, read_tables, to_arrow, write_table
+
+FIELDS = (USER, *(Player(event, field) for event in (0, 1) for field in ("behavior", "item")))
+SCORES = [0.5, 1.0, -0.25, 2.0, 0.125]  # of the user; of two fields of each of two events
+
+
+@pytest.fixture
+def fields(make):
+    errors = np.array([0.1, 0.2, 0.3, 0.0, 0.5])
+    return make(SCORES, players=FIELDS, standard_errors=errors, titles=["A", "B"])
+
+
+def test_fields_add_up_to_their_event_and_the_user_to_the_frame(fields, make):
+    whole = fields.by_event()
+    np.testing.assert_allclose(whole.scores, [0.75, 2.125])
+    np.testing.assert_allclose(whole.standard_errors, [0.5, 0.5])
+    assert whole.players is None
+    assert whole.scores.sum() + whole.frame_score == sum(SCORES) + fields.frame_score
+    assert whole.frame_score == fields.frame_score + 0.5
+    assert whole.by_event() is whole
+    assert [event.title for event, _ in fields.ranked()] == ["B", "A"]
+
+
+def test_what_shows_events_shows_the_sums(fields):
+    whole = fields.by_event()
+    assert fields.to_text() == whole.to_text()
+    assert fields._repr_html_() == whole._repr_html_()
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    assert [bar.get_width() for bar in fields.plot().patches] == [0.75, 2.125]
+
+
+def test_a_table_of_fields_comes_back_as_it_was(fields, make, tmp_path):
+    mixed = [make([1.0, 2.0]), fields, make([1.0, 3.0], players=[Player(0), USER]), make([4.0])]
+    table = read_tables(write_table(to_arrow(mixed), tmp_path / "t.parquet"))
+    assert table["player"].to_pylist() == [0, 1, *range(5), 0, 1, 0]
+    assert table["position"].to_pylist() == [0, 1, None, 0, 0, 1, 1, 0, None, 0]
+    assert table["field"].to_pylist()[2:7] == ["user", *["behavior", "item"] * 2]
+    assert table["field"].to_pylist()[7:] == [None, "user", None]
+    assert table["rank"].to_pylist()[2:7] == [3, 2, 5, 1, 4]
+    assert table["title"].to_pylist()[2:7] == [None, "A", "A", "B", "B"]
+    assert table["gap_seconds"].to_pylist()[2:7] == [None, None, None, 86_400, 86_400]
+    for found, expected in zip(from_arrow(table), mixed, strict=True):
+        assert found.players == (expected.players and tuple(expected.players))
+        assert list(found.events) == list(expected.events)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_a_table_by_event_has_the_rows_of_the_records_by_event(fields, make):
+    mixed = [make([1.0, 2.0]), fields]
+    table = pa.concat_tables([to_arrow(mixed, "first"), to_arrow(mixed[1:], "second")])
+    whole = by_event(table)
+    records = [record.by_event() for record in [*mixed, fields]]
+    assert whole.drop_columns(["run"]).equals(to_arrow(records).drop_columns(["run"]))
+    assert whole["run"].to_pylist() == ["first"] * 4 + ["second"] * 2
+    assert by_event(whole) is whole
+
+
+def test_players_that_do_not_fit_the_events_are_refused(make, fields):
+    for players in ([Player(0), Player(2)], [Player(0), Player(0, "item")]):
+        broken = replace(make([1.0, 2.0]), players=players)
+        with pytest.raises(DataError, match="players that are not of all"):
+            to_arrow([broken])
+    with pytest.raises(DataError, match="for 5 players"):
+        to_arrow([make(SCORES[:4], players=FIELDS)])
+    table = to_arrow([fields])
+    lost = table["position"].to_pylist()
+    lost[1] = lost[2] = 7
+    place = table.column_names.index("position")
+    wrong = table.set_column(place, table.schema.field(place), pa.array(lost, pa.int32()))
+    with pytest.raises(DataError, match=r"positions \[1, 7\]"):
+        from_arrow(wrong)
