@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from llm_influence.attribution.engine import Engine
+from llm_influence.attribution.players import EVENTS, Players
 from llm_influence.attribution.targets import BoundTarget
 from llm_influence.attribution.value_function import Removal, ValueFunction
 from llm_influence.modeling.model import InfluenceModel
@@ -24,6 +26,7 @@ class Task:
         histories: N histories that fit the context.
         target: What is explained.
         removal: What "without an event" means, for methods that remove events.
+        players: Who gets a score.
         seed: Seed of random draws; a method mixes it with the user id, never with batch places.
     """
 
@@ -32,6 +35,7 @@ class Task:
     target: BoundTarget
     removal: Removal
     seed: int
+    players: Players = EVENTS
 
     @cached_property
     def batch(self) -> EncodedBatch:
@@ -41,18 +45,30 @@ class Task:
 
     @cached_property
     def values(self) -> ValueFunction:
-        """Values of subsets of events."""
-        return ValueFunction(self.model, self.histories, self.target, self.removal)
+        """Values of subsets of the players."""
+        return ValueFunction(
+            self.model,
+            self.histories,
+            self.target,
+            self.removal,
+            players=self.players,
+            engine=self.engine,
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What reads; tasks of other targets and methods over the same histories share it."""
+        return Engine(self.model)
 
     @property
     def sizes(self) -> list[int]:
-        """Events of each history."""
-        return [len(history) for history in self.histories]
+        """Players of each history."""
+        return self.values.sizes
 
     def for_target(self, target: BoundTarget) -> Task:
         """The same histories with another target; what does not depend on it is shared."""
         task = replace(self, target=target)
-        task.__dict__["batch"] = self.batch
+        task.__dict__.update(batch=self.batch, engine=self.engine)
         return task
 
     def split(self, padded: FloatArray) -> list[FloatArray]:

@@ -1,0 +1,85 @@
+"""Who gets influence: whole events, or the fields of events ("what" against "when")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from llm_influence.influence.record import USER, Player
+from llm_influence.rendering.encoder import EncodedHistories, Encoder
+from llm_influence.rendering.template import FIELDS
+from llm_influence.types import BoolArray, History, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Players:
+    """The units that may be kept or removed.
+
+    Attributes:
+        kind: ``events``, or ``fields``: each event's behaviour, item, text, gap and value, as far
+            as the template renders them.
+        user: Whether the frame's words (the user's features among them) are one more player, the
+            last one.
+    """
+
+    kind: Literal["events", "fields"] = "events"
+    user: bool = False
+
+    @property
+    def are_events(self) -> bool:
+        """Whether the players are the events and nothing else."""
+        return self.kind == "events" and not self.user
+
+    def of(self, history: History, encoder: Encoder) -> list[Player]:
+        """The players of one history, in the order of masks and scores."""
+        names = self._names(encoder)
+        players = [Player(event, name) for event in range(len(history)) for name in names]
+        return [*players, USER] if self.user else players
+
+    def tokens(
+        self, encoded: EncodedHistories, encoder: Encoder, masks: Sequence[BoolArray]
+    ) -> tuple[BoolArray, BoolArray]:
+        """(T,) whether a token stays and (T, A) whether what is added to it stays.
+
+        Args:
+            encoded: R renderings of whole histories.
+            encoder: That rendered them.
+            masks: R arrays (P,), True where a player is kept.
+        """
+        names = self._names(encoder)
+        added_names = [names.index(name) if name in names else 0 for name in encoder.template.added]
+        sizes = np.array([len(mask) for mask in masks], dtype=np.int64)
+        first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+        kept = np.concatenate([*masks, np.ones(1, dtype=bool)])  # the last one is for the frame
+        frame_player = first + sizes - 1 if self.user else np.full(len(masks), len(kept) - 1)
+        owner = np.repeat(np.arange(len(masks)), np.diff(encoded.offsets))
+        base = first[owner] + encoded.event_index * len(names)
+        in_frame = encoded.event_index < 0
+        own = np.where(in_frame, frame_player[owner], base + self._field(encoded, names))
+        added = base[:, None] + np.array(added_names, dtype=np.int64)
+        return kept[own], kept[np.where(in_frame[:, None], len(kept) - 1, added)]
+
+    def _names(self, encoder: Encoder) -> list[str | None]:
+        """Fields that each event's players stand for; one None for the event as a whole."""
+        if self.kind == "events":
+            return [None]
+        rendered = {chunk.field for chunk in encoder.template.event_chunks}
+        return [name for name in FIELDS if name in rendered | set(encoder.template.added)]
+
+    def _field(self, encoded: EncodedHistories, names: Sequence[str | None]) -> IntArray:
+        """(T,) which of an event's players a token belongs to; the template's words go with the
+        first one.
+        """  # noqa: D205
+        if self.kind == "events":
+            return np.zeros(len(encoded.field_index), dtype=np.int64)
+        place = np.zeros(len(FIELDS) + 1, dtype=np.int64)
+        for number, name in enumerate(names):
+            place[FIELDS.index(str(name))] = number
+        return place[encoded.field_index]
+
+
+EVENTS = Players()
+"""Whole events."""
