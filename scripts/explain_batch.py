@@ -29,7 +29,14 @@ def main(options: argparse.Namespace) -> BatchResult:
         torch.set_num_threads(options.threads)
     run = Run.open(options.model)
     log = run.open_log(options.log, items=options.items, users=options.users)
-    explainer = Explainer(run.model, options.method, removal=options.removal, seed=options.seed)
+    explainer = Explainer(
+        run.model,
+        options.method,
+        removal=options.removal,
+        seed=options.seed,
+        fidelity_masks=options.fidelity_masks,
+        agree_with=options.agree_with,
+    )
     result = explain_batch(
         explainer,
         log,
@@ -63,6 +70,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--target", default="top1")
     parser.add_argument("--removal", help="drop or mask")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fidelity-masks", type=int, default=16, help="sets scores are tried on")
+    parser.add_argument("--agree-with", help="another method to compare the scores with")
     parser.add_argument("--shard-size", type=int, default=128, help="users a shard")
     parser.add_argument("--threads", type=int, help="CPU threads of each process")
     return parser.parse_args(arguments)

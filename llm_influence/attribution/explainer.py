@@ -109,8 +109,8 @@ class Explainer:
     ) -> list[Influence] | list[list[Influence]]:
         """Influence of every event on each of several targets, which share what they can.
 
-        The scores are those of `explain`. ``quality.passes`` counts what a target needed beyond
-        the targets before it.
+        The scores and cards are those of `explain`: passes are counted for each target as if it
+        had been alone.
 
         Args:
             histories: One history, several, or a whole log.

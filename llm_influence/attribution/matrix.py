@@ -17,7 +17,6 @@ from torch import Tensor
 
 from llm_influence.attribution.slate import best_unseen
 from llm_influence.attribution.targets import BoundTarget, Target, bind, bind_items
-from llm_influence.attribution.value_function import TOKEN_BUDGET
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.influence.matrix import InfluenceMatrix
 from llm_influence.modeling.model import InfluenceModel, inference
@@ -25,6 +24,8 @@ from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.types import FloatArray, History
 
 NEXT = "next"
+TOKEN_BUDGET = 4096
+"""Tokens of a batch, padding included; affects speed and memory alone."""
 STATES = 64
 """States whose targets are computed at a time; affects memory and speed alone."""
 _REMOVALS = ("drop", "mask")

@@ -30,7 +30,7 @@ class BatchResult:
 
     Attributes:
         folder: Where the shards lie.
-        rows: Rows of all shards, one an explained event.
+        rows: Rows of all shards, one an explained event or player.
         users: Users explained in all.
         explained_now: Users that this process explained itself, the rest was there already or
             is another process's.
