@@ -81,7 +81,7 @@ def explain(
     target: Annotated[
         str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or slate:K")
     ] = "top1",
-    removal: Annotated[str | None, typer.Option(help="drop or mask")] = None,
+    removal: Annotated[str | None, typer.Option(help="drop, mask or replace")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="a method's own option, as steps=64; repeatable")
     ] = None,
@@ -93,10 +93,14 @@ def explain(
     agree_with: Annotated[
         str | None, typer.Option(help="another method to compare the scores with")
     ] = None,
+    players: Annotated[
+        str, typer.Option(help="events; fields: the parts of each event, a score each")
+    ] = "events",
     shard_size: Annotated[int, typer.Option(help="users a shard")] = 128,
 ) -> None:
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
     from llm_influence.attribution.explainer import Explainer
+    from llm_influence.attribution.players import Players
     from llm_influence.jobs.batch import explain_batch
     from llm_influence.run import Run
 
@@ -109,6 +113,7 @@ def explain(
         batch_size=batch_size,
         fidelity_masks=fidelity_masks,
         agree_with=agree_with,
+        players=Players.parse(players),
         **_method_options(option or []),
     )
     behavior_log = run.open_log(log, items=items, users=users)

@@ -1,4 +1,4 @@
-"""States after many renderings: each distinct one is read once, and common beginnings are shared."""
+"""States after many renderings: each is read once, and common beginnings are shared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_influence.attribution.neutral import mean_vectors
 from llm_influence.attribution.prefix_reader import PrefixReader, embedded, keeps_beginnings
 from llm_influence.attribution.prefixes import count_tokens, paths
 from llm_influence.modeling.model import InfluenceModel, inference
-from llm_influence.types import BoolArray, IntArray
+from llm_influence.types import IntArray
 
 WORTH = 1.3
 """Shared beginnings are used where they save this many times the tokens."""
@@ -51,8 +51,8 @@ class Engine:
         self._places: dict[bytes, int] = {}
         self._states: list[Tensor] = []
 
-    def states(self, coalitions: Coalitions) -> tuple[Tensor, BoolArray]:
-        """(R, H) states after each rendering's last visible token, and (R,) which were read now.
+    def states(self, coalitions: Coalitions) -> Tensor:
+        """(R, H) states after each rendering's last visible token.
 
         A rendering that was asked for before, or twice, is read once.
         """
@@ -60,7 +60,7 @@ class Engine:
         if len(self._places) > MOST_STATES:
             self._places.clear()
             self._states.clear()
-        first = {}
+        first: dict[bytes, int] = {}
         for row, key in enumerate(keys):
             if key not in self._places:
                 first.setdefault(key, row)
@@ -69,9 +69,7 @@ class Engine:
             for key, state in zip(first, self._read(coalitions, new), strict=True):
                 self._places[key] = len(self._states)
                 self._states.append(state)
-        read = np.zeros(len(keys), dtype=bool)
-        read[new] = True
-        return torch.stack([self._states[self._places[key]] for key in keys]), read
+        return torch.stack([self._states[self._places[key]] for key in keys])
 
     def _read(self, coalitions: Coalitions, rows: IntArray) -> Tensor:
         """(n, H) states of the renderings numbered ``rows``."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import overload
 
 from llm_influence.attribution import attention, gradient, perturbation, references
+from llm_influence.attribution.coalitions import Removal
+from llm_influence.attribution.players import EVENTS, Players
 from llm_influence.attribution.quality import CardOptions, quality_cards
 from llm_influence.attribution.registry import (
     METHODS,
@@ -18,7 +20,7 @@ from llm_influence.attribution.targets import TOP, BoundTarget, Target, bind
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
-from llm_influence.influence.record import Influence, QualityCard
+from llm_influence.influence.record import Influence, Player, QualityCard
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import History
 
@@ -34,12 +36,15 @@ class Explainer:
     Args:
         model: The model; its mode is put back as it was after every call.
         method: A name of the registry.
-        removal: ``drop`` or ``mask``, for methods that remove events; default: the method's own.
+        removal: ``drop``, ``mask`` or ``replace``, for methods that remove events; default: the
+            method's own.
         seed: Of random draws.
         batch_size: Histories at a time; affects speed and memory alone.
         fidelity_masks: Random sets of events that the scores are tried on for the quality card
             (``lds``), a forward pass each; 0 leaves it out.
         agree_with: Another method whose scores are compared with these for the card.
+        players: Who gets a score: whole events, or `Players("fields")`, the fields of each event,
+            which perturbation methods explain by removal `replace`.
         options: The method's own options, such as ``steps`` of integrated gradients.
 
     Raises:
@@ -56,10 +61,14 @@ class Explainer:
         batch_size: int = 32,
         fidelity_masks: int = 16,
         agree_with: str | None = None,
+        players: Players = EVENTS,
         **options: object,
     ) -> None:
         self.model, self.spec, self.options = model, find_method(method), options
         self.removal = check_options(self.spec, removal, options)
+        self.players = players
+        if not players.are_events:
+            self.removal = _part_removal(self.spec, removal)
         self.seed, self.batch_size = seed, batch_size
         self.card = CardOptions(fidelity_masks, _other_method(agree_with, self.spec))
         if fidelity_masks < 0:
@@ -185,7 +194,7 @@ class Explainer:
         first: Task | None = None
         for target in targets:
             if first is None:
-                first = Task(self.model, histories, target, self.removal, self.seed)
+                first = Task(self.model, histories, target, self.removal, self.seed, self.players)
                 yield first
             else:
                 yield first.for_target(target)
@@ -194,6 +203,11 @@ class Explainer:
         attribution = self.spec.run(task, **self.options)
         cards = quality_cards(task, self.spec, attribution, left_out, self.card)
         return self._records(task, attribution, cards)
+
+    def _players(self, history: History) -> list[Player] | None:
+        if self.players.are_events:
+            return None
+        return self.players.of(history, self.model.encoder)
 
     def _records(
         self, task: Task, attribution: Attribution, cards: Sequence[QualityCard]
@@ -216,9 +230,30 @@ class Explainer:
                     prediction=float(chances[row]),
                     quality=card,
                     standard_errors=None if errors is None else errors[row],
+                    players=self._players(history),
                 )
             )
         return records
+
+
+def _part_removal(spec: MethodSpec, removal: str | None) -> Removal:
+    """The removal that can take a part of an event."""
+    if "replace" not in spec.removals:
+        able = [name for name, each in METHODS.items() if "replace" in each.removals]
+        raise ExplanationError(
+            f"{spec.name} gives scores to whole events alone",
+            where="players",
+            expected=f"a method that replaces: {', '.join(able)}",
+            fix="choose one of these, or explain whole events",
+        )
+    if removal not in (None, "replace"):
+        raise ExplanationError(
+            f"removal {removal!r} of parts of events",
+            where="players",
+            expected="'replace': a part cannot leave without the event that it is a part of",
+            fix="leave out the removal, or explain whole events",
+        )
+    return "replace"
 
 
 def _other_method(name: str | None, spec: MethodSpec) -> MethodSpec | None:

@@ -12,7 +12,7 @@ from llm_influence.attribution.task import Attribution, Task
     name="leave_one_out",
     family="perturbation",
     units="target",
-    removals=("drop", "mask"),
+    removals=("drop", "mask", "replace"),
     cost="E + 2 forward passes",
     estimates="f(all events) - f(all but this one)",
     equation="a_i = f(E) - f(E without i)",

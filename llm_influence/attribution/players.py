@@ -8,10 +8,14 @@ from typing import Literal
 
 import numpy as np
 
+from llm_influence.errors import ExplanationError, choices
 from llm_influence.influence.record import USER, Player
 from llm_influence.rendering.encoder import EncodedHistories, Encoder
 from llm_influence.rendering.template import FIELDS
 from llm_influence.types import BoolArray, History, IntArray
+
+Kind = Literal["events", "fields"]
+KINDS: tuple[Kind, ...] = ("events", "fields")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,29 @@ class Players:
             last one.
     """
 
-    kind: Literal["events", "fields"] = "events"
+    kind: Kind = "events"
     user: bool = False
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return f"{self.kind}+user" if self.user else self.kind
+
+    @classmethod
+    def parse(cls, text: str) -> Players:
+        """From ``events``, ``fields``, ``events+user`` or ``fields+user``.
+
+        Raises:
+            ExplanationError: Another word.
+        """
+        known = {str(each): each for each in (cls(k, u) for u in (False, True) for k in KINDS)}
+        if text not in known:
+            raise ExplanationError(
+                f"unknown players {text!r}",
+                where="players",
+                expected=choices(known, text),
+                fix="choose one of them",
+            )
+        return known[text]
 
     @property
     def are_events(self) -> bool:

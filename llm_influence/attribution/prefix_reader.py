@@ -185,6 +185,7 @@ def embedded(
     return own + model.units.learned(added)
 
 
+@torch.no_grad()
 def keeps_beginnings(model: InfluenceModel) -> bool:
     """Whether a state read after kept keys and values equals the state read in one piece.
 

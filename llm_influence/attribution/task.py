@@ -8,10 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
+from llm_influence.attribution.coalitions import Removal
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import EVENTS, Players
 from llm_influence.attribution.targets import BoundTarget
-from llm_influence.attribution.value_function import Removal, ValueFunction
+from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.types import BoolArray, FloatArray, History, IntArray

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from llm_influence.attribution.coalitions import REMOVALS, Removal, render
+from llm_influence.attribution.coalitions import Removal, render
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import Players
 from llm_influence.attribution.targets import BoundTarget
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
-
-__all__ = ["REMOVALS", "Removal", "ValueFunction"]
 
 ROWS = 256
 """States whose targets are computed at a time; affects memory alone."""
@@ -41,7 +39,8 @@ class ValueFunction:
         engine: Reads and remembers; default: a new one. Share it between targets and methods.
 
     Attributes:
-        passes: (N,) renderings read for each history so far.
+        passes: (N,) coalitions asked of each history so far, each counted once. The engine may
+            read fewer: what another user, target or method has asked for is known.
 
     Raises:
         ExplanationError: Parts of events cannot be dropped.
@@ -104,8 +103,8 @@ class ValueFunction:
     def _compute(self, rows: Sequence[int], masks: Sequence[BoolArray]) -> None:
         encoder = self._model.encoder
         read = render(encoder, self._histories, self.players, rows, masks, self.removal)
-        states, new = self.engine.states(read)
-        np.add.at(self.passes, np.array(rows)[new], 1)
+        states = self.engine.states(read)
+        np.add.at(self.passes, rows, 1)
         with inference(self._model):
             for start in range(0, len(rows), ROWS):
                 part = slice(start, start + ROWS)

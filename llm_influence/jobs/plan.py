@@ -31,6 +31,7 @@ class Plan:
         model: Fingerprint of the model's trained weights.
         log: Fingerprint of the log.
         method, removal, options, seed: Of the explainer.
+        players: Who gets a score, as text.
         fidelity_masks, agree_with: What its quality card measures.
         target: What is explained, as text.
         users: Users of the log.
@@ -43,6 +44,7 @@ class Plan:
     removal: str
     options: dict[str, object]
     seed: int
+    players: str
     fidelity_masks: int
     agree_with: str
     target: str
@@ -59,6 +61,7 @@ class Plan:
             removal=explainer.removal if explainer.spec.removals else "none",
             options=dict(explainer.spec.options) | explainer.options,
             seed=explainer.seed,
+            players=str(explainer.players),
             fidelity_masks=explainer.card.fidelity_masks,
             agree_with=explainer.card.agree_with.name if explainer.card.agree_with else "",
             target=target,
