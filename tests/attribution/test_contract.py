@@ -21,16 +21,21 @@ DRAWN = ("expected_gradients",)
 USERS = ("u0", "u7", "u2")  # 4, 11 (longer than the context) and 6 events
 
 every_case = pytest.mark.parametrize(("method", "removal"), CASES)
-in_target_units = pytest.mark.parametrize(
-    ("method", "removal", "options"),
-    [
-        (name, removal, {"baseline": "zero"} if "baseline" in METHODS[name].options else {})
-        for name, removal in CASES
-        if METHODS[name].units == "target"
-        and METHODS[name].family != "attention"  # blind to what passes by the attention
-        and name not in DRAWN
-    ],
+IN_TARGET_UNITS = [
+    (name, removal, {"baseline": "zero"} if "baseline" in METHODS[name].options else {})
+    for name, removal in CASES
+    if METHODS[name].units == "target"
+    and METHODS[name].family != "attention"  # blind to what passes by the attention
+    and name not in DRAWN
+]
+in_target_units = pytest.mark.parametrize(("method", "removal", "options"), IN_TARGET_UNITS)
+from_nothing = pytest.mark.parametrize(
+    ("method", "removal", "options"), [case for case in IN_TARGET_UNITS if case[1] != "replace"]
 )
+from_neutral = pytest.mark.parametrize(
+    ("method", "removal", "options"), [case for case in IN_TARGET_UNITS if case[1] == "replace"]
+)
+"""Where a neutral event stands in, scores are compared with its score and not with nothing."""
 
 
 def explainer(model: InfluenceModel, method: str, removal: str | None, **how: int) -> Explainer:
@@ -125,7 +130,7 @@ def test_shares_are_never_negative_and_add_up_to_one(model, method):
 # --- truths that hold on a model whose answer is a sum over events --------------------------
 
 
-@in_target_units
+@from_nothing
 def test_scores_are_the_weights_of_a_linear_model(method, removal, options):
     model, history = bag_model(), typed("i3", "i9", "i4", "i12")
     found = Explainer(model, method, removal=removal, **options).explain(
@@ -136,7 +141,18 @@ def test_scores_are_the_weights_of_a_linear_model(method, removal, options):
     np.testing.assert_allclose(found.scores, known, rtol=1e-3, atol=1e-4)
 
 
-@in_target_units
+@from_neutral
+def test_replaced_events_get_their_weights_less_that_of_a_neutral_event(method, removal, options):
+    model, history = bag_model(), typed("i3", "i9", "i4", "i12")
+    found = Explainer(model, method, removal=removal, **options).explain(
+        history, Contrast("i5", "i6")
+    )
+    less = found.scores - weights(model, history, "i5", "i6")
+    np.testing.assert_allclose(less, less[0], rtol=1e-3, atol=1e-4)
+    assert abs(less[0]) > 1e-3
+
+
+@from_nothing
 def test_an_event_without_effect_gets_nothing(method, removal, options):
     model = bag_model()
     row = model.first_item + int(model.catalogue.index(["i9"])[0])
