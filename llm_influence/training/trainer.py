@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -28,6 +29,7 @@ from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.training.attention import attend_as_usual, attend_in_float32
 from llm_influence.training.augmentation import EventDropout
 from llm_influence.training.negatives import Negatives, half_popular
 from llm_influence.training.objectives import NextEventObjective
@@ -82,6 +84,7 @@ class InfluenceTrainer(Trainer):
                 InnerValidations(train.validations_per_epoch, steps),
                 AdapterSchedule(model.adapter),
                 _EpochOf(windows, self._sampler),
+                _AttentionOf(model.backbone.model),
             ],
             args=args,
         )
@@ -192,6 +195,24 @@ class _EpochOf(TrainerCallback):
     ) -> None:
         for part in self._parts:
             part.set_epoch(int(state.epoch))
+
+
+class _AttentionOf(TrainerCallback):
+    """Gives the backbone the faster attention of a bf16 run on a CPU while it trains."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        self._backbone = backbone
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        if args.bf16 and args.device.type == "cpu":
+            attend_in_float32(self._backbone)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        attend_as_usual(self._backbone)
 
 
 def training_arguments(config: RunConfig, folder: Path, world_size: int) -> TrainingArguments:
