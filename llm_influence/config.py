@@ -236,6 +236,9 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the chip computes it, else fp32"
     )
+    validations_per_epoch: int = Field(
+        1, ge=1, description="evenly spaced, the last at the epoch's end"
+    )
     patience: int = Field(3, ge=1, description="validations without a better NDCG@10")
     seed: int = 0
     report_to: list[str] = []

@@ -49,7 +49,7 @@ def measure(items: int, steps: int) -> dict[str, float]:
             _say(f"step {state.global_step}: {resident[-1]:.2f} GiB")
 
     config = RunConfig.model_validate({"evaluation": {"batch_size": 64}})
-    split = split_log(_log(items), config.data.split)
+    split = split_log(random_log(items), config.data.split)
     clock = Clock()
     model = InfluenceModel.build(config, split.train)
     build = clock("build")
@@ -81,22 +81,28 @@ def measure(items: int, steps: int) -> dict[str, float]:
     }
 
 
-def _log(items: int):  # noqa: ANN202
-    """A log of `USERS` users with `EVENTS` random events each, over a catalogue of ``items``."""
+def random_log(items: int, users: int = USERS, texts: int = TEXTS):  # noqa: ANN201
+    """A log of ``users`` with `EVENTS` random events each, over a catalogue of ``items``.
+
+    Args:
+        items: Size of the catalogue.
+        users: Number of users.
+        texts: Distinct item texts.
+    """
     import numpy as np
     import pyarrow as pa
 
     from llm_influence.data.log import BehaviorLog
 
     numbers = np.arange(items).astype(str)
-    kinds = np.char.add("thing of kind ", (np.arange(items) % TEXTS).astype(str))
+    kinds = np.char.add("thing of kind ", (np.arange(items) % texts).astype(str))
     catalogue = pa.table({"item_id": numbers, "title": kinds})
     rng = np.random.default_rng(0)
     events = pa.table(
         {
-            "user_id": np.repeat(np.arange(USERS), EVENTS),
-            "item_id": numbers[rng.integers(items, size=USERS * EVENTS)],
-            "timestamp": 1_000_000 + 3600 * np.tile(np.arange(EVENTS), USERS),
+            "user_id": np.repeat(np.arange(users), EVENTS),
+            "item_id": numbers[rng.integers(items, size=users * EVENTS)],
+            "timestamp": 1_000_000 + 3600 * np.tile(np.arange(EVENTS), users),
         }
     )
     return BehaviorLog.read(events, items=catalogue)

@@ -2,8 +2,8 @@
 
     python scripts/benchmark_tables.py
 
-Fills docs/benchmarks/README.md and the tables of the front page and docs/adapters.md; a test holds
-them in step.
+Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md and
+docs/training.md; a test holds them in step.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from pathlib import Path
 FRONT = Path("README.md")
 OVERVIEW = Path("docs/benchmarks/README.md")
 ADAPTERS = Path("docs/adapters.md")
+TRAINING = Path("docs/training.md")
 DEMO = re.compile(r"<!-- demo -->.*<!-- /demo -->", re.DOTALL)
 
 ADAPTER_ROWS = re.compile(r"<!-- adapters -->.*<!-- /adapters -->", re.DOTALL)
+SPEED = re.compile(r"<!-- speed -->.*<!-- /speed -->", re.DOTALL)
+ABLATIONS = re.compile(r"<!-- ablations -->.*<!-- /ablations -->", re.DOTALL)
 
 
 def overview(folder: Path) -> str:
@@ -91,6 +94,74 @@ def adapters_page(text: str, folder: Path) -> str:
     return ADAPTER_ROWS.sub(lambda _: adapters_table(measured), text)
 
 
+def speed_tables(benchmark: dict) -> str:
+    """Tables of docs/training.md: settings with their speed, and where a step's time goes."""
+    rows = [row for row in benchmark["rows"] if "region" not in row]
+    parts = [row for row in benchmark["rows"] if "region" in row]
+    speed = [
+        f"| {row['task']} | {row['precision']} | {row['layers']} | {row['tokens_per_second']:,.0f} "
+        f"| {row['bare_tokens_per_second']:,.0f} | {row['ratio_to_bare_backbone']:.2f} "
+        f"| {row['ratio_of_operations']:.2f} | {row['ratio_to_bare_transformers']:.2f} "
+        f"| {row['padding_share']:.1%} |"
+        for row in rows
+    ]
+    profile = [
+        f"| {row['region']} | {row['milliseconds']:.1f} | {row['share']:.1%} |" for row in parts
+    ]
+    title = (
+        "| setting | precision | layers | tokens/s | bare | ratio | of operations "
+        "| to bare transformers | padding |"
+    )
+    protocol, hardware = benchmark["protocol"], benchmark["hardware"]
+    note = (
+        f"{protocol['threads']} thread(s) of {hardware['cpu']}, accelerator: "
+        f"{hardware['accelerator'] or 'none'}; {protocol['batch_size']} histories of "
+        f"{protocol['max_events']} events a step; {protocol['blocks']}; seconds "
+        f"{protocol['seconds']}."
+    )
+    tables = [title, "|---|---|---|---|---|---|---|---|---|", *speed, "", note, ""]
+    tables += ["| part of a step | ms | share |", "|---|---|---|", *profile]
+    return "\n".join(["<!-- speed -->", *tables, "<!-- /speed -->"])
+
+
+def ablations_table(benchmark: dict) -> str:
+    """The table of docs/training.md: one changed setting a row, beside the baseline."""
+    title = "| setting | NDCG@10 | 95% interval | difference | NLL | difference | s |"
+    rows = [
+        f"| {row['system']} | {row['value']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
+        f"| {_difference(row, 'ndcg', 4)} | {row['nll']:.3f} | {_difference(row, 'nll', 3)} "
+        f"| {row['seconds']:.0f} |"
+        for row in benchmark["rows"]
+    ]
+    note = f"Baseline: {benchmark['protocol']['baseline']}. {benchmark['protocol']['rows']}."
+    table = "\n".join([title, "|---|---|---|---|---|---|---|", *rows])
+    return f"<!-- ablations -->\n{table}\n\n{note}\n<!-- /ablations -->"
+
+
+def _difference(row: dict, metric: str, digits: int) -> str:
+    """A difference with its interval; in bold where that leaves out zero."""
+    key = f"{metric}_difference"
+    if key not in row:
+        return ""
+    value, low, high = row[key], row[f"{key}_low"], row[f"{key}_high"]
+    shown = f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    return f"**{shown}**" if low > 0 or high < 0 else shown
+
+
+def training_page(text: str, folder: Path) -> str:
+    """docs/training.md with its tables as measured; as it is where nothing was measured yet."""
+    places = {
+        "training_speed": (SPEED, speed_tables),
+        "ablations": (ABLATIONS, ablations_table),
+    }
+    for name, (place, make) in places.items():
+        path = folder / f"{name}.json"
+        if path.is_file():
+            table = make(json.loads(path.read_text(encoding="utf-8")))
+            text = place.sub(lambda _, table=table: table, text)
+    return text
+
+
 def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -101,4 +172,6 @@ if __name__ == "__main__":
     FRONT.write_text(front_page(FRONT.read_text("utf-8"), OVERVIEW.parent), encoding="utf-8")
     filled = adapters_page(ADAPTERS.read_text("utf-8"), OVERVIEW.parent)
     ADAPTERS.write_text(filled, encoding="utf-8")
+    filled = training_page(TRAINING.read_text("utf-8"), OVERVIEW.parent)
+    TRAINING.write_text(filled, encoding="utf-8")
     OVERVIEW.write_text(overview(OVERVIEW.parent), encoding="utf-8")

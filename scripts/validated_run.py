@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -14,10 +14,19 @@ from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 
 def train(
-    config: RunConfig, split: Split, callbacks: Sequence[TrainerCallback] = ()
+    config: RunConfig,
+    split: Split,
+    callbacks: Sequence[TrainerCallback] = (),
+    prepare: Callable[[InfluenceModel], None] | None = None,
 ) -> InfluenceTrainer:
-    """Fine-tune in this process; the trainer comes back with the best epoch's weights."""
-    model = InfluenceModel.build(config, split.train)
+    """Fine-tune in this process; the trainer comes back with the best epoch's weights.
+
+    ``prepare`` may change the model before it is trained, for what no configuration says.
+    """
+    cache = Path(config.output).parent / "text_vectors"  # shared by runs that stand side by side
+    model = InfluenceModel.build(config, split.train, cache=cache)
+    if prepare is not None:
+        prepare(model)
     arguments = training_arguments(config, Path(config.output), world_size=1)
     trainer = InfluenceTrainer(config, model, split, args=arguments)
     for callback in callbacks:

@@ -32,6 +32,13 @@ def test_the_page_of_adapters_names_every_kind_and_option_and_its_table_is_the_m
         assert all(f"`{option}`" in page for option in options)
 
 
+def test_the_page_of_training_holds_the_measured_tables():
+    page = Path("docs/training.md").read_text(encoding="utf-8")
+    assert "<!-- speed -->" in page
+    assert "<!-- ablations -->" in page
+    assert benchmark_tables.training_page(page, BENCHMARKS) == page
+
+
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.json")), ids=lambda path: path.stem)
 def test_benchmark_files_have_the_common_format(path):
     benchmark = json.loads(path.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -27,11 +29,13 @@ from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.training.attention import attend_as_usual, attend_in_float32
 from llm_influence.training.augmentation import EventDropout
 from llm_influence.training.negatives import Negatives, half_popular
 from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.sampling import LengthSampler
 from llm_influence.training.schedule import AdapterSchedule, load_progress, save_progress
+from llm_influence.training.validations import InnerValidations
 from llm_influence.training.windows import (
     Inputs,
     RowCollator,
@@ -66,6 +70,9 @@ class InfluenceTrainer(Trainer):
         )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
         windows = WindowDataset(split.train, model.encoder)
+        lengths = [window.stop - window.start for window in windows.windows]
+        self._sampler = LengthSampler(lengths, train.batch_size, seed=train.seed)
+        steps = math.ceil(len(windows) / train.batch_size)
         super().__init__(
             model=objective,
             train_dataset=windows,
@@ -74,8 +81,10 @@ class InfluenceTrainer(Trainer):
             compute_metrics=lambda found: ranking_metrics(_flat(found), cutoff),
             callbacks=[
                 EarlyStoppingCallback(train.patience),
+                InnerValidations(train.validations_per_epoch, steps),
                 AdapterSchedule(model.adapter),
-                _EpochOf(windows),
+                _EpochOf(windows, self._sampler),
+                _AttentionOf(model.backbone.model),
             ],
             args=args,
         )
@@ -105,9 +114,7 @@ class InfluenceTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: WindowDataset | None = None) -> Sampler[int]:
-        windows = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [window.stop - window.start for window in windows.windows]
-        return LengthSampler(lengths, self._config.train.batch_size, seed=self._config.train.seed)
+        return self._sampler
 
     def training_step(
         self,
@@ -174,18 +181,38 @@ class InfluenceTrainer(Trainer):
 
 
 class _EpochOf(TrainerCallback):
-    """Tells the windows which epoch begins.
+    """Tells the windows and their order which epoch begins.
 
-    A dataset's ``set_epoch`` is not called by accelerate where several processes share a sampler.
+    Where several processes share a sampler, accelerate does not call a dataset's ``set_epoch``,
+    nor a sampler's when a run goes on in the middle of an epoch.
     """
 
-    def __init__(self, windows: WindowDataset) -> None:
-        self._windows = windows
+    def __init__(self, *parts: WindowDataset | LengthSampler) -> None:
+        self._parts = parts
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        self._windows.set_epoch(int(state.epoch))
+        for part in self._parts:
+            part.set_epoch(int(state.epoch))
+
+
+class _AttentionOf(TrainerCallback):
+    """Gives the backbone the faster attention of a bf16 run on a CPU while it trains."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        self._backbone = backbone
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        if args.bf16 and args.device.type == "cpu":
+            attend_in_float32(self._backbone)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        attend_as_usual(self._backbone)
 
 
 def training_arguments(config: RunConfig, folder: Path, world_size: int) -> TrainingArguments:
