@@ -1,6 +1,6 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
-llm-influence demo | finetune | evaluate | explain | report | methods | tokenizer
+llm-influence demo | finetune | evaluate | explain | report | methods | planted | tokenizer
 """
 
 from __future__ import annotations
@@ -169,6 +169,28 @@ def methods() -> None:
         typer.echo(f"    options    {options or 'none'}")
         typer.echo(f"    paper      {spec.paper or 'none'}")
         typer.echo(f"    caution    {spec.caution}")
+
+
+@app.command(context_settings=Overrides)
+def planted(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="folder for the log, its truth and its law")],
+    config: Annotated[Path | None, typer.Option(help="YAML file of a PlantedConfig")] = None,
+) -> None:
+    """Make a log by a known law, with the true influence of every event beside it.
+
+    Any option of PlantedConfig may follow: --users 500 --half_life 3600 --seed 1.
+    """
+    from llm_influence.config import PlantedConfig
+    from llm_influence.data.planted import write_planted
+
+    log, truth = write_planted(PlantedConfig.load(config, context.args), out)
+    causes = sum(int(row.sum()) for row in truth.is_cause)
+    explained = sum(len(row) for row in truth.is_cause)
+    typer.echo(
+        f"{len(log):,} users, {log.num_events:,} events, {len(log.catalogue)} items in {out}"
+    )
+    typer.echo(f"{causes:,} of {explained:,} explained events are causes")
 
 
 @app.command(context_settings=Overrides)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,34 @@ class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values never change once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Document(Section):
+    """A section that is a YAML file of its own."""
+
+    @classmethod
+    def load(cls, path: str | Path | None, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file (or start from the defaults) and put dotted overrides on top.
+
+        Args:
+            path: The YAML file, or None for the defaults.
+            overrides: ``["--train.epochs", "4"]`` or ``["--train.epochs=4"]``.
+
+        Raises:
+            ConfigError: The file cannot be read, or a key or value is wrong.
+        """
+        tree = _read_yaml(Path(path)) if path is not None else {}
+        place = str(path) if path is not None else "command line"
+        for key, text in _pairs(overrides):
+            _set(tree, key, _value(key, text))
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise _as_config_error(error, place, cls) from error
+
+    def save(self, path: Path) -> None:
+        """Write the whole configuration, defaults included, as YAML."""
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 class SplitConfig(Section):
@@ -214,6 +242,60 @@ class ScratchConfig(Section):
     seed: int = 0
 
 
+class PlantedConfig(Document):
+    """A log made by a known law (`llm_influence.data.planted`); what makes it easy or hard.
+
+    ``behaviors`` are weights: what an event counts, positive for and negative against the items
+    like its own. Distractors count for nothing: a share of all events has a behaviour of weight
+    zero, and ``distractor_items`` have no affinity to any item.
+    """
+
+    users: int = Field(2000, ge=1)
+    items: int = Field(40, ge=2, description="of the clusters")
+    min_events: int = Field(8, ge=3, description="of a user; the last one is what came next")
+    max_events: int = Field(13, ge=3)
+    behaviors: dict[str, float] = {"purchase": 1.0, "click": 0.5, "dismiss": -0.5}
+    half_life: float = Field(6 * 3600.0, gt=0, description="in units of the clock")
+    clock: Literal["seconds", "steps"] = "seconds"
+    clusters: int = Field(5, ge=2, le=12)
+    rank: int | None = Field(
+        None,
+        ge=1,
+        description="of the affinity; below clusters these oppose and support each other",
+    )
+    spread: float = Field(0.0, ge=0, description="how far items lie from their cluster's centre")
+    distractor_share: float = Field(0.2, ge=0, lt=1, description="of events")
+    distractor_items: int = Field(0, ge=0)
+    pair_strength: float = Field(0.0, description="of two events together beyond each alone")
+    temperature: float = Field(1.0, gt=0, description="higher: the law is harder to see")
+    session_share: float = Field(0.5, ge=0, lt=1, description="of events seconds after the last")
+    gap_hours: float = Field(4.0, gt=0, description="median time between sessions")
+    gap_spread: float = Field(0.8, ge=0, description="of its logarithm")
+    target: Literal["contrast", "item"] = Field(
+        "contrast", description="contrast: the best item over the best of another cluster"
+    )
+    cause_share: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="of a history's largest influence, from which on one is a cause",
+    )
+    seed: int = Field(0, ge=0, description="of the law and the users")
+    user_seed: int = Field(0, ge=0, description="other users under the same law")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PlantedConfig:
+        if self.max_events < self.min_events:
+            raise ValueError(f"max_events {self.max_events} not below min_events")
+        if self.items < self.clusters:
+            raise ValueError(f"at least one item for each of {self.clusters} clusters")
+        if not any(self.behaviors.values()):
+            raise ValueError("at least one behaviour whose weight is not zero")
+        if "impression" in self.behaviors:
+            raise ValueError("another name than 'impression', which is the distractors'")
+        return self
+
+
 class TrainConfig(Section):
     """Fine-tuning. ``batch_size`` counts histories over all processes and accumulation steps."""
 
@@ -252,7 +334,7 @@ class EvaluationConfig(Section):
     batch_size: int = Field(64, ge=1)
 
 
-class RunConfig(Section):
+class RunConfig(Document):
     """Everything one fine-tuning run needs; written beside the model it made."""
 
     output: str = "runs/run"
@@ -261,30 +343,6 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    @classmethod
-    def load(cls, path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-        """Read a YAML file (or start from the defaults) and put dotted overrides on top.
-
-        Args:
-            path: The YAML file, or None for the defaults.
-            overrides: ``["--train.epochs", "4"]`` or ``["--train.epochs=4"]``.
-
-        Raises:
-            ConfigError: The file cannot be read, or a key or value is wrong.
-        """
-        tree = _read_yaml(Path(path)) if path is not None else {}
-        place = str(path) if path is not None else "command line"
-        for key, text in _pairs(overrides):
-            _set(tree, key, _value(key, text))
-        try:
-            return cls.model_validate(tree)
-        except ValidationError as error:
-            raise _as_config_error(error, place, cls) from error
-
-    def save(self, path: Path) -> None:
-        """Write the whole configuration, defaults included, as YAML."""
-        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

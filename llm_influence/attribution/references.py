@@ -5,9 +5,11 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+import torch
 
 from llm_influence.attribution.registry import register
 from llm_influence.attribution.task import Attribution, Task
+from llm_influence.errors import ExplanationError
 
 
 @register(
@@ -46,6 +48,76 @@ def recency(task: Task) -> Attribution:
     """Shares that halve with every step into the past."""
     halves = [0.5 ** np.arange(size, dtype=np.float64)[::-1] for size in task.sizes]
     return _shares(task, [half / half.sum() for half in halves])
+
+
+@register(
+    name="popularity",
+    family="reference",
+    units="share",
+    removals=(),
+    cost="2 forward passes, for the completeness gap alone",
+    estimates="how popular an event's item is",
+    equation="a_i = events of training with i's item / sum of all",
+    paper="",
+    caution="Knows neither the user nor the target.",
+)
+def popularity(task: Task) -> Attribution:
+    """Shares by how many events of training each event's item has; even where none has any.
+
+    Raises:
+        ExplanationError: The model was saved before counts were kept.
+    """
+    lexicon = task.model.encoder.lexicon
+    if lexicon.counts is None:
+        raise ExplanationError(
+            "the model does not know how popular its items are",
+            where="method 'popularity'",
+            expected="a model folder with counts.npy",
+            fix="fine-tune again with this version, or use another reference",
+        )
+    return _shares(task, [_parts(lexicon.counts[lexicon.item_codes(h)]) for h in task.histories])
+
+
+@register(
+    name="item_similarity",
+    family="reference",
+    units="share",
+    removals=(),
+    cost="2 forward passes, for the completeness gap alone",
+    estimates="how alike an event's item and the target are, by their texts",
+    equation="a_i = max(0, cos(text of i's item, text of the target)) / sum of all",
+    paper="",
+    caution="Knows neither behaviours nor times. A contrast is compared by the chosen item alone.",
+)
+def item_similarity(task: Task) -> Attribution:
+    """Shares by cosine of text vectors; even where no item is like the target.
+
+    The vectors are those that the untuned backbone gives to the items' texts, less their mean.
+
+    Raises:
+        ExplanationError: The target is a behaviour, to which no item is alike.
+    """
+    if task.target.kind not in {"item", "contrast"}:
+        raise ExplanationError(
+            f"the target is a {task.target.kind}",
+            where="method 'item_similarity'",
+            expected="an item, or a contrast of two",
+            fix="explain an item, or use another reference",
+        )
+    texts = task.model.units.words[task.model.first_item :]  # (I, D), length one
+    lexicon = task.model.encoder.lexicon
+    shares = []
+    for history, target in zip(task.histories, task.target.codes.tolist(), strict=True):
+        rows = torch.from_numpy(lexicon.item_codes(history).astype(np.int64)).to(texts.device)
+        cosines = (texts[rows] @ texts[target]).double().cpu().numpy()
+        shares.append(_parts(cosines.clip(min=0)))
+    return _shares(task, shares)
+
+
+def _parts(sizes: np.ndarray) -> np.ndarray:
+    """(E,) sizes as shares of their sum; even where all are zero."""
+    total = sizes.sum()
+    return sizes / total if total > 0 else np.full(len(sizes), 1 / len(sizes))
 
 
 def _shares(task: Task, scores: list[np.ndarray]) -> Attribution:

@@ -2,6 +2,7 @@
 
 model.json          format version, style, template, lexicon, configuration, protocol
 catalogue.parquet   the items
+counts.npy          how many events of training each item has
 heads.safetensors   unit vectors, item head, behaviour head
 adapter/            the adapter, as PEFT writes it (absent for kinds `frozen` and `full`)
 backbone/           the backbone and its tokenizer, untuned (absent in training checkpoints, which
@@ -32,9 +33,11 @@ from llm_influence.modeling.units import UnitVectors
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.lexicon import Lexicon, ValueBins
 from llm_influence.rendering.template import Template
+from llm_influence.types import IntArray
 
 FORMAT = 1
 _DESCRIBED = ("backbone", "config", "rendering", "lexicon", "protocol")
+COUNTS = "counts.npy"
 _PARTS = ("units", "item_head", "behavior_head")
 
 
@@ -49,6 +52,8 @@ def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> N
             base.save_pretrained(str(folder / "backbone"), state_dict=state)
             model.backbone.tokenizer.save_pretrained(str(folder / "backbone"))
         model.catalogue.save(folder / "catalogue.parquet")
+        if (counts := model.encoder.lexicon.counts) is not None:
+            np.save(folder / COUNTS, counts, allow_pickle=False)
         text = json.dumps(_description(model), indent=2, ensure_ascii=False)
         write_text(folder / "model.json", text + "\n")
     except (OSError, SafetensorError) as error:
@@ -153,6 +158,7 @@ def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
         values=ValueBins(np.array(words["value_edges"], dtype=np.float64)),
         features={name: tuple(known) for name, known in words["features"].items()},
         catalogue=catalogue,
+        counts=_load_counts(folder / COUNTS, len(catalogue)),
     )
     return Encoder(
         Template.model_validate(rendering["template"]),
@@ -162,6 +168,22 @@ def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
         max_events=rendering["max_events"],
         max_tokens=rendering["max_tokens"],
     )
+
+
+def _load_counts(path: Path, items: int) -> IntArray | None:
+    """(I,) events of training by item, or None in a folder of the time before they were kept."""
+    if not path.exists():
+        return None
+    with _reading(path):
+        counts = np.load(path, allow_pickle=False)
+    if counts.shape != (items,):
+        raise ModelFolderError(
+            f"counts of shape {counts.shape}",
+            where=str(path),
+            expected=f"shape ({items},), one count an item of the catalogue",
+            fix="the files of this folder come from different runs: save the model again",
+        )
+    return counts
 
 
 def _load_adapter(folder: Path, backbone: Backbone, config: ModelConfig) -> Adapter:

@@ -75,12 +75,14 @@ class Lexicon:
         values: Bins of the event values.
         features: Known values of each user feature that the template uses.
         catalogue: Items by code.
+        counts: (I,) events of training by item; None for models saved before these were kept.
     """
 
     behaviors: tuple[str, ...]
     values: ValueBins
     features: Mapping[str, tuple[str, ...]]
     catalogue: Catalogue
+    counts: IntArray | None = None
     _recodings: weakref.WeakKeyDictionary[Vocabulary, tuple[IntArray, IntArray]] = field(
         default_factory=weakref.WeakKeyDictionary, repr=False
     )
@@ -107,7 +109,9 @@ class Lexicon:
                     fix="name a user feature that the log has, or give a user table",
                 )
             known[name] = tuple(sorted(set(log.users[name].to_pylist()) - {"", None}))
-        return cls(log.vocabulary.behaviors, ValueBins.fit(log.values), known, log.catalogue)
+        counts = np.bincount(log.items, minlength=len(log.catalogue))
+        values = ValueBins.fit(log.values)
+        return cls(log.vocabulary.behaviors, values, known, log.catalogue, counts)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -115,8 +119,11 @@ class Lexicon:
         return Vocabulary(self.catalogue.ids, self.behaviors)
 
     def with_catalogue(self, catalogue: Catalogue) -> Lexicon:
-        """The same lexicon over a longer catalogue."""
-        return Lexicon(self.behaviors, self.values, self.features, catalogue)
+        """The same lexicon over a longer catalogue, whose new items nobody has met."""
+        counts = self.counts
+        if counts is not None:
+            counts = np.pad(counts, (0, len(catalogue) - len(counts)))
+        return Lexicon(self.behaviors, self.values, self.features, catalogue, counts)
 
     def columns(self, histories: Sequence[History]) -> EventColumns:
         """Codes of every event of ``histories``.

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -191,3 +192,23 @@ def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="file"):
         tiny.tiny_model("bert", "token").save_pretrained(tmp_path / "file")
+
+
+def test_how_often_items_were_met_is_kept_and_no_folder_needs_it(folder, log):
+    counts = InfluenceModel.from_pretrained(folder).encoder.lexicon.counts
+    np.testing.assert_array_equal(counts, np.bincount(log.items, minlength=len(log.catalogue)))
+    np.save(folder / "counts.npy", counts[1:])
+    with pytest.raises(ModelFolderError, match=r"counts of shape \(29,\)"):
+        InfluenceModel.from_pretrained(folder)
+    (folder / "counts.npy").unlink()
+    model = InfluenceModel.from_pretrained(folder)
+    assert model.encoder.lexicon.counts is None
+    model.add_items(Catalogue.from_ids(["new"]))
+    assert model.encoder.lexicon.counts is None
+
+
+def test_a_new_item_was_never_met(folder):
+    model = InfluenceModel.from_pretrained(folder)
+    known = model.encoder.lexicon.counts
+    model.add_items(Catalogue.from_ids(["new"]))
+    np.testing.assert_array_equal(model.encoder.lexicon.counts, [*known, 0])

@@ -1,0 +1,229 @@
+"""Behaviour logs whose next event follows a known law, with the truth beside them.
+
+What an attribution method should find is known here in closed form (`llm_influence.data.law`), so
+a method can be held against the truth instead of against another method.
+
+Users act in sessions: events of one session are seconds apart, sessions hours or days. A user's
+history ends in a session of at least two events. So the time of the last one is still told by its
+neighbour when it is dropped, and a drop moves no other event's age by more than a minute.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm_influence.config import PlantedConfig
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.law import Law, cluster_factors
+from llm_influence.data.log import BehaviorLog
+from llm_influence.files import write_text, write_whole
+from llm_influence.types import History
+
+DISTRACTOR = "impression"
+"""The behaviour of weight zero."""
+
+THEMES = (
+    *("jazz record", "garden tool", "space film", "cooking book", "running shoe", "board game"),
+    *("oil painting", "camping tent", "wooden toy", "office chair", "dog food", "bicycle part"),
+)
+"""What the items of each cluster are called."""
+
+PLAIN = "gift card"
+"""What items without any affinity are called."""
+
+FIRST_TIME = 1_750_000_000
+WITHIN_SESSION = (5, 60)
+"""Seconds between two events of one session."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What made the law favour what it favours, for each of a log's U users.
+
+    The history explained is all of a user's events but the last; that one is what came next.
+
+    Attributes:
+        law: The law.
+        log: The log it made.
+        targets: (U,) code of the item that the law favours after the history.
+        others: (U,) code of the item it is contrasted with: the law's first among other clusters.
+            None where the target is the item's log-odds.
+        influence: U arrays (E,), what the target loses when an event alone is taken away.
+        is_cause: U arrays (E,) bool, where that is at least ``cause_share`` of the history's
+            largest.
+    """
+
+    law: Law
+    log: BehaviorLog
+    targets: Ints
+    others: Ints | None
+    influence: list[npt.NDArray[np.float64]]
+    is_cause: list[npt.NDArray[np.bool_]]
+
+    def history(self, user: int) -> History:
+        """The history explained of user number ``user``."""
+        return self.log.at(user, int(self.log.lengths[user]) - 1)
+
+    def to_table(self) -> pa.Table:
+        """One row an explained event: user_id, position, target, other, influence, is_cause."""
+        lengths = np.array([len(row) for row in self.influence])
+        ids, user = self.log.catalogue.ids, np.repeat(np.arange(len(lengths)), lengths)
+        others = None if self.others is None else ids.take(pa.array(self.others[user]))
+        return pa.table(
+            {
+                "user_id": self.log.user_ids.take(pa.array(user)),
+                "position": np.concatenate([np.arange(length) for length in lengths]),
+                "target": ids.take(pa.array(self.targets[user])),
+                "other": pa.nulls(len(user), pa.string()) if others is None else others,
+                "influence": np.concatenate(self.influence),
+                "is_cause": np.concatenate(self.is_cause),
+            }
+        )
+
+
+def generate(config: PlantedConfig) -> tuple[BehaviorLog, Truth]:
+    """Make a log and its truth; the same configuration gives the same.
+
+    Two configurations that differ in ``users`` or ``user_seed`` alone follow the same law.
+    """
+    law, catalogue = _law(config)
+    log = _log(config, law, catalogue)
+    return log, _truth(config, law, log)
+
+
+def write_planted(config: PlantedConfig, folder: Path) -> tuple[BehaviorLog, Truth]:
+    """`generate`, and write all of it.
+
+    ``events.parquet`` and ``items.parquet`` are a log like any other, ``truth.parquet`` has the
+    influence of every event (`Truth.to_table`), ``law.json`` the law.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    log, truth = generate(config)
+    tables = {
+        "events": log.to_table().drop_columns("value"),
+        "items": log.catalogue.table,
+        "truth": truth.to_table(),
+    }
+    for name, table in tables.items():
+        write_whole(folder / f"{name}.parquet", partial(pq.write_table, table))
+    text = json.dumps(_described(config, truth.law), indent=2, ensure_ascii=False)
+    write_text(folder / "law.json", text + "\n")
+    return log, truth
+
+
+def _law(config: PlantedConfig) -> tuple[Law, Catalogue]:
+    random = np.random.default_rng([config.seed, 0])
+    clusters = np.arange(config.items) % config.clusters
+    clusters = np.concatenate([clusters, np.full(config.distractor_items, -1)])
+    names = [THEMES[cluster] if cluster >= 0 else PLAIN for cluster in clusters]
+    width = len(str(len(names) - 1))
+    ids = [f"i{code:0{width}}" for code in range(len(names))]
+    titles = [f"{name} {code}" for code, name in enumerate(names)]
+    table = pa.table({"item_id": ids, "title": titles, "cluster": clusters})
+    catalogue = Catalogue.from_table(table)
+    rank = config.rank or config.clusters
+    behaviors = {**config.behaviors, **({DISTRACTOR: 0.0} if config.distractor_share else {})}
+    law = Law(
+        item_ids=catalogue.ids,
+        factors=cluster_factors(clusters, rank, config.spread, random),
+        behaviors=tuple(behaviors),
+        weights=np.array(list(behaviors.values())),
+        half_life=config.half_life,
+        clock=config.clock,
+        pair_strength=config.pair_strength,
+        temperature=config.temperature,
+    )
+    return law, catalogue
+
+
+def _log(config: PlantedConfig, law: Law, catalogue: Catalogue) -> BehaviorLog:
+    random = np.random.default_rng([config.seed, 1, config.user_seed])
+    users, most = config.users, config.max_events
+    lengths = random.integers(config.min_events, most + 1, size=users)
+    times = _times(config, lengths, random)
+    behaviors = random.choice(len(law.behaviors), size=(users, most), p=_shares(config, law))
+    items = np.zeros((users, most), dtype=np.int64)
+    for step in range(most):  # Gumbel's trick draws from the softmax
+        past = (part[:, :step] for part in (items, behaviors, times))
+        logits = law.logits(*past) if step else np.zeros((users, len(catalogue)))
+        items[:, step] = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
+    real = np.arange(most) < lengths[:, None]
+    width = len(str(users - 1))
+    return BehaviorLog.from_arrays(
+        user_ids=[f"u{user:0{width}}" for user in range(users)],
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        items=items[real],
+        timestamps=times[real],
+        catalogue=catalogue,
+        behaviors=behaviors[real],
+        behavior_names=law.behaviors,
+    )
+
+
+def _shares(config: PlantedConfig, law: Law) -> npt.NDArray[np.float64]:
+    """(B,) how often each behaviour occurs: distractors by their share, the rest evenly."""
+    shares = np.full(len(law.behaviors), (1 - config.distractor_share) / len(config.behaviors))
+    shares[len(config.behaviors) :] = config.distractor_share
+    return shares
+
+
+def _times(config: PlantedConfig, lengths: Ints, random: np.random.Generator) -> Ints:
+    """(U, max_events) times of all events; the last two before the end share a session."""
+    shape = (config.users, config.max_events)
+    pauses = 3600 * config.gap_hours * np.exp(config.gap_spread * random.normal(size=shape))
+    first, last = WITHIN_SESSION
+    within = random.integers(first, last + 1, size=shape)
+    same = random.random(shape) < config.session_share
+    same[np.arange(config.users), lengths - 2] = True
+    gaps = np.where(same, within, np.maximum(pauses.astype(np.int64), last + 1))
+    gaps[:, 0] = FIRST_TIME + random.integers(0, 30 * 86_400, size=config.users)
+    return gaps.cumsum(axis=1)
+
+
+def _truth(config: PlantedConfig, law: Law, log: BehaviorLog) -> Truth:
+    clusters = log.catalogue.table["cluster"].to_numpy()
+    targets, others, influence, is_cause = [], [], [], []
+    for user in range(len(log)):
+        history = log.at(user, int(log.lengths[user]) - 1)
+        scores = law.log_probabilities(history)
+        best = int(scores.argmax())
+        other = int(np.where(clusters == clusters[best], -np.inf, scores).argmax())
+        wanted = other if config.target == "contrast" else None
+        moved = law.influence(history, best, wanted)
+        size = np.abs(moved)
+        targets.append(best)
+        others.append(other)
+        influence.append(moved)
+        is_cause.append((size > 0) & (size >= config.cause_share * size.max()))
+    contrast = np.array(others) if config.target == "contrast" else None
+    return Truth(law, log, np.array(targets), contrast, influence, is_cause)
+
+
+def _described(config: PlantedConfig, law: Law) -> dict[str, object]:
+    return {
+        "equation": "P(item) = softmax over items of (sum over events of weight(behavior) "
+        "* 2^(-age / half_life) * dot(factors(event's item), factors(item)) "
+        "* [1 + pair_strength / 2 * sum over other events of their weight * decay * affinity]) "
+        "/ temperature; age is counted from the history's last event",
+        "target": config.target,
+        "behaviors": dict(zip(law.behaviors, law.weights.tolist(), strict=True)),
+        "half_life": law.half_life,
+        "clock": law.clock,
+        "pair_strength": law.pair_strength,
+        "temperature": law.temperature,
+        "item_ids": law.item_ids.to_pylist(),
+        "factors": law.factors.tolist(),
+        "config": config.model_dump(mode="json"),
+    }

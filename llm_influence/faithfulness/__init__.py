@@ -1,0 +1,1 @@
+"""Whether scores mean what they say: metrics that test influence."""

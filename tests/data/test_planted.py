@@ -1,0 +1,158 @@
+"""Logs made by a law: the truth is the law's, the options act, the files come back."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from llm_influence import cli
+from llm_influence.config import PlantedConfig
+from llm_influence.data import BehaviorLog
+from llm_influence.data.planted import DISTRACTOR, WITHIN_SESSION, generate, write_planted
+from llm_influence.errors import ConfigError
+
+SMALL = {"users": 40, "items": 12, "clusters": 3, "min_events": 5, "max_events": 9}
+
+
+def made(**options):
+    return generate(PlantedConfig(**{**SMALL, **options}))
+
+
+def test_the_same_configuration_makes_the_same_and_another_seed_another():
+    (log, truth), (again, same), (other, _) = made(), made(), made(seed=1)
+    assert log.to_table().equals(again.to_table())
+    assert truth.to_table().equals(same.to_table())
+    assert not log.to_table().equals(other.to_table())
+
+
+def test_other_users_follow_the_same_law():
+    options = {"rank": 2, "spread": 0.4}
+    (log, truth), (other_log, other) = made(**options), made(**options, user_seed=1)
+    np.testing.assert_array_equal(truth.law.factors, other.law.factors)
+    assert not log.to_table().equals(other_log.to_table())
+    _, third = made(**options, seed=1)
+    assert not np.allclose(truth.law.factors, third.law.factors)
+
+
+@pytest.mark.parametrize("target", ["contrast", "item"])
+def test_the_truth_is_what_the_law_says_with_the_event_removed(target):
+    log, truth = made(target=target, pair_strength=0.5, rank=2, spread=0.3)
+    for user in range(10):
+        history = truth.history(user)
+        assert len(history) == log.lengths[user] - 1
+        item, other = truth.targets[user], None if truth.others is None else truth.others[user]
+        assert item == truth.law.log_probabilities(history).argmax()
+        for place in range(len(history) - 1):  # with the last event the law's clock would move
+            kept = np.arange(len(history)) != place
+            removed = truth.law.log_probabilities(history.keep(kept))
+            whole = truth.law.log_probabilities(history)
+
+            def value(logs, item=item, other=other):
+                if other is not None:
+                    return logs[item] - logs[other]
+                return logs[item] - np.log1p(-np.exp(logs[item]))
+
+            assert truth.influence[user][place] == pytest.approx(value(whole) - value(removed))
+
+
+def test_a_drop_of_the_last_event_moves_no_age_by_more_than_a_minute():
+    log, truth = made()
+    for user in range(len(log)):
+        times = truth.history(user).timestamps
+        assert WITHIN_SESSION[0] <= times[-1] - times[-2] <= WITHIN_SESSION[1]
+
+
+def test_the_next_item_follows_the_law():
+    log, truth = made(users=3000, temperature=0.5)
+    logs = np.stack([truth.law.log_probabilities(truth.history(user)) for user in range(3000)])
+    entropy = -(np.exp(logs) * logs).sum(axis=1)
+    came = log.items[log.offsets[1:] - 1]
+    surprise = -logs[np.arange(3000), came]
+    error = (surprise - entropy).std() / np.sqrt(3000)
+    assert abs((surprise - entropy).mean()) < 4 * error
+    assert entropy.mean() < np.log(12) - 0.2  # far from an even draw
+
+
+def test_distractors_have_no_influence_and_are_no_causes():
+    log, truth = made(users=200, distractor_share=0.4, distractor_items=3)
+    idle = truth.law.behaviors.index(DISTRACTOR)
+    assert (log.behaviors == idle).mean() == pytest.approx(0.4, abs=0.05)
+    plain = np.flatnonzero(log.catalogue.table["cluster"].to_numpy() < 0)
+    assert len(plain) == 3
+    for user in range(200):
+        history = truth.history(user)
+        nothing = (history.behaviors == idle) | np.isin(history.items, plain)
+        np.testing.assert_array_equal(truth.influence[user][nothing], 0)
+        assert not truth.is_cause[user][nothing].any()
+    without, _ = made(distractor_share=0.0)
+    assert DISTRACTOR not in without.vocabulary.behaviors
+
+
+def test_causes_are_the_events_with_a_share_of_the_largest_influence():
+    for share in (0.05, 0.5):
+        _, truth = made(cause_share=share)
+        for influence, cause in zip(truth.influence, truth.is_cause, strict=True):
+            size = np.abs(influence)
+            np.testing.assert_array_equal(cause, (size > 0) & (size >= share * size.max()))
+
+
+@pytest.mark.parametrize(
+    ("harder", "easier"),
+    [({"temperature": 2.0}, {"temperature": 0.5}), ({"half_life": 600}, {"half_life": 86_400})],
+)
+def test_difficulty_options_make_the_law_harder_to_see(harder, easier):
+    def entropy(**options):
+        _, truth = made(users=200, **options)
+        logs = [truth.law.log_probabilities(truth.history(user)) for user in range(200)]
+        return -np.mean([np.exp(row) @ row for row in logs])
+
+    assert entropy(**harder) > entropy(**easier) + 0.05
+
+
+def test_the_files_hold_a_log_like_any_other_and_its_truth(tmp_path):
+    config = PlantedConfig(**SMALL, distractor_items=2)
+    log, truth = write_planted(config, tmp_path)
+    read = BehaviorLog.read(tmp_path / "events.parquet", items=tmp_path / "items.parquet")
+    assert read.to_table().equals(log.to_table())
+    assert read.catalogue.titles == log.catalogue.titles
+    table = pq.read_table(tmp_path / "truth.parquet")
+    assert table.equals(truth.to_table())
+    first = table.slice(0, len(truth.influence[0]))
+    assert set(first["user_id"].to_pylist()) == {log.user_ids[0].as_py()}
+    assert first["position"].to_pylist() == list(range(len(truth.influence[0])))
+    np.testing.assert_array_equal(first["influence"].to_numpy(), truth.influence[0])
+    # the law is the same over the file's own codes, and its own file says all that made it
+    for user in (0, 7):
+        np.testing.assert_allclose(
+            truth.law.log_probabilities(read.at(user)), truth.law.log_probabilities(log.at(user))
+        )
+    described = json.loads((tmp_path / "law.json").read_text(encoding="utf-8"))
+    assert PlantedConfig.model_validate(described["config"]) == config
+    assert described["behaviors"] == {**config.behaviors, DISTRACTOR: 0.0}
+    np.testing.assert_array_equal(described["factors"], truth.law.factors)
+
+
+def test_the_command_line_makes_the_same(tmp_path):
+    words = ["planted", "--out", str(tmp_path), "--users", "7", "--behaviors", "{buy: 1, hide: -1}"]
+    result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert "7 users" in result.output
+    log, _ = generate(PlantedConfig(users=7, behaviors={"buy": 1, "hide": -1}))
+    read = BehaviorLog.read(tmp_path / "events.parquet", items=tmp_path / "items.parquet")
+    assert read.to_table().equals(log.to_table())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("user", "3", "users"),
+        ("max_events", "4", "not below min_events"),
+        ("items", "3", "at least one item for each of 5 clusters"),
+        ("behaviors", "{view: 0}", "weight is not zero"),
+        ("behaviors", "{impression: 1}", "another name"),
+    ],
+)
+def test_what_cannot_be_planted_is_refused(option, value, expected):
+    with pytest.raises(ConfigError, match=expected):
+        PlantedConfig.load(None, [f"--{option}", value])
