@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from llm_influence.attribution.budget import TokenBudget
-from llm_influence.attribution.coalitions import Coalitions
 from llm_influence.attribution.neutral import mean_vectors
 from llm_influence.attribution.prefix_reader import PrefixReader, embedded, keeps_beginnings
 from llm_influence.attribution.prefixes import count_tokens, paths
+from llm_influence.attribution.renderings import Renderings
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import IntArray
 
@@ -51,12 +51,12 @@ class Engine:
         self._places: dict[bytes, int] = {}
         self._states: list[Tensor] = []
 
-    def states(self, coalitions: Coalitions) -> Tensor:
+    def states(self, renderings: Renderings) -> Tensor:
         """(R, H) states after each rendering's last visible token.
 
         A rendering that was asked for before, or twice, is read once.
         """
-        keys = _keys(coalitions)
+        keys = _keys(renderings)
         if len(self._places) > MOST_STATES:
             self._places.clear()
             self._states.clear()
@@ -66,28 +66,28 @@ class Engine:
                 first.setdefault(key, row)
         new = np.fromiter(first.values(), dtype=np.int64, count=len(first))
         if len(new):
-            for key, state in zip(first, self._read(coalitions, new), strict=True):
+            for key, state in zip(first, self._read(renderings, new), strict=True):
                 self._places[key] = len(self._states)
                 self._states.append(state)
         return torch.stack([self._states[self._places[key]] for key in keys])
 
-    def _read(self, coalitions: Coalitions, rows: IntArray) -> Tensor:
+    def _read(self, renderings: Renderings, rows: IntArray) -> Tensor:
         """(n, H) states of the renderings numbered ``rows``."""
         while True:
             try:
                 with inference(self.model), self._computing():
-                    return self._shared(coalitions, rows)
+                    return self._shared(renderings, rows)
             except torch.OutOfMemoryError:
                 if not self._budget.halve():
                     raise
 
-    def _shared(self, coalitions: Coalitions, rows: IntArray) -> Tensor:
+    def _shared(self, renderings: Renderings, rows: IntArray) -> Tensor:
         if self._able is None:
             self._able = keeps_beginnings(self.model)
         means = mean_vectors(self.model)
         if self._able:
-            records, owner, event = coalitions.records()
-            place = np.full(len(coalitions), -1)
+            records, owner, event = renderings.records()
+            place = np.full(len(renderings), -1)
             place[rows] = np.arange(len(rows))
             wanted = place[owner] >= 0
             records, owner, event = records[wanted], place[owner[wanted]], event[wanted]
@@ -97,19 +97,19 @@ class Engine:
                 self.tokens += needed
                 reader = PrefixReader(self.model, records, means, self._budget)
                 return reader.read(roots, len(rows))
-        return self._whole(coalitions, rows, means)
+        return self._whole(renderings, rows, means)
 
-    def _whole(self, coalitions: Coalitions, rows: IntArray, means: Tensor) -> Tensor:
+    def _whole(self, renderings: Renderings, rows: IntArray, means: Tensor) -> Tensor:
         """Every rendering from its beginning, in batches of like length."""
         found = torch.empty(len(rows), self.model.backbone.width)
-        lengths = coalitions.lengths[rows]
+        lengths = renderings.lengths[rows]
         self.tokens += int(lengths.sum())
         order = np.argsort(-lengths, kind="stable")
         start = 0
         while start < len(order):
             size = max(1, self._budget.tokens // int(lengths[order[start]]))
             chosen = order[start : start + size]
-            batch, neutral = coalitions.batch(rows[chosen])
+            batch, neutral = renderings.batch(rows[chosen])
             batch, neutral = batch.to(self.model.device), neutral.to(self.model.device)
             with self._budget.measured(batch.input_ids.numel()):
                 vectors = embedded(self.model, batch.input_ids, batch.added_ids, neutral, means)
@@ -122,11 +122,11 @@ class Engine:
         return torch.autocast(self.model.device.type, dtype=self.dtype, enabled=on)
 
 
-def _keys(coalitions: Coalitions) -> list[bytes]:
+def _keys(renderings: Renderings) -> list[bytes]:
     """What each rendering says, in 16 bytes."""
-    records, owner, event = coalitions.records()
+    records, owner, event = renderings.records()
     table = np.ascontiguousarray(np.column_stack([event, records]))
-    cuts = np.searchsorted(owner, np.arange(len(coalitions) + 1))
+    cuts = np.searchsorted(owner, np.arange(len(renderings) + 1))
     return [
         hashlib.blake2b(table[start:stop].tobytes(), digest_size=16).digest()
         for start, stop in pairwise(cuts.tolist())

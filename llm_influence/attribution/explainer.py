@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import overload
 
 from llm_influence.attribution import attention, gradient, perturbation, references
-from llm_influence.attribution.coalitions import Removal
 from llm_influence.attribution.players import EVENTS, Players
 from llm_influence.attribution.quality import CardOptions, quality_cards
 from llm_influence.attribution.registry import (
@@ -16,6 +15,7 @@ from llm_influence.attribution.registry import (
     check_target,
     find_method,
 )
+from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import TOP, BoundTarget, Target, bind
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.data.log import BehaviorLog

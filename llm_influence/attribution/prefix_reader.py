@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llm_influence.attribution.budget import TokenBudget
-from llm_influence.attribution.coalitions import OWN
 from llm_influence.attribution.prefixes import Path, paths
+from llm_influence.attribution.renderings import OWN
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.types import IntArray
@@ -67,7 +67,7 @@ class PrefixReader:
 
     Args:
         model: The model, in inference mode.
-        records: (V, 3 + A) tokens (`Coalitions.records`).
+        records: (V, 3 + A) tokens (`Renderings.records`).
         means: (fields + 1, H) vectors of neutral tokens.
         budget: Tokens of a batch.
     """

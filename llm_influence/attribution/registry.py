@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_influence.attribution.coalitions import Removal
+from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import BoundTarget
 from llm_influence.attribution.task import Attribution
 from llm_influence.errors import ExplanationError, choices

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from llm_influence.attribution.coalitions import Removal
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import EVENTS, Players
+from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import BoundTarget
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.modeling.model import InfluenceModel

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from llm_influence.attribution.coalitions import Removal, render
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import Players
+from llm_influence.attribution.renderings import Removal, render
 from llm_influence.attribution.targets import BoundTarget
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel, inference
@@ -27,7 +27,7 @@ ROWS = 256
 class ValueFunction:
     """Values of one target for subsets of the players of N histories.
 
-    Removals: see `llm_influence.attribution.coalitions`. Without any event the frame alone is
+    Removals: see `llm_influence.attribution.renderings`. Without any event the frame alone is
     read.
 
     Args:

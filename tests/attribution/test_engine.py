@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.attribution.coalitions import REMOVALS
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.prefix_reader import keeps_beginnings
 from llm_influence.attribution.prefixes import count_tokens, paths
+from llm_influence.attribution.renderings import REMOVALS
 from llm_influence.attribution.targets import bind
 from llm_influence.attribution.value_function import ValueFunction
 from tests.attribution.stand_ins import bag_model, typed

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.attribution.coalitions import REMOVALS
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import Players
+from llm_influence.attribution.renderings import REMOVALS
 from llm_influence.attribution.targets import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError

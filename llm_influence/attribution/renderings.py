@@ -1,4 +1,4 @@
-"""What the model reads when only some of the players are there: one rendering a coalition.
+"""What the model reads when only some of the players are there: a rendering a coalition.
 
 ``drop``: the other events never happened; the history is rendered again and the next gap is
 measured from the previous kept event. ``mask``: the other events' tokens are hidden, everything
@@ -29,7 +29,7 @@ OWN = -2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Coalitions:
+class Renderings:
     """R renderings, one after the other, T tokens in all.
 
     Attributes:
@@ -82,8 +82,8 @@ def render(
     rows: Sequence[int],
     masks: Sequence[BoolArray],
     removal: Removal,
-) -> Coalitions:
-    """Render coalitions.
+) -> Renderings:
+    """Render every coalition.
 
     Args:
         encoder: Of the model.
@@ -97,15 +97,15 @@ def render(
         kept = [histories[row].keep(mask) for row, mask in zip(rows, masks, strict=True)]
         encoded = encoder.encode(kept)
         size = len(encoded.input_ids)
-        return Coalitions(encoded, np.ones(size, dtype=bool), np.full(size, OWN))
+        return Renderings(encoded, np.ones(size, dtype=bool), np.full(size, OWN))
     encoded = _repeated(encoder.encode(histories), np.asarray(rows, dtype=np.int64))
     stays, added_stays = players.tokens(encoded, encoder, masks)
     added = np.where(added_stays, encoded.added_ids, -1)
     encoded = replace(encoded, added_ids=added)
     if removal == "mask":
-        return Coalitions(encoded, stays, np.full(len(stays), OWN))
+        return Renderings(encoded, stays, np.full(len(stays), OWN))
     neutral = np.where(stays, OWN, encoded.field_index)
-    return Coalitions(encoded, np.ones_like(stays), neutral)
+    return Renderings(encoded, np.ones_like(stays), neutral)
 
 
 def _repeated(encoded: EncodedHistories, rows: IntArray) -> EncodedHistories:
