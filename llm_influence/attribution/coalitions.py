@@ -53,6 +53,20 @@ def shapley_weights(masks: BoolArray) -> FloatArray:
     return np.where(masks, weights[np.maximum(sizes - 1, 0)][:, None], -weights[sizes][:, None])
 
 
+def random_coalitions(draw: np.random.Generator, players: int, number: int) -> BoolArray:
+    """(M, n) distinct coalitions, every player in with probability one half; all of them, in random
+    order, where there are no more than ``number``.
+    """  # noqa: D205
+    if 1 << players <= number:
+        every: BoolArray = draw.permutation(every_coalition(players))
+        return every
+    masks = np.empty((0, players), dtype=bool)
+    while len(masks) < number:
+        more = draw.integers(0, 2, (number, players)).astype(bool)
+        masks = unique(np.concatenate([masks, more]))[:number]
+    return masks
+
+
 def by_leverage(draw: np.random.Generator, players: int, number: int) -> BoolArray:
     """(M, n) distinct coalitions, M = ``number`` if there are as many, in pairs with complements.
 

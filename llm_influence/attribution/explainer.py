@@ -7,7 +7,15 @@ from typing import overload
 
 import numpy as np
 
-from llm_influence.attribution import attention, gradient, perturbation, references
+from llm_influence.attribution import (
+    attention,
+    coarse,
+    gradient,
+    perturbation,
+    references,
+    shapley,
+    surrogate,
+)
 from llm_influence.attribution.registry import METHODS, check_options, find_method
 from llm_influence.attribution.targets import TOP, BoundTarget, Target, bind
 from llm_influence.attribution.task import Attribution, Task
@@ -19,7 +27,7 @@ from llm_influence.types import History
 
 __all__ = ["METHODS", "Explainer"]
 
-FAMILIES = (attention, gradient, perturbation, references)
+FAMILIES = (attention, gradient, perturbation, shapley, coarse, surrogate, references)
 """Importing a family registers its methods."""
 
 
