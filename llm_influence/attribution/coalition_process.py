@@ -31,16 +31,16 @@ from llm_influence.attribution.coalitions import (
 )
 from llm_influence.types import BoolArray, FloatArray
 
-KERNELS = tuple(
-    CoalitionKernel(theta, width, last)
-    for theta, width, last in itertools.product((0.3, 0.5, 0.75, 0.92), (0.8,), (0.3, 2.0))
-)
+REACH = (12.0, 6.0, 2.5, 1.0)
+"""Settings of theta: of the covariance ``exp(-reach)`` is left when all players differ."""
+LAST = (0.3, 2.0)
+WIDTH = 1.0
 ROUGH = (1e-3, 0.05)
 """Variance of the rough part in units of the smooth part's."""
-TYPICAL, TYPICAL_ROUGH = CoalitionKernel(0.55, 1.0, 0.7), 0.01
+TYPICAL_REACH, TYPICAL_LAST, TYPICAL_ROUGH = 4.0, 0.7, 0.01
 """Middle of the road, by which coalitions are chosen before any value is known."""
-POOL = 512
-"""Coalitions to choose from, at least."""
+POOL, POOLED, LARGEST_POOL = 512, 5, 2048
+"""Coalitions to choose from: five for each that is wanted, within these bounds."""
 NEGLIGIBLE = 1e-4
 """Settings with less than this share of the weight are left out."""
 
@@ -61,18 +61,19 @@ def plan(draw: np.random.Generator, players: int, number: int) -> BoolArray:
     beginning of the plan is a plan.
     """
     certain = len(certain_coalitions(players))
-    pool = by_leverage(draw, players, max(POOL, 3 * number))
+    pool = by_leverage(draw, players, max(number, min(LARGEST_POOL, max(POOL, POOLED * number))))
     number = min(number, len(pool))
-    left = np.full(len(pool), 1 + TYPICAL_ROUGH)
-    shared = TYPICAL.shapley(pool) + TYPICAL_ROUGH * shapley_weights(pool)
+    typical = CoalitionKernel(np.exp(-TYPICAL_REACH / players), WIDTH, TYPICAL_LAST)
+    covariance = typical(pool, pool)
+    covariance[np.diag_indices_from(covariance)] += TYPICAL_ROUGH
+    left = covariance.diagonal().copy()
+    shared = typical.shapley(pool) + TYPICAL_ROUGH * shapley_weights(pool)
     rows, order = np.zeros((number, len(pool))), np.zeros(number, dtype=int)
     for step in range(number):
         gains = np.where(left > TYPICAL_ROUGH / 2, (shared**2).sum(1) / left, 0.0)
         gains[order[:step]] = -1.0
         best = step if step < certain else int(gains.argmax())
-        row = TYPICAL(pool[best][None], pool)[0]
-        row[best] += TYPICAL_ROUGH
-        row = (row - rows[:step, best] @ rows[:step]) / np.sqrt(left[best])
+        row = (covariance[best] - rows[:step, best] @ rows[:step]) / np.sqrt(left[best])
         shared = shared - np.outer(row, shared[best] / np.sqrt(left[best]))
         left = np.maximum(left - row**2, 1e-12)
         rows[step], order[step] = row, best
@@ -85,7 +86,12 @@ def estimate(masks: BoolArray, values: FloatArray) -> Estimate:
     """  # noqa: D205
     if _additive(masks, values):
         return Estimate(_slopes(masks, values), np.zeros(masks.shape[1]))
-    fits = [_Fit.of(kernel, masks, values, rough) for kernel in KERNELS for rough in ROUGH]
+    players = masks.shape[1]
+    settings = itertools.product(REACH, LAST, ROUGH)
+    fits = [
+        _Fit.of(CoalitionKernel(np.exp(-reach / players), WIDTH, last), masks, values, rough)
+        for reach, last, rough in settings
+    ]
     evidence = np.array([fit.evidence for fit in fits])
     weights = np.exp(evidence - evidence.max())
     weights = np.where(weights < NEGLIGIBLE, 0.0, weights)

@@ -79,4 +79,5 @@ def sparse_weights(masks: BoolArray, values: FloatArray) -> FloatArray:
     if 0 < chosen.sum() < len(masks):
         line = np.column_stack([np.ones(len(masks)), features[:, chosen]])
         weights[chosen] = np.linalg.lstsq(line, values, rcond=None)[0][1:]
+    weights[np.abs(weights) <= NEGLIGIBLE * np.abs(weights).max()] = 0.0
     return weights
