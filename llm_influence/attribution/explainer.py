@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from llm_influence.attribution import attention, gradient, perturbation, references
+from llm_influence.attribution import (
+    attention,
+    coarse,
+    gradient,
+    perturbation,
+    references,
+    shapley,
+    surrogate,
+)
 from llm_influence.attribution.players import EVENTS, Players
 from llm_influence.attribution.quality import CardOptions, quality_cards
 from llm_influence.attribution.registry import (
@@ -26,7 +34,7 @@ from llm_influence.types import History
 
 __all__ = ["METHODS", "Explainer"]
 
-FAMILIES = (attention, gradient, perturbation, references)
+FAMILIES = (attention, gradient, perturbation, shapley, coarse, surrogate, references)
 """Importing a family registers its methods."""
 
 

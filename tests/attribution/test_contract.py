@@ -14,10 +14,21 @@ from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed, weights
 
 CASES = [(name, r) for name, spec in METHODS.items() for r in spec.removals or (None,)]
-OPTIONS = {"smoothgrad": {"samples": 3}, "expected_gradients": {"samples": 3}}
+OPTIONS = {
+    "smoothgrad": {"samples": 3},
+    "expected_gradients": {"samples": 3},
+    "shapley": {"passes": 40},
+    "permutation_shapley": {"passes": 40},
+    "coarse_to_fine": {"passes": 30, "blocks": 2},  # 8 events are long, 4 and 6 are short
+    "sparse_surrogate": {"passes": 40},
+}
 """Fewer draws than by default: what is promised here holds for any number."""
 DRAWN = ("expected_gradients",)
 """Their baselines are drawn at random, so what a zero baseline gives holds only on average."""
+OFTEN_SHORT = {"exact_shapley", "shapley", "permutation_shapley", "coarse_to_fine"} | {
+    "sparse_surrogate"
+}
+"""Methods that read histories without their last event, where another is the last."""
 USERS = ("u0", "u7", "u2")  # 4, 11 (longer than the context) and 6 events
 
 every_case = pytest.mark.parametrize(("method", "removal"), CASES)
@@ -171,6 +182,8 @@ def test_an_event_without_effect_gets_nothing(method, removal, options):
 def test_events_that_a_transformer_does_not_attend_to_get_nothing(
     last_event_alone, log, method, removal, options, target
 ):
+    if method in OFTEN_SHORT:
+        pytest.skip("another event is the last where the last is removed (test_shapley has this)")
     how = Explainer(last_event_alone, method, removal=removal, **options)
     scores = how.explain(log.history("u2"), target).scores
     np.testing.assert_allclose(scores[:-1], 0, atol=1e-5)

@@ -1,0 +1,174 @@
+"""Shapley values of a game seen at some of its coalitions: a Gaussian process, integrated.
+
+The game is taken for a draw of ``f(S) = c + sum of b_i over S + g(S) + e(S)``: an additive trend of
+which nothing is known beforehand, a smooth part g with the covariance of `coalition_kernel`, and a
+rough part e, independent from coalition to coalition. Shapley values are linear in f, so what is
+known of f (mean and variance) says what is known of them, without a sum over 2^n coalitions. e is
+part of the game, no noise: it is known where f was asked, so that with all coalitions seen the
+answer is the exact one, and the scores add up to ``f(all) - f(none)`` at any time.
+
+theta, width, last and the share of e are unknown; the answer is the mean over a small grid of them,
+weighted by how well each explains the values (restricted marginal likelihood). The same variance
+says beforehand which coalitions to ask: always the one that leaves the least of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.special import comb
+
+from llm_influence.attribution.coalition_kernel import CoalitionKernel
+from llm_influence.attribution.coalitions import (
+    by_leverage,
+    certain_coalitions,
+    marginal_weights,
+    shapley_weights,
+)
+from llm_influence.types import BoolArray, FloatArray
+
+REACH = (12.0, 6.0, 2.5, 1.0)
+"""Settings of theta: of the covariance ``exp(-reach)`` is left when all players differ."""
+LAST = (0.3, 2.0)
+WIDTH = 1.0
+ROUGH = (1e-3, 0.05)
+"""Variance of the rough part in units of the smooth part's."""
+TYPICAL_REACH, TYPICAL_LAST, TYPICAL_ROUGH = 4.0, 0.7, 0.01
+"""Middle of the road, by which coalitions are chosen before any value is known."""
+POOL, POOLED, LARGEST_POOL = 512, 5, 2048
+"""Coalitions to choose from: five for each that is wanted, within these bounds."""
+NEGLIGIBLE = 1e-4
+"""Settings with less than this share of the weight are left out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """Shapley values of n players and their standard errors, both (n,)."""
+
+    scores: FloatArray
+    standard_errors: FloatArray
+
+
+def plan(draw: np.random.Generator, players: int, number: int) -> BoolArray:
+    """(M, n) coalitions worth asking, best first; fewer than ``number`` if there are no more.
+
+    The certain ones come first. Then each next one is that of a random pool (leverage sampling)
+    which takes most from the summed variance of the Shapley values, given those before it. Any
+    beginning of the plan is a plan.
+    """
+    certain = len(certain_coalitions(players))
+    pool = by_leverage(draw, players, max(number, min(LARGEST_POOL, max(POOL, POOLED * number))))
+    number = min(number, len(pool))
+    typical = CoalitionKernel(np.exp(-TYPICAL_REACH / players), WIDTH, TYPICAL_LAST)
+    covariance = typical(pool, pool)
+    covariance[np.diag_indices_from(covariance)] += TYPICAL_ROUGH
+    left = covariance.diagonal().copy()
+    shared = typical.shapley(pool) + TYPICAL_ROUGH * shapley_weights(pool)
+    rows, order = np.zeros((number, len(pool))), np.zeros(number, dtype=int)
+    for step in range(number):
+        gains = np.where(left > TYPICAL_ROUGH / 2, (shared**2).sum(1) / left, 0.0)
+        gains[order[:step]] = -1.0
+        best = step if step < certain else int(gains.argmax())
+        row = (covariance[best] - rows[:step, best] @ rows[:step]) / np.sqrt(left[best])
+        shared = shared - np.outer(row, shared[best] / np.sqrt(left[best]))
+        left = np.maximum(left - row**2, 1e-12)
+        rows[step], order[step] = row, best
+    return pool[order]
+
+
+def estimate(masks: BoolArray, values: FloatArray) -> Estimate:
+    """Shapley values given the values (M,) of distinct coalitions (M, n), the certain ones among
+    them, with M >= n + 2.
+    """  # noqa: D205
+    if _additive(masks, values):
+        return Estimate(_slopes(masks, values), np.zeros(masks.shape[1]))
+    players = masks.shape[1]
+    settings = itertools.product(REACH, LAST, ROUGH)
+    fits = [
+        _Fit.of(CoalitionKernel(np.exp(-reach / players), WIDTH, last), masks, values, rough)
+        for reach, last, rough in settings
+    ]
+    evidence = np.array([fit.evidence for fit in fits])
+    weights = np.exp(evidence - evidence.max())
+    weights = np.where(weights < NEGLIGIBLE, 0.0, weights)
+    weights /= weights.sum()
+    kept = [(weight, *fit.shapley()) for weight, fit in zip(weights, fits, strict=True) if weight]
+    mean = np.sum([weight * scores for weight, scores, _ in kept], axis=0)
+    spread = [weight * (var + (scores - mean) ** 2) for weight, scores, var in kept]
+    return Estimate(mean, np.sqrt(np.sum(spread, axis=0)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fit:
+    """The process with one setting, conditioned on the values."""
+
+    kernel: CoalitionKernel
+    rough: float
+    masks: BoolArray
+    factor: FloatArray  # (M, M) Cholesky factor, lower
+    trend: FloatArray  # (M, n + 1)
+    trend_factor: FloatArray  # (n + 1, n + 1)
+    slopes: FloatArray  # (n + 1,)
+    pull: FloatArray  # (M,) covariance^-1 (values - trend)
+    scale: float
+    evidence: float
+
+    @classmethod
+    def of(
+        cls, kernel: CoalitionKernel, masks: BoolArray, values: FloatArray, rough: float
+    ) -> _Fit:
+        covariance = kernel(masks, masks)
+        covariance[np.diag_indices_from(covariance)] += rough
+        factor = cholesky(covariance, lower=True)
+        trend = np.column_stack([np.ones(len(masks)), masks])
+        white = solve_triangular(factor, np.column_stack([trend, values]), lower=True)
+        trend_factor = cholesky(white[:, :-1].T @ white[:, :-1], lower=True)
+        slopes = cho_solve((trend_factor, True), white[:, :-1].T @ white[:, -1])
+        rest = white[:, -1] - white[:, :-1] @ slopes
+        freedom = len(values) - trend.shape[1]
+        scale = float(rest @ rest) / freedom
+        evidence = -0.5 * freedom * np.log(scale)
+        evidence -= np.log(np.diag(factor)).sum() + np.log(np.diag(trend_factor)).sum()
+        pull = solve_triangular(factor, rest, lower=True, trans=1)
+        return cls(
+            kernel, rough, masks, factor, trend, trend_factor, slopes, pull, scale, float(evidence)
+        )
+
+    def shapley(self) -> tuple[FloatArray, FloatArray]:
+        """(n,) means and (n,) variances."""
+        players = self.masks.shape[1]
+        weights = shapley_weights(self.masks)
+        shared = self.kernel.shapley(self.masks) + self.rough * weights  # (M, n)
+        mean = self.slopes[1:] + shared.T @ self.pull
+        known = solve_triangular(self.factor, shared, lower=True)
+        white = solve_triangular(self.factor, self.trend, lower=True)
+        open_trend = np.eye(players + 1)[:, 1:] - white.T @ known
+        trend = solve_triangular(self.trend_factor, open_trend, lower=True)
+        before = self.kernel.shapley_variance(players) + self.rough * _squares(players)
+        left = before - (known**2).sum(0) + (trend**2).sum(0)
+        return mean, self.scale * np.maximum(left, 0.0)
+
+
+@lru_cache(maxsize=256)
+def _squares(players: int) -> float:
+    """The sum over all coalitions of the squared weight that each has for one player."""
+    s, weight = np.arange(players), marginal_weights(players)[:players]
+    return float((2 * comb(players - 1, s) * weight**2).sum())
+
+
+def _slopes(masks: BoolArray, values: FloatArray) -> FloatArray:
+    """What each player adds where the game is additive."""
+    trend = np.column_stack([np.ones(len(masks)), masks])
+    found: FloatArray = np.linalg.lstsq(trend, values, rcond=None)[0][1:]
+    return found
+
+
+def _additive(masks: BoolArray, values: FloatArray) -> bool:
+    """Whether the trend leaves nothing to explain."""
+    trend = np.column_stack([np.ones(len(masks)), masks])
+    rest = values - trend @ np.linalg.lstsq(trend, values, rcond=None)[0]
+    return bool(np.abs(rest).max() <= 1e-10 * max(1.0, np.abs(values).max()))

@@ -1,0 +1,106 @@
+"""Coalitions: subsets of n players as rows of a bool array, and the weights Shapley gave them."""
+
+from __future__ import annotations
+
+import zlib
+from math import comb
+
+import numpy as np
+from scipy.special import gammaln
+
+from llm_influence.attribution.task import Task
+from llm_influence.types import BoolArray, FloatArray, IntArray
+
+
+def generator(task: Task, row: int) -> np.random.Generator:
+    """Random draws of one history: from the seed and its user, never from its place in a batch."""
+    return np.random.default_rng([task.seed, zlib.crc32(task.histories[row].user_id.encode())])
+
+
+def every_coalition(players: int) -> BoolArray:
+    """(2^n, n): all of them; bit i of a row's number says whether player i is in."""
+    return (np.arange(1 << players)[:, None] >> np.arange(players) & 1).astype(bool)
+
+
+def certain_coalitions(players: int) -> BoolArray:
+    """(2n + 2, n): none, all, each alone, all but each. They weigh most in a Shapley value."""
+    alone = np.eye(players, dtype=bool)
+    none = np.zeros((1, players), dtype=bool)
+    return unique(np.concatenate([none, ~none, alone, ~alone]))
+
+
+def unique(masks: BoolArray) -> BoolArray:
+    """The distinct rows in the order of their first appearance."""
+    return masks[np.sort(np.unique(masks, axis=0, return_index=True)[1])]
+
+
+def marginal_weights(players: int) -> FloatArray:
+    """(n + 1,) ``s! (n-1-s)! / n!`` at s: the chance that a random order puts s given players
+    first and one given player next; 0 at s = n.
+    """  # noqa: D205
+    s = np.arange(players)
+    weights = np.exp(gammaln(s + 1) + gammaln(players - s) - gammaln(players + 1))
+    return np.append(weights, 0.0)
+
+
+def shapley_weights(masks: BoolArray) -> FloatArray:
+    """(M, n): what the value of a coalition counts in the Shapley value of a player.
+
+    Positive for members, negative for the others: ``phi = weights.T @ values`` over all 2^n.
+    """
+    weights = marginal_weights(masks.shape[1])
+    sizes = masks.sum(1)
+    return np.where(masks, weights[np.maximum(sizes - 1, 0)][:, None], -weights[sizes][:, None])
+
+
+def random_coalitions(draw: np.random.Generator, players: int, number: int) -> BoolArray:
+    """(M, n) distinct coalitions, every player in with probability one half; all of them, in random
+    order, where there are no more than ``number``.
+    """  # noqa: D205
+    if 1 << players <= number:
+        every: BoolArray = draw.permutation(every_coalition(players))
+        return every
+    masks = np.empty((0, players), dtype=bool)
+    while len(masks) < number:
+        more = draw.integers(0, 2, (number, players)).astype(bool)
+        masks = unique(np.concatenate([masks, more]))[:number]
+    return masks
+
+
+def by_leverage(draw: np.random.Generator, players: int, number: int) -> BoolArray:
+    """(M, n) distinct coalitions, M = ``number`` if there are as many, in pairs with complements.
+
+    First the certain ones, then of every size as many as of any other while there are any: the
+    leverage scores of the Shapley regression are equal in total for all sizes (Musco and Witter
+    2024, arXiv:2410.01917), here without replacement and without chance in the counts.
+    """
+    chosen = [mask.tobytes() for mask in certain_coalitions(players)][:number]
+    known, sizes = set(chosen), list(range(2, players // 2 + 1))
+    left = {size: _pairs_of_size(players, size) for size in sizes}
+    while len(chosen) < number and any(left.values()):
+        for size in draw.permutation([size for size in sizes if left[size]]):
+            mask = _unknown(draw, players, int(size), known)
+            pair = (mask.tobytes(), (~mask).tobytes())
+            chosen += pair
+            known.update(pair)
+            left[int(size)] -= 1
+    return np.frombuffer(b"".join(chosen), dtype=bool).reshape(-1, players)[:number]
+
+
+def _pairs_of_size(players: int, size: int) -> int:
+    """How many pairs of a coalition of that size and its complement there are."""
+    return comb(players, size) // (2 if 2 * size == players else 1)
+
+
+def _unknown(draw: np.random.Generator, players: int, size: int, known: set[bytes]) -> BoolArray:
+    while True:
+        mask = np.zeros(players, dtype=bool)
+        mask[draw.choice(players, size, replace=False)] = True
+        if mask.tobytes() not in known:
+            return mask
+
+
+def last_members(masks: BoolArray) -> IntArray:
+    """(M,) place of the last member, -1 where there is none."""
+    players = masks.shape[1]
+    return np.where(masks.any(1), players - 1 - masks[:, ::-1].argmax(1), -1)

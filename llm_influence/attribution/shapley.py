@@ -1,0 +1,229 @@
+"""Shapley values: exact, from a sample of coalitions, and from random orders.
+
+An event gets what it adds, averaged over all orders in which the events could have come to the
+model. It is the only division of ``f(all) - f(none)`` that is additive over targets, treats equals
+alike and gives nothing to an event that never adds anything.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+
+from llm_influence.attribution.coalition_process import Estimate
+from llm_influence.attribution.coalitions import every_coalition, generator
+from llm_influence.attribution.registry import register
+from llm_influence.attribution.shapley_sampling import (
+    Budget,
+    Surrogate,
+    exact_shapley_values,
+    sample_shapley,
+)
+from llm_influence.attribution.task import Attribution, Task
+from llm_influence.errors import ExplanationError, choices
+from llm_influence.types import BoolArray
+
+MOST_PLAYERS = 256
+"""Tables of the process grow with the cube of the players; more than this are refused."""
+EQUATION = "a_i = sum over S without i of |S|! (n-|S|-1)! / n! (f(S with i) - f(S))"
+
+
+@register(
+    name="exact_shapley",
+    family="perturbation",
+    units="target",
+    removals=("drop", "mask", "replace"),
+    cost="2^E forward passes",
+    estimates="the Shapley value",
+    equation=EQUATION,
+    paper="Shapley 1953, doi:10.1515/9781400881970-018",
+    caution="Reads subsets that no user ever was; twelve events already take 4,096 passes.",
+)
+def exact_shapley(task: Task, max_players: int = 12) -> Attribution:
+    """Shapley values from all 2^n coalitions.
+
+    Args:
+        task: What to explain.
+        max_players: Longest history not refused; each further event doubles the passes.
+
+    Raises:
+        ExplanationError: A history has more events than ``max_players``.
+    """
+    for row, players in enumerate(task.sizes):
+        if players > max_players:
+            raise ExplanationError(
+                f"{players} events have {2**players:,} coalitions",
+                where=f"method 'exact_shapley', {_user(task, row)}",
+                expected=f"at most {max_players} events",
+                fix="use method 'shapley', which samples, keep the last events alone, or raise "
+                "max_players",
+            )
+    values = task.values([every_coalition(players) for players in task.sizes])
+    scores = [exact_shapley_values(value) for value in values]
+    return finish(task, [Estimate(row, np.zeros(len(row))) for row in scores])
+
+
+@register(
+    name="shapley",
+    family="perturbation",
+    units="target",
+    removals=("drop", "mask", "replace"),
+    cost="at most `passes` (200); 2^E where that is less",
+    estimates="the Shapley value, with standard errors",
+    equation=EQUATION,
+    paper="Shapley 1953; sampling by leverage: Musco and Witter 2024, arXiv:2410.01917",
+    caution="With less than 5 passes an event the ranking is rough: look at the standard errors.",
+)
+def shapley(
+    task: Task, passes: int = 200, tolerance: float = 0.05, surrogate: Surrogate = "process"
+) -> Attribution:
+    """Shapley values from a sample of coalitions; exact where ``passes`` allows all of them.
+
+    ``process``: a Gaussian process chooses the coalitions, is fitted to their values and summed
+    over all others in closed form (`coalition_process`). ``linear``: the Shapley regression on
+    coalitions drawn in pairs, by leverage, without replacement; free of assumptions, and at the
+    same passes two to six times less accurate on the models measured.
+
+    Args:
+        task: What to explain.
+        passes: Most forward passes a history, at least 2E + 2 (or 2^E).
+        tolerance: Stop after a quarter, half or three quarters of the passes if the largest
+            standard error is within this share of the standard deviation of the scores; 0 spends
+            all. ``converged`` says whether it was reached.
+        surrogate: ``process`` or ``linear``.
+
+    Raises:
+        ExplanationError: Too few passes, more than `MOST_PLAYERS` events, a negative tolerance or
+            an unknown surrogate.
+    """
+    check_budget(task, "shapley", passes, tolerance)
+    if surrogate not in get_args(Surrogate):
+        raise ExplanationError(
+            f"surrogate {surrogate!r}",
+            where="method 'shapley'",
+            expected=choices(get_args(Surrogate), surrogate),
+            fix="choose one of them",
+        )
+    for row, players in enumerate(task.sizes):
+        check_passes(task, row, "shapley", passes, min(2 * players + 2, 1 << players))
+        if players > MOST_PLAYERS:
+            raise ExplanationError(
+                f"{players} events",
+                where=f"method 'shapley', {_user(task, row)}",
+                expected=f"at most {MOST_PLAYERS}",
+                fix="use method 'coarse_to_fine', or keep the last events alone",
+            )
+    budget = Budget(passes, tolerance, surrogate)
+    draws = [generator(task, row) for row in range(len(task.sizes))]
+    return finish(task, sample_shapley(draws, task.values, task.sizes, budget), budget)
+
+
+@register(
+    name="permutation_shapley",
+    family="perturbation",
+    units="target",
+    removals=("drop", "mask", "replace"),
+    cost="at most `passes` (400), 2 (E - 1) for each pair of orders",
+    estimates="the Shapley value, with standard errors",
+    equation="a_i = mean over orders, each also reversed, of f(before i and i) - f(before i)",
+    paper="Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; Mitchell et al. 2022, "
+    "arXiv:2104.12199",
+    caution="Unbiased and slow: 'shapley' is several times nearer for the same passes.",
+)
+def permutation_shapley(task: Task, passes: int = 400) -> Attribution:
+    """Shapley values from random orders, each walked forwards and backwards (antithetic).
+
+    Standard errors are those of the mean over pairs of orders; nan with a single pair.
+
+    Args:
+        task: What to explain.
+        passes: Most forward passes a history, at least 2E.
+
+    Raises:
+        ExplanationError: Too few passes for one order and its reverse.
+    """
+    check_budget(task, "permutation_shapley", passes)
+    orders = []
+    for row, players in enumerate(task.sizes):
+        check_passes(task, row, "permutation_shapley", passes, 2 * players)
+        pairs = (passes - 2) // max(2 * (players - 1), 1)
+        draw = generator(task, row)
+        forward = np.stack([draw.permutation(players) for _ in range(max(pairs, 1))])
+        orders.append(np.stack([forward, forward[:, ::-1]], axis=1))  # (pairs, 2, n)
+    values = task.values([_walks(order) for order in orders])
+    return finish(task, [_mean(order, value) for order, value in zip(orders, values, strict=True)])
+
+
+def _walks(orders: np.ndarray) -> BoolArray:
+    """(pairs * 2 * (n + 1), n): the coalitions met along each order, from none to all."""
+    players = orders.shape[-1]
+    rank = np.argsort(orders, axis=-1)[..., None, :]
+    met: BoolArray = rank < np.arange(players + 1)[:, None]
+    return met.reshape(-1, players)
+
+
+def _mean(orders: np.ndarray, values: np.ndarray) -> Estimate:
+    pairs, _, players = orders.shape
+    added = np.diff(values.reshape(pairs, 2, players + 1), axis=-1)
+    each = np.take_along_axis(added, np.argsort(orders, axis=-1), axis=-1).mean(1)
+    if players <= 2:  # an order and its reverse are all there are
+        return Estimate(each.mean(0), np.zeros(players))
+    if pairs == 1:
+        return Estimate(each[0], np.full(players, np.nan))
+    return Estimate(each.mean(0), each.std(0, ddof=1) / np.sqrt(pairs))
+
+
+def finish(task: Task, found: list[Estimate], budget: Budget | None = None) -> Attribution:
+    """The attribution of these estimates; what the target is worth at both ends comes from it."""
+    base, full = task.values.ends()
+    return Attribution(
+        scores=[estimate.scores for estimate in found],
+        frame=np.zeros(len(found)),
+        base=base,
+        full=full,
+        passes=task.values.passes.copy(),
+        standard_errors=[estimate.standard_errors for estimate in found],
+        converged=np.array([budget.met(estimate) for estimate in found]) if budget else None,
+    )
+
+
+def check_budget(task: Task, method: str, passes: int, tolerance: float = 0.0) -> None:
+    """Refuse a budget that is none.
+
+    Raises:
+        ExplanationError: ``passes`` is no positive whole number or ``tolerance`` is negative.
+    """
+    if not isinstance(passes, int) or passes < 1:
+        raise ExplanationError(
+            f"passes is {passes!r}",
+            where=f"method {method!r}",
+            expected="a whole number of at least 1",
+            fix="leave it out for the default",
+        )
+    if not tolerance >= 0:
+        raise ExplanationError(
+            f"tolerance is {tolerance!r}",
+            where=f"method {method!r}",
+            expected="0 or more",
+            fix="use 0 to spend all passes",
+        )
+
+
+def check_passes(task: Task, row: int, method: str, passes: int, needed: int) -> None:
+    """Refuse a history that needs more passes than allowed.
+
+    Raises:
+        ExplanationError: It does.
+    """
+    if passes < needed:
+        raise ExplanationError(
+            f"{passes} passes for {task.sizes[row]} events",
+            where=f"method {method!r}, {_user(task, row)}",
+            expected=f"at least {needed}",
+            fix=f"set passes to {needed} or more, or keep the last events alone",
+        )
+
+
+def _user(task: Task, row: int) -> str:
+    return f"user {task.histories[row].user_id!r}"
