@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from llm_influence.errors import ExplanationError, choices
+from llm_influence.errors import ExplanationError
 from llm_influence.evaluation.intervals import percentiles, resampled_means
 from llm_influence.faithfulness.contenders import Contender
 from llm_influence.faithfulness.metrics import METRICS
@@ -100,7 +100,7 @@ class FaithfulnessResult:
             raise ExplanationError(
                 f"{metric!r} of {method!r} under {key[0]!r} was not measured",
                 where="FaithfulnessResult",
-                expected=f"{choices(self.methods, method)}; metrics {', '.join(self.metrics)}",
+                expected=f"methods {', '.join(self.methods)}; metrics {', '.join(self.metrics)}",
                 fix="ask for something that was measured",
             )
         return self._columns[key]
@@ -135,7 +135,11 @@ class FaithfulnessResult:
         ]
 
     def misleading(self, removal: str | None = None) -> list[Record]:
-        """Methods that do not beat a reference on a decisive metric, intervals apart from zero."""
+        """Methods that do not beat a reference on a decisive metric, as paired intervals say.
+
+        ``verdict`` is ``worse than`` where the interval lies on the wrong side of zero, else
+        ``no better than``.
+        """
         found: list[Record] = []
         for method in [label for label in self.methods if label not in self.references]:
             for metric in [name for name in DECISIVE if name in self.metrics]:
@@ -147,6 +151,7 @@ class FaithfulnessResult:
                             {
                                 "method": method,
                                 "metric": metric,
+                                "verdict": "worse than" if apart.sign else "no better than",
                                 "reference": reference,
                                 "better": METRICS[metric].better,
                                 "difference": apart.mean,
