@@ -39,6 +39,7 @@ class Game:
         sizes: Events of each history.
         values: The target's value of a set of events, log-odds.
         ranks: The target's rank among its alternatives with a set of events, 1 is best.
+        log_odds: Whether values are log-odds, which have probabilities; those of a slate have none.
         masks: Held-out random sets of each history.
         largest_set: Most events that a counterfactual set may hold.
         exact_events: Longest history whose exact Shapley values are computed.
@@ -49,6 +50,7 @@ class Game:
     sizes: Sequence[int]
     values: Values
     ranks: Values
+    log_odds: bool = True
     masks: int = 64
     largest_set: int = 10
     exact_events: int = 10
@@ -87,6 +89,10 @@ class Game:
             chance = np.random.default_rng([self.seed, crc(user), TIES]).permutation(len(row))
             found.append(np.lexsort((chance, -row)))
         return found
+
+    def probabilities(self, values: FloatArray) -> FloatArray:
+        """The probabilities of log-odds; nan where values are something else."""
+        return probability(values) if self.log_odds else np.full(values.shape, np.nan)
 
     @staticmethod
     def each(values: Values, masks: Sequence[BoolArray]) -> FloatArray:

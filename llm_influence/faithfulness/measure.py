@@ -122,6 +122,7 @@ class _Bench:
             sizes=[len(history) for history in self.shown],
             values=values,
             ranks=self._value_function(self.shown, ranks),
+            log_odds=self.target.kind != "slate",
             masks=self.options.masks,
             largest_set=self.options.largest_set,
             exact_events=self.options.exact_events,

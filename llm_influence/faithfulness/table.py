@@ -45,8 +45,8 @@ def to_csv(result: FaithfulnessResult) -> str:
 def misleading_lines(result: FaithfulnessResult, removal: str | None = None) -> list[str]:
     """Plain sentences on methods that do not beat a reference on a decisive metric."""
     return [
-        f"{found['method']} is {found['verdict']} {found['reference']} on {found['metric']}: difference "
-        f"{found['difference']:.3f} [{found['low']:.3f}, {found['high']:.3f}], "
+        f"{found['method']} is {found['verdict']} {found['reference']} on {found['metric']}: "
+        f"difference {found['difference']:.3f} [{found['low']:.3f}, {found['high']:.3f}], "
         f"{found['better']} is better"
         for found in result.misleading(removal)
     ]

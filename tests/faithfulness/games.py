@@ -21,7 +21,7 @@ def game(values: Sequence[Value], sizes: Sequence[int], *, ranks=None, **options
 
 def additive(weights: Sequence[np.ndarray], base: float = -1.0, **options) -> Game:
     """f(S) = base + the sum of the weights of S."""
-    values = [lambda mask, w=np.asarray(w): base + mask @ w for w in weights]
+    values = [lambda mask, w=w: base + mask @ w for w in weights]
     return game(values, [len(w) for w in weights], **options)
 
 

@@ -181,6 +181,13 @@ def test_an_unknown_metric_is_named_with_its_neighbours():
         find_metrics(["insertion-auc"])
 
 
+def test_values_that_are_no_log_odds_have_no_probabilities(exact):
+    played = additive(WEIGHTS, BASE, log_odds=False)
+    for name in ("comprehensiveness@20", "sufficiency_aopc"):
+        assert np.isnan(measure(name, played, exact[1])).all()
+    assert np.isfinite(measure("deletion_auc", played, exact[1])).all()
+
+
 def test_one_event_has_no_rank_correlation_and_still_has_curves():
     played = additive([np.array([2.0])])
     found = scored(played, [np.array([2.0])])

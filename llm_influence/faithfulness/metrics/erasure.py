@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llm_influence.faithfulness.game import STEPS, Game, Scored, count_of, keep_first, probability
+from llm_influence.faithfulness.game import STEPS, Game, Scored, count_of, keep_first
 from llm_influence.faithfulness.metrics.registry import metric
 from llm_influence.types import FloatArray
 
@@ -80,12 +80,12 @@ def insertion_values(game: Game, scored: Scored, percents: tuple[int, ...] = STE
 
 
 def _whole(game: Game) -> FloatArray:
-    return probability(game.full)
+    return game.probabilities(game.full)
 
 
 def _without(game: Game, scored: Scored, percents: tuple[int, ...]) -> FloatArray:
-    return probability(deletion_values(game, scored, percents))
+    return game.probabilities(deletion_values(game, scored, percents))
 
 
 def _alone(game: Game, scored: Scored, percents: tuple[int, ...]) -> FloatArray:
-    return probability(insertion_values(game, scored, percents))
+    return game.probabilities(insertion_values(game, scored, percents))
