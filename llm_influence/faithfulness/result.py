@@ -109,7 +109,7 @@ class FaithfulnessResult:
         """Mean of a metric with its interval over users."""
         key = (method, metric, removal or self.removals[0])
         if key not in self._known:
-            self._known[key] = self._interval(self.values(*key))
+            self._known[key] = self.interval_of(self.values(*key))
         return self._known[key]
 
     def difference(
@@ -119,7 +119,7 @@ class FaithfulnessResult:
         key = (method, other, metric, removal or self.removals[0])
         if key not in self._known:
             ours, theirs = (self.values(each, *key[2:]) for each in (method, other))
-            self._known[key] = self._interval(ours - theirs)
+            self._known[key] = self.interval_of(ours - theirs)
         return self._known[key]
 
     def summary(self) -> list[Record]:
@@ -180,7 +180,8 @@ class FaithfulnessResult:
         users = table.aggregate([]).sort_by("history")["user_id"].to_pylist()
         return np.unique(users, return_inverse=True)[1]
 
-    def _interval(self, values: FloatArray) -> Interval:
+    def interval_of(self, values: FloatArray) -> Interval:
+        """Mean of any (N,) values, history by history, with its interval over users."""
         defined = ~np.isnan(values)
         if not defined.any():
             return Interval(np.nan, np.nan, np.nan, 0)
