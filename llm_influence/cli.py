@@ -131,7 +131,8 @@ def faithfulness(
         str | None, typer.Option(help="names with commas between; default: all but the exact")
     ] = None,
     events: Annotated[
-        int | None, typer.Option(min=1, help="most recent events explained; default: all that fit")
+        int | None,
+        typer.Option(min=1, help="histories are cut to so many recent events; default: whole"),
     ] = None,
     option: Annotated[
         list[str] | None,

@@ -135,7 +135,7 @@ def main(options: argparse.Namespace) -> None:
         protocol={
             "data": run.config.data.source,
             "histories": f"{len(histories)} users of the test split, drawn by the seed; the last "
-            f"{options.events} events before the tested one",
+            f"{options.events} events before the tested one, as if there had been no others",
             "target": "log-odds of each history's first recommendation among unseen items",
             "removal": f"{setup.removal}, the same for every method and metric",
             "check_removal": setup.check_removal or "none",

@@ -47,11 +47,11 @@ def measure_batch(
         first: Number of the first history.
     """
     rows = []
+    if options.last is not None:
+        histories = [history.keep(slice(-options.last, None)) for history in histories]
     with _eval_mode(model):
         target = bind(options.target, model, histories)  # items left out of context are seen too
         shown = [model.encoder.trim(history) for history in histories]
-        if options.last is not None:
-            shown = [history.keep(slice(-options.last, None)) for history in shown]
         for removal in options.removals:
             bench = _Bench(model, histories, shown, target, removal, contenders, options)
             for method, columns in bench.measured().items():

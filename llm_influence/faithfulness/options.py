@@ -20,7 +20,8 @@ class Options:
         check_removal: A second removal under which everything is measured once more; None: none.
         target: What is explained.
         metrics: Names of metrics; None: all that are measured by default.
-        last: Most recent events of a history that are explained; None: all that fit the context.
+        last: Most recent events that a history is cut to, as if there had been no others; None:
+            histories stay whole, and all events that fit the context are explained.
         masks: Held-out random sets a history, for LDS and infidelity.
         jitters: Draws of jittered gaps, for sensitivity.
         largest_set: Most events of a counterfactual set.

@@ -117,6 +117,15 @@ def test_exact_scores_of_a_linear_model_are_perfect():
         np.testing.assert_allclose(result.values("leave_one_out", name), perfect, atol=1e-4)
 
 
+def test_a_cut_history_is_explained_as_if_there_had_been_no_more(bert, histories):
+    cut = [history.keep(slice(-3, None)) for history in histories]
+    options = Options(metrics=("deletion_auc", "counterfactual_share"), last=3)
+    found = evaluate_faithfulness(bert, histories, [], options)
+    whole = evaluate_faithfulness(bert, cut, [], Options(metrics=options.metrics))
+    assert found.rows.equals(whole.rows)
+    assert not np.isnan(found.values("random", "counterfactual_share")).any()
+
+
 def test_methods_that_do_not_read_the_model_fail_the_randomisation_test(found):
     for name in ("random", "recency"):
         np.testing.assert_allclose(found.values(name, "randomisation"), 1)
