@@ -1,7 +1,7 @@
 """Measure our attribution methods and Captum's beside each other on a fine-tuned model.
 
     python scripts/benchmark_faithfulness.py --model runs/movielens_100k --work faithfulness
-        [--users 100] [--events 40] [--recommended shapley] [--option shapley.budget=200]
+        [--users 100] [--events 40] [--recommended shapley] [--option shapley.passes=200]
 
 Writes docs/benchmarks/faithfulness_ml100k.json. Shards lie in --work as they are done, so a killed
 run goes on. The recommended method is named on the command line before anything is measured and
@@ -79,6 +79,8 @@ def our_contenders(names: list[str], words: list[str], removals: list[str]) -> l
     for word in words:
         key, _, value = word.partition("=")
         method, _, option = key.partition(".")
+        if method not in own or not option:
+            raise SystemExit(f"cannot read {word!r}: write method.name=value of a measured method")
         own[method][option] = yaml.safe_load(value)
     return [contender(name, options) for name, options in own.items()]
 
