@@ -128,7 +128,7 @@ def main(options: argparse.Namespace) -> None:
         raise SystemExit(f"{options.recommended!r} is not among the methods")
     contenders = [*ours, *captum_contenders(options.budget)]
     run = Run.open(options.model)
-    histories = run.test_histories(options.users, seed=SEED)
+    histories = run.test_histories(options.users, seed=SEED, skip=options.skip)
     result = measure_faithfulness(run.model, histories, contenders, options.work, setup)
     found = figures(result, options.recommended)
     write_benchmark(
@@ -136,7 +136,8 @@ def main(options: argparse.Namespace) -> None:
         name="faithfulness_ml100k",
         protocol={
             "data": run.config.data.source,
-            "histories": f"{len(histories)} users of the test split, drawn by the seed; the last "
+            "histories": f"{len(histories)} users of the test split, drawn by the seed, "
+            f"the first {options.skip} left out; the last "
             f"{options.events} events before the tested one, as if there had been no others",
             "target": "log-odds of each history's first recommendation among unseen items",
             "removal": f"{setup.removal}, the same for every method and metric",
@@ -170,6 +171,9 @@ if __name__ == "__main__":
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--users", type=int, default=100)
+    parser.add_argument(
+        "--skip", type=int, default=0, help="users left out, such as those tuned on"
+    )
     parser.add_argument("--events", type=int, default=40)
     parser.add_argument("--removal", default="drop")
     parser.add_argument("--check-removal", default="mask", help="empty for none")

@@ -150,3 +150,14 @@ def test_methods_lists_every_method_with_its_caution():
 def test_the_shipped_configuration_is_the_demo():
     shipped = RunConfig.load("configs/movielens_100k.yaml")
     assert shipped == demo_config(["--output", shipped.output])
+
+
+def test_users_skipped_and_users_drawn_are_others(run):
+    from llm_influence.run import Run
+
+    opened = Run.open(run)
+    first, then = opened.test_histories(5, seed=1), opened.test_histories(5, seed=1, skip=5)
+    everyone = {history.user_id for history in [*first, *then]}
+    assert len(everyone) == 10
+    assert [h.user_id for h in first] == [h.user_id for h in opened.test_histories(5, seed=1)]
+    assert len(opened.test_histories(1000)) == len(opened.split.test)
