@@ -2,9 +2,8 @@
 
     python scripts/benchmark_tables.py
 
-Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md and
-docs/training.md; a test holds them in step.
-docs/faithfulness.md; a test holds them in step.
+Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md,
+docs/training.md and docs/faithfulness.md; a test holds them in step.
 """
 
 from __future__ import annotations
