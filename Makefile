@@ -34,6 +34,7 @@ bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some 
 	$(BIN)/python scripts/benchmark_rendering.py
 	$(BIN)/python scripts/benchmark_demo.py
 	$(BIN)/python scripts/benchmark_batch.py --model $(RUN)
+	$(BIN)/python scripts/benchmark_faithfulness.py --model $(RUN) --work runs/faithfulness
 	$(BIN)/python scripts/benchmark_million_items.py
 	$(BIN)/python scripts/benchmark_cache.py --threads 1
 	$(BIN)/python scripts/benchmark_adapters.py --layers 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
 
 from llm_influence.config import DataConfig, RunConfig
@@ -59,6 +60,16 @@ class Run:
             return self.split.log
         data = self.config.data.model_dump() | {"source": source, "items": items, "users": users}
         return open_data(DataConfig.model_validate(data))
+
+    def test_histories(self, users: int, *, seed: int = 0, skip: int = 0) -> list[History]:
+        """Histories before the tested events of ``users`` users drawn by the seed, in their order.
+
+        All users where there are fewer. The first ``skip`` drawn are left out: whoever chooses a
+        method on some users can measure it on others.
+        """
+        rows = self.split.test
+        drawn = np.random.default_rng(seed).permutation(len(rows))[skip : skip + users]
+        return [rows.history(int(row)) for row in sorted(drawn)]
 
     def report_facts(self, metrics: list[Record], shown: list[History], k: int = 10) -> ReportFacts:
         """What a report says beside the explanations, with the top k of the users it shows."""

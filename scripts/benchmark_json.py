@@ -51,7 +51,8 @@ def write_benchmark(
         name: The benchmark's name.
         protocol: What was measured and how, in plain words and numbers.
         rows: Flat records: system, task, metric, value, low, high, seconds...
-        figures: The few numbers that matter, by the key an issue names.
+        figures: The few numbers that matter, by the key an issue names; a name where the answer
+            is one (which method is recommended).
         facts: What an issue names that is no number, such as which method was best.
         seeds: Seeds of all random choices.
         command: The command line that repeats it. Default: this process's own, with paths

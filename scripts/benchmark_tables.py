@@ -2,8 +2,8 @@
 
     python scripts/benchmark_tables.py
 
-Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md and
-docs/training.md; a test holds them in step.
+Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md,
+docs/training.md and docs/faithfulness.md; a test holds them in step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from faithfulness_page import PAGE as FAITHFULNESS
+from faithfulness_page import faithfulness_page
 
 FRONT = Path("README.md")
 OVERVIEW = Path("docs/benchmarks/README.md")
@@ -174,4 +177,6 @@ if __name__ == "__main__":
     ADAPTERS.write_text(filled, encoding="utf-8")
     filled = training_page(TRAINING.read_text("utf-8"), OVERVIEW.parent)
     TRAINING.write_text(filled, encoding="utf-8")
+    filled = faithfulness_page(FAITHFULNESS.read_text("utf-8"), OVERVIEW.parent)
+    FAITHFULNESS.write_text(filled, encoding="utf-8")
     OVERVIEW.write_text(overview(OVERVIEW.parent), encoding="utf-8")

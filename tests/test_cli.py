@@ -49,6 +49,51 @@ def test_explain_then_report_gives_one_page_with_every_method(run, tmp_path):
     assert "leave_one_out" in page.read_text(encoding="utf-8")
 
 
+def test_faithfulness_writes_tables_and_a_plot_and_goes_on(run, tmp_path):
+    import json
+
+    words = ["--methods", "leave_one_out,integrated_gradients", "--users", 3, "--masks", 8]
+    more = ["--option", "integrated_gradients.steps=3", "--metrics", "lds,deletion_auc,abpc"]
+    command = ["faithfulness", "--model", run, "--out", tmp_path, *words, *more, "--shard-size", 2]
+    result = call(*command)
+    assert result.exit_code == 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((tmp_path / "faithfulness.json").read_text(encoding="utf-8"))
+    assert summary["plan"]["methods"]["integrated_gradients"] == {"steps": 3}
+    assert {"random", "recency"} <= set(summary["references"])
+    table = (tmp_path / "faithfulness.md").read_text(encoding="utf-8")
+    for row in summary["summary"]:
+        assert f"`{row['method']}`" in table
+        assert row["histories"] == 3
+    parts = {path: path.stat().st_mtime_ns for path in tmp_path.glob("part-*.parquet")}
+    assert len(parts) == 2
+    assert call(*command).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "shapely"], "unknown method 'shapely'"),
+        (["--methods", "recency", "--metrics", "ldss"], "unknown metric 'ldss'"),
+        (["--methods", "recency", "--removal", "erase"], "unknown removal 'erase'"),
+        (["--methods", "recency", "--option", "steps=3"], "cannot read 'steps'"),
+        (["--methods", "recency", "--target", "item:none"], "'none' is no item"),
+    ],
+)
+def test_a_mistake_in_a_comparison_is_one_plain_line(
+    run, tmp_path, monkeypatch, capsys, words, message
+):
+    command = ["llm-influence", "faithfulness", "--model", str(run), "--out", str(tmp_path / "o")]
+    monkeypatch.setattr("sys.argv", [*command, *words])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
 def test_explain_reads_another_log_and_a_methods_own_options(run, tmp_path):
     import pyarrow.parquet as pq
 
@@ -117,3 +162,14 @@ def test_methods_lists_every_method_with_its_caution():
 def test_the_shipped_configuration_is_the_demo():
     shipped = RunConfig.load("configs/movielens_100k.yaml")
     assert shipped == demo_config(["--output", shipped.output])
+
+
+def test_users_skipped_and_users_drawn_are_others(run):
+    from llm_influence.run import Run
+
+    opened = Run.open(run)
+    first, then = opened.test_histories(5, seed=1), opened.test_histories(5, seed=1, skip=5)
+    everyone = {history.user_id for history in [*first, *then]}
+    assert len(everyone) == 10
+    assert [h.user_id for h in first] == [h.user_id for h in opened.test_histories(5, seed=1)]
+    assert len(opened.test_histories(1000)) == len(opened.split.test)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from llm_influence.config import ADAPTER_OPTIONS, RunConfig
+from llm_influence.faithfulness.metrics import METRICS
 
 sys.path.append("scripts")
 import benchmark_tables
+import faithfulness_page
 
 BENCHMARKS = Path("docs/benchmarks")
 FORMAT = {"name", "command", "protocol", "hardware", "versions", "seeds", "rows", "figures"}
@@ -39,11 +41,19 @@ def test_the_page_of_training_holds_the_measured_tables():
     assert benchmark_tables.training_page(page, BENCHMARKS) == page
 
 
+def test_the_page_of_faithfulness_has_every_metric_as_it_is_and_as_measured():
+    page = Path("docs/faithfulness.md").read_text(encoding="utf-8")
+    assert "<!-- metrics -->" in page
+    assert "<!-- measured -->" in page
+    assert faithfulness_page.faithfulness_page(page, BENCHMARKS) == page
+    assert all(f"| `{name}` " in page for name in METRICS)
+
+
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.json")), ids=lambda path: path.stem)
 def test_benchmark_files_have_the_common_format(path):
     benchmark = json.loads(path.read_text(encoding="utf-8"))
     assert benchmark.keys() >= FORMAT
-    assert all(isinstance(value, int | float) for value in benchmark["figures"].values())
+    assert all(isinstance(value, int | float | str) for value in benchmark["figures"].values())
 
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """Long work over many users, on any number of processes, that survives being killed.
 
-batch   explain every user of a log into Parquet shards
-plan    what a folder of shards was asked to hold, so that a resumed run continues the same one
+batch         explain every user of a log into Parquet shards
+faithfulness  measure methods beside each other, user by user
+plan          what a folder of shards was asked to hold, so that a resumed run continues it
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import OutputError
 from llm_influence.files import write_text
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.types import History
 
 SHARD = "part-"
 """How the names of shard files begin."""
@@ -76,28 +78,33 @@ class Plan:
         return [range(start, min(start + self.shard_size, self.users)) for start in starts]
 
     def claim(self, folder: Path) -> None:
-        """Write the plan into ``folder``, or check that it is the one already there.
+        """Make ``folder`` this plan's own; see `claim`."""
+        claim(folder, asdict(self))
 
-        A plan without any shard (a run that failed at once) binds nobody and is replaced.
 
-        Raises:
-            OutputError: The folder cannot be written, or belongs to another plan.
-        """
-        path = folder / "plan.json"
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
-        if not path.exists() or not any(folder.glob(f"{SHARD}*.parquet")):
-            write_text(path, text)
-            return
-        theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
-        changed = sorted(key for key in ours if ours[key] != theirs.get(key))
-        if changed:
-            shown = ", ".join(f"{key}: {theirs.get(key)!r}, now {ours[key]!r}" for key in changed)
-            raise OutputError(
-                f"the folder holds another run ({shown})",
-                where=str(folder),
-                expected="the same model, log, method and options, or a new folder",
-                fix="choose another --out, or repeat the command that began this folder",
-            )
+def claim(folder: Path, plan: Mapping[str, object]) -> None:
+    """Write ``plan`` into ``folder``, or check that it is the one already there.
+
+    A plan without any shard (a run that failed at once) binds nobody and is replaced.
+
+    Raises:
+        OutputError: The folder cannot be written, or belongs to another plan.
+    """
+    path = folder / "plan.json"
+    text = json.dumps(plan, indent=2, ensure_ascii=False, default=str) + "\n"
+    if not path.exists() or not any(folder.glob(f"{SHARD}*.parquet")):
+        write_text(path, text)
+        return
+    theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+    changed = sorted(key for key in ours if ours[key] != theirs.get(key))
+    if changed:
+        shown = ", ".join(f"{key}: {theirs.get(key)!r}, now {ours[key]!r}" for key in changed)
+        raise OutputError(
+            f"the folder holds another run ({shown})",
+            where=str(folder),
+            expected="the same model, log, method and options, or a new folder",
+            fix="choose another --out, or repeat the command that began this folder",
+        )
 
 
 def model_fingerprint(model: InfluenceModel) -> str:
@@ -108,6 +115,18 @@ def model_fingerprint(model: InfluenceModel) -> str:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().numpy().tobytes())
     digest.update("\n".join(model.catalogue.ids.to_pylist()).encode())
+    return digest.hexdigest()[:16]
+
+
+def histories_fingerprint(histories: Sequence[History]) -> str:
+    """Digest of every event of these histories, by name, and of their users."""
+    digest = hashlib.sha256()
+    for history in histories:
+        digest.update("\n".join([history.user_id, *history.item_ids()]).encode())
+        digest.update("\n".join(history.vocabulary.behaviors).encode())
+        digest.update(repr(sorted(history.user.items())).encode())
+        for column in (history.behaviors, history.timestamps, history.values):
+            digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,0 +1,153 @@
+"""N histories as games: what any set of their events is worth, and one method's scores of them.
+
+A metric needs nothing else, so it can be tried on games whose answers are known.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from llm_influence.types import BoolArray, FloatArray, IntArray
+
+STEPS = tuple(range(10, 101, 10))
+"""Percentages of events at which curves are read."""
+TIES, HELD_OUT = 2, 3
+"""Streams of draws of one user, kept apart from each other and from those of methods."""
+ALL_SETS = 12
+"""Up to this many events, held-out sets are drawn without replacement from a list of all."""
+
+
+class Values(Protocol):
+    """Values of sets of events, as `attribution.value_function.ValueFunction` gives them."""
+
+    def __call__(self, masks: Sequence[BoolArray]) -> list[FloatArray]:
+        """For each history the (M,) values of its (M, E) sets, True where an event is kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Game:
+    """N histories whose sets of events have values.
+
+    Attributes:
+        users: N user ids; random draws depend on them and the seed, never on batch places.
+        sizes: Events of each history.
+        values: The target's value of a set of events, log-odds.
+        ranks: The target's rank among its alternatives with a set of events, 1 is best.
+        log_odds: Whether values are log-odds, which have probabilities; those of a slate have none.
+        masks: Held-out random sets of each history.
+        largest_set: Most events that a counterfactual set may hold.
+        exact_events: Longest history whose exact Shapley values are computed.
+        seed: Of the held-out sets and of the order of equal scores.
+    """
+
+    users: Sequence[str]
+    sizes: Sequence[int]
+    values: Values
+    ranks: Values
+    log_odds: bool = True
+    masks: int = 64
+    largest_set: int = 10
+    exact_events: int = 10
+    seed: int = 0
+
+    @cached_property
+    def full(self) -> FloatArray:
+        """(N,) values with all events."""
+        return self.each(self.values, [np.ones((1, size), dtype=bool) for size in self.sizes])
+
+    @cached_property
+    def held_out(self) -> list[BoolArray]:
+        """N arrays (M, E) of random sets, each event kept with probability 1/2.
+
+        They are drawn for the user and the seed and for no method, so all methods are tried on
+        the same. Few events have few sets; each then comes once, none and all left out.
+        """
+        return [
+            _random_sets(size, self.masks, np.random.default_rng([self.seed, crc(user), HELD_OUT]))
+            for user, size in zip(self.users, self.sizes, strict=True)
+        ]
+
+    @cached_property
+    def held_out_values(self) -> list[FloatArray]:
+        """N arrays (M,) of the values of the held-out sets."""
+        return self.values(self.held_out)
+
+    def orders(self, scores: Sequence[FloatArray]) -> list[IntArray]:
+        """N arrays (E,) of events, the most influential (most supporting) first.
+
+        Equal scores are put in a random order of the user's own, the same for every method: a
+        fixed rule such as "the later one first" would lend recency to methods that say nothing.
+        """
+        found: list[IntArray] = []
+        for user, row in zip(self.users, scores, strict=True):
+            chance = np.random.default_rng([self.seed, crc(user), TIES]).permutation(len(row))
+            found.append(np.lexsort((chance, -row)))
+        return found
+
+    def probabilities(self, values: FloatArray) -> FloatArray:
+        """The probabilities of log-odds; nan where values are something else."""
+        return probability(values) if self.log_odds else np.full(values.shape, np.nan)
+
+    @staticmethod
+    def each(values: Values, masks: Sequence[BoolArray]) -> FloatArray:
+        """(N,) values of one set (1, E) a history."""
+        return np.array([value[0] for value in values(masks)])
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One method's scores of the N histories of a game.
+
+    Attributes:
+        scores: N arrays (E,).
+        orders: N arrays (E,) of events, the most influential first (`Game.orders`).
+        base: (N,) the target at the method's own baseline.
+        frame: (N,) score of what stands outside every event.
+        in_target_units: Whether scores are in the target's units; shares of one are not.
+        jittered: The scores of the same histories with their gaps a little off, once a draw.
+        scrambled: The scores of the same histories by a model with scrambled weights.
+    """
+
+    scores: Sequence[FloatArray]
+    orders: Sequence[IntArray]
+    base: FloatArray
+    frame: FloatArray
+    in_target_units: bool = True
+    jittered: Sequence[Sequence[FloatArray]] = ()
+    scrambled: Sequence[FloatArray] | None = None
+
+
+def keep_first(order: IntArray, counts: Sequence[int]) -> BoolArray:
+    """(len(counts), E) sets that hold the first ``count`` events of ``order`` alone."""
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return place[None, :] < np.asarray(counts)[:, None]
+
+
+def count_of(percent: int, size: int) -> int:
+    """``percent`` of ``size`` events, rounded up to whole events."""
+    return -(-percent * size // 100)
+
+
+def crc(user: str) -> int:
+    """A number of the user id that is the same in every process."""
+    return zlib.crc32(user.encode())
+
+
+def probability(log_odds: FloatArray) -> FloatArray:
+    """The probabilities of log-odds."""
+    return 1 / (1 + np.exp(-np.clip(log_odds, -700, 700)))
+
+
+def _random_sets(size: int, count: int, draw: np.random.Generator) -> BoolArray:
+    if size > ALL_SETS:
+        return draw.random((count, size)) < 0.5
+    proper = 2**size - 2
+    codes = 1 + draw.choice(proper, size=min(count, proper), replace=False) if proper > 0 else []
+    return (np.asarray(codes, dtype=np.int64)[:, None] >> np.arange(size)) % 2 == 1
