@@ -32,7 +32,8 @@ SEED = 0
 
 def part_of(name: str, run: Run, options: argparse.Namespace) -> Measured:
     """Rows and figures of one part."""
-    cases = choose_cases(run.model, run.split.test, EVENTS[name], options.histories, SEED)
+    count = options.long_histories if name == "shapley40" else options.histories
+    cases = choose_cases(run.model, run.split.test, EVENTS[name], count, SEED)
     store = Store(
         options.work / f"{name}.jsonl",
         {"model": str(options.model.resolve()), "core": options.core, "removal": "drop"},
@@ -100,8 +101,9 @@ def protocol(run: Run, options: argparse.Namespace) -> dict[str, object]:
         f"template {run.config.rendering.template}",
         "function": "log-odds of the history's first unseen recommendation, removal drop: the "
         "history is rendered again without the removed events",
-        "histories": f"{options.histories} users drawn from all with enough events, the last "
-        "events before the tested one; the same ones for every system",
+        "histories": f"{options.histories} users drawn from all with enough events "
+        f"({options.long_histories} for 40 events), the last events before the tested one; the "
+        "same ones for every system",
         "threads": "one, for every system",
         "clock": "from a fresh task to scores, one history at a time; rendering is inside, the "
         "choice of the target is outside, for every system. Leave one out and integrated "
@@ -118,9 +120,12 @@ def protocol(run: Run, options: argparse.Namespace) -> dict[str, object]:
         "peers' errors at 10 events are found on the table of all values, their seconds on the "
         "model",
         "truth": "10 events: exact, all 1,024 coalitions. 40 events: mean of two independent runs "
-        f"of our estimator with {options.reference_passes} passes each; its error is half the "
-        "two runs' distance, its bias is looked for in units of the standard error of antithetic "
-        f"permutation sampling with {options.reference_passes} passes, which is unbiased",
+        f"of our Shapley regression (surrogate linear) with {options.reference_passes} passes "
+        "each, which shares neither model nor coalitions with our default estimator; its error is "
+        "half the two runs' distance, its bias is looked for in units of the standard error of "
+        f"antithetic permutation sampling with {options.reference_passes} passes, which has none",
+        "ours": "shapley with tolerance 0, so that it spends the passes it is given; its own "
+        "computation is inside the clock",
         "seconds_to_error": f"relative RMSE {TOLERANCE}: budgets double until the median error is "
         f"within, then {shapley_part.STEPS} halvings; on all histories for 10 events, on the "
         f"first {options.pilot} for 40 and then raised until all histories agree; at most "
@@ -139,11 +144,12 @@ if __name__ == "__main__":
     parser.add_argument("--model", type=Path, required=True, help="folder that `finetune` wrote")
     parser.add_argument("--part", choices=PARTS, nargs="+", help="default: all")
     parser.add_argument("--histories", type=int, default=30)
+    parser.add_argument("--long-histories", type=int, default=30, help="of shapley40")
     parser.add_argument("--pilot", type=int, default=8, help="histories that choose 40's budgets")
     parser.add_argument("--seeds", type=int, default=2, help="explanations a history of 10 events")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--most-passes", type=int, default=40_000)
-    parser.add_argument("--reference-passes", type=int, default=16_384)
+    parser.add_argument("--reference-passes", type=int, default=8_192)
     parser.add_argument("--core", type=int, help="pin the process to this core")
     parser.add_argument("--work", type=Path, default=Path("runs/attribution_speed"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/attribution_speed.json"))

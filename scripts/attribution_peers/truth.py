@@ -39,10 +39,10 @@ class Reference:
     """Shapley values of a long history, and how far they may be wrong.
 
     Attributes:
-        scores: (E,) the mean of two independent long runs of our `shapley`.
+        scores: (E,) the mean of two independent long runs of the Shapley regression.
         error: Relative RMSE of that mean, from the difference of the two runs: half of it.
         bias: Mean over events of ``((reference - permutations) / standard error)^2``, where
-            `permutations` is an unbiased estimate: 1 if they differ by chance alone.
+            `permutations` is an unbiased estimate: about 1 if they differ by chance alone.
     """
 
     scores: Floats
@@ -51,20 +51,22 @@ class Reference:
 
 
 def long_reference(case: Case, token_budget: int, passes: int, seed: int) -> Reference:
-    """Two runs of our estimator with ``passes`` each, and permutations with as many passes.
+    """Two runs of our Shapley regression with ``passes`` each, and permutations with as many.
 
-    The permutations go there and back (antithetic pairs); each pair is an unbiased draw of all
-    Shapley values, so their mean has a standard error that assumes nothing.
+    The regression (`surrogate="linear"`) shares neither the model of the game nor the choice of
+    coalitions with our default estimator, so that it cannot favour it. The permutations go there
+    and back; each pair of orders is an unbiased draw of all Shapley values, so their mean has a
+    standard error that assumes nothing.
     """
+    options = {"passes": passes, "tolerance": 0.0, "surrogate": "linear"}
     one, other = (
-        case.ours("shapley", seed=seed + extra, passes=passes)[0].scores
-        for extra in (10_001, 10_002)
+        case.ours("shapley", seed=seed + extra, **options)[0].scores for extra in (10_001, 10_002)
     )
     scores = (one + other) / 2
-    error = relative_rmse(one, other) * np.std(other) / np.std(scores) / 2
+    error = float(np.sqrt(np.mean((one - other) ** 2)) / 2 / np.std(scores))
     mean, standard_error = permutation_shapley(case.function(token_budget), passes, seed)
     bias = float(np.mean(((scores - mean) / standard_error) ** 2))
-    return Reference(scores, float(error), bias)
+    return Reference(scores, error, bias)
 
 
 def permutation_shapley(function: Function, passes: int, seed: int) -> tuple[Floats, Floats]:
