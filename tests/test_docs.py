@@ -1,14 +1,17 @@
 """The documentation's figures and settings are the ones in the files beside it."""
 
+import inspect
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from llm_influence.attribution.explainer import METHODS
 from llm_influence.config import ADAPTER_OPTIONS, RunConfig
 
 sys.path.append("scripts")
+import attribution_pages
 import benchmark_tables
 
 BENCHMARKS = Path("docs/benchmarks")
@@ -30,6 +33,26 @@ def test_the_page_of_adapters_names_every_kind_and_option_and_its_table_is_the_m
     for kind, options in ADAPTER_OPTIONS.items():
         assert f"| `{kind}` |" in page
         assert all(f"`{option}`" in page for option in options)
+
+
+def test_every_method_has_its_page_as_the_registry_describes_it():
+    written = {p.name: p.read_text(encoding="utf-8") for p in attribution_pages.FOLDER.glob("*.md")}
+    assert written == attribution_pages.pages(), "run python scripts/attribution_pages.py"
+
+
+@pytest.mark.parametrize("spec", METHODS.values(), ids=lambda spec: spec.name)
+def test_a_method_explains_every_option_in_its_docstring(spec):
+    _, meanings = attribution_pages.read_docstring(inspect.getdoc(spec.run))
+    assert meanings.keys() >= spec.options.keys()
+
+
+def test_a_page_keeps_the_text_and_joins_lines_of_an_option():
+    text, meanings = attribution_pages.read_docstring(
+        "Short.\n\nLong ``x``.\n\nArgs:\n    task: What.\n    steps: How many\n        points: all."
+        "\n\nRaises:\n    ValueError: Never."
+    )
+    assert text == "Short.\n\nLong `x`."
+    assert meanings == {"task": "What.", "steps": "How many points: all."}
 
 
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.json")), ids=lambda path: path.stem)
