@@ -76,7 +76,8 @@ def _page(spec: MethodSpec) -> Iterator[str]:
             yield f"| `{name}` | `{default!r}` | {_cell(meanings.get(name, ''))} |"
         yield ""
     yield from ("## When not to trust it", "", spec.caution, "")
-    yield from ("```python", f"Explainer(model, method={spec.name!r}).explain(history)", "```")
+    call = f'Explainer(model, method="{spec.name}").explain(history)'
+    yield from ("```python", call, "```")
 
 
 def read_docstring(text: str) -> tuple[str, dict[str, str]]:

@@ -1,5 +1,6 @@
 """The documentation's figures and settings are the ones in the files beside it."""
 
+import ast
 import inspect
 import json
 import sys
@@ -65,3 +66,19 @@ def test_benchmark_files_have_the_common_format(path):
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_loads(path):
     assert RunConfig.load(path).output.startswith("runs/")
+
+
+def test_the_notebook_runs_without_a_network_and_finds_the_law_of_its_log(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run_notebook = pytest.importorskip("run_notebook")  # nbclient
+
+    notebook = run_notebook.run(Path("docs/notebooks/influence.ipynb"))
+
+    texts = [out.data["text/plain"] for cell in notebook.cells for out in _results(cell)]
+    hits = ast.literal_eval(next(text for text in texts if "'leave_one_out'" in text))
+    assert hits["leave_one_out"] > hits["recency"] + 0.15 > hits["random"]
+
+
+def _results(cell):
+    return [o for o in cell.get("outputs", []) if o.output_type == "execute_result"]
