@@ -39,7 +39,6 @@ def write_benchmark(
     protocol: Mapping[str, object],
     rows: Sequence[Mapping[str, Scalar]],
     figures: Mapping[str, Scalar],
-    facts: Mapping[str, str] | None = None,
     seeds: Sequence[int] = (),
     command: str | None = None,
     versions: Mapping[str, str] | None = None,
@@ -53,7 +52,6 @@ def write_benchmark(
         rows: Flat records: system, task, metric, value, low, high, seconds...
         figures: The few numbers that matter, by the key an issue names; a name where the answer
             is one (which method is recommended).
-        facts: What an issue names that is no number, such as which method was best.
         seeds: Seeds of all random choices.
         command: The command line that repeats it. Default: this process's own, with paths
             relative to the repository.
@@ -76,8 +74,6 @@ def write_benchmark(
         "rows": [dict(row) for row in rows],
         "figures": dict(figures),
     }
-    if facts:
-        record["facts"] = dict(facts)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     half_written = path.with_name(path.name + ".part")

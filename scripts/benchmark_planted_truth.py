@@ -264,8 +264,8 @@ def main(options: argparse.Namespace) -> None:
             "threads": options.threads,
         },
         rows=rows,
-        facts={"best_method": best.name},
         figures={
+            "best_method": best.name,
             **{name: means[name] for name in ("auroc", "auprc", "spearman", "mass")},
             "behavior_weight_error": errors["behavior_weight_error"],
             "half_life_error": errors["half_life_error"],

@@ -1,15 +1,19 @@
 """The documentation's figures and settings are the ones in the files beside it."""
 
+import ast
+import inspect
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from llm_influence.attribution.explainer import METHODS
 from llm_influence.config import ADAPTER_OPTIONS, RunConfig
 from llm_influence.faithfulness.metrics import METRICS
 
 sys.path.append("scripts")
+import attribution_pages
 import benchmark_tables
 import faithfulness_page
 
@@ -49,6 +53,26 @@ def test_the_page_of_faithfulness_has_every_metric_as_it_is_and_as_measured():
     assert all(f"| `{name}` " in page for name in METRICS)
 
 
+def test_every_method_has_its_page_as_the_registry_describes_it():
+    written = {p.name: p.read_text(encoding="utf-8") for p in attribution_pages.FOLDER.glob("*.md")}
+    assert written == attribution_pages.pages(), "run python scripts/attribution_pages.py"
+
+
+@pytest.mark.parametrize("spec", METHODS.values(), ids=lambda spec: spec.name)
+def test_a_method_explains_every_option_in_its_docstring(spec):
+    _, meanings = attribution_pages.read_docstring(inspect.getdoc(spec.run))
+    assert meanings.keys() >= spec.options.keys()
+
+
+def test_a_page_keeps_the_text_and_joins_lines_of_an_option():
+    text, meanings = attribution_pages.read_docstring(
+        "Short.\n\nLong ``x``.\n\nArgs:\n    task: What.\n    steps: How many\n        points: all."
+        "\n\nRaises:\n    ValueError: Never."
+    )
+    assert text == "Short.\n\nLong `x`."
+    assert meanings == {"task": "What.", "steps": "How many points: all."}
+
+
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.json")), ids=lambda path: path.stem)
 def test_benchmark_files_have_the_common_format(path):
     benchmark = json.loads(path.read_text(encoding="utf-8"))
@@ -59,3 +83,19 @@ def test_benchmark_files_have_the_common_format(path):
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_loads(path):
     assert RunConfig.load(path).output.startswith("runs/")
+
+
+def test_the_notebook_runs_without_a_network_and_finds_the_law_of_its_log(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run_notebook = pytest.importorskip("run_notebook")  # nbclient
+
+    notebook = run_notebook.run(Path("docs/notebooks/influence.ipynb"))
+
+    texts = [out.data["text/plain"] for cell in notebook.cells for out in _results(cell)]
+    hits = ast.literal_eval(next(text for text in texts if "'leave_one_out'" in text))
+    assert hits["leave_one_out"] > hits["recency"] + 0.15 > hits["random"]
+
+
+def _results(cell):
+    return [o for o in cell.get("outputs", []) if o.output_type == "execute_result"]

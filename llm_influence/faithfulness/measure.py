@@ -146,7 +146,7 @@ class _Bench:
         found = {}
         for each in self.contenders:
             task = SharedTask(
-                self.model, histories, self.target, self.removal, self.options.seed, values
+                self.model, histories, self.target, self.removal, self.options.seed, shared=values
             )
             found[each.label] = each.run(task)
         return found

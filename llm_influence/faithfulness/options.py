@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llm_influence.attribution.renderings import REMOVALS, Removal
 from llm_influence.attribution.targets import TOP, Target
-from llm_influence.attribution.value_function import REMOVALS, Removal
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.faithfulness.metrics import find_metrics
 from llm_influence.faithfulness.metrics.registry import Metric

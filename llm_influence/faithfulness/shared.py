@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -42,7 +42,7 @@ class SharedTask(Task):
         shared: The value function of all of them.
     """
 
-    shared: ValueFunction
+    shared: ValueFunction = field(kw_only=True)
 
     @cached_property
     def values(self) -> ValueFunction:

@@ -76,7 +76,11 @@ class GameValues:
 
 
 def game_task(
-    games: Sequence[Game], sizes: Sequence[int], *, seed: int = 0, users: Sequence[str] | None = None
+    games: Sequence[Game],
+    sizes: Sequence[int],
+    *,
+    seed: int = 0,
+    users: Sequence[str] | None = None,
 ) -> SimpleNamespace:
     """A task of games; a player is whatever the game takes it for."""
     names = users or [f"u{n}" for n in range(len(games))]

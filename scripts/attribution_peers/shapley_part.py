@@ -1,0 +1,253 @@
+"""Shapley values: error at equal passes, and seconds to equal error."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attribution_peers import captum_peer, shap_peer
+from attribution_peers.case import Case, Explained, options_of
+from attribution_peers.masked_function import Function, TableFunction
+from attribution_peers.store import Record, Store
+from attribution_peers.truth import (
+    coalition_table,
+    exact_shapley,
+    long_reference,
+    relative_rmse,
+)
+
+PEERS = {
+    "captum ShapleyValueSampling": captum_peer.shapley_sampling,
+    "captum KernelShap": captum_peer.kernel_shap,
+    "shap PermutationExplainer": shap_peer.permutation,
+    "shap KernelExplainer": shap_peer.kernel,
+}
+OURS = "llm_influence shapley"
+SYSTEMS = (OURS, *PEERS)
+STEPS = 3
+"""Halvings of the search: budgets are known to a factor of 2^(1/8)."""
+
+Measured = tuple[list[Record], dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the measurement of Shapley values needs to know.
+
+    Attributes:
+        cases: Histories of equal length.
+        pilot: The first so many of them choose budgets; all are measured.
+        token_budget: Of the peers' function.
+        seeds: Seeds; each history is explained once with each when errors are measured.
+        tolerance: The relative RMSE to reach.
+        most_passes: A peer that needs more is said not to have reached it.
+        reference_passes: Of the long reference; 0: exact values.
+    """
+
+    cases: Sequence[Case]
+    pilot: int
+    token_budget: int
+    seeds: Sequence[int]
+    tolerance: float
+    most_passes: int
+    reference_passes: int
+
+
+def measure(setting: Setting, store: Store, *, passes: int | None) -> Measured:
+    """Rows and figures; ``passes``: also compare the errors at so many passes."""
+    if not options_of("shapley") >= {"passes", "tolerance"}:
+        raise SystemExit("method 'shapley' has no options 'passes' and 'tolerance'")
+    trials = Trials(setting, store)
+    size = len(setting.cases[0].history)
+    rows, figures = _reference_rows(size, trials.truths), {}
+    if passes is not None:
+        found = {system: trials.errors(system, passes) for system in SYSTEMS}
+        rows += [_error_row(system, size, passes, found[system]) for system in SYSTEMS]
+        medians = {system: _median(found[system], "error") for system in SYSTEMS}
+        best = min(medians[peer] for peer in PEERS)
+        figures[f"shapley_error_ratio_{passes}"] = medians[OURS] / best
+    timed = {system: trials.to_tolerance(system) for system in SYSTEMS}
+    rows += [_seconds_row(system, size, setting, timed[system]) for system in SYSTEMS]
+    reached = {s: _median(records, "seconds") for s, records in timed.items() if records}
+    peers = [reached[peer] for peer in PEERS if peer in reached]
+    if OURS in reached and peers:
+        figures[f"shapley_seconds_ratio_{size}"] = min(peers) / reached[OURS]
+    return rows, figures
+
+
+class Trials:
+    """Explanations by every system, with their errors, passes and seconds.
+
+    Args:
+        setting: What is measured.
+        store: Keeps every explanation.
+
+    Attributes:
+        truths: A record for each case: ``scores``; ``table`` if exact; ``error``, ``bias`` if long.
+    """
+
+    def __init__(self, setting: Setting, store: Store) -> None:
+        self._setting, self._store = setting, store
+        self.truths = [self._truth(case) for case in setting.cases]
+
+    def errors(self, system: str, passes: int, cases: int | None = None) -> list[Record]:
+        """A record for each of the first ``cases`` histories and each seed; from tables if any."""
+        return self._explained(system, passes, cases, timed=False)
+
+    def to_tolerance(self, system: str) -> list[Record] | None:
+        """Records of all histories, timed, at about the fewest passes within the tolerance.
+
+        The pilot's budget is raised until the median error of all is within. None: out of reach.
+        """
+        setting = self._setting
+
+        def enough(passes: int) -> bool:
+            found = self.errors(system, passes, setting.pilot)
+            return _median(found, "error") <= setting.tolerance
+
+        first = 2 * len(setting.cases[0].history) + 2
+        budget = smallest(enough, first=first, most=setting.most_passes)
+        while budget is not None and budget <= setting.most_passes:
+            found = self._explained(system, budget, None, timed=True)
+            if _median(found, "error") <= setting.tolerance:
+                return found
+            budget = round(budget * 2**0.25)
+        return None
+
+    def _truth(self, case: Case) -> Record:
+        setting, function = self._setting, case.function(self._setting.token_budget)
+        wanted = setting.reference_passes
+
+        def find() -> Record:
+            if not wanted:
+                table = coalition_table(function)
+                return {"scores": exact_shapley(table).tolist(), "table": table.tolist()}
+            found = long_reference(case, setting.token_budget, wanted, setting.seeds[0])
+            return {"scores": found.scores.tolist(), "error": found.error, "bias": found.bias}
+
+        return self._store.keep(f"{case.key} | truth, {wanted or 'exact'}", find)
+
+    def _explained(
+        self, system: str, passes: int, cases: int | None, *, timed: bool
+    ) -> list[Record]:
+        pairs = list(zip(self._setting.cases, self.truths, strict=True))[:cases]
+        return [
+            self._one(system, case, truth, passes, seed, timed=timed)
+            for case, truth in pairs
+            for seed in self._setting.seeds
+        ]
+
+    def _one(
+        self, system: str, case: Case, truth: Record, passes: int, seed: int, *, timed: bool
+    ) -> Record:
+        by_table = "table" in truth and not timed and system != OURS
+
+        def explain() -> Record:
+            if system == OURS:
+                found = case.ours("shapley", seed=seed, passes=passes, tolerance=0.0)[0]
+            elif by_table:
+                found = _peer(system, TableFunction(np.array(truth["table"])), passes, seed)
+            else:
+                function = case.function(self._setting.token_budget)
+                found = _peer(system, function, passes, seed)
+            error = relative_rmse(found.scores, np.array(truth["scores"]))
+            return {"error": error, "passes": found.passes, "seconds": found.seconds}
+
+        place = "from the table" if by_table else "by the model"
+        return self._store.keep(
+            f"{case.key} | {system} | {passes} passes, seed {seed}, {place}", explain
+        )
+
+
+def _peer(system: str, function: Function, passes: int, seed: int) -> Explained:
+    """One explanation with the passes and the seconds it really took."""
+    begun = time.perf_counter()
+    scores = PEERS[system](function, passes, seed)
+    return Explained(scores, function.passes, time.perf_counter() - begun)
+
+
+def smallest(enough: Callable[[int], bool], *, first: int, most: int) -> int | None:
+    """About the smallest number from ``first`` to ``most`` that is enough, or None.
+
+    Numbers double until one will do, then the gap is halved on a logarithmic scale.
+    """
+    high = first
+    while not enough(high):
+        high *= 2
+        if high > most:
+            return None
+    low = high // 2
+    for _ in range(STEPS if high > first else 0):
+        middle = round((low * high) ** 0.5)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _median(records: Sequence[Mapping[str, object]], column: str) -> float:
+    return statistics.median(record[column] for record in records)
+
+
+def _error_row(system: str, size: int, passes: int, records: Sequence[Record]) -> Record:
+    return {
+        "system": system,
+        "task": f"Shapley values of {size} events, {passes} passes",
+        "metric": "relative RMSE, median",
+        **_spread(records, "error"),
+        "passes": _median(records, "passes"),
+    }
+
+
+def _seconds_row(
+    system: str, size: int, setting: Setting, records: Sequence[Record] | None
+) -> Record:
+    row = {
+        "system": system,
+        "task": f"Shapley values of {size} events to relative RMSE {setting.tolerance:g}",
+        "metric": "seconds a history, median",
+        "reached": records is not None,
+    }
+    if records is None:
+        return row
+    return row | {
+        **_spread(records, "seconds"),
+        "error": _median(records, "error"),
+        "passes": _median(records, "passes"),
+    }
+
+
+def _spread(records: Sequence[Record], column: str) -> Record:
+    """Median with its 95% percentile interval over explanations drawn with replacement."""
+    values = np.array([record[column] for record in records])
+    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    low, high = np.quantile(np.median(values[drawn], axis=1), [0.025, 0.975])
+    return {
+        "value": float(np.median(values)),
+        "low": float(low),
+        "high": float(high),
+        "explanations": len(values),
+    }
+
+
+def _reference_rows(size: int, truths: Sequence[Record]) -> list[Record]:
+    """How far the long reference may be wrong; nothing where the values are exact."""
+    if "error" not in truths[0]:
+        return []
+    task = f"reference of {size} events"
+    return [
+        {
+            "system": OURS,
+            "task": task,
+            "metric": "relative RMSE, from two independent runs, median",
+            "value": _median(truths, "error"),
+        },
+        {
+            "system": OURS,
+            "task": task,
+            "metric": "squared distance from unbiased permutations in standard errors, median",
+            "value": _median(truths, "bias"),
+        },
+    ]
