@@ -51,6 +51,14 @@ class EncodedBatch:
         visible = torch.cat([frame, kept], dim=1).gather(1, self.event_index + 1)
         return replace(self, attention_mask=self.attention_mask & visible)
 
+    def take(self, rows: Tensor) -> EncodedBatch:
+        """The histories numbered ``rows`` (M,), repeats allowed, padded to their longest alone."""
+        longest = int(self.last()[rows].max()) + 1
+        taken = {f.name: getattr(self, f.name)[rows] for f in fields(self)}
+        for name in ("input_ids", "attention_mask", "event_index", "field_index", "added_ids"):
+            taken[name] = taken[name][:, :longest]
+        return replace(self, **taken)
+
     def event_sums(self, token_values: Tensor) -> tuple[Tensor, Tensor]:
         """Sum token values by event.
 

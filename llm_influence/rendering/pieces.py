@@ -215,6 +215,7 @@ class UnitPieces:
         self._first = dict(
             zip(blocks, np.cumsum([0, *(len(words) for words in blocks.values())]), strict=False)
         )
+        self._sizes = {block: len(words) for block, words in blocks.items()}
         self.words: list[str] = [
             _unit_phrase(block, word) for block, words in blocks.items() for word in words
         ]
@@ -230,6 +231,10 @@ class UnitPieces:
     def first_item(self) -> int:
         """Unit id of item 0."""
         return int(self._first["item"])
+
+    def units_of(self, field: str) -> range:
+        """Unit ids of a field's words, whether it has a place in the line or is added."""
+        return range(self._first[field], self._first[field] + self._sizes[field])
 
     def lookup(self, slot: int, codes: IntArray) -> tuple[IntArray, IntArray]:
         """See `Pieces.lookup`: one unit each."""

@@ -19,7 +19,7 @@ def the_backbone_serves_the_method(request):
     chosen = given.params if given else {}
     family = chosen.get("model") or [chosen.get("last_event_alone")]
     zero = "zero" in {chosen.get("baseline"), chosen.get("options", {}).get("baseline")}
-    needs_length = chosen.get("method") == "input_x_gradient" or zero
+    needs_length = chosen.get("method") in {"input_x_gradient", "smoothgrad"} or zero
     if family[0] == "modernbert" and needs_length:
         pytest.skip("ModernBERT normalises its input vectors")
 
