@@ -160,6 +160,8 @@ def test_events_that_a_transformer_does_not_attend_to_get_nothing(
 
 @in_target_units
 def test_the_same_event_twice_gets_the_same_twice(method, removal, options):
+    if method == "event_path_integrated_gradients":
+        pytest.skip("the order in which events enter matters to it")
     found = Explainer(bag_model(), method, removal=removal, **options).explain(
         typed("i9", "i3", "i9", "i4"), "i5"
     )
