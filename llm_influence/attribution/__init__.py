@@ -3,7 +3,8 @@
 targets         the scalar that is explained: log-odds of an item or behaviour, or a contrast
 value_function  the engine: the target's value with any subset of events
 task            what a method is given, and what it gives back
-attention, gradient, perturbation, references   the methods, one family a file
+attention, gradient  folders of methods, one family each
+perturbation, references  methods, one family a file
 registry        every method with its capabilities as data
 explainer       Explainer: histories in, `Influence` records out
 """
