@@ -14,34 +14,22 @@ from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed, weights
 
 CASES = [(name, r) for name, spec in METHODS.items() for r in spec.removals or (None,)]
-OPTIONS = {
-    "smoothgrad": {"samples": 3},
-    "expected_gradients": {"samples": 3},
-    "shapley": {"passes": 40},
-    "permutation_shapley": {"passes": 40},
-    "coarse_to_fine": {"passes": 30, "blocks": 2},  # 8 events are long, 4 and 6 are short
-    "sparse_surrogate": {"passes": 40},
-}
+OPTIONS = {"smoothgrad": {"samples": 3}, "expected_gradients": {"samples": 3}}
 """Fewer draws than by default: what is promised here holds for any number."""
 DRAWN = ("expected_gradients",)
 """Their baselines are drawn at random, so what a zero baseline gives holds only on average."""
-OFTEN_SHORT = {"exact_shapley", "shapley", "permutation_shapley", "coarse_to_fine"} | {
-    "sparse_surrogate"
-}
-"""Methods that read histories without their last event, where another is the last."""
 USERS = ("u0", "u7", "u2")  # 4, 11 (longer than the context) and 6 events
 
 every_case = pytest.mark.parametrize(("method", "removal"), CASES)
-IN_TARGET_UNITS = [
-    (name, removal, {"baseline": "zero"} if "baseline" in METHODS[name].options else {})
-    for name, removal in CASES
-    if METHODS[name].units == "target"
-    and METHODS[name].family != "attention"  # blind to what passes by the attention
-    and name not in DRAWN
-]
-in_target_units = pytest.mark.parametrize(("method", "removal", "options"), IN_TARGET_UNITS)
-from_nothing = pytest.mark.parametrize(
-    ("method", "removal", "options"), [case for case in IN_TARGET_UNITS if case[1] != "replace"]
+in_target_units = pytest.mark.parametrize(
+    ("method", "removal", "options"),
+    [
+        (name, removal, {"baseline": "zero"} if "baseline" in METHODS[name].options else {})
+        for name, removal in CASES
+        if METHODS[name].units == "target"
+        and METHODS[name].family != "attention"  # blind to what passes by the attention
+        and name not in DRAWN
+    ],
 )
 from_neutral = pytest.mark.parametrize(
     ("method", "removal", "options"), [case for case in IN_TARGET_UNITS if case[1] == "replace"]
@@ -192,6 +180,8 @@ def test_events_that_a_transformer_does_not_attend_to_get_nothing(
 
 @in_target_units
 def test_the_same_event_twice_gets_the_same_twice(method, removal, options):
+    if method == "event_path_integrated_gradients":
+        pytest.skip("the order in which events enter matters to it")
     found = Explainer(bag_model(), method, removal=removal, **options).explain(
         typed("i9", "i3", "i9", "i4"), "i5"
     )

@@ -110,7 +110,11 @@ def test_an_unknown_method_is_named_with_all_methods(bert):
 @pytest.mark.parametrize(
     ("method", "arguments", "named"),
     [
-        ("integrated_gradients", {"step": 4}, ["'step'", "'baseline', 'steps'", "mean 'steps'"]),
+        (
+            "integrated_gradients",
+            {"step": 4},
+            ["'step'", "'baseline', 'max_steps'", "mean 'steps'"],
+        ),
         ("recency", {"steps": 4}, ["'steps'", "no options"]),
         ("leave_one_out", {"removal": "dropp"}, ["'dropp'", "'drop', 'mask'", "mean 'drop'"]),
         ("input_x_gradient", {"removal": "drop"}, ["'drop'", "removes nothing"]),
@@ -123,6 +127,6 @@ def test_an_unknown_option_or_removal_is_named_with_the_valid_ones(bert, method,
 
 
 def test_the_options_of_a_method_are_read_from_its_signature():
-    assert dict(METHODS["integrated_gradients"].options) == {"steps": 32, "baseline": "mean"}
+    assert dict(METHODS["smoothgrad"].options) == {"samples": 16, "noise": 0.1}
     assert dict(METHODS["recency"].options) == {}
     assert all(name == spec.name for name, spec in METHODS.items())

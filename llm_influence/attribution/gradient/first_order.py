@@ -54,7 +54,8 @@ def saliency(task: Task) -> Attribution:
     estimates="the first-order change of f from a zero input to this one",
     equation="a_i = sum over the tokens t of i of x_t . df/dx_t",
     paper="Shrikumar et al. 2016, arXiv:1605.01713",
-    caution="Exact for linear models alone; saturated inputs get little. Refused on ModernBERT.",
+    caution="Exact for linear models alone; where the prediction is sure it can order events worse "
+    "than chance. Refused on ModernBERT.",
 )
 def input_x_gradient(task: Task) -> Attribution:
     """``score = sum over the event's tokens of input . gradient``, signs kept."""

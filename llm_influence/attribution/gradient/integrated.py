@@ -43,7 +43,7 @@ def integrated_gradients(
     Event tokens move from the baseline to their own vectors, frame tokens stay what they are, so
     the base value is the model's answer to a history of neutral events.
 
-    The integral is taken by an adaptive Simpson rule (`simpson`) that starts with 3 points and
+    The integral is taken by an adaptive Simpson rule (`simpson`) that starts with 5 points and
     halves intervals, for each history alone, until the errors of all intervals, taken as positive,
     add up to at most ``tolerance`` of ``f(x) - f(x')``. Errors of one sign cannot hide those of
     the other. Only histories that are not done are computed again.

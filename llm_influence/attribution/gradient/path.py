@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_influence.attribution.task import Task
+from llm_influence.modeling.model import Prediction
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.types import FloatArray, IntArray
 
@@ -36,6 +37,12 @@ class Surface:
         self.passes: IntArray = np.zeros(len(task.histories), dtype=np.int64)
         with torch.no_grad():
             self.inputs = task.model.embed(task.batch).detach()
+
+    @cached_property
+    def _items(self) -> Tensor:
+        """(I, H) item vectors, made once: they are no part of any path."""
+        with torch.no_grad():
+            return self.task.model.item_vectors()
 
     @cached_property
     def lengths(self) -> IntArray:
@@ -90,7 +97,10 @@ class Surface:
         return values, np.concatenate(kept)[np.argsort(np.concatenate(order))]
 
     def _target(self, batch: EncodedBatch, vectors: Tensor, rows: IntArray) -> Tensor:
-        return self.task.target.values(self.task.model(batch, vectors), torch.from_numpy(rows))
+        model = self.task.model
+        states = model.query(batch, vectors)
+        prediction = Prediction(model.item_head(states, self._items), model.behavior_head(states))
+        return self.task.target.values(prediction, torch.from_numpy(rows))
 
     def _batches(self, rows: IntArray) -> Iterator[tuple[Tensor, EncodedBatch]]:
         """Numbers of points and the batch that they belong to, longest histories first."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from llm_influence.types import FloatArray
 
-FIRST = (0.0, 0.5, 1.0)
-"""Points of the first interval."""
+FIRST = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Points of the first two intervals; real models have always needed them."""
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Path:
     values: dict[float, float] = field(default_factory=dict)
     scores: dict[float, FloatArray] = field(default_factory=dict)
     wanted: list[float] = field(default_factory=lambda: list(FIRST))
-    _intervals: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 1.0)])
+    _intervals: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.5), (0.5, 1.0)])
 
     def refine(self, tolerance: float, room: int) -> None:
         """Want the points that must be computed yet, if any, now that all wanted ones are known.
