@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.targets import BoundTarget, bind
 from llm_influence.attribution.task import Attribution
 from llm_influence.attribution.value_function import Removal, ValueFunction
@@ -121,7 +122,7 @@ class _Bench:
             users=[history.user_id for history in self.shown],
             sizes=[len(history) for history in self.shown],
             values=values,
-            ranks=self._value_function(self.shown, ranks),
+            ranks=self._value_function(self.shown, ranks, values.engine),
             log_odds=self.target.kind != "slate",
             masks=self.options.masks,
             largest_set=self.options.largest_set,
@@ -151,8 +152,10 @@ class _Bench:
             found[each.label] = each.run(task)
         return found
 
-    def _value_function(self, histories: Sequence[History], target: BoundTarget) -> ValueFunction:
-        return ValueFunction(self.model, histories, target, self.removal)
+    def _value_function(
+        self, histories: Sequence[History], target: BoundTarget, engine: Engine | None = None
+    ) -> ValueFunction:
+        return ValueFunction(self.model, histories, target, self.removal, engine=engine)
 
 
 def _points(game: Game, scored: Scored) -> dict[str, FloatArray]:

@@ -14,22 +14,34 @@ from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed, weights
 
 CASES = [(name, r) for name, spec in METHODS.items() for r in spec.removals or (None,)]
-OPTIONS = {"smoothgrad": {"samples": 3}, "expected_gradients": {"samples": 3}}
+OPTIONS = {
+    "smoothgrad": {"samples": 3},
+    "expected_gradients": {"samples": 3},
+    "shapley": {"passes": 40},
+    "permutation_shapley": {"passes": 40},
+    "coarse_to_fine": {"passes": 30, "blocks": 2},  # 8 events are long, 4 and 6 are short
+    "sparse_surrogate": {"passes": 40},
+}
 """Fewer draws than by default: what is promised here holds for any number."""
 DRAWN = ("expected_gradients",)
 """Their baselines are drawn at random, so what a zero baseline gives holds only on average."""
+OFTEN_SHORT = {"exact_shapley", "shapley", "permutation_shapley", "coarse_to_fine"} | {
+    "sparse_surrogate"
+}
+"""Methods that read histories without their last event, where another is the last."""
 USERS = ("u0", "u7", "u2")  # 4, 11 (longer than the context) and 6 events
 
 every_case = pytest.mark.parametrize(("method", "removal"), CASES)
-in_target_units = pytest.mark.parametrize(
-    ("method", "removal", "options"),
-    [
-        (name, removal, {"baseline": "zero"} if "baseline" in METHODS[name].options else {})
-        for name, removal in CASES
-        if METHODS[name].units == "target"
-        and METHODS[name].family != "attention"  # blind to what passes by the attention
-        and name not in DRAWN
-    ],
+IN_TARGET_UNITS = [
+    (name, removal, {"baseline": "zero"} if "baseline" in METHODS[name].options else {})
+    for name, removal in CASES
+    if METHODS[name].units == "target"
+    and METHODS[name].family != "attention"  # blind to what passes by the attention
+    and name not in DRAWN
+]
+in_target_units = pytest.mark.parametrize(("method", "removal", "options"), IN_TARGET_UNITS)
+from_nothing = pytest.mark.parametrize(
+    ("method", "removal", "options"), [case for case in IN_TARGET_UNITS if case[1] != "replace"]
 )
 from_neutral = pytest.mark.parametrize(
     ("method", "removal", "options"), [case for case in IN_TARGET_UNITS if case[1] == "replace"]

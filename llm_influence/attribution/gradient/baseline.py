@@ -7,10 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llm_influence.attribution.neutral import mean_vectors
 from llm_influence.attribution.task import Task
 from llm_influence.errors import ExplanationError, choices
-from llm_influence.rendering.pieces import UnitPieces
-from llm_influence.rendering.template import FIELDS
 
 Baseline = Literal["mean", "zero"]
 
@@ -39,7 +38,7 @@ def starting_vectors(task: Task, inputs: Tensor, kind: Baseline, method: str) ->
             expected=choices(["mean", "zero"], kind),
             fix="choose one of them",
         )
-    means = _mean_vectors(task)[task.batch.field_index]
+    means = mean_vectors(task.model)[task.batch.field_index]
     return torch.where(in_event, means, inputs)
 
 
@@ -56,17 +55,3 @@ def check_length_counts(task: Task, what: str) -> None:
             expected="a backbone that feels the length of an input vector",
             fix="use integrated_gradients with baseline 'mean', or a perturbation method",
         )
-
-
-@torch.no_grad()
-def _mean_vectors(task: Task) -> Tensor:
-    """(fields + 1, H) average input vector of each field; the last row is that of all of them."""
-    pieces = task.model.encoder.pieces
-    if not isinstance(pieces, UnitPieces):
-        words = task.model.body.get_input_embeddings().weight
-        return words.mean(dim=0).expand(len(FIELDS) + 1, -1)
-    vectors = task.model.units(slice(None))
-    field = torch.from_numpy(pieces.fields).to(vectors.device)
-    rows = [vectors[field == number] for number in range(len(FIELDS))]
-    means = [row.mean(dim=0) if len(row) else vectors.mean(dim=0) for row in rows]
-    return torch.stack([*means, vectors.mean(dim=0)])
