@@ -23,6 +23,7 @@ from llm_influence.rendering.batch import EncodedBatch
     family="attention",
     units="share",
     removals=(),
+    gradients=True,
     cost="1 forward and 1 backward pass with attention weights, and 2 for the completeness gap",
     estimates="how much attention that raises the target comes from the event, through all layers",
     equation="R_l = R_(l-1) + P_l . R_(l-1), P_l = mean over heads of max(0, A_l * df/dA_l), "
@@ -54,6 +55,7 @@ def attention_gradient(task: Task) -> Attribution:
     family="attention",
     units="target",
     removals=(),
+    gradients=True,
     cost="1 forward and 1 backward pass with attention weights, and 2 for the completeness gap",
     estimates="the first-order change of f if nothing attended to the event's tokens",
     equation="a_i = sum over layers l, heads h, tokens s, tokens t of i of "
