@@ -1,50 +1,48 @@
-"""How many tokens a batch should have: found while working, as it depends on chip and model."""
+"""How many tokens a batch should have: it depends on chip and memory, and changes no answer."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import torch
 
-SMALLEST, FIRST, LARGEST = 256, 1024, 65_536
-GAIN = 1.05
-"""A larger batch has to read so many times as many tokens a second to be kept."""
-FULL = 0.6
-"""Batches that fill less of the budget say nothing about it."""
+from llm_influence.modeling.model import InfluenceModel
+
+ON_CPU = 1024
+"""More tokens a batch are no faster on a CPU, and a batch of like lengths wastes less."""
+SMALLEST, LARGEST = 256, 262_144
+SHARE = 0.25
+"""Of an accelerator's free memory that the tokens of a batch may take."""
+WIDTHS = 24
+"""Numbers that a token takes in a layer at once, in widths of a state: attention and wide layer."""
 
 
 class TokenBudget:
-    """Doubles from `FIRST` as long as that reads more tokens a second. Speed and memory alone.
+    """Tokens of a batch, padding included.
+
+    Never found by the clock: two runs would then cut their batches differently, and their answers
+    would differ in the last digit.
 
     Args:
+        model: Whose size and device decide.
         fixed: A budget that stays as it is.
 
     Attributes:
-        tokens: Tokens of the next batch, padding included.
+        tokens: Tokens of the next batch.
     """
 
-    def __init__(self, fixed: int | None = None) -> None:
-        self.tokens = fixed or FIRST
-        self._settled = fixed is not None
-        self._best = 0.0
-
-    @contextmanager
-    def measured(self, tokens: int) -> Iterator[None]:
-        """Around the reading of one batch of so many tokens; its result must be waited for."""
-        began = time.perf_counter()
-        yield
-        if self._settled or tokens < FULL * self.tokens:
-            return
-        rate = tokens / max(time.perf_counter() - began, 1e-9)
-        if rate > GAIN * self._best and self.tokens < LARGEST:
-            self._best = rate
-            self.tokens *= 2
-        else:
-            self.tokens //= 2
-            self._settled = True
+    def __init__(self, model: InfluenceModel, fixed: int | None = None) -> None:
+        self.tokens = fixed or _fitting(model)
 
     def halve(self) -> bool:
         """After memory ran out: whether a smaller budget is left to try."""
         self.tokens //= 2
-        self._settled = True
         return self.tokens >= SMALLEST
+
+
+def _fitting(model: InfluenceModel) -> int:
+    if model.device.type != "cuda":
+        return ON_CPU
+    free, _ = torch.cuda.mem_get_info(model.device)
+    layers = model.backbone.model.config.num_hidden_layers
+    kept = 2 * layers * model.backbone.width  # keys and values of all layers
+    a_token = 4 * (kept + WIDTHS * model.backbone.width)
+    return int(min(LARGEST, max(SMALLEST, SHARE * free // a_token)))

@@ -28,7 +28,7 @@ class Engine:
 
     Args:
         model: The model, in eval mode while it reads.
-        token_budget: Tokens of a batch, padding included; default: found while it works.
+        token_budget: Tokens of a batch, padding included; default: by chip and memory.
         share: Whether common beginnings are read once, where the backbone allows it.
         dtype: ``bfloat16`` computes the backbone in it; states stay float32.
 
@@ -46,7 +46,7 @@ class Engine:
     ) -> None:
         self.model, self.dtype = model, dtype
         self.tokens = 0
-        self._budget = TokenBudget(token_budget)
+        self._budget = TokenBudget(model, token_budget)
         self._able = None if share else False
         self._places: dict[bytes, int] = {}
         self._states: list[Tensor] = []
@@ -111,9 +111,8 @@ class Engine:
             chosen = order[start : start + size]
             batch, neutral = renderings.batch(rows[chosen])
             batch, neutral = batch.to(self.model.device), neutral.to(self.model.device)
-            with self._budget.measured(batch.input_ids.numel()):
-                vectors = embedded(self.model, batch.input_ids, batch.added_ids, neutral, means)
-                found[chosen] = self.model.query(batch, vectors).float().cpu()
+            vectors = embedded(self.model, batch.input_ids, batch.added_ids, neutral, means)
+            found[chosen] = self.model.query(batch, vectors).float().cpu()
             start += size
         return found
 

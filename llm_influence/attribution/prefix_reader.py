@@ -132,24 +132,21 @@ class PrefixReader:
         records = self._records[rows].to(device)
         real = torch.arange(longest) < lengths[:, None]
         seen = _seen(segments, real, depths, before, decoder=model.backbone.kind == "decoder")
-        with self._budget.measured(rows.numel()):
-            vectors = embedded(
-                model, records[..., 0], records[..., 3:], records[..., 2], self._means
+        vectors = embedded(model, records[..., 0], records[..., 3:], records[..., 2], self._means)
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(beginnings or []):
+            cache.update(keys, values, layer)
+        states = (
+            model.body(
+                inputs_embeds=vectors,
+                attention_mask=_as_mask(model, seen.to(device), vectors.dtype),
+                position_ids=records[..., 1] + model.backbone.first_position,
+                past_key_values=cache,
+                use_cache=True,
             )
-            cache = DynamicCache()
-            for layer, (keys, values) in enumerate(beginnings or []):
-                cache.update(keys, values, layer)
-            states = (
-                model.body(
-                    inputs_embeds=vectors,
-                    attention_mask=_as_mask(model, seen.to(device), vectors.dtype),
-                    position_ids=records[..., 1] + model.backbone.first_position,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                .last_hidden_state.float()
-                .cpu()
-            )
+            .last_hidden_state.float()
+            .cpu()
+        )
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         return _Read(layers, before), states
 
@@ -201,7 +198,7 @@ def keeps_beginnings(model: InfluenceModel) -> bool:
     second[size // 2 :, 2] = first[: size // 2, 2]
     both, owner = np.concatenate([first, second]), np.repeat([0, 1], size)
     try:
-        reader = PrefixReader(model, both, vectors, TokenBudget(4096))
+        reader = PrefixReader(model, both, vectors, TokenBudget(model, 4096))
         found = reader.read(paths(both, owner, np.tile(event, 2)), 2)
         whole = torch.cat([_in_one_piece(model, some, event, vectors) for some in (first, second)])
     except FAILURES:

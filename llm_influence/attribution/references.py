@@ -87,7 +87,7 @@ def popularity(task: Task) -> Attribution:
     estimates="how alike an event's item and the target are, by their texts",
     equation="a_i = max(0, cos(text of i's item, text of the target)) / sum of all",
     paper="",
-    caution="Knows neither behaviours nor times. A contrast is compared by the chosen item alone.",
+    caution="Knows neither behaviours nor times. Of a contrast or a slate the first item alone counts.",
 )
 def item_similarity(task: Task) -> Attribution:
     """Shares by cosine of text vectors; even where no item is like the target.
@@ -97,17 +97,18 @@ def item_similarity(task: Task) -> Attribution:
     Raises:
         ExplanationError: The target is a behaviour, to which no item is alike.
     """
-    if task.target.kind not in {"item", "contrast"}:
+    if task.target.kind == "behavior":
         raise ExplanationError(
             f"the target is a {task.target.kind}",
             where="method 'item_similarity'",
-            expected="an item, or a contrast of two",
+            expected="an item, a contrast of two, or a slate",
             fix="explain an item, or use another reference",
         )
     texts = task.model.units.words[task.model.first_item :]  # (I, D), length one
     lexicon = task.model.encoder.lexicon
+    targets = task.target.codes.reshape(len(task.histories), -1)[:, 0].tolist()
     shares = []
-    for history, target in zip(task.histories, task.target.codes.tolist(), strict=True):
+    for history, target in zip(task.histories, targets, strict=True):
         rows = torch.from_numpy(lexicon.item_codes(history).astype(np.int64)).to(texts.device)
         cosines = (texts[rows] @ texts[target]).double().cpu().numpy()
         shares.append(_parts(cosines.clip(min=0)))
