@@ -87,7 +87,7 @@ def popularity(task: Task) -> Attribution:
     estimates="how alike an event's item and the target are, by their texts",
     equation="a_i = max(0, cos(text of i's item, text of the target)) / sum of all",
     paper="",
-    caution="Knows neither behaviours nor times. Of a contrast or a slate the first item alone counts.",
+    caution="Knows neither behaviours nor times. Of a contrast or slate the first item counts.",
 )
 def item_similarity(task: Task) -> Attribution:
     """Shares by cosine of text vectors; even where no item is like the target.
