@@ -59,7 +59,7 @@ def coarse_to_fine(
     sizes = task.sizes
     long = [row for row, size in enumerate(sizes) if EACH * size > passes and 1 << size > passes]
     for row in long:
-        check_passes(task, row, "coarse_to_fine", passes, 3 * EACH * blocks)
+        check_passes(task, row, "coarse_to_fine", passes, 3 * (2 * blocks + 2))
     groups: dict[int, IntArray] = {
         row: np.arange(size) * blocks // max(size, blocks) if row in long else np.arange(size)
         for row, size in enumerate(sizes)
