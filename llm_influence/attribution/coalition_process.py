@@ -15,6 +15,7 @@ says beforehand which coalitions to ask: always the one that leaves the least of
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -80,18 +81,28 @@ def plan(draw: np.random.Generator, players: int, number: int) -> BoolArray:
     return pool[order]
 
 
-def estimate(masks: BoolArray, values: FloatArray) -> Estimate:
-    """Shapley values given the values (M,) of distinct coalitions (M, n), the certain ones among
-    them, with M >= n + 2.
-    """  # noqa: D205
+def kernels(players: int) -> list[CoalitionKernel]:
+    """The covariances that are averaged over."""
+    return [
+        CoalitionKernel(np.exp(-reach / players), WIDTH, last)
+        for reach, last in itertools.product(REACH, LAST)
+    ]
+
+
+def estimate(
+    masks: BoolArray, values: FloatArray, among: Sequence[CoalitionKernel] | None = None
+) -> Estimate:
+    """Shapley values from the values of some coalitions.
+
+    Args:
+        masks: (M, n) distinct coalitions, the certain ones among them, M >= n + 3.
+        values: (M,) their values.
+        among: Covariances to average over; default: `kernels`.
+    """
     if _additive(masks, values):
         return Estimate(_slopes(masks, values), np.zeros(masks.shape[1]))
-    players = masks.shape[1]
-    settings = itertools.product(REACH, LAST, ROUGH)
-    fits = [
-        _Fit.of(CoalitionKernel(np.exp(-reach / players), WIDTH, last), masks, values, rough)
-        for reach, last, rough in settings
-    ]
+    among = kernels(masks.shape[1]) if among is None else among
+    fits = [_Fit.of(kernel, masks, values, rough) for kernel in among for rough in ROUGH]
     evidence = np.array([fit.evidence for fit in fits])
     weights = np.exp(evidence - evidence.max())
     weights = np.where(weights < NEGLIGIBLE, 0.0, weights)
