@@ -3,7 +3,7 @@
     python scripts/benchmark_tables.py
 
 Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md,
-docs/training.md and docs/faithfulness.md; a test holds them in step.
+docs/training.md and docs/attribution.md; a test holds them in step.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from faithfulness_page import PAGE as FAITHFULNESS
-from faithfulness_page import faithfulness_page
-
 FRONT = Path("README.md")
 OVERVIEW = Path("docs/benchmarks/README.md")
 ADAPTERS = Path("docs/adapters.md")
 TRAINING = Path("docs/training.md")
+ATTRIBUTION = Path("docs/attribution.md")
 DEMO = re.compile(r"<!-- demo -->.*<!-- /demo -->", re.DOTALL)
 
 ADAPTER_ROWS = re.compile(r"<!-- adapters -->.*<!-- /adapters -->", re.DOTALL)
 SPEED = re.compile(r"<!-- speed -->.*<!-- /speed -->", re.DOTALL)
+ESTIMATORS = re.compile(r"<!-- shapley estimators -->.*<!-- /shapley estimators -->", re.DOTALL)
 ABLATIONS = re.compile(r"<!-- ablations -->.*<!-- /ablations -->", re.DOTALL)
 
 
@@ -165,6 +164,33 @@ def training_page(text: str, folder: Path) -> str:
     return text
 
 
+def estimators_table(benchmark: dict) -> str:
+    """The median error of every estimator of Shapley values, by passes."""
+    systems: dict[str, dict[int, float]] = {}
+    for row in benchmark["rows"]:
+        systems.setdefault(row["system"], {})[row["passes"]] = row["value"]
+    passes = list(next(iter(systems.values())))
+    head = [
+        "| estimator | " + " | ".join(f"{number} passes" for number in passes) + " |",
+        "|---" * (len(passes) + 1) + "|",
+    ]
+    rows = [
+        f"| {name} | " + " | ".join(f"{errors[number]:.3f}" for number in passes) + " |"
+        for name, errors in systems.items()
+    ]
+    lines = ["<!-- shapley estimators -->", *head, *rows, "<!-- /shapley estimators -->"]
+    return "\n".join(lines)
+
+
+def attribution_page(text: str, folder: Path) -> str:
+    """docs/attribution.md with its table as measured; as it is where nothing was measured yet."""
+    path = folder / "shapley_estimators.json"
+    if not path.is_file():
+        return text
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    return ESTIMATORS.sub(lambda _: estimators_table(measured), text)
+
+
 def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -177,6 +203,6 @@ if __name__ == "__main__":
     ADAPTERS.write_text(filled, encoding="utf-8")
     filled = training_page(TRAINING.read_text("utf-8"), OVERVIEW.parent)
     TRAINING.write_text(filled, encoding="utf-8")
-    filled = faithfulness_page(FAITHFULNESS.read_text("utf-8"), OVERVIEW.parent)
-    FAITHFULNESS.write_text(filled, encoding="utf-8")
+    filled = attribution_page(ATTRIBUTION.read_text("utf-8"), OVERVIEW.parent)
+    ATTRIBUTION.write_text(filled, encoding="utf-8")
     OVERVIEW.write_text(overview(OVERVIEW.parent), encoding="utf-8")

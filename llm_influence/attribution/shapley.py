@@ -83,7 +83,7 @@ def shapley(
     ``process``: a Gaussian process chooses the coalitions, is fitted to their values and summed
     over all others in closed form (`coalition_process`). ``linear``: the Shapley regression on
     coalitions drawn in pairs, by leverage, without replacement; free of assumptions, and at the
-    same passes two to six times less accurate on the models measured.
+    same passes five to eight times less accurate on the model measured.
 
     Args:
         task: What to explain.
