@@ -42,7 +42,7 @@ from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 from llm_influence.types import FloatArray
 
 LAW = {
-    "behaviors": {"purchase": 1.0, "click": 0.5, "dismiss": -1.0},
+    "behaviors": {"purchase": 1.0, "click": 0.5, "dismiss": -0.5},
     "half_life": 12 * 3600.0,
     "clusters": 4,
     "items": 40,
@@ -280,12 +280,12 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, default=Path("runs/planted_truth"))
     parser.add_argument("--json", type=Path, default=Path("docs/benchmarks/planted_truth.json"))
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--users", type=int, default=30_000, help="trained on")
+    parser.add_argument("--users", type=int, default=200_000, help="trained on")
     parser.add_argument("--held-out", type=int, default=4000, help="for the likelihood")
     parser.add_argument("--explained", type=int, default=400, help="of those, by every method")
-    parser.add_argument("--epochs", type=float, default=12)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)

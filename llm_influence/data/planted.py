@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,25 +51,59 @@ Ints = npt.NDArray[np.int64]
 class Truth:
     """What made the law favour what it favours, for each of a log's U users.
 
-    The history explained is all of a user's events but the last; that one is what came next.
+    The history explained is all of a user's events but the last; that one is what came next. All
+    is worked out when it is first asked for.
 
     Attributes:
         law: The law.
         log: The log it made.
-        targets: (U,) code of the item that the law favours after the history.
-        others: (U,) code of the item it is contrasted with: the law's first among other clusters.
-            None where the target is the item's log-odds.
-        influence: U arrays (E,), what the target loses when an event alone is taken away.
-        is_cause: U arrays (E,) bool, where that is at least ``cause_share`` of the history's
-            largest.
+        target: ``contrast`` or ``item``, see `PlantedConfig`.
+        cause_share: Share of a history's largest influence from which on an event is a cause.
     """
 
     law: Law
     log: BehaviorLog
-    targets: Ints
-    others: Ints | None
-    influence: list[npt.NDArray[np.float64]]
-    is_cause: list[npt.NDArray[np.bool_]]
+    target: Literal["contrast", "item"]
+    cause_share: float
+
+    @cached_property
+    def targets(self) -> Ints:
+        """(U,) code of the item that the law favours after the history."""
+        return self._best[0]
+
+    @cached_property
+    def others(self) -> Ints | None:
+        """(U,) code of the item it is contrasted with: the law's first among other clusters.
+
+        None where the target is the item's log-odds.
+        """
+        return self._best[1] if self.target == "contrast" else None
+
+    @cached_property
+    def influence(self) -> list[npt.NDArray[np.float64]]:
+        """U arrays (E,), what the target loses when an event alone is taken away."""
+        others = [None] * len(self.log) if self.others is None else self.others
+        return [
+            self.law.influence(self.history(user), item, other)
+            for user, (item, other) in enumerate(zip(self.targets, others, strict=True))
+        ]
+
+    @cached_property
+    def is_cause(self) -> list[npt.NDArray[np.bool_]]:
+        """U arrays (E,) bool, where that is at least ``cause_share`` of the history's largest."""
+        sizes = [np.abs(moved) for moved in self.influence]
+        return [(size > 0) & (size >= self.cause_share * size.max()) for size in sizes]
+
+    @cached_property
+    def _best(self) -> tuple[Ints, Ints]:
+        clusters = self.log.catalogue.table["cluster"].to_numpy()
+        best = np.zeros((2, len(self.log)), dtype=np.int64)
+        for user in range(len(self.log)):
+            scores = self.law.log_probabilities(self.history(user))
+            best[0, user] = scores.argmax()
+            elsewhere = clusters != clusters[best[0, user]]
+            best[1, user] = np.where(elsewhere, scores, -np.inf).argmax()
+        return best[0], best[1]
 
     def history(self, user: int) -> History:
         """The history explained of user number ``user``."""
@@ -98,7 +133,7 @@ def generate(config: PlantedConfig) -> tuple[BehaviorLog, Truth]:
     """
     law, catalogue = _law(config)
     log = _log(config, law, catalogue)
-    return log, _truth(config, law, log)
+    return log, Truth(law, log, config.target, config.cause_share)
 
 
 def write_planted(config: PlantedConfig, folder: Path) -> tuple[BehaviorLog, Truth]:
@@ -190,25 +225,6 @@ def _times(config: PlantedConfig, lengths: Ints, random: np.random.Generator) ->
     gaps = np.where(same, within, np.maximum(pauses.astype(np.int64), last + 1))
     gaps[:, 0] = FIRST_TIME + random.integers(0, 30 * 86_400, size=config.users)
     return gaps.cumsum(axis=1)
-
-
-def _truth(config: PlantedConfig, law: Law, log: BehaviorLog) -> Truth:
-    clusters = log.catalogue.table["cluster"].to_numpy()
-    targets, others, influence, is_cause = [], [], [], []
-    for user in range(len(log)):
-        history = log.at(user, int(log.lengths[user]) - 1)
-        scores = law.log_probabilities(history)
-        best = int(scores.argmax())
-        other = int(np.where(clusters == clusters[best], -np.inf, scores).argmax())
-        wanted = other if config.target == "contrast" else None
-        moved = law.influence(history, best, wanted)
-        size = np.abs(moved)
-        targets.append(best)
-        others.append(other)
-        influence.append(moved)
-        is_cause.append((size > 0) & (size >= config.cause_share * size.max()))
-    contrast = np.array(others) if config.target == "contrast" else None
-    return Truth(law, log, np.array(targets), contrast, influence, is_cause)
 
 
 def _described(config: PlantedConfig, law: Law) -> dict[str, object]:
