@@ -38,6 +38,7 @@ def part_of(name: str, run: Run, options: argparse.Namespace) -> Measured:
         options.work / f"{name}.jsonl",
         {"model": str(options.model.resolve()), "core": options.core, "removal": "drop"},
     )
+    shapley_part.warm(cases[0])
     budget = _token_budget(cases[0], store)
     if name == "loo":
         return loo_part.measure(cases, budget, options.repeats, store)
