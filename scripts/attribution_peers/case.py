@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from attribution_peers.masked_function import Floats, MaskedFunction
 from llm_influence.attribution.explainer import METHODS
@@ -84,7 +83,7 @@ def _case(model: InfluenceModel, whole: History, events: int) -> Case:
 def _engine(model: InfluenceModel, dtype: str) -> object:
     from llm_influence.attribution.engine.engine import Engine
 
-    return Engine(model, dtype=getattr(torch, dtype))
+    return Engine(model, dtype=dtype)
 
 
 def engine_has_dtypes() -> bool:
