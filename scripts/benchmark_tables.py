@@ -3,6 +3,7 @@
     python scripts/benchmark_tables.py
 
 Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md,
+docs/training.md and docs/faithfulness.md; a test holds them in step.
 docs/training.md and docs/attribution.md; a test holds them in step.
 """
 
@@ -12,6 +13,9 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from faithfulness_page import PAGE as FAITHFULNESS
+from faithfulness_page import faithfulness_page
 
 FRONT = Path("README.md")
 OVERVIEW = Path("docs/benchmarks/README.md")
@@ -203,6 +207,8 @@ if __name__ == "__main__":
     ADAPTERS.write_text(filled, encoding="utf-8")
     filled = training_page(TRAINING.read_text("utf-8"), OVERVIEW.parent)
     TRAINING.write_text(filled, encoding="utf-8")
+    filled = faithfulness_page(FAITHFULNESS.read_text("utf-8"), OVERVIEW.parent)
+    FAITHFULNESS.write_text(filled, encoding="utf-8")
     filled = attribution_page(ATTRIBUTION.read_text("utf-8"), OVERVIEW.parent)
     ATTRIBUTION.write_text(filled, encoding="utf-8")
     OVERVIEW.write_text(overview(OVERVIEW.parent), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from llm_influence.attribution.prefixes import count_tokens, paths
 from llm_influence.attribution.renderings import Renderings
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import IntArray
+
+Precision = Literal["float32", "bfloat16"]
 
 WORTH = 1.3
 """Shared beginnings are used where they save this many times the tokens."""
@@ -42,7 +45,7 @@ class Engine:
         *,
         token_budget: int | None = None,
         share: bool = True,
-        dtype: torch.dtype = torch.float32,
+        dtype: Precision = "float32",
     ) -> None:
         self.model, self.dtype = model, dtype
         self.tokens = 0
@@ -117,8 +120,8 @@ class Engine:
         return found
 
     def _computing(self) -> torch.autocast:
-        on = self.dtype != torch.float32
-        return torch.autocast(self.model.device.type, dtype=self.dtype, enabled=on)
+        on = self.dtype == "bfloat16"
+        return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=on)
 
 
 def _keys(renderings: Renderings) -> list[bytes]:

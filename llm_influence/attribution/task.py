@@ -28,6 +28,7 @@ class Task:
         target: What is explained.
         removal: What "without an event" means, for methods that remove events.
         players: Who gets a score.
+        reader: The engine, where other tasks on the same model share it; default: a new one.
         seed: Seed of random draws; a method mixes it with the user id, never with batch places.
     """
 
@@ -37,6 +38,7 @@ class Task:
     removal: Removal
     seed: int
     players: Players = EVENTS
+    reader: Engine | None = None
 
     @cached_property
     def batch(self) -> EncodedBatch:
@@ -59,7 +61,7 @@ class Task:
     @cached_property
     def engine(self) -> Engine:
         """What reads; tasks of other targets and methods over the same histories share it."""
-        return Engine(self.model)
+        return self.reader or Engine(self.model)
 
     @property
     def sizes(self) -> list[int]:
@@ -68,8 +70,8 @@ class Task:
 
     def for_target(self, target: BoundTarget) -> Task:
         """The same histories with another target; what does not depend on it is shared."""
-        task = replace(self, target=target)
-        task.__dict__.update(batch=self.batch, engine=self.engine)
+        task = replace(self, target=target, reader=self.engine)
+        task.__dict__["batch"] = self.batch
         return task
 
     def split(self, padded: FloatArray) -> list[FloatArray]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from attribution_peers.masked_function import Floats, MaskedFunction
+from llm_influence.attribution.engine import Engine, Precision
 from llm_influence.attribution.explainer import METHODS
 from llm_influence.attribution.targets import TOP, BoundTarget, bind
 from llm_influence.attribution.task import Attribution, Task
@@ -47,11 +46,11 @@ class Case:
         return MaskedFunction(self.model, self.history, self.target, token_budget)
 
     def ours(
-        self, method: str, *, seed: int = 0, dtype: str = "float32", **options: object
+        self, method: str, *, seed: int = 0, dtype: Precision = "float32", **options: object
     ) -> tuple[Explained, Attribution]:
         """Explain with a method of the registry, from a task that has computed nothing yet."""
-        engine = {} if dtype == "float32" else {"engine": _engine(self.model, dtype)}
-        task = Task(self.model, [self.history], self.target, REMOVAL, seed, **engine)
+        engine = Engine(self.model, dtype=dtype)
+        task = Task(self.model, [self.history], self.target, REMOVAL, seed, reader=engine)
         begun = time.perf_counter()
         found = METHODS[method].run(task, **options)
         seconds = time.perf_counter() - begun
@@ -78,21 +77,6 @@ def choose_cases(
 def _case(model: InfluenceModel, whole: History, events: int) -> Case:
     history = whole.keep(np.arange(len(whole)) >= len(whole) - events)
     return Case(model, history, bind(TOP, model, [history]))
-
-
-def _engine(model: InfluenceModel, dtype: str) -> object:
-    from llm_influence.attribution.engine.engine import Engine
-
-    return Engine(model, dtype=dtype)
-
-
-def engine_has_dtypes() -> bool:
-    """Whether our engine can compute in another precision than float32."""
-    if importlib.util.find_spec("llm_influence.attribution.engine") is None:
-        return False
-    from llm_influence.attribution.engine.engine import Engine
-
-    return "dtype" in inspect.signature(Engine).parameters
 
 
 def options_of(method: str) -> set[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from attribution_peers import captum_peer
-from attribution_peers.case import Case, engine_has_dtypes
+from attribution_peers.case import Case
 from attribution_peers.shapley_part import Measured
 from attribution_peers.store import Record, Store
 
@@ -30,9 +30,6 @@ def measure(cases: Sequence[Case], token_budget: int, repeats: int, store: Store
     rows = [_row(f"captum FeatureAblation, {per_eval} masks a call", size, peer)]
     figures = {}
     for dtype, figure in (("float32", "loo_ratio"), ("bfloat16", "loo_ratio_bf16")):
-        if dtype != "float32" and not engine_has_dtypes():
-            print(f"the engine has no option dtype: {figure} is left out", flush=True)
-            continue
         ours = [_ours(case, dtype, repeats, store) for case in cases]
         apart = [_apart(a, b) for a, b in zip(ours, peer, strict=True)]
         if dtype == "float32" and max(apart) > EQUAL:

@@ -15,25 +15,38 @@ from tests.attribution.stand_ins import bag_model, typed, weights
 
 CASES = [(name, r) for name, spec in METHODS.items() for r in spec.removals or (None,)]
 OPTIONS = {
-    "integrated_gradients": {"steps": 6},
+    "smoothgrad": {"samples": 3},
+    "expected_gradients": {"samples": 3},
     "shapley": {"passes": 40},
     "permutation_shapley": {"passes": 40},
     "coarse_to_fine": {"passes": 30, "blocks": 2},  # 8 events are long, 4 and 6 are short
     "sparse_surrogate": {"passes": 40},
 }
-OFTEN_SHORT = {name for name in METHODS if "shapley" in name}
-OFTEN_SHORT |= {"coarse_to_fine", "sparse_surrogate"}
-"""Methods that read histories without their last event, where another is the last: see
-test_shapley for what such a model's events get from them."""
+"""Fewer draws than by default: what is promised here holds for any number."""
+DRAWN = ("expected_gradients",)
+"""Their baselines are drawn at random, so what a zero baseline gives holds only on average."""
+OFTEN_SHORT = {"exact_shapley", "shapley", "permutation_shapley", "coarse_to_fine"} | {
+    "sparse_surrogate"
+}
+"""Methods that read histories without their last event, where another is the last."""
 USERS = ("u0", "u7", "u2")  # 4, 11 (longer than the context) and 6 events
 
 every_case = pytest.mark.parametrize(("method", "removal"), CASES)
-TARGET_CASES = [
-    (name, removal, {"steps": 6, "baseline": "zero"} if name == "integrated_gradients" else {})
+IN_TARGET_UNITS = [
+    (name, removal, {"baseline": "zero"} if "baseline" in METHODS[name].options else {})
     for name, removal in CASES
     if METHODS[name].units == "target"
+    and METHODS[name].family != "attention"  # blind to what passes by the attention
+    and name not in DRAWN
 ]
-in_target_units = pytest.mark.parametrize(("method", "removal", "options"), TARGET_CASES)
+in_target_units = pytest.mark.parametrize(("method", "removal", "options"), IN_TARGET_UNITS)
+from_nothing = pytest.mark.parametrize(
+    ("method", "removal", "options"), [case for case in IN_TARGET_UNITS if case[1] != "replace"]
+)
+from_neutral = pytest.mark.parametrize(
+    ("method", "removal", "options"), [case for case in IN_TARGET_UNITS if case[1] == "replace"]
+)
+"""Where a neutral event stands in, scores are compared with its score and not with nothing."""
 
 
 def explainer(model: InfluenceModel, method: str, removal: str | None, **how: int) -> Explainer:
@@ -52,7 +65,10 @@ def assert_same(ours: Influence, theirs: Influence, tolerance: float = 1e-4) -> 
     for name in ("frame_score", "base_value", "full_value"):
         assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=tolerance * scale)
     assert ours.target_id == theirs.target_id
-    assert ours.quality.passes == theirs.quality.passes
+    for name in ("passes", "card_passes", "fidelity_masks"):
+        assert getattr(ours.quality, name) == getattr(theirs.quality, name)
+    # a rank correlation jumps where rounding turns two values that are almost equal
+    assert ours.quality.lds == pytest.approx(theirs.quality.lds, abs=0.03, nan_ok=True)
 
 
 @every_case
@@ -125,7 +141,7 @@ def test_shares_are_never_negative_and_add_up_to_one(model, method):
 # --- truths that hold on a model whose answer is a sum over events --------------------------
 
 
-@in_target_units
+@from_nothing
 def test_scores_are_the_weights_of_a_linear_model(method, removal, options):
     model, history = bag_model(), typed("i3", "i9", "i4", "i12")
     found = Explainer(model, method, removal=removal, **options).explain(
@@ -136,7 +152,18 @@ def test_scores_are_the_weights_of_a_linear_model(method, removal, options):
     np.testing.assert_allclose(found.scores, known, rtol=1e-3, atol=1e-4)
 
 
-@in_target_units
+@from_neutral
+def test_replaced_events_get_their_weights_less_that_of_a_neutral_event(method, removal, options):
+    model, history = bag_model(), typed("i3", "i9", "i4", "i12")
+    found = Explainer(model, method, removal=removal, **options).explain(
+        history, Contrast("i5", "i6")
+    )
+    less = found.scores - weights(model, history, "i5", "i6")
+    np.testing.assert_allclose(less, less[0], rtol=1e-3, atol=1e-4)
+    assert abs(less[0]) > 1e-3
+
+
+@from_nothing
 def test_an_event_without_effect_gets_nothing(method, removal, options):
     model = bag_model()
     row = model.first_item + int(model.catalogue.index(["i9"])[0])
@@ -150,13 +177,13 @@ def test_an_event_without_effect_gets_nothing(method, removal, options):
     assert np.abs(found.scores[[0, 2]]).min() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("method", "removal", "options"), [case for case in TARGET_CASES if case[0] not in OFTEN_SHORT]
-)
+@in_target_units
 @pytest.mark.parametrize("target", ["i7", "cart"])
 def test_events_that_a_transformer_does_not_attend_to_get_nothing(
     last_event_alone, log, method, removal, options, target
 ):
+    if method in OFTEN_SHORT:
+        pytest.skip("another event is the last where the last is removed (test_shapley has this)")
     how = Explainer(last_event_alone, method, removal=removal, **options)
     scores = how.explain(log.history("u2"), target).scores
     np.testing.assert_allclose(scores[:-1], 0, atol=1e-5)
@@ -165,6 +192,8 @@ def test_events_that_a_transformer_does_not_attend_to_get_nothing(
 
 @in_target_units
 def test_the_same_event_twice_gets_the_same_twice(method, removal, options):
+    if method == "event_path_integrated_gradients":
+        pytest.skip("the order in which events enter matters to it")
     found = Explainer(bag_model(), method, removal=removal, **options).explain(
         typed("i9", "i3", "i9", "i4"), "i5"
     )
