@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from itertools import pairwise
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Engine:
         self.model, self.dtype = model, dtype
         self.tokens = 0
         self._budget = TokenBudget(model, token_budget)
-        self._able = None if share else False
+        self._share = share
         self._places: dict[bytes, int] = {}
         self._states: list[Tensor] = []
 
@@ -85,10 +86,8 @@ class Engine:
                     raise
 
     def _shared(self, renderings: Renderings, rows: IntArray) -> Tensor:
-        if self._able is None:
-            self._able = keeps_beginnings(self.model)
         means = mean_vectors(self.model)
-        if self._able:
+        if self._share and _keeps_beginnings(self.model):
             records, owner, event = renderings.records()
             place = np.full(len(renderings), -1)
             place[rows] = np.arange(len(rows))
@@ -122,6 +121,16 @@ class Engine:
     def _computing(self) -> torch.autocast:
         on = self.dtype == "bfloat16"
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=on)
+
+
+def _keeps_beginnings(model: InfluenceModel) -> bool:
+    """Asked of a model once."""
+    if model not in _ABLE:
+        _ABLE[model] = keeps_beginnings(model)
+    return _ABLE[model]
+
+
+_ABLE: WeakKeyDictionary[InfluenceModel, bool] = WeakKeyDictionary()
 
 
 def _keys(renderings: Renderings) -> list[bytes]:
