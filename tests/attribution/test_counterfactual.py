@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from llm_influence.attribution.counterfactual import counterfactual
+from llm_influence.attribution.counterfactual import _Search, counterfactual
 from llm_influence.errors import ExplanationError
 from llm_influence.types import Event, History
 from tests.attribution.stand_ins import bag_model, typed
@@ -65,6 +65,19 @@ def test_screening_finds_a_removal_from_which_no_event_can_be_put_back(start):
         for event in found.removed:
             rest = set(found.removed) - {event}
             assert found.item in first(model, history, rest)
+
+
+def test_whatever_can_be_put_back_is_put_back():
+    model = bag_model()
+    history = typed(*ITEMS, "i15")
+    search = _Search(model, history, 1)
+    search.ask([range(len(history))])  # nothing is left: something else is recommended
+    assert len(search.best()) == len(history)
+    search.put_back()
+    best, item = search.best(), model.catalogue.ids[search.item].as_py()
+    assert len(best) < len(history) - 2
+    assert item not in first(model, history, best)
+    assert all(item in first(model, history, best - {event}) for event in best)
 
 
 def test_a_transformer_is_flipped_too(model, log):

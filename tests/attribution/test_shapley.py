@@ -7,6 +7,7 @@ from math import factorial
 import numpy as np
 import pytest
 
+from llm_influence.attribution import coalition_process
 from llm_influence.attribution.coalition_kernel import CoalitionKernel
 from llm_influence.attribution.coalition_process import estimate, plan
 from llm_influence.attribution.coalitions import (
@@ -282,6 +283,22 @@ def test_the_closed_forms_of_the_kernel_are_the_sums_over_all_coalitions(players
     np.testing.assert_allclose(kernel.shapley(masks), (weights.T @ covariance).T, atol=1e-12)
     variance = np.einsum("mi,mk,ki->i", weights, covariance, weights)
     np.testing.assert_allclose(kernel.shapley_variance(players), variance, atol=1e-12)
+
+
+def test_the_process_is_the_textbook_one_conditioned_on_the_values(monkeypatch):
+    monkeypatch.setattr(coalition_process, "ROUGH", (0.05,))
+    kernel, every = CoalitionKernel(0.6, 0.8, 0.7), every_coalition(4)
+    seen = np.r_[0, 15, 1, 2, 4, 8, 7, 11, 13, 14, 5]
+    values, weights = table_game(6, 4)(every[seen]), shapley_weights(every)
+    trend = np.column_stack([np.ones(16), every])
+    prior = kernel(every, every) + 0.05 * np.eye(16) + 1e6 * trend @ trend.T  # nothing known of it
+    gain = np.linalg.solve(prior[np.ix_(seen, seen)], prior[seen]).T
+    scale = values @ np.linalg.solve(prior[np.ix_(seen, seen)], values) / (len(seen) - 5)
+    left = scale * (prior - gain @ prior[seen])
+    found = estimate(every[seen], values, [kernel])
+    np.testing.assert_allclose(found.scores, weights.T @ gain @ values, rtol=1e-4)
+    variance = np.einsum("mi,mk,ki->i", weights, left, weights)
+    np.testing.assert_allclose(found.standard_errors, np.sqrt(variance), rtol=1e-3)
 
 
 @pytest.mark.parametrize("players", [1, 2, 3, 8, 30])
