@@ -80,7 +80,7 @@ def quality_cards(
 
 def spearman(left: FloatArray, right: FloatArray) -> float:
     """Rank correlation of two (n,) arrays; nan below 3 numbers or where either is constant."""
-    if len(left) < FEWEST or _constant(left) or _constant(right):
+    if len(left) < FEWEST or constant(left) or constant(right):
         return float("nan")
     return round(float(spearmanr(left, right).statistic), 12)  # a perfect one comes out near 1
 
@@ -135,5 +135,6 @@ def _agreement(
     return [spearman(ours, theirs) for ours, theirs in pairs], found.passes
 
 
-def _constant(numbers: FloatArray) -> bool:
+def constant(numbers: FloatArray) -> bool:
+    """Whether (n,) numbers differ by rounding alone."""
     return bool(np.ptp(numbers) <= NOISE * np.abs(numbers).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ BUDGETS = (512, 1024, 2048, 4096, 8192)
 """Tokens of a batch that are tried on a peer's behalf."""
 
 
-class Function:
+class Function(ABC):
     """What a peer explains: (M, E) masks in, (M,) values out; counts the masks it was asked for.
 
     Args:
@@ -41,9 +42,9 @@ class Function:
         """The same for Captum: (M, E) numbers of 0 and 1 in, (M,) values out."""
         return torch.from_numpy(self(masks.numpy() > 0.5)).float()
 
+    @abstractmethod
     def values(self, masks: BoolArray) -> Floats:
         """Evaluate."""
-        raise NotImplementedError
 
 
 class TableFunction(Function):
