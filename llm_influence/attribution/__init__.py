@@ -6,7 +6,8 @@ players         who gets a score: events, or the fields of events
 renderings      what the model reads when only some players are there: drop, mask, replace
 neutral         the vector of a token that says nothing in particular
 engine          states after renderings, each read once; `budget` says how many tokens at a time
-  prefixes, prefix_reader   renderings that begin alike as a tree, read branch by branch
+  prefixes, prefix_reader   renderings that begin alike as a tree, read path by path
+  beginnings                whether a backbone lets that be, found out by asking it
 value_function  the target's value with any subset of the players
 task            what a method is given, and what it gives back
 registry        every method with its capabilities as data

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 from itertools import pairwise
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from llm_influence.attribution.beginnings import beginnings_of
 from llm_influence.attribution.budget import TokenBudget
 from llm_influence.attribution.neutral import mean_vectors
-from llm_influence.attribution.prefix_reader import PrefixReader, embedded, keeps_beginnings
-from llm_influence.attribution.prefixes import count_tokens, paths
+from llm_influence.attribution.prefix_reader import PrefixReader, Sequences, embedded
 from llm_influence.attribution.renderings import Renderings
 from llm_influence.modeling.model import InfluenceModel, inference
-from llm_influence.types import IntArray
+from llm_influence.types import FloatArray, IntArray
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -25,6 +24,11 @@ WORTH = 1.3
 """Shared beginnings are used where they save this many times the tokens."""
 MOST_STATES = 200_000
 """States kept; when there are more, all are forgotten."""
+STORE_BYTES = 1 << 29
+"""Keys and values held at a time; sequences that need more are read in two halves."""
+SAMPLE, MOST_SAMPLED = 4, 64
+"""Renderings read in float32 as well where the engine computes in bfloat16: of each request that
+has new ones, and in all."""
 
 
 class Engine:
@@ -34,10 +38,13 @@ class Engine:
         model: The model, in eval mode while it reads.
         token_budget: Tokens of a batch, padding included; default: by chip and memory.
         share: Whether common beginnings are read once, where the backbone allows it.
-        dtype: ``bfloat16`` computes the backbone in it; states stay float32.
+        dtype: ``bfloat16`` computes the backbone in it; states stay float32. Then a few renderings
+            are read in float32 too, and how far the values differ is measured.
 
     Attributes:
         tokens: Tokens read so far, padding not counted.
+        measured_error: Largest difference from float32 that a value has shown so far, in the
+            target's units; 0 in float32, nan while nothing has been measured.
     """
 
     def __init__(
@@ -50,6 +57,8 @@ class Engine:
     ) -> None:
         self.model, self.dtype = model, dtype
         self.tokens = 0
+        self.measured_error = 0.0 if dtype == "float32" else float("nan")
+        self._sample: dict[bytes, Tensor] = {}
         self._budget = TokenBudget(model, token_budget)
         self._share = share
         self._places: dict[bytes, int] = {}
@@ -70,36 +79,72 @@ class Engine:
                 first.setdefault(key, row)
         new = np.fromiter(first.values(), dtype=np.int64, count=len(first))
         if len(new):
-            for key, state in zip(first, self._read(renderings, new), strict=True):
+            found = self._read(renderings, new, self.dtype)
+            for key, state in zip(first, found, strict=True):
                 self._places[key] = len(self._states)
                 self._states.append(state)
+            if self.dtype != "float32":
+                self._read_sample(renderings, first)
         return torch.stack([self._states[self._places[key]] for key in keys])
 
-    def _read(self, renderings: Renderings, rows: IntArray) -> Tensor:
+    def exact_states(self, renderings: Renderings) -> tuple[list[int], Tensor]:
+        """Which of the renderings were read in float32 too, and their (n, H) states."""
+        keys = _keys(renderings) if self._sample else []
+        rows = [row for row, key in enumerate(keys) if key in self._sample]
+        states = [self._sample[keys[row]] for row in rows]
+        return rows, torch.stack(states) if states else torch.empty(0, self.model.backbone.width)
+
+    def note_errors(self, errors: FloatArray) -> None:
+        """Take differences of values from float32's into `measured_error`."""
+        self.measured_error = float(np.nanmax([self.measured_error, *np.abs(errors)]))
+
+    def _read_sample(self, renderings: Renderings, new: dict[bytes, int]) -> None:
+        """Read a few of the new renderings in float32, the first and the last among them."""
+        names = list(new)
+        places = np.linspace(0, len(names) - 1, min(SAMPLE, len(names))).astype(int).tolist()
+        chosen = [names[place] for place in places[: MOST_SAMPLED - len(self._sample)]]
+        if chosen:
+            rows = np.array([new[name] for name in chosen])
+            found = self._read(renderings, rows, "float32")
+            self._sample.update(zip(chosen, found, strict=True))
+
+    def _read(self, renderings: Renderings, rows: IntArray, dtype: Precision) -> Tensor:
         """(n, H) states of the renderings numbered ``rows``."""
+        device, low = self.model.device.type, dtype == "bfloat16"
         while True:
             try:
-                with inference(self.model), self._computing():
+                with inference(self.model), torch.autocast(device, torch.bfloat16, enabled=low):
                     return self._shared(renderings, rows)
             except torch.OutOfMemoryError:
                 if not self._budget.halve():
                     raise
 
     def _shared(self, renderings: Renderings, rows: IntArray) -> Tensor:
-        means = mean_vectors(self.model)
-        if self._share and _keeps_beginnings(self.model):
-            records, owner, event = renderings.records()
-            place = np.full(len(renderings), -1)
-            place[rows] = np.arange(len(rows))
-            wanted = place[owner] >= 0
-            records, owner, event = records[wanted], place[owner[wanted]], event[wanted]
-            roots = paths(records, owner, event)
-            needed = count_tokens(roots)
-            if len(owner) > WORTH * needed:
-                self.tokens += needed
-                reader = PrefixReader(self.model, records, means, self._budget)
-                return reader.read(roots, len(rows))
+        means, kept = mean_vectors(self.model), beginnings_of(self.model)
+        if self._share and kept.kept:
+            sequences = _sequences(self.model, renderings, rows)
+            if sequences.positions.max() < kept.reach:
+                inputs = torch.from_numpy(sequences.inputs).to(self.model.device)[None]
+                token, neutral, added = inputs[..., 0], inputs[..., 1], inputs[..., 2:]
+                vectors = embedded(self.model, token, added, neutral, means)[0]
+                reader = PrefixReader(self.model, sequences, vectors)
+                if sequences.lengths.sum() > WORTH * len(reader.plan.ends):
+                    return self._paths(reader, sequences, vectors).cpu()
         return self._whole(renderings, rows, means)
+
+    def _paths(self, reader: PrefixReader, sequences: Sequences, vectors: Tensor) -> Tensor:
+        """(n, H) states of sequences, common beginnings read once."""
+        stored = reader.plan.needed.sum() * beginnings_of(self.model).token_bytes
+        if stored <= STORE_BYTES or len(sequences.lengths) == 1:
+            states = reader.read(self._budget.tokens)
+            self.tokens += len(reader.plan.ends)
+            return states
+        states = torch.empty_like(reader.states)
+        for half in np.array_split(sequences.alike(), 2):
+            part = sequences.take(half)
+            found = self._paths(PrefixReader(self.model, part, vectors), part, vectors)
+            states[torch.from_numpy(half).to(states.device)] = found
+        return states
 
     def _whole(self, renderings: Renderings, rows: IntArray, means: Tensor) -> Tensor:
         """Every rendering from its beginning, in batches of like length."""
@@ -118,19 +163,17 @@ class Engine:
             start += size
         return found
 
-    def _computing(self) -> torch.autocast:
-        on = self.dtype == "bfloat16"
-        return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=on)
 
-
-def _keeps_beginnings(model: InfluenceModel) -> bool:
-    """Asked of a model once."""
-    if model not in _ABLE:
-        _ABLE[model] = keeps_beginnings(model)
-    return _ABLE[model]
-
-
-_ABLE: WeakKeyDictionary[InfluenceModel, bool] = WeakKeyDictionary()
+def _sequences(model: InfluenceModel, renderings: Renderings, rows: IntArray) -> Sequences:
+    """The visible tokens of the renderings numbered ``rows``."""
+    records, owner, event = renderings.records()
+    place = np.full(len(renderings), -1)
+    place[rows] = np.arange(len(rows))
+    wanted = place[owner] >= 0
+    whole_events = model.backbone.kind == "encoder"
+    return Sequences.of(
+        records[wanted], place[owner[wanted]], event[wanted], whole_events=whole_events
+    )
 
 
 def _keys(renderings: Renderings) -> list[bytes]:

@@ -1,174 +1,274 @@
-"""Reads a tree of sequences with the model: each path once, after its parent's keys and values."""
+"""Reads a tree of sequences with the model: several paths in a row, after keys and values kept.
+
+Every token is read once. A row holds the new tokens of several paths, and before them the tokens
+that these paths go on from, whose keys and values are taken from a store; a mask keeps the paths
+of a row apart. So no row is padded for the sake of a longer one beside it, however much the
+lengths of the paths differ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from llm_influence.attribution.budget import TokenBudget
-from llm_influence.attribution.prefixes import Path, paths
+from llm_influence.attribution.prefixes import (
+    Symbols,
+    event_symbols,
+    plan_paths,
+    token_symbols,
+)
 from llm_influence.attribution.renderings import OWN
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.types import IntArray
+from llm_influence.types import BoolArray, IntArray
 
-COPIED = 4
-"""A key that is copied costs about this many times less than a token that is read."""
-FEW, ALIKE = 8, 0.8
-"""A batch of at least so many paths takes none that is shorter than this share of its longest."""
-CLOSE = 1e-3
-"""How far a state read in parts may be from the state read in one piece."""
-FAILURES = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
-
-
-Beginnings = list[tuple[Tensor, Tensor]]
-"""(C, heads, P, width) keys and values of every layer, of what stands before C paths."""
+ROW = 64
+"""Tokens of a row, if the longest path has no more: short paths share rows."""
+PAST_COST = 0.25
+"""What a token taken from the store costs, as a part of a new one's cost."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Read:
-    """Keys and values of a batch of paths that were read.
+class Sequences:
+    """M distinct sequences of up to T visible tokens; beyond a sequence's end nothing is meant.
 
     Attributes:
-        layers: (B, heads, P + N, width) keys and values of every layer: P places for what stands
-            before a path, then N for its own tokens.
-        before: P.
+        symbols: (M, T) tokens as numbers: equal ones after equal beginnings are read alike.
+        lengths: (M,) tokens of each.
+        positions: (M, T) the token's place in its history. Removal ``mask`` leaves gaps.
+        order: (M, T) what a token attends to: all tokens whose number is not larger.
+        which: (M, T) the token's input vector, a row of ``inputs``.
+        inputs: (U, 2 + A) distinct inputs: token, neutral, added ids (`Renderings.records`).
     """
 
-    layers: Sequence[tuple[Tensor, Tensor]]
-    before: int
+    symbols: Symbols
+    lengths: IntArray
+    positions: IntArray
+    order: IntArray
+    which: IntArray
+    inputs: IntArray
 
-    def first(self, rows: Sequence[int], depths: Sequence[tuple[int, int]]) -> Beginnings:
-        """The first tokens of some of the paths, copied side by side.
+    @classmethod
+    def of(
+        cls, records: IntArray, owner: IntArray, event: IntArray, *, whole_events: bool
+    ) -> Sequences:
+        """From what `Renderings.records` gives.
 
         Args:
-            rows: C paths of this batch.
-            depths: For each, how many tokens stand before the path, and how many are wanted.
+            records: (V, 3 + A) token, place, neutral, added ids.
+            owner: (V,) the sequence of each, growing from 0 to M - 1.
+            event: (V,) its event, -1 for the frame.
+            whole_events: A token attends to all of its event (encoders), not to what stands before
+                it alone (decoders).
         """
-        longest = max(wanted for _, wanted in depths)
-        place = torch.arange(longest).expand(len(rows), -1)
-        own, wanted = (torch.tensor(column)[:, None] for column in zip(*depths, strict=True))
-        place = torch.where(place < own, place, place - own + self.before)
-        place = place.where(torch.arange(longest) < wanted, 0).to(self.layers[0][0].device)
-        row = torch.tensor(rows, device=place.device)[:, None]
-        return [
-            (keys[row, :, place].transpose(1, 2), values[row, :, place].transpose(1, 2))
-            for keys, values in self.layers
-        ]
+        token, place, *rest = records.T
+        symbols = token_symbols([token, place, event, *rest])
+        if whole_events:
+            width = int(event.max(initial=-1)) + 2
+            symbols = event_symbols(symbols, owner * width + event + 1)
+        lengths = np.bincount(owner)
+        column = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        inputs = np.column_stack([token, *rest])
+        _, first, which = np.unique(
+            token_symbols(list(inputs.T)), return_index=True, return_inverse=True
+        )
+
+        def pad(values: np.ndarray) -> np.ndarray:
+            padded = np.zeros((len(lengths), int(lengths.max())), dtype=values.dtype)
+            padded[owner, column] = values
+            return padded
+
+        return cls(
+            symbols=pad(symbols),
+            lengths=lengths,
+            positions=pad(place),
+            order=pad(event if whole_events else place),
+            which=pad(which),
+            inputs=inputs[first],
+        )
+
+    def take(self, rows: IntArray) -> Sequences:
+        """Some of the sequences."""
+        return replace(
+            self,
+            symbols=self.symbols[rows],
+            lengths=self.lengths[rows],
+            positions=self.positions[rows],
+            order=self.order[rows],
+            which=self.which[rows],
+        )
+
+    def alike(self) -> IntArray:
+        """The numbers of the sequences, those that begin alike together."""
+        return np.lexsort(self.symbols.T[::-1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tokens:
+    """Tokens of the paths of some rows, one after the other.
+
+    Attributes:
+        path: (S,) number of the token's path among those of the batch.
+        sequence: (S,) the sequence it is taken from.
+        place: (S,) its place in that sequence.
+        row: (S,) the row it stands in.
+        column: (S,) its place in the row.
+    """
+
+    path: IntArray
+    sequence: IntArray
+    place: IntArray
+    row: IntArray
+    column: IntArray
+
+    @property
+    def width(self) -> int:
+        """Columns that the rows need."""
+        return int(self.column.max(initial=-1)) + 1
+
+    @classmethod
+    def of(cls, sequences: IntArray, begins: IntArray, ends: IntArray, rows: IntArray) -> _Tokens:
+        """Tokens ``begins`` to ``ends`` of each path's sequence; paths stand in order of row."""
+        lengths = ends - begins
+        path = np.repeat(np.arange(len(sequences)), lengths)
+        first = np.cumsum(lengths) - lengths
+        place = np.arange(len(path)) - first[path] + begins[path]
+        row = rows[path]
+        opens = np.searchsorted(row, row)  # the row's first token
+        return cls(path, sequences[path], place, row, np.arange(len(path)) - opens)
 
 
 class PrefixReader:
-    """Reads paths, and where they end keeps the state.
+    """Reads the paths of some sequences.
 
     Args:
-        model: The model, in inference mode.
-        records: (V, 3 + A) tokens (`Renderings.records`).
-        means: (fields + 1, H) vectors of neutral tokens.
-        budget: Tokens of a batch.
+        model: A model that keeps beginnings, in inference mode.
+        sequences: M sequences.
+        vectors: (U, H) their input vectors.
+
+    Attributes:
+        plan: Their paths.
+        states: (M, H) float32 states at the last tokens of the sequences, once `read` all.
     """
 
-    def __init__(
-        self, model: InfluenceModel, records: IntArray, means: Tensor, budget: TokenBudget
-    ) -> None:
-        self._model, self._means, self._budget = model, means, budget
-        self._records = torch.from_numpy(np.ascontiguousarray(records))
+    def __init__(self, model: InfluenceModel, sequences: Sequences, vectors: Tensor) -> None:
+        self._model, self._sequences, self._vectors = model, sequences, vectors
+        self.plan = plan_paths(sequences.symbols, sequences.lengths)
+        self._slots = np.cumsum(self.plan.needed) - 1
+        self._store: list[tuple[Tensor, Tensor]] = []  # of each layer (slots, heads, size)
+        self._new = sequences.lengths[self.plan.rows] - self.plan.starts
+        self.states = vectors.new_empty(len(sequences.lengths), vectors.shape[1])
 
-    def read(self, roots: Sequence[Path], sequences: int) -> Tensor:
-        """(sequences, H) states after the last token of every sequence."""
-        states = torch.empty(sequences, self._model.backbone.width)
-        for part in self._batches(roots):
-            self._descend(part, None, states)
-        return states
+    def read(self, budget: int) -> Tensor:
+        """Read all paths in batches of ``budget`` tokens; returns `states`."""
+        for level in range(int(self.plan.levels.max(initial=-1)) + 1):
+            rows = self._rows(np.flatnonzero(self.plan.levels == level))
+            while rows:
+                count = self._fitting(rows, budget)
+                self._read(rows[:count])
+                rows = rows[count:]
+        return self.states
 
-    def _descend(self, part: Sequence[Path], beginnings: Beginnings | None, states: Tensor) -> None:
-        """Read a batch of paths, then batch by batch those that branch off them."""
-        read, found = self._run(part, beginnings)
-        row_of = {id(path): row for row, path in enumerate(part)}
-        parent = {id(child): path for path in part for child in path.children}
-        for row, path in enumerate(part):
-            for sequence, place in path.ends:
-                states[sequence] = found[row, place]
-        for batch in self._batches([child for path in part for child in path.children]):
-            parents = [parent[id(child)] for child in batch]
-            rows = [row_of[id(path)] for path in parents]
-            depths = [(p.depth, c.depth) for p, c in zip(parents, batch, strict=True)]
-            self._descend(batch, read.first(rows, depths), states)
+    def _rows(self, paths: IntArray) -> list[IntArray]:
+        """Paths put together in rows: the longest with the shortest, as many as a row holds."""
+        by_length = paths[np.argsort(-self._new[paths], kind="stable")]
+        lengths = self._new[by_length].tolist()
+        room = max(ROW, lengths[0])
+        rows: list[list[int]] = []
+        first, last = 0, len(lengths) - 1
+        while first <= last:
+            row, left = [first], room - lengths[first]
+            first += 1
+            while first <= last and lengths[last] <= left:
+                left -= lengths[last]
+                row.append(last)
+                last -= 1
+            rows.append(row)
+        return [by_length[row] for row in rows]
 
-    def _batches(self, some: Sequence[Path]) -> Iterator[list[Path]]:
-        """Paths of like length together, within the budget."""
-        ordered = sorted(some, key=lambda path: (-len(path.tokens), -path.depth))
-        batch: list[Path] = []
-        deepest = 0
-        for path in ordered:
-            deepest = max(deepest, path.depth)
-            longest = len(batch[0].tokens) if batch else len(path.tokens)
-            full = (len(batch) + 1) * (longest + deepest // COPIED) > self._budget.tokens
-            uneven = len(batch) >= FEW and len(path.tokens) < ALIKE * longest
-            if batch and (full or uneven):
-                yield batch
-                batch, deepest = [], path.depth
-            batch.append(path)
-        if batch:
-            yield batch
+    def _fitting(self, rows: list[IntArray], budget: int) -> int:
+        """How many of the rows make a batch under the budget, at least one."""
+        new = np.array([self._new[row].sum() for row in rows])
+        past = np.array([self.plan.starts[row].sum() for row in rows])
+        width = np.maximum.accumulate(new) + PAST_COST * np.maximum.accumulate(past)
+        return max(1, int(np.sum(width * np.arange(1, len(rows) + 1) <= budget)))
 
-    def _run(self, part: Sequence[Path], beginnings: Beginnings | None) -> tuple[_Read, Tensor]:
-        """Keys and values, and (B, N, H) states of a batch of paths."""
-        model, device = self._model, self._model.device
-        lengths = torch.tensor([len(path.tokens) for path in part])
-        depths = torch.tensor([path.depth for path in part])
-        longest, before = int(lengths.max()), 0
-        if beginnings is not None:
-            before = beginnings[0][0].shape[2]
-        rows = torch.zeros(len(part), longest, dtype=torch.int64)
-        segments = torch.zeros(len(part), longest, dtype=torch.int64)
-        for row, path in enumerate(part):
-            rows[row, : len(path.tokens)] = torch.tensor(path.tokens)
-            segments[row, : len(path.tokens)] = torch.tensor(path.segments)
-        records = self._records[rows].to(device)
-        real = torch.arange(longest) < lengths[:, None]
-        seen = _seen(segments, real, depths, before, decoder=model.backbone.kind == "decoder")
-        vectors = embedded(model, records[..., 0], records[..., 3:], records[..., 2], self._means)
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(beginnings or []):
-            cache.update(keys, values, layer)
-        states = (
-            model.body(
-                inputs_embeds=vectors,
-                attention_mask=_as_mask(model, seen.to(device), vectors.dtype),
-                position_ids=records[..., 1] + model.backbone.first_position,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            .last_hidden_state.float()
-            .cpu()
+    def _read(self, rows: list[IntArray]) -> None:
+        """Read rows of paths; keep what is needed of them."""
+        paths = np.concatenate(rows)
+        row = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+        sequences, starts = self.plan.rows[paths], self.plan.starts[paths]
+        past = _Tokens.of(sequences, np.zeros_like(starts), starts, row)
+        new = _Tokens.of(sequences, starts, self._sequences.lengths[sequences], row)
+        shape = len(rows), past.width, new.width
+        nodes = self.plan.nodes[new.sequence, new.place]
+        keeps = self.plan.needed[nodes]
+        cache = self._past(past, shape) if past.width or keeps.any() else None
+        states = self._model.attend_pairs(
+            self._inputs(new, shape), *self._mask(past, new, shape), cache
         )
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
-        return _Read(layers, before), states
+        if cache is not None and keeps.any():
+            self._keep(cache, past.width, new, nodes, keeps)
+        ends = self.plan.ends[nodes]
+        last = ends >= 0
+        at = self._tensor(new.row[last]), self._tensor(new.column[last])
+        self.states[self._tensor(ends[last])] = states[at].to(self.states)
 
+    def _inputs(self, new: _Tokens, shape: tuple[int, int, int]) -> Tensor:
+        which = np.zeros((shape[0], shape[2]), dtype=np.int64)
+        which[new.row, new.column] = self._sequences.which[new.sequence, new.place]
+        return self._vectors[self._tensor(which)]
 
-def _seen(segments: Tensor, real: Tensor, depths: Tensor, before: int, *, decoder: bool) -> Tensor:
-    """(B, 1, N, before + N) bool, whom each new token attends to."""
-    size = segments.shape[1]
-    if decoder:
-        order = torch.arange(size).expand(len(segments), -1)
-        own = order[:, None, :] <= order[:, :, None]
-    else:  # an event's tokens see each other
-        own = segments[:, None, :] <= segments[:, :, None]
-    own = (own & real[:, None, :]) | torch.eye(size, dtype=torch.bool)
-    past = (torch.arange(before) < depths[:, None])[:, None, :].expand(-1, size, -1)
-    return torch.cat([past, own], dim=2)[:, None]
+    def _mask(
+        self, past: _Tokens, new: _Tokens, shape: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """(B, Q, K) who sees whom, and (B, K) where every token stands."""
+        height, before, width = shape
+        path, order, position = (np.full((height, before + width), filler) for filler in (-1, 0, 0))
+        for tokens, shift in ((past, 0), (new, before)):
+            at = tokens.row, tokens.column + shift
+            path[at] = tokens.path
+            order[at] = self._sequences.order[tokens.sequence, tokens.place]
+            position[at] = self._sequences.positions[tokens.sequence, tokens.place]
+        paths, orders = self._tensor(path), self._tensor(order)
+        same = paths[:, before:, None] == paths[:, None, :]
+        earlier = orders[:, None, :] <= orders[:, before:, None]
+        # padding is a path of its own and sees padding alone
+        return same & earlier, self._tensor(position)
 
+    def _past(self, past: _Tokens, shape: tuple[int, int, int]) -> DynamicCache:
+        """Keys and values of the tokens that the rows go on from."""
+        cache = DynamicCache()
+        if past.width:
+            slots = np.zeros(shape[:2], dtype=np.int64)
+            nodes = self.plan.nodes[past.sequence, past.place]
+            slots[past.row, past.column] = self._slots[nodes]
+            index = self._tensor(slots)
+            for number, (keys, values) in enumerate(self._store):
+                taken = keys[index].transpose(1, 2), values[index].transpose(1, 2)
+                cache.update(*taken, number)
+        return cache
 
-def _as_mask(model: InfluenceModel, seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """In the form that the attention takes: eager attention adds numbers (cf. `encoder_masks`)."""
-    if model.body.config._attn_implementation != "eager":
-        return seen
-    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    def _keep(
+        self, cache: DynamicCache, before: int, new: _Tokens, nodes: IntArray, keeps: BoolArray
+    ) -> None:
+        slots = self._tensor(self._slots[nodes[keeps]])
+        at = self._tensor(new.row[keeps]), self._tensor(new.column[keeps] + before)
+        count = int(self.plan.needed.sum())
+        if not self._store:
+            self._store = [
+                (_room(keys, count), _room(values, count)) for keys, values in _layers(cache)
+            ]
+        for (keys, values), (new_keys, new_values) in zip(self._store, _layers(cache), strict=True):
+            keys[slots] = new_keys.transpose(1, 2)[at]
+            values[slots] = new_values.transpose(1, 2)[at]
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._vectors.device)
 
 
 def embedded(
@@ -182,49 +282,11 @@ def embedded(
     return own + model.units.learned(added)
 
 
-@torch.no_grad()
-def keeps_beginnings(model: InfluenceModel) -> bool:
-    """Whether a state read after kept keys and values equals the state read in one piece.
-
-    Asked by trying it, on a few made-up events: backbones that keep none, that see a window of
-    places in the list or that go by places in the list where they are told others, say no.
-    """
-    width, size, generator = model.backbone.width, 24, torch.Generator().manual_seed(0)
-    vectors = torch.randn(size, width, generator=generator).to(model.device)
-    event = np.arange(size) // 6
-    place = np.arange(size) + 3 * event  # gaps, as removal `mask` leaves them
-    first = np.stack([np.zeros(size, dtype=np.int64), place, np.arange(size)], axis=1)
-    second = first.copy()
-    second[size // 2 :, 2] = first[: size // 2, 2]
-    both, owner = np.concatenate([first, second]), np.repeat([0, 1], size)
-    try:
-        reader = PrefixReader(model, both, vectors, TokenBudget(model, 4096))
-        found = reader.read(paths(both, owner, np.tile(event, 2)), 2)
-        whole = torch.cat([_in_one_piece(model, some, event, vectors) for some in (first, second)])
-    except FAILURES:
-        return False
-    return bool((found - whole).abs().max() <= CLOSE * max(1.0, float(whole.abs().max())))
+def _layers(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
+    for layer in cache.layers:
+        yield layer.keys, layer.values
 
 
-def _in_one_piece(
-    model: InfluenceModel, records: IntArray, event: IntArray, vectors: Tensor
-) -> Tensor:
-    """(1, H) state after the last token, the places between being there and hidden."""
-    place = torch.from_numpy(records[:, 1])
-    size = int(place[-1]) + 1
-    between = torch.from_numpy(event)[torch.searchsorted(place.contiguous(), torch.arange(size))]
-    shown = torch.zeros(1, size, dtype=torch.bool)
-    shown[0, place] = True
-    inputs = torch.zeros(1, size, vectors.shape[1], device=vectors.device)
-    inputs[0, place.to(inputs.device)] = vectors[torch.from_numpy(records[:, 2]).to(inputs.device)]
-    nothing = torch.zeros(1, size, dtype=torch.long)
-    batch = EncodedBatch(
-        input_ids=nothing,
-        attention_mask=shown,
-        event_index=between[None],
-        field_index=nothing - 1,
-        added_ids=torch.empty(1, size, 0, dtype=torch.long),
-        ends=nothing[:, :1],
-        num_events=torch.tensor([int(event[-1]) + 1]),
-    )
-    return model.query(batch.to(model.device), inputs).float().cpu()
+def _room(part: Tensor, tokens: int) -> Tensor:
+    """(tokens, heads, size) to be filled, from (B, heads, K, size) keys or values."""
+    return part.new_empty(tokens, part.shape[1], part.shape[3])

@@ -1,119 +1,127 @@
-"""Many sequences that begin alike, as a tree whose branches are read once.
+"""Which tokens are read only once: a tree of the sequences, cut into paths.
 
-A state of a causal model depends on what stands before it alone, so sequences that share their
-first events share the keys and values of these. The sequences become a tree, an event (or the
-frame) a node; the tree is cut into paths, each going on with the child that has most tokens below
-it (heavy paths, Sleator & Tarjan 1983). A path is read in one go, after the keys and values of the
-path that it branches off. Leave-one-out over E events is one long path and E short ones, half of
-the tokens; all 2^n coalitions of n one-token events are 2^n tokens instead of n 2^(n - 1).
+A state of a causal model depends on what stands before it alone, so sequences that begin alike
+share the nodes of their common beginning. The tree is cut into heavy paths (Sleator & Tarjan
+1983): at each node the path goes on to the child with the most sequences below it, and every
+other child begins a path of its own. A path can be read once the tokens before it have been, so
+paths are read level by level, and there are at most log2(M) + 1 levels. Leave-one-out over E
+events is one long path and E short ones, half of the tokens; all 2^n coalitions of n one-token
+events are 2^n tokens instead of n 2^(n - 1).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from llm_influence.types import IntArray
+from llm_influence.types import BoolArray, IntArray
+
+Symbols = npt.NDArray[np.uint64]
 
 
-@dataclass(slots=True, eq=False)
-class Path:
-    """A run of tokens, read after the first ``depth`` tokens of its parent.
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Paths over M distinct sequences; N nodes in all, and each of them lies on one path.
 
     Attributes:
-        depth: Tokens that stand before it.
-        tokens: Rows of the records that it reads.
-        segments: For each of them a number that grows from event to event.
-        ends: The sequences that end in it, with the place of their last token in ``tokens``.
-        children: Paths that branch off it.
+        nodes: (M, T) node of each token; beyond a sequence's end it means nothing.
+        ends: (N,) the sequence that ends at a node, -1 for none.
+        rows: (P,) a sequence that runs through the whole of a path.
+        starts: (P,) place in that sequence where the path begins: what stands before it is read.
+        levels: (P,) paths that have to be read before this one, one after the other.
+        needed: (N,) bool, nodes that a later path goes on from.
     """
 
-    depth: int
-    tokens: list[int] = field(default_factory=list)
-    segments: list[int] = field(default_factory=list)
-    ends: list[tuple[int, int]] = field(default_factory=list)
-    children: list[Path] = field(default_factory=list)
+    nodes: IntArray
+    ends: IntArray
+    rows: IntArray
+    starts: IntArray
+    levels: IntArray
+    needed: BoolArray
 
 
-def paths(records: IntArray, owner: IntArray, event: IntArray) -> list[Path]:
-    """The paths that begin at the root, with those that branch off them.
+def plan_paths(symbols: Symbols, lengths: IntArray) -> Plan:
+    """Cut the tree of some sequences into paths.
 
     Args:
-        records: (V, C) tokens; equal rows are equal tokens.
-        owner: (V,) the sequence of each token, growing.
-        event: (V,) its event; tokens of one event (and those of the frame) stand together.
+        symbols: (M, T) tokens as numbers (`token_symbols`), 0 beyond a sequence's end and nowhere
+            else; no two rows are equal.
+        lengths: (M,) tokens of each sequence.
     """
-    tree = _tree(records, owner, event)
-    below = np.array([stop - start for start, stop in tree.spans], dtype=np.int64)
-    for node in range(len(below) - 1, 0, -1):  # a child's number is larger than its parent's
-        below[tree.parent[node]] += below[node]
-    children: dict[int, list[int]] = defaultdict(list)
-    for node in range(1, len(below)):
-        children[tree.parent[node]].append(node)
+    order = _sorted(symbols)
+    symbols, sizes = symbols[order], lengths[order]
+    places = np.arange(symbols.shape[1])
+    differs = np.ones(symbols.shape, dtype=bool)
+    differs[1:] = np.logical_or.accumulate(symbols[1:] != symbols[:-1], axis=1)
+    inside = places < sizes[:, None]
+    opened = differs & inside  # where a sequence leaves the one sorted before it
+    numbers = np.where(opened, np.cumsum(opened).reshape(opened.shape) - 1, -1)
+    nodes = np.maximum.accumulate(numbers, axis=0)
+    count = int(opened.sum())
 
-    root = Path(depth=0)
-    work = [(root, child) for child in children[0]]
-    while work:
-        parent, node = work.pop()
-        path = Path(depth=tree.depth[node])
-        parent.children.append(path)
-        step = 0
-        while node:
-            start, stop = tree.spans[node]
-            path.tokens.extend(range(start, stop))
-            path.segments.extend([step] * (stop - start))
-            path.ends.extend((sequence, len(path.tokens) - 1) for sequence in tree.ends[node])
-            following = sorted(children[node], key=below.__getitem__)
-            node, step = (following.pop(), step + 1) if following else (0, step)
-            work.extend((path, child) for child in following)
-    return root.children
+    parents = np.full(count, -1)
+    before = np.concatenate([np.full((len(nodes), 1), -1), nodes[:, :-1]], axis=1)
+    parents[numbers[opened]] = before[opened]
+    begins = _path_begins(parents, np.bincount(nodes[inside], minlength=count))
+    last = nodes[np.arange(len(nodes)), sizes - 1]
+    is_leaf = np.ones(count, dtype=bool)
+    is_leaf[parents[parents >= 0]] = False
 
-
-def count_tokens(roots: Sequence[Path]) -> int:
-    """Tokens that the paths read."""
-    total, work = 0, list(roots)
-    while work:
-        path = work.pop()
-        total += len(path.tokens)
-        work.extend(path.children)
-    return total
+    through = np.flatnonzero(is_leaf[last])  # a path ends at a leaf
+    marks = begins[nodes[through]] & inside[through]
+    starts = symbols.shape[1] - 1 - np.argmax(marks[:, ::-1], axis=1)
+    needed = np.zeros(count, dtype=bool)
+    needed[nodes[through][places < starts[:, None]]] = True
+    ends = np.full(count, -1)
+    ends[last] = order
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return Plan(nodes[back], ends, order[through], starts, marks.sum(axis=1) - 1, needed)
 
 
-@dataclass(slots=True, eq=False)
-class _Tree:
-    """Node 0 is the root. Spans are rows of the records, depths the tokens before a node."""
+def token_symbols(columns: Sequence[IntArray]) -> Symbols:
+    """One number for the numbers at the same place of each column, never 0.
 
-    parent: list[int]
-    spans: list[tuple[int, int]]
-    depth: list[int]
-    ends: dict[int, list[int]]
+    Different tokens get different numbers but for a chance of about T² / 2⁶⁴ among T of them. It
+    is the finaliser of SplitMix64 (Steele et al. 2014) over a running sum.
+    """
+    found = np.full(columns[0].shape, 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for column in columns:
+        found += column.astype(np.uint64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
+        found ^= found >> np.uint64(31)
+    return found | np.uint64(1)
 
 
-def _tree(records: IntArray, owner: IntArray, event: IntArray) -> _Tree:
-    tree = _Tree([-1], [(0, 0)], [0], defaultdict(list))
-    known: dict[tuple[int, bytes], int] = {}
-    change = (np.diff(owner) != 0) | (np.diff(event) != 0)
-    cuts = [0, *(np.flatnonzero(change) + 1).tolist(), len(owner)]
-    records = np.ascontiguousarray(records)
-    node, sequence = 0, -1
-    for start, stop in pairwise(cuts):
-        if owner[start] != sequence:
-            if sequence >= 0:
-                tree.ends[node].append(sequence)
-            node, sequence = 0, int(owner[start])
-        key = (node, records[start:stop].tobytes())
-        found = known.get(key)
-        if found is None:
-            found = known[key] = len(tree.parent)
-            start_of, stop_of = tree.spans[node]
-            tree.parent.append(node)
-            tree.spans.append((start, stop))
-            tree.depth.append(tree.depth[node] + stop_of - start_of)
-        node = found
-    if sequence >= 0:
-        tree.ends[node].append(sequence)
-    return tree
+def event_symbols(symbols: Symbols, events: IntArray) -> Symbols:
+    """Symbols where a token may attend to all of its event: equal ones have equal events.
+
+    Args:
+        symbols: (V,) of the tokens, their places in them.
+        events: (V,) a number for each event of each sequence, the same for all of its tokens.
+    """
+    sums = np.zeros(int(events.max(initial=-1)) + 1, dtype=np.uint64)
+    np.add.at(sums, events, symbols)  # places differ, so the order is in the sum
+    return token_symbols([symbols, sums[events]])
+
+
+def _sorted(symbols: Symbols) -> IntArray:
+    """Order of the rows in which those that begin alike stand together, shorter ones first."""
+    big_endian = np.ascontiguousarray(symbols.astype(">u8"))
+    rows = big_endian.view(np.dtype((np.void, big_endian.itemsize * symbols.shape[1])))
+    return np.argsort(rows.ravel(), kind="stable")
+
+
+def _path_begins(parents: IntArray, weights: IntArray) -> BoolArray:
+    """(N,) bool, nodes that do not go on from their parent: all children but the heaviest."""
+    order = np.lexsort((-weights, parents))
+    siblings = parents[order]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = siblings[1:] != siblings[:-1]
+    begins = np.ones(len(parents), dtype=bool)
+    begins[order[first & (siblings >= 0)]] = False
+    return begins

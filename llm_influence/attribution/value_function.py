@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import Players
@@ -105,14 +106,22 @@ class ValueFunction:
         read = render(encoder, self._histories, self.players, rows, masks, self.removal)
         states = self.engine.states(read)
         np.add.at(self.passes, rows, 1)
+        numbers = torch.tensor(rows)
+        values = self._values(states, numbers)
+        for row, mask, value in zip(rows, masks, values.tolist(), strict=True):
+            self._known[row][mask.tobytes()] = value
+        sampled, exact = self.engine.exact_states(read)
+        if sampled:
+            self.engine.note_errors(values[sampled] - self._values(exact, numbers[sampled]))
+
+    def _values(self, states: Tensor, rows: Tensor) -> FloatArray:
+        """(B,) values at (B, H) states of the histories numbered ``rows``."""
+        found = []
         with inference(self._model):
-            for start in range(0, len(rows), ROWS):
-                part = slice(start, start + ROWS)
-                prediction = self._model.heads(states[part].to(self._model.device))
-                found = self._target.values(prediction, torch.tensor(rows[part]))
-                values = found.cpu().double().tolist()
-                for row, mask, value in zip(rows[part], masks[part], values, strict=True):
-                    self._known[row][mask.tobytes()] = value
+            for part, numbers in zip(states.split(ROWS), rows.split(ROWS), strict=True):
+                prediction = self._model.heads(part.to(self._model.device))
+                found.append(self._target.values(prediction, numbers).cpu().double())
+        return torch.cat(found).numpy()
 
     def restart(self) -> None:
         """Count passes from zero; values that are known stay known."""

@@ -49,11 +49,31 @@ def encoder_masks(
         (B, 1, Q, T), or such a mask for each layer type.
     """
     mask = event_causal_mask(batch)[:, :, -queries:]
+    places = torch.arange(mask.shape[-1], device=mask.device)
+    distance = (places[-queries:, None] - places).abs()
+    return mask_as_taken(mask, distance, config, dtype)
+
+
+def mask_as_taken(
+    mask: Tensor,
+    distance: Tensor,
+    config: Any,  # noqa: ANN401
+    dtype: torch.dtype,
+) -> Tensor | dict[str, Tensor]:
+    """A mask of pairs of tokens in the form that the backbone takes it.
+
+    Args:
+        mask: (B, 1, Q, T) bool, True where row may attend to column.
+        distance: (B, 1, Q, T), or what broadcasts to it: places between the two tokens.
+        config: The backbone's configuration.
+        dtype: Of the vectors that are read.
+
+    Returns:
+        (B, 1, Q, T), or such a mask for each layer type.
+    """
     masks = {"full_attention": mask}
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        places = torch.arange(mask.shape[-1], device=mask.device)
-        near = (places[-queries:, None] - places).abs() <= config.sliding_window
-        masks["sliding_attention"] = mask & near
+        masks["sliding_attention"] = mask & (distance <= config.sliding_window)
     adds = config._attn_implementation == "eager" and config.model_type != "deberta-v2"
     if adds:
         lowest = torch.finfo(dtype).min

@@ -20,7 +20,7 @@ from llm_influence.errors import ExplanationError
 from llm_influence.modeling.adapters import Adapter, Body, attach_adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.heads import BehaviorHead, ItemHead
-from llm_influence.modeling.masks import encoder_masks
+from llm_influence.modeling.masks import encoder_masks, mask_as_taken
 from llm_influence.modeling.scoring import SURE, BestItems, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.modeling.units import UnitVectors
@@ -234,6 +234,41 @@ class InfluenceModel(nn.Module):
             **options,
         )
 
+    def attend_pairs(
+        self,
+        vectors: Tensor,
+        allowed: Tensor,
+        positions: Tensor,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """(B, Q, H) states of tokens that stand at any places and see whom they are told to.
+
+        A row may hold tokens of several histories. What a token sees must agree with the model's
+        own rule (`attend`), or its state is none that training has known.
+
+        Args:
+            vectors: (B, Q, H) input vectors.
+            allowed: (B, Q, K) bool, True where a token may attend to another one; the last Q of
+                the K are the tokens themselves, those before them are in the cache.
+            positions: (B, K) place of every token in its history, from 0.
+            cache: Keys and values of the first K - Q tokens; those of the others are added.
+        """
+        queries = vectors.shape[1]
+        own = positions[:, -queries:]
+        distance = (own[:, :, None] - positions[:, None, :]).abs()[:, None]
+        options = {} if cache is None else {"past_key_values": cache}
+        if self.backbone.kind == "decoder":
+            options["use_cache"] = cache is not None
+        states: Tensor = self.body(
+            inputs_embeds=vectors,
+            attention_mask=mask_as_taken(
+                allowed[:, None], distance, self.body.config, vectors.dtype
+            ),
+            position_ids=self.backbone.first_position + own,
+            **options,
+        ).last_hidden_state
+        return states
+
     def item_vectors(self) -> Tensor:
         """(I, H) vectors of the catalogue's items, as input and as output."""
         return self.units(slice(self.first_item, None))
@@ -361,12 +396,14 @@ def log_odds(logits: Tensor, codes: Tensor) -> Tensor:
 def inference(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; the mode the model was in comes back afterwards."""
     was_training = model.training
-    model.eval()
+    if any(module.training for module in model.modules()):  # switching costs milliseconds
+        model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def _unit_words(encoder: Encoder) -> list[str]:
