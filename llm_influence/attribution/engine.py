@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -13,8 +14,8 @@ from torch import Tensor
 from llm_influence.attribution.beginnings import beginnings_of
 from llm_influence.attribution.budget import TokenBudget
 from llm_influence.attribution.neutral import mean_vectors
-from llm_influence.attribution.prefix_reader import PrefixReader, Sequences, embedded
-from llm_influence.attribution.renderings import Renderings
+from llm_influence.attribution.prefix_reader import PrefixReader, Sequences
+from llm_influence.attribution.renderings import OWN, Renderings
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import FloatArray, IntArray
 
@@ -120,17 +121,17 @@ class Engine:
                     raise
 
     def _shared(self, renderings: Renderings, rows: IntArray) -> Tensor:
-        means, kept = mean_vectors(self.model), beginnings_of(self.model)
+        kept = beginnings_of(self.model)
         if self._share and kept.kept:
             sequences = _sequences(self.model, renderings, rows)
             if sequences.positions.max() < kept.reach:
                 inputs = torch.from_numpy(sequences.inputs).to(self.model.device)[None]
                 token, neutral, added = inputs[..., 0], inputs[..., 1], inputs[..., 2:]
-                vectors = embedded(self.model, token, added, neutral, means)[0]
+                vectors = self._embedded(token, added, neutral)[0]
                 reader = PrefixReader(self.model, sequences, vectors)
                 if sequences.lengths.sum() > WORTH * len(reader.plan.ends):
                     return self._paths(reader, sequences, vectors).cpu()
-        return self._whole(renderings, rows, means)
+        return self._whole(renderings, rows)
 
     def _paths(self, reader: PrefixReader, sequences: Sequences, vectors: Tensor) -> Tensor:
         """(n, H) states of sequences, common beginnings read once."""
@@ -146,7 +147,7 @@ class Engine:
             states[torch.from_numpy(half).to(states.device)] = found
         return states
 
-    def _whole(self, renderings: Renderings, rows: IntArray, means: Tensor) -> Tensor:
+    def _whole(self, renderings: Renderings, rows: IntArray) -> Tensor:
         """Every rendering from its beginning, in batches of like length."""
         found = torch.empty(len(rows), self.model.backbone.width)
         lengths = renderings.lengths[rows]
@@ -158,10 +159,25 @@ class Engine:
             chosen = order[start : start + size]
             batch, neutral = renderings.batch(rows[chosen])
             batch, neutral = batch.to(self.model.device), neutral.to(self.model.device)
-            vectors = embedded(self.model, batch.input_ids, batch.added_ids, neutral, means)
+            vectors = self._embedded(batch.input_ids, batch.added_ids, neutral)
             found[chosen] = self.model.query(batch, vectors).float().cpu()
             start += size
         return found
+
+    def _embedded(self, ids: Tensor, added: Tensor, neutral: Tensor) -> Tensor:
+        """(B, T, H) input vectors; the mean of a field where ``neutral`` names it."""
+        in_units = self.model.encoder.style == "token"
+        table = self.model.units if in_units else self.model.body.get_input_embeddings()
+        vectors: Tensor = table(ids)
+        own = neutral == OWN
+        if not own.all():
+            vectors = torch.where(own[..., None], vectors, self._means[neutral.clamp(min=-1)])
+        return vectors + self.model.units.learned(added) if in_units else vectors
+
+    @cached_property
+    def _means(self) -> Tensor:
+        """`mean_vectors`, which take every unit of the model, made when they are first needed."""
+        return mean_vectors(self.model)
 
 
 def _sequences(model: InfluenceModel, renderings: Renderings, rows: IntArray) -> Sequences:

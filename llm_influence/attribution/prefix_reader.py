@@ -22,7 +22,6 @@ from llm_influence.attribution.prefixes import (
     plan_paths,
     token_symbols,
 )
-from llm_influence.attribution.renderings import OWN
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import BoolArray, IntArray
 
@@ -269,17 +268,6 @@ class PrefixReader:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._vectors.device)
-
-
-def embedded(
-    model: InfluenceModel, ids: Tensor, added: Tensor, neutral: Tensor, means: Tensor
-) -> Tensor:
-    """(B, T, H) input vectors; where ``neutral`` names a field, its mean stands in for the word."""
-    if model.encoder.style != "token":
-        own = model.body.get_input_embeddings()(ids)
-        return torch.where((neutral == OWN)[..., None], own, means[neutral.clamp(min=-1)])
-    own = torch.where((neutral == OWN)[..., None], model.units(ids), means[neutral.clamp(min=-1)])
-    return own + model.units.learned(added)
 
 
 def _layers(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
