@@ -176,8 +176,9 @@ class Engine:
 
     @cached_property
     def _means(self) -> Tensor:
-        """`mean_vectors`, which take every unit of the model, made when they are first needed."""
-        return mean_vectors(self.model)
+        """`mean_vectors`, which take every unit of the model: made when first needed, in float32."""
+        with torch.autocast(self.model.device.type, enabled=False):
+            return mean_vectors(self.model)
 
 
 def _sequences(model: InfluenceModel, renderings: Renderings, rows: IntArray) -> Sequences:
