@@ -176,7 +176,7 @@ class Engine:
 
     @cached_property
     def _means(self) -> Tensor:
-        """`mean_vectors`, which take every unit of the model: made when first needed, in float32."""
+        """`mean_vectors`, in float32; they take every unit of the model, so only when needed."""
         with torch.autocast(self.model.device.type, enabled=False):
             return mean_vectors(self.model)
 
