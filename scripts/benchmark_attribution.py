@@ -120,11 +120,11 @@ def protocol(run: Run, options: argparse.Namespace) -> dict[str, object]:
         f"the true values; median over histories, of 10 events over {options.seeds} seeds each; "
         "peers' errors at 10 events are found on the table of all values, their seconds on the "
         "model",
-        "truth": "10 events: exact, all 1,024 coalitions. 40 events: mean of two independent runs "
-        f"of our Shapley regression (surrogate linear) with {options.reference_passes} passes "
-        "each, which shares neither model nor coalitions with our default estimator; its error is "
-        "half the two runs' distance, its bias is looked for in units of the standard error of "
-        f"antithetic permutation sampling with {options.reference_passes} passes, which has none",
+        "truth": "10 events: exact, all 1,024 coalitions. 40 events: unbiased estimates: a game of "
+        f"pairs is fitted on {options.reference_passes} coalitions, its Shapley values are known, "
+        "and antithetic permutations of what it leaves take as many passes again; nothing of it is "
+        "shared with our estimator. Their squared standard error (its root is a row) is taken from "
+        "the squared error of every system",
         "ours": "shapley with tolerance 0, so that it spends the passes it is given; its own "
         "computation is inside the clock",
         "seconds_to_error": f"relative RMSE {TOLERANCE}: budgets double until the median error is "
@@ -150,7 +150,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=2, help="explanations a history of 10 events")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--most-passes", type=int, default=40_000)
-    parser.add_argument("--reference-passes", type=int, default=8_192)
+    parser.add_argument("--reference-passes", type=int, default=16_384)
     parser.add_argument("--core", type=int, help="pin the process to this core")
     parser.add_argument("--work", type=Path, default=Path("runs/attribution_speed"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/attribution_speed.json"))

@@ -1,4 +1,4 @@
-"""What the estimates are held against: exact Shapley values, or a long run that checks itself."""
+"""What the estimates are held against: exact Shapley values, or unbiased ones with their error."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from math import factorial
 
 import numpy as np
 
-from attribution_peers.case import Case
+from attribution_peers.case import REMOVAL, Case
 from attribution_peers.masked_function import Floats, Function
+from llm_influence.attribution.coalitions import last_members
+from llm_influence.attribution.value_function import ValueFunction
+from llm_influence.types import BoolArray
 
 
 def coalition_table(function: Function) -> Floats:
@@ -39,34 +42,101 @@ class Reference:
     """Shapley values of a long history, and how far they may be wrong.
 
     Attributes:
-        scores: (E,) the mean of two independent long runs of the Shapley regression.
-        error: Relative RMSE of that mean, from the difference of the two runs: half of it.
-        bias: Mean over events of ``((reference - permutations) / standard error)^2``, where
-            `permutations` is an unbiased estimate: about 1 if they differ by chance alone.
+        scores: (E,) unbiased estimates.
+        error: Their standard errors' root mean square, divided by the scores' standard deviation.
     """
 
     scores: Floats
     error: float
-    bias: float
 
 
-def long_reference(case: Case, token_budget: int, passes: int, seed: int) -> Reference:
-    """Two runs of our Shapley regression with ``passes`` each, and permutations with as many.
+def long_reference(case: Case, passes: int, seed: int) -> Reference:
+    """Permutations of what a fitted game of pairs leaves unexplained.
 
-    The regression (`surrogate="linear"`) shares neither the model of the game nor the choice of
-    coalitions with our default estimator, so that it cannot favour it. The permutations go there
-    and back; each pair of orders is an unbiased draw of all Shapley values, so their mean has a
-    standard error that assumes nothing.
+    The fitted game's own Shapley values are a closed form and those of the rest are drawn without
+    bias, so the sum is unbiased however bad the fit, and the better the fit, the smaller its
+    standard error (control variates). It has nothing in common with our default estimator.
+
+    Args:
+        case: The history.
+        passes: Coalitions to fit on, and about as many again for the permutations.
+        seed: Of both draws.
     """
-    options = {"passes": passes, "tolerance": 0.0, "surrogate": "linear"}
-    one, other = (
-        case.ours("shapley", seed=seed + extra, **options)[0].scores for extra in (10_001, 10_002)
-    )
-    scores = (one + other) / 2
-    error = float(np.sqrt(np.mean((one - other) ** 2)) / 2 / np.std(scores))
-    mean, standard_error = permutation_shapley(case.function(token_budget), passes, seed)
-    bias = float(np.mean(((scores - mean) / standard_error) ** 2))
-    return Reference(scores, error, bias)
+    read = ValueFunction(case.model, [case.history], case.target, REMOVAL)
+    size, draw = len(case.history), np.random.default_rng([seed, 1])
+    orders = [draw.permutation(size) for _ in range(passes // (size + 1))]
+    masks = np.concatenate([_prefixes(order) for order in orders])
+    fitted = PairGame.fit(masks, read([masks])[0])
+    rest = RestFunction(size, read, fitted)
+    mean, standard_error = permutation_shapley(rest, passes, seed)
+    scores = fitted.shapley() + mean
+    error = np.sqrt(np.mean(standard_error**2)) / np.std(scores)
+    return Reference(scores, float(error))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairGame:
+    """Pairs of events count, and more or less so if the later one is the last that is kept.
+
+    ``S -> sum of together[i, j] over i <= j in S + sum of ended[i, j] over i in S``, where j is the
+    last of S: a sequence model reads its answer off the end.
+
+    Attributes:
+        together: (E, E) worth of each pair on and above the diagonal; on it, of single events.
+        ended: (E, E) the same for pairs whose second is the last.
+    """
+
+    together: Floats
+    ended: Floats
+
+    @classmethod
+    def fit(cls, masks: BoolArray, values: Floats, ridge: float = 1.0) -> PairGame:
+        """Ridge regression on (M, E) masks and their (M,) values."""
+        size = masks.shape[1]
+        terms = cls._terms(masks)
+        centred, mean = terms - terms.mean(axis=0), values.mean()
+        square = centred.T @ centred + ridge * np.eye(terms.shape[1])
+        found = np.zeros((2, size, size))
+        upper = np.triu_indices(size)
+        found[:, *upper] = np.linalg.solve(square, centred.T @ (values - mean)).reshape(2, -1)
+        return cls(*found)
+
+    @staticmethod
+    def _terms(masks: BoolArray) -> Floats:
+        first, second = np.triu_indices(masks.shape[1])
+        both = masks[:, first] & masks[:, second]
+        return np.column_stack([both, both & (last_members(masks)[:, None] == second)]).astype(
+            float
+        )
+
+    def values(self, masks: BoolArray) -> Floats:
+        """(M,) values of (M, E) masks, but for a constant."""
+        upper = np.triu_indices(len(self.together))
+        return self._terms(masks) @ np.concatenate([self.together[upper], self.ended[upper]])
+
+    def shapley(self) -> Floats:
+        """(E,) Shapley values: in each term, those of the few players that it asks about."""
+        size = len(self.together)
+        scores = self.together.diagonal() + np.triu(self.together, 1).sum(0) / 2
+        scores = scores + np.triu(self.together, 1).sum(1) / 2
+        later = size - 1 - np.arange(size)  # players whose absence a term of `ended` asks for
+        alone, paired = self.ended.diagonal(), np.triu(self.ended, 1)
+        share = paired / ((later + 2) * (later + 1))
+        scores = scores + alone / (later + 1) + share.sum(0) + share.sum(1)
+        lost = (alone / (later + 1) + 2 * share.sum(0)) / np.maximum(later, 1)
+        return scores - np.append(0.0, np.cumsum(lost)[:-1])
+
+
+class RestFunction(Function):
+    """What a fitted game leaves of the model's values."""
+
+    def __init__(self, size: int, read: ValueFunction, fitted: PairGame) -> None:
+        super().__init__(size)
+        self._read, self._fitted = read, fitted
+
+    def values(self, masks: BoolArray) -> Floats:
+        """The model's values without those of the fitted game."""
+        return self._read([masks])[0] - self._fitted.values(masks)
 
 
 def permutation_shapley(function: Function, passes: int, seed: int) -> tuple[Floats, Floats]:
@@ -77,15 +147,13 @@ def permutation_shapley(function: Function, passes: int, seed: int) -> tuple[Flo
     size, draw = function.size, np.random.default_rng(seed)
     pairs = max(2, passes // (2 * size))
     orders = [draw.permutation(size) for _ in range(pairs)]
-    forth = [_gains(function, order) for order in orders]
-    back = [_gains(function, order[::-1]) for order in orders]
-    draws = (np.array(forth) + np.array(back)) / 2
+    values = function(np.concatenate([_prefixes(o) for one in orders for o in (one, one[::-1])]))
+    gains = np.diff(values.reshape(pairs, 2, size + 1))
+    places = np.array([[np.argsort(one), np.argsort(one[::-1])] for one in orders])
+    draws = np.take_along_axis(gains, places, axis=2).mean(axis=1)
     return draws.mean(axis=0), draws.std(axis=0, ddof=1) / np.sqrt(pairs)
 
 
-def _gains(function: Function, order: np.ndarray) -> Floats:
-    """(E,) what each event adds when events come in this order."""
-    place = np.empty(len(order), dtype=int)
-    place[order] = np.arange(len(order))
-    kept = np.arange(len(order) + 1)[:, None] > place
-    return np.diff(function(kept))[place]
+def _prefixes(order: np.ndarray) -> BoolArray:
+    """(E + 1, E) coalitions as events come in this order, from none to all."""
+    return np.arange(len(order) + 1)[:, None] > np.argsort(order)

@@ -17,8 +17,10 @@ from attribution_peers.masked_function import TableFunction
 from attribution_peers.shapley_part import PEERS, smallest
 from attribution_peers.store import Store
 from attribution_peers.truth import (
+    PairGame,
     coalition_table,
     exact_shapley,
+    long_reference,
     permutation_shapley,
     relative_rmse,
 )
@@ -75,6 +77,29 @@ def test_permutations_say_how_far_they_are_off():
 
     assert (np.abs(mean - truth) < 4 * error).all()
     assert mean.sum() == pytest.approx(truth.sum())
+
+
+def test_a_game_of_pairs_is_fitted_whole_and_its_shapley_values_are_exact():
+    draw = np.random.default_rng(2)
+    made = PairGame(*np.triu(draw.normal(size=(2, 6, 6))))
+    masks = BITS.astype(bool)
+
+    found = PairGame.fit(masks, made.values(masks) + 3.0, ridge=1e-9)
+
+    np.testing.assert_allclose(np.ptp(found.values(masks) - made.values(masks)), 0, atol=1e-5)
+    np.testing.assert_allclose(made.shapley(), exact_shapley(made.values(masks)), atol=1e-12)
+
+
+def test_the_long_reference_knows_its_own_error(case):
+    size = len(case.history)
+    truth = exact_shapley(coalition_table(case.function(4096)))
+
+    found = [long_reference(case, passes=40 * size, seed=seed) for seed in range(4)]
+
+    worst = max(each.error for each in found)
+    assert 0 < worst < 0.6
+    mean = np.mean([each.scores for each in found], axis=0)
+    assert relative_rmse(mean, truth) < worst  # four runs: half of one's error, no bias beside it
 
 
 @pytest.mark.parametrize("token_budget", [1, 40, 4096])
