@@ -58,8 +58,14 @@ def test_metrics_have_their_closed_forms():
             "mrr": (1 + 1 / 3 + 1 / 10 + 1 / 11) / 5,
         }
     )
-    assert ranking_metrics(np.array([1, 1]), cutoff=1) == {"hr@1": 1, "ndcg@1": 1, "mrr": 1}
-    assert ranking_metrics(np.array([MISSED]), cutoff=5) == {"hr@5": 0, "ndcg@5": 0, "mrr": 0}
+    assert ranking_metrics(np.array([1, 1]), cutoff=1) == {
+        "hr@1": 1,
+        "recall@1": 1,
+        "ndcg@1": 1,
+        "mrr": 1,
+    }
+    assert ranking_metrics(np.array([MISSED]), cutoff=5)["hr@5"] == 0
+    assert ranking_metrics(np.array([MISSED]), cutoff=5)["mrr"] == 0
 
 
 @pytest.fixture(scope="module")
