@@ -9,6 +9,7 @@ every prefix would need E (E + 1) / 2 + E readings for.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -67,7 +68,7 @@ def influence_matrix(
     if target == NEXT:
         bound = _next_items(model, history, kept)
     else:
-        bound = bind(target, model, [kept.keep(slice(0, n + 1)) for n in range(size)])
+        bound = bind(target, model, _prefixes(kept))
     with inference(model):
         whole = _states(model, _whole(model, kept))[0]  # after the frame and after each event
         first, second = np.triu_indices(size)
@@ -91,6 +92,15 @@ def influence_matrix(
         removal=removal,
         passes=size,
     )
+
+
+def _prefixes(history: History) -> list[History]:
+    """The history up to each event, asked when the next one came."""
+    moments = [*history.timestamps[1:].tolist(), history.asked_at]
+    return [
+        replace(history.keep(slice(0, last + 1)), asked_at=moment)
+        for last, moment in enumerate(moments)
+    ]
 
 
 def _next_items(model: InfluenceModel, history: History, kept: History) -> BoundTarget:

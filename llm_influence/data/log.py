@@ -348,8 +348,8 @@ def _check(log: BehaviorLog) -> None:
         )
     starts = log.timestamps[1:] >= log.timestamps[:-1]
     starts[log.offsets[1:-1] - 1] = True
-    columns = [log.items, log.behaviors, log.timestamps, log.values]
-    columns += [] if log.labels is None else [log.labels]
+    labels = log.values if log.labels is None else log.labels
+    columns = (log.items, log.behaviors, log.timestamps, log.values, labels)
     wrong = {
         "the arrays differ in length": len({len(column) for column in columns}) > 1,
         "offsets do not cover the events": len(log.offsets) != len(log) + 1

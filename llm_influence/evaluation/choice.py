@@ -25,7 +25,7 @@ def chosen_metric(config: RunConfig) -> tuple[str, bool]:
     Raises:
         ConfigError: It is of a head that is not trained, or one that the head does not have.
     """
-    name = config.evaluation.choose_by
+    name: str = config.evaluation.choose_by
     feedback = config.model.feedback_head
     trained = [head for head in _HEADS if getattr(config.model, head).weight]
     if name == "auto":

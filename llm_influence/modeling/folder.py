@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -181,8 +181,13 @@ def _load_scale(folder: Path, described: dict, config: ModelConfig) -> FeedbackS
     found = described.get("feedback")
     if not isinstance(found, dict) or found.keys() != {f.name for f in fields(FeedbackScale)}:
         raise _missing(folder / "model.json", ["feedback"])
-    whole = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
-    return FeedbackScale(**whole)
+    scale = FeedbackScale(**found)  # JSON has no tuples
+    return replace(
+        scale,
+        behaviors=tuple(scale.behaviors),
+        levels=tuple(scale.levels),
+        shares=tuple(scale.shares),
+    )
 
 
 def _load_counts(path: Path, items: int) -> IntArray | None:

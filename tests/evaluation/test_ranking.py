@@ -54,6 +54,7 @@ def test_metrics_have_their_closed_forms():
     assert metrics == pytest.approx(
         {
             "hr@10": 3 / 5,
+            "recall@10": 3 / 5,
             "ndcg@10": (1 + 1 / 2 + 1 / math.log2(11)) / 5,
             "mrr": (1 + 1 / 3 + 1 / 10 + 1 / 11) / 5,
         }
