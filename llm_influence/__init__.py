@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llm_influence.attribution.explainer import Explainer as Explainer
     from llm_influence.attribution.targets import Behavior as Behavior
     from llm_influence.attribution.targets import Contrast as Contrast
+    from llm_influence.attribution.targets import Feedback as Feedback
     from llm_influence.attribution.targets import Item as Item
     from llm_influence.attribution.targets import Slate as Slate
     from llm_influence.config import RunConfig as RunConfig
@@ -41,6 +42,7 @@ _HOMES = {
     "Contrast": "attribution.targets",
     "Event": "types",
     "Explainer": "attribution.explainer",
+    "Feedback": "attribution.targets",
     "History": "types",
     "Influence": "influence.record",
     "InfluenceError": "errors",
@@ -61,6 +63,7 @@ __all__ = [
     "Contrast",
     "Event",
     "Explainer",
+    "Feedback",
     "History",
     "Influence",
     "InfluenceError",

@@ -63,12 +63,14 @@ def finetune(
 
 @app.command()
 def evaluate(model: ModelFolder) -> None:
-    """Measure a run on its own test split beside item-kNN and popularity."""
-    from llm_influence.evaluation.comparison import as_text, compare
+    """Measure every head of a run on its own test split beside item-kNN, popularity and means."""
+    from llm_influence.evaluation.comparison import as_text, compare_heads
     from llm_influence.run import Run
 
     run = Run.open(model)
-    typer.echo(as_text(compare(run.model, run.split, run.config.evaluation)))
+    found = compare_heads(run.model, run.split, run.config.evaluation)
+    for head, records in found.items():
+        typer.echo(f"{head}\n{as_text(records)}" if len(found) > 1 else as_text(records))
 
 
 @app.command()
@@ -80,7 +82,11 @@ def explain(
     users: UsersFile = None,
     method: Annotated[str, typer.Option(help="see `llm-influence methods`")] = "leave_one_out",
     target: Annotated[
-        str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or slate:K")
+        str,
+        typer.Option(
+            help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, "
+            "feedback:ID or feedback:ID,BEHAVIOR"
+        ),
     ] = "top1",
     removal: Annotated[str | None, typer.Option(help="drop, mask or replace")] = None,
     option: Annotated[
@@ -139,7 +145,7 @@ def faithfulness(
         str | None, typer.Option(help="a second removal to measure everything under")
     ] = None,
     target: Annotated[
-        str, typer.Option(help="top1, item:ID, behavior:NAME or contrast:ID,ID")
+        str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or feedback:ID")
     ] = "top1",
     metrics: Annotated[
         str | None, typer.Option(help="names with commas between; default: all but the exact")

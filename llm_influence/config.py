@@ -58,15 +58,32 @@ class Document(Section):
 class SplitConfig(Section):
     """How histories are cut into training, validation and test.
 
-    ``leave_one_out``: a user's last event is tested, the one before it validates.
+    ``leave_one_out``: a user's last event is tested, the one before it validates; with
+    ``held_out`` n, the last n are tested and the n before them validate.
     ``global_time``: events before ``validation_from`` train, those before ``test_from`` validate,
     the rest is tested; both are ISO times with a zone, or quantiles of all event times in (0, 1).
+    A user is asked for the ``first`` event after each moment, or for ``all`` of them.
     """
 
     kind: Literal["leave_one_out", "global_time"] = "leave_one_out"
     validation_from: str | float = 0.8
     test_from: str | float = 0.9
     min_events: int = Field(3, ge=2, description="users with fewer events only train")
+    held_out: int = Field(1, ge=1, description="events of a user tested, and as many validate")
+    questions: Literal["first", "all"] = Field("first", description="asked after each moment")
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> SplitConfig:
+        if self.kind == "global_time" and self.held_out != 1:
+            raise ValueError("no held_out: a global_time split reads questions instead")
+        if self.kind == "leave_one_out" and self.questions != "first":
+            raise ValueError("no questions: a leave_one_out split reads held_out instead")
+        if self.kind == "leave_one_out" and self.min_events < 2 * self.held_out:
+            raise ValueError(
+                f"min_events of at least {2 * self.held_out}: {self.held_out} events are tested "
+                "and as many validate"
+            )
+        return self
 
 
 class DataConfig(Section):
@@ -209,8 +226,33 @@ class BehaviorHeadConfig(Section):
     weight: float = Field(0.1, ge=0)
 
 
+class FeedbackHeadConfig(Section):
+    """Feedback on the next event, given its item: a click, a purchase, a like, a rating.
+
+    ``binary``: will the label be at least ``positive_from``? ``ordinal``: which of the labels
+    that training has, in their order? ``regression``: the label itself. ``label`` names the
+    column of the log that is predicted: ``value``, which later histories show, or ``label``, which
+    they never do. docs/heads.md.
+    """
+
+    weight: float = Field(0.0, ge=0, description="0: no such head is built")
+    kind: Literal["binary", "ordinal", "regression"] = "binary"
+    label: Literal["value", "label"] = "value"
+    positive_from: float = Field(
+        1.0, description="ordinal: log-odds explained are those of a label of at least this"
+    )
+    behaviors: list[str] = Field(
+        [], description="events with these behaviours are asked; default: all that have a label"
+    )
+    hidden: int = Field(64, ge=1, description="units of the small network")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of these units")
+
+
 class ModelConfig(Section):
     """The backbone, its adapter and the heads on top.
+
+    A head whose weight is 0 is not trained; the feedback head is then not even built. With
+    ``when`` every head also sees how long ago the last event was at the moment of the question.
 
     ``backbone`` is a packaged asset (``minilm``, ``smollm2-135m``), a local folder or a hub id.
     """
@@ -229,6 +271,19 @@ class ModelConfig(Section):
     adapter: AdapterConfig = AdapterConfig()
     item_head: ItemHeadConfig = ItemHeadConfig()
     behavior_head: BehaviorHeadConfig = BehaviorHeadConfig()
+    feedback_head: FeedbackHeadConfig = FeedbackHeadConfig()
+    when: bool = Field(False, description="heads see the gap from the last event to the question")
+
+    @model_validator(mode="after")
+    def _has_a_head(self) -> ModelConfig:
+        if not any(h.weight for h in (self.item_head, self.behavior_head, self.feedback_head)):
+            raise ValueError("a weight above 0 for at least one head")
+        return self
+
+    @property
+    def feedback(self) -> FeedbackHeadConfig | None:
+        """The feedback head's options, None where there is no such head."""
+        return self.feedback_head if self.feedback_head.weight else None
 
 
 class ScratchConfig(Section):
@@ -321,17 +376,31 @@ class TrainConfig(Section):
     validations_per_epoch: int = Field(
         1, ge=1, description="evenly spaced, the last at the epoch's end"
     )
-    patience: int = Field(3, ge=1, description="validations without a better NDCG@10")
+    patience: int = Field(3, ge=1, description="validations without a better chosen metric")
     seed: int = 0
     report_to: list[str] = []
 
 
+# fmt: off
+Choice = Literal[
+    "auto", "ndcg", "hr", "mrr", "auc", "gauc", "log_loss", "brier", "rmse", "mae",
+    "accuracy", "macro_f1",
+]
+# fmt: on
+
+
 class EvaluationConfig(Section):
-    """How next-item predictions are measured; printed beside every number."""
+    """How predictions are measured; printed beside every number.
+
+    ``choose_by`` is the metric of validation that chooses the epoch. ``auto`` takes the main
+    metric of the first head that is trained: NDCG of items, then AUC of feedback (RMSE of a
+    regression), then accuracy of behaviours. ``log_loss`` is that of feedback.
+    """
 
     exclude_seen: bool = Field(True, description="items of the history are no candidates")
     cutoff: int = Field(10, ge=1, description="K of HR@K and NDCG@K")
     batch_size: int = Field(64, ge=1)
+    choose_by: Choice = "auto"
 
 
 class RunConfig(Document):

@@ -71,6 +71,8 @@ class History:
         values: (E,) float32, NaN where an event has no value.
         vocabulary: What the codes mean.
         user: User features by column name, as text.
+        asked_at: When the question about what comes next is asked, Unix seconds; None where it is
+            not known. It is never rendered: only models with "when" read it.
     """
 
     user_id: str
@@ -80,6 +82,7 @@ class History:
     values: FloatArray
     vocabulary: Vocabulary
     user: Mapping[str, str] = field(default_factory=lambda: NO_FEATURES)
+    asked_at: int | None = None
 
     def __len__(self) -> int:
         """Number of events E."""

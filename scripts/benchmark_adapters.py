@@ -24,7 +24,7 @@ from validated_run import train
 from llm_influence.config import ADAPTER_OPTIONS, RunConfig
 from llm_influence.data.sources import open_data
 from llm_influence.data.splits import Split, split_log
-from llm_influence.evaluation.ranking import protocol, ranking_metrics
+from llm_influence.evaluation.ranking import protocol
 from llm_influence.files import write_text
 from llm_influence.modeling.adapters.adalora import AdaLora
 
@@ -79,7 +79,7 @@ def measure(config: RunConfig, split: Split) -> dict[str, object]:
     shutil.rmtree(folder, ignore_errors=True)  # a kind that was cut short starts anew
     trainer = train(config, split, [clock])
     model = trainer.influence_model
-    metrics = ranking_metrics(trainer.ranks(split.validation), config.evaluation.cutoff)
+    metrics = trainer.measure(split.validation)
     found = {
         "adapter": config.model.adapter.kind,
         "described": config.model.adapter.describe(),

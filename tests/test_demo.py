@@ -44,7 +44,9 @@ def test_a_part_of_movielens_goes_from_log_to_report_and_is_reused(tmp_path):
         "popularity",
     ]
     measured = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert result.metrics[0]["ndcg@10"] == pytest.approx(measured["test"]["ndcg@10"], abs=1e-6)
+    assert result.metrics[0]["ndcg@10"] == pytest.approx(
+        measured["test"]["items"]["ndcg@10"], abs=1e-6
+    )
     assert np.isfinite(table["score"].to_numpy()).all()
 
     before = (tmp_path / "run" / "heads.safetensors").read_bytes()

@@ -160,9 +160,14 @@ def run_config(kind: str = "bert", style: str = "token", **sections: dict) -> Ru
     return RunConfig.model_validate(tree)
 
 
-def tiny_model(kind: str = "bert", style: str = "token", *, noise: float = 0.05) -> InfluenceModel:
-    """An untrained model whose heads, adapter and residuals are all away from their zero start."""
-    model = InfluenceModel.build(run_config(kind, style), small_log())
+def tiny_model(
+    kind: str = "bert", style: str = "token", *, noise: float = 0.05, **options: object
+) -> InfluenceModel:
+    """An untrained model whose heads, adapter and residuals are all away from their zero start.
+
+    ``options`` are those of the section ``model``.
+    """
+    model = InfluenceModel.build(run_config(kind, style, model=options), small_log())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -96,6 +96,7 @@ class _Example:
             field_index=torch.full_like(event, -1),
             ends=torch.zeros(1, EVENTS + 1, dtype=torch.long),
             num_events=torch.tensor([EVENTS]),
+            when=torch.zeros(1, dtype=torch.long),
         )
         batch = batch.hide(self.kept[None]) if hidden else batch
         return self.model.states(batch, self.vectors)[0, -1]

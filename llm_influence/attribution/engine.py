@@ -160,7 +160,7 @@ class Engine:
             batch, neutral = renderings.batch(rows[chosen])
             batch, neutral = batch.to(self.model.device), neutral.to(self.model.device)
             vectors = self._embedded(batch.input_ids, batch.added_ids, neutral)
-            found[chosen] = self.model.query(batch, vectors).float().cpu()
+            found[chosen] = self.model.last_states(batch, vectors).float().cpu()
             start += size
         return found
 

@@ -9,6 +9,7 @@ every prefix would need E (E + 1) / 2 + E readings for.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,8 @@ from llm_influence.errors import ExplanationError, choices
 from llm_influence.influence.matrix import InfluenceMatrix
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.rendering.batch import EncodedBatch, collate
-from llm_influence.types import FloatArray, History
+from llm_influence.rendering.gaps import asked_codes
+from llm_influence.types import FloatArray, History, IntArray
 
 NEXT = "next"
 TOKEN_BUDGET = 4096
@@ -66,16 +68,17 @@ def influence_matrix(
     if target == NEXT:
         bound = _next_items(model, history, kept)
     else:
-        bound = bind(target, model, [kept.keep(slice(0, n + 1)) for n in range(size)])
+        bound = bind(target, model, _prefixes(kept))
     with inference(model):
         whole = _states(model, _whole(model, kept))[0]  # after the frame and after each event
         first, second = np.triu_indices(size)
+        when, when_without = _when(kept, removal)
         without = whole.new_empty(size, size, whole.shape[1])
         without[range(size), range(size)] = whole[:size]  # the last event gone: as before it
         for removed, states in _without_one(model, kept, removal):
             without[removed, removed + 1 :] = states
-        full = _values(model, bound, whole[1:], np.arange(size))
-        rest = _values(model, bound, without[first, second], second)
+        full = _values(model, bound, whole[1:], when, np.arange(size))
+        rest = _values(model, bound, without[first, second], when_without[first, second], second)
     scores = np.full((size, size), np.nan)
     scores[first, second] = full[second] - rest
     return InfluenceMatrix(
@@ -89,6 +92,15 @@ def influence_matrix(
         removal=removal,
         passes=size,
     )
+
+
+def _prefixes(history: History) -> list[History]:
+    """The history up to each event, asked when the next one came."""
+    moments = [*history.timestamps[1:].tolist(), history.asked_at]
+    return [
+        replace(history.keep(slice(0, last + 1)), asked_at=moment)
+        for last, moment in enumerate(moments)
+    ]
 
 
 def _next_items(model: InfluenceModel, history: History, kept: History) -> BoundTarget:
@@ -137,14 +149,35 @@ def _states(model: InfluenceModel, batch: EncodedBatch) -> Tensor:
     return states.gather(1, places)
 
 
+def _when(history: History, removal: str) -> tuple[IntArray, IntArray]:
+    """Gap codes (E,) of the questions after each event, and (E, E) of those without event i.
+
+    The question after an event is asked when the next one comes, after the last event at the
+    history's own moment. Where the last event before it is dropped, the gap is measured from the
+    one before that.
+    """
+    size, times = len(history), history.timestamps
+    asked, known = np.append(times[1:], history.asked_at or 0), np.ones(size, dtype=bool)
+    known[-1] = history.asked_at is not None
+    whole = asked_codes(times, asked, known)
+    without = np.tile(whole, (size, 1))
+    if removal == "drop":
+        known[0] = False
+        without[range(size), range(size)] = asked_codes(np.append(0, times[:-1]), asked, known)
+    return whole, without
+
+
 def _values(
-    model: InfluenceModel, bound: BoundTarget, states: Tensor, rows: np.ndarray
+    model: InfluenceModel,
+    bound: BoundTarget,
+    states: Tensor,
+    when: IntArray,
+    rows: np.ndarray,
 ) -> FloatArray:
-    """(B,) values of the targets numbered ``rows`` (B,) at (B, H) states."""
+    """(B,) values of the targets numbered ``rows`` (B,) at (B, H) states, gaps ``when`` (B,)."""
+    columns = (states, torch.from_numpy(when), torch.from_numpy(rows))
     parts = [
-        bound.values(model.heads(part), number)
-        for part, number in zip(
-            states.split(STATES), torch.from_numpy(rows).split(STATES), strict=True
-        )
+        bound.values(model.heads(model.asked(part, gaps)), number)
+        for part, gaps, number in zip(*(c.split(STATES) for c in columns), strict=True)
     ]
     return torch.cat(parts).cpu().double().numpy()

@@ -114,7 +114,7 @@ def check_target(spec: MethodSpec, target: BoundTarget) -> None:
         raise ExplanationError(
             f"a {target.kind} has no gradient",
             where=f"method {spec.name!r}",
-            expected="a target that changes smoothly: an item, a behaviour or a contrast",
+            expected="a target that changes smoothly: an item, a behaviour, a contrast or feedback",
             fix=f"explain one of these, or choose a method without gradients: {', '.join(able)}",
         )
 

@@ -121,4 +121,5 @@ def _repeated(encoded: EncodedHistories, rows: IntArray) -> EncodedHistories:
         offsets=offsets,
         num_events=encoded.num_events[rows],
         left_out=encoded.left_out[rows],
+        when=encoded.when[rows],
     )

@@ -31,7 +31,7 @@ def best_unseen(
     for start in range(0, len(histories), ROWS):
         part = slice(start, start + ROWS)
         best = model.score(histories[part]).best(k, seen=seen[part])
-        found.append(best.codes.masked_fill(~best.candidate, -1).cpu())
+        found.append(best.shown().cpu())
     return torch.cat(found), seen
 
 

@@ -1,9 +1,9 @@
-"""What is explained: one number a history, in log-odds but for the slate."""
+"""What is explained: one number a history, in log-odds but for the slate and a regression."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -57,7 +57,24 @@ class Slate:
     k: int = 10
 
 
-Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """The feedback expected if this item came next: log-odds of a click, a purchase, a like.
+
+    Of an ordinal head they are the log-odds of a label of at least ``positive_from``; a regression
+    head is explained in the units of the label itself.
+
+    Attributes:
+        item: Item id of the candidate.
+        behavior: What would be done with it; default: the behaviour that most labels are of.
+    """
+
+    item: str
+    behavior: str | None = None
+
+
+Kind = Literal["item", "behavior", "contrast", "slate", "feedback", "feedback_value"]
+Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate | Feedback
 """``"top1"`` is each history's own first recommendation among unseen items. Any other string is an
 item id, or else a behaviour; write `Item` or `Behavior` where a name could be both."""
 
@@ -67,20 +84,31 @@ class BoundTarget:
     """A target fixed for N histories: it stays the same while events are removed.
 
     Attributes:
-        kind: ``item``, ``behavior``, ``contrast`` or ``slate``.
+        kind: ``item``, ``behavior``, ``contrast``, ``slate``, ``feedback`` in log-odds, or
+            ``feedback_value``, that of a regression in the label's units.
         codes: (N,) item or behaviour codes; of a slate (N, K) item codes, -1 where it is shorter.
         other: (N,) item codes that a contrast subtracts, else None.
         ids: N ids as text.
         names: The same for people.
         seen: (N, S) codes of items that a slate leaves out, -1 where there are fewer; else None.
+        behaviors: (N,) behaviour codes of the candidates of feedback, else None.
+        middle: A value above it speaks for the target, below it against: 0 of log-odds, the mean
+            label of a regression.
     """
 
-    kind: Literal["item", "behavior", "contrast", "slate"]
+    kind: Kind
     codes: Tensor
     other: Tensor | None
     ids: Sequence[str]
     names: Sequence[str]
     seen: Tensor | None = None
+    behaviors: Tensor | None = None
+    middle: float = 0.0
+
+    @property
+    def has_probability(self) -> bool:
+        """Whether values are log-odds."""
+        return self.kind not in ("slate", "feedback_value")
 
     @property
     def differentiable(self) -> bool:
@@ -88,8 +116,8 @@ class BoundTarget:
         return self.kind != "slate"
 
     def probabilities(self, full: FloatArray) -> FloatArray:
-        """(N,) probability of the target at (N,) values; nan for a slate, which has none."""
-        return np.full(len(full), np.nan) if self.kind == "slate" else 1 / (1 + np.exp(-full))
+        """(N,) probability of the target at (N,) values; nan where values are no log-odds."""
+        return 1 / (1 + np.exp(-full)) if self.has_probability else np.full(len(full), np.nan)
 
     def values(self, prediction: Prediction, rows: Tensor) -> Tensor:
         """(B,) target values of predictions made for the histories numbered ``rows`` (B,)."""
@@ -98,6 +126,8 @@ class BoundTarget:
             return slate_ndcg(prediction.item_logits, codes, self.seen[rows])
         if self.kind == "behavior":
             return log_odds(prediction.behavior_logits, codes)
+        if self.behaviors is not None and prediction.feedback is not None:
+            return prediction.feedback(codes, self.behaviors[rows])
         if self.other is None:
             return log_odds(prediction.item_logits, codes)
         other = self.other[rows].to(codes.device)
@@ -110,7 +140,7 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
 
     Raises:
         ExplanationError: The item or behaviour is not known to the model, a name could be either,
-            or ``top1`` or a slate finds no unseen item.
+            ``top1`` or a slate finds no unseen item, or the model predicts no such feedback.
     """
     if target == TOP:
         codes, _ = _recommended(model, histories, 1, "top1")
@@ -122,6 +152,8 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
         return _slate(model, histories, target.k)
     if isinstance(target, Item):
         return bind_items(model, [_item_code(target.id, model)] * count)
+    if isinstance(target, Feedback):
+        return _feedback(model, target, count)
     if isinstance(target, Behavior):
         code = _behavior_code(target.name, model)
         same = [target.name] * count
@@ -139,13 +171,24 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
 
 def parse_target(text: str) -> Target:
     """A target from the command line: ``top1``, ``item:42``, ``behavior:click``,
-    ``contrast:42,50``, ``slate:10``, or a bare id or behaviour.
+    ``contrast:42,50``, ``slate:10``, ``feedback:42``, ``feedback:42,purchase``, or a bare id or
+    behaviour.
     """  # noqa: D205
     kind, colon, rest = text.partition(":")
     if colon and kind == "item":
         return Item(rest)
     if colon and kind == "behavior":
         return Behavior(rest)
+    if colon and kind == "feedback":
+        item, comma, behavior = rest.partition(",")
+        if not item or (comma and not behavior):
+            raise ExplanationError(
+                f"cannot read {text!r}",
+                where="target",
+                expected="feedback:ITEM or feedback:ITEM,BEHAVIOR",
+                fix="name the item that might come next, as in feedback:42",
+            )
+        return Feedback(item, behavior or None)
     if colon and kind == "contrast":
         chosen, comma, other = rest.partition(",")
         if not (chosen and comma and other):
@@ -212,6 +255,30 @@ def bind_items(model: InfluenceModel, codes: Sequence[int]) -> BoundTarget:
     ids = [model.catalogue.ids[code].as_py() for code in codes]
     names = [model.catalogue.titles[code] or item for code, item in zip(codes, ids, strict=True)]
     return BoundTarget("item", torch.tensor(codes, dtype=torch.long), None, ids, names)
+
+
+def _feedback(model: InfluenceModel, target: Feedback, count: int) -> BoundTarget:
+    scale, code = model.trained_feedback.scale, _item_code(target.item, model)
+    behavior = scale.behaviors[0] if target.behavior is None else target.behavior
+    if behavior not in scale.behaviors:
+        raise ExplanationError(
+            f"no feedback on behaviour {behavior!r} was in training",
+            where=f"target {target}",
+            expected=choices(scale.behaviors, behavior),
+            fix="name one of these, or leave the behaviour out",
+        )
+    item = bind_items(model, [code] * count)
+    number = model.encoder.lexicon.behaviors.index(behavior)
+    regression = model.config.feedback_head.kind == "regression"
+    same = target.behavior is None
+    return replace(
+        item,
+        kind="feedback_value" if regression else "feedback",
+        ids=item.ids if same else [f"{each},{behavior}" for each in item.ids],
+        names=item.names if same else [f"{each} ({behavior})" for each in item.names],
+        behaviors=torch.full((count,), number),
+        middle=scale.mean if regression else 0.0,
+    )
 
 
 def _slate(model: InfluenceModel, histories: Sequence[History], k: int) -> BoundTarget:

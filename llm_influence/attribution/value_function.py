@@ -107,19 +107,27 @@ class ValueFunction:
         states = self.engine.states(read)
         np.add.at(self.passes, rows, 1)
         numbers = torch.tensor(rows)
-        values = self._values(states, numbers)
+        when = torch.from_numpy(read.encoded.when)
+        values = self._values(states, when, numbers)
         for row, mask, value in zip(rows, masks, values.tolist(), strict=True):
             self._known[row][mask.tobytes()] = value
         sampled, exact = self.engine.exact_states(read)
         if sampled:
-            self.engine.note_errors(values[sampled] - self._values(exact, numbers[sampled]))
+            self.engine.note_errors(
+                values[sampled] - self._values(exact, when[sampled], numbers[sampled])
+            )
 
-    def _values(self, states: Tensor, rows: Tensor) -> FloatArray:
-        """(B,) values at (B, H) states of the histories numbered ``rows``."""
-        found = []
-        with inference(self._model):
-            for part, numbers in zip(states.split(ROWS), rows.split(ROWS), strict=True):
-                prediction = self._model.heads(part.to(self._model.device))
+    def _values(self, states: Tensor, when: Tensor, rows: Tensor) -> FloatArray:
+        """(B,) values at (B, H) states of the histories numbered ``rows``.
+
+        The (B,) gaps to the question come in here, after the engine: states do not hold them, so
+        what is shared between renderings stays shared.
+        """
+        found, model = [], self._model
+        parts = (column.split(ROWS) for column in (states, when, rows))
+        with inference(model):
+            for part, gaps, numbers in zip(*parts, strict=True):
+                prediction = model.heads(model.asked(part.to(model.device), gaps))
                 found.append(self._target.values(prediction, numbers).cpu().double())
         return torch.cat(found).numpy()
 

@@ -120,6 +120,7 @@ def _warm_split(
         behaviors=whole.behaviors[is_old],
         behavior_names=whole.vocabulary.behaviors,
         values=whole.values[is_old],
+        labels=None if whole.labels is None else whole.labels[is_old],
         users=None if whole.users is None else whole.users.take(pa.array(users)),
     )
     trains = trains[users]

@@ -39,6 +39,8 @@ class BehaviorLog:
         catalogue: The items.
         vocabulary: What the codes mean; its ``items`` is ``catalogue.ids``.
         users: (U rows) user features as text, "" where unknown; None without a user table.
+        labels: (N,) float32 of what each event led to, NaN where it has no label; None without
+            such a column. No history shows them: they may be known long after the event.
     """
 
     user_ids: pa.StringArray
@@ -50,6 +52,7 @@ class BehaviorLog:
     catalogue: Catalogue
     vocabulary: Vocabulary
     users: pa.Table | None = None
+    labels: npt.NDArray[np.float32] | None = None
 
     @classmethod
     def read(
@@ -107,6 +110,7 @@ class BehaviorLog:
             rows.catalogue,
             Vocabulary(rows.catalogue.ids, rows.behavior_names),
             None if users is None else read_users(users, rows.user_ids, columns=columns),
+            rows.labels,
         )
 
     @classmethod
@@ -122,6 +126,7 @@ class BehaviorLog:
         behavior_names: Sequence[str] = ("interact",),
         values: npt.ArrayLike | None = None,
         users: pa.Table | None = None,
+        labels: npt.ArrayLike | None = None,
     ) -> BehaviorLog:
         """A log of arrays that are already sorted into histories (shapes: see the class).
 
@@ -135,6 +140,7 @@ class BehaviorLog:
             behavior_names: The behaviours.
             values: (N,) values. Default: none.
             users: (U rows) user features as text, in the order of ``user_ids``.
+            labels: (N,) labels. Default: the log has none.
 
         Raises:
             DataError: Lengths, codes or times do not fit together.
@@ -150,6 +156,7 @@ class BehaviorLog:
             catalogue,
             Vocabulary(catalogue.ids, tuple(behavior_names)),
             users,
+            None if labels is None else np.asarray(labels, np.float32),
         )
         _check(log)
         return log
@@ -257,6 +264,7 @@ class BehaviorLog:
             behaviors=self.behaviors[kept],
             timestamps=self.timestamps[kept],
             values=self.values[kept],
+            labels=None if self.labels is None else self.labels[kept],
             users=None if self.users is None else self.users.take(pa.array(users)),
         )
 
@@ -306,7 +314,7 @@ class BehaviorLog:
     def to_table(self) -> pa.Table:
         """(N rows) the events under the contract's names, in the pinned order."""
         names = pa.array(self.vocabulary.behaviors, pa.string())
-        return pa.table(
+        table = pa.table(
             {
                 "user_id": self.user_ids.take(pa.array(self.rows_of_users())),
                 "item_id": self.catalogue.ids.take(pa.array(self.items)),
@@ -315,6 +323,9 @@ class BehaviorLog:
                 "value": pa.array(self.values, from_pandas=True),
             }
         )
+        if self.labels is None:
+            return table
+        return table.append_column("label", pa.array(self.labels, from_pandas=True))
 
     def _place(self, event: int) -> str:
         index = int(np.searchsorted(self.offsets, event, side="right")) - 1
@@ -337,7 +348,8 @@ def _check(log: BehaviorLog) -> None:
         )
     starts = log.timestamps[1:] >= log.timestamps[:-1]
     starts[log.offsets[1:-1] - 1] = True
-    columns = (log.items, log.behaviors, log.timestamps, log.values)
+    labels = log.values if log.labels is None else log.labels
+    columns = (log.items, log.behaviors, log.timestamps, log.values, labels)
     wrong = {
         "the arrays differ in length": len({len(column) for column in columns}) > 1,
         "offsets do not cover the events": len(log.offsets) != len(log) + 1

@@ -41,6 +41,7 @@ class SortedRows:
     behaviors: npt.NDArray[np.int32]
     timestamps: npt.NDArray[np.int64]
     values: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.float32] | None
     catalogue: Catalogue
     behavior_names: tuple[str, ...]
 
@@ -54,6 +55,7 @@ class _FileRows:
     behaviors: npt.NDArray[np.int32]
     times: Times
     values: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.float32] | None
     user_ids: pa.StringArray
     catalogue: Catalogue
     behavior_names: tuple[str, ...]
@@ -170,11 +172,22 @@ def _read_rows(
     values = np.full(len(users), np.nan, np.float32)
     if "value" in own:
         values = read_values(waiting.pop("value"), name=own["value"], where=where)
+    labels = None
+    if "label" in own:
+        labels = read_values(waiting.pop("label"), name=own["label"], where=where)
     times = read_times(
         waiting.pop("timestamp"), timezone=timezone, name=own["timestamp"], where=where
     )
     return _FileRows(
-        users, items, behaviors, times, values, user_ids, catalogue, tuple(names.to_pylist())
+        users=users,
+        items=items,
+        behaviors=behaviors,
+        times=times,
+        values=values,
+        labels=labels,
+        user_ids=user_ids,
+        catalogue=catalogue,
+        behavior_names=tuple(names.to_pylist()),
     )
 
 
@@ -213,6 +226,7 @@ def _sort(rows: _FileRows, duplicates: str, where: str) -> SortedRows:
         behaviors=rows.behaviors[order],
         timestamps=rows.times.seconds[order],
         values=rows.values[order],
+        labels=None if rows.labels is None else rows.labels[order],
         catalogue=rows.catalogue,
         behavior_names=rows.behavior_names,
     )

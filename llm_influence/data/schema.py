@@ -1,6 +1,7 @@
 """The column contract of a behaviour log, and how a file's own columns are made to keep it.
 
-A log has the columns `user_id`, `item_id` and `timestamp`, and may have `behavior` and `value`.
+A log has the columns `user_id`, `item_id` and `timestamp`, and may have `behavior`, `value` and
+`label`: what an event led to, known only later, and so never shown in a history.
 `columns={"user_id": "customer"}` says that the file calls one of them something else. Row numbers
 in messages count data rows from 1 and leave a header out.
 """
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from llm_influence.errors import SchemaError, choices
 
 REQUIRED = ("user_id", "item_id", "timestamp")
-OPTIONAL = ("behavior", "value")
+OPTIONAL = ("behavior", "value", "label")
 CONTRACT = REQUIRED + OPTIONAL
 
 Columns = Mapping[str, str]

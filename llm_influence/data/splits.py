@@ -1,20 +1,23 @@
 """Cutting histories into training, validation and test.
 
-Both kinds ask one question a user: given all events before this one, which comes next?
+A question is: given all events before this one, which comes next? Both kinds ask one of every
+user, or several where the configuration says so. An event that trained is never asked for.
 
 - leave_one_out: a user's last event is tested, the one before it validates, the rest trains. The
-  history of a test row includes the validation event.
+  history of a test row includes the validation event. With ``held_out`` n the last n events are
+  tested and the n before them validate, each with every event before it as its history.
 - global_time: two moments cut all histories alike. Events before the first train. A user's first
   event from the first moment on validates if it lies before the second; the first event from the
   second moment on is tested. Other events after the first moment are neither trained nor asked
-  for ("rest"); those before a test event belong to its history.
+  for ("rest"); those before a test event belong to its history. With ``questions`` "all" every
+  event after a moment is asked for, so none is left over.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,8 +58,10 @@ class EvaluationSet:
         return len(self.users)
 
     def history(self, n: int) -> History:
-        """The events before the one that question ``n`` asks for."""
-        return self.log.at(int(self.users[n]), int(self.positions[n]))
+        """The events before the one that question ``n`` asks for, asked when that one happened."""
+        user, position = int(self.users[n]), int(self.positions[n])
+        moment = int(self.log.timestamps[self.log.offsets[user] + position])
+        return replace(self.log.at(user, position), asked_at=moment)
 
     @property
     def events(self) -> Ints:
@@ -115,8 +120,8 @@ class Split:
         """Write the task down, so that every model and every peer sees the same.
 
         `split.parquet` has every event in the pinned order (user_id, item_id, timestamp, behavior,
-        value, position in the history from 0, part), `split.json` the description, `users.parquet`
-        the user features if there are any.
+        value, label if the log has one, position in the history from 0, part), `split.json` the
+        description, `users.parquet` the user features if there are any.
 
         Raises:
             OutputError: A file cannot be written.
@@ -194,18 +199,31 @@ def split_log(log: BehaviorLog, config: SplitConfig | None = None) -> Split:
 def _leave_one_out(
     log: BehaviorLog, config: SplitConfig
 ) -> tuple[Ints, EvaluationSet, EvaluationSet, str]:
-    users = np.flatnonzero(log.lengths >= config.min_events)
+    users, held = np.flatnonzero(log.lengths >= config.min_events), config.held_out
     trained = log.lengths.copy()
-    trained[users] -= 2
-    last = log.lengths[users] - 1
-    # With min_events=2 the last but one may be a user's first event: nothing to predict it from.
-    valid = last - 1 >= 1
+    trained[users] -= 2 * held
+    tested = log.lengths[users] - held
+    rule = "a user's last event is tested, the one before it validates, the rest trains"
+    if held > 1:
+        rule = (
+            f"a user's last {held} events are tested, the {held} before them validate, the rest "
+            "trains"
+        )
     return (
         trained,
-        EvaluationSet(log, users[valid], last[valid] - 1),
-        EvaluationSet(log, users, last),
-        "a user's last event is tested, the one before it validates, the rest trains",
+        _span(log, users, tested - held, tested),
+        _span(log, users, tested, log.lengths[users]),
+        rule,
     )
+
+
+def _span(log: BehaviorLog, users: Ints, starts: Ints, stops: Ints) -> EvaluationSet:
+    """Ask ``users`` for their events from ``starts`` to ``stops``; a first event has no history."""
+    starts = starts.clip(1)
+    counts = (stops - starts).clip(0)
+    first = np.cumsum(counts) - counts
+    positions = np.arange(counts.sum()) - np.repeat(first - starts, counts)
+    return EvaluationSet(log, np.repeat(users, counts), positions)
 
 
 def _global_time(
@@ -222,6 +240,15 @@ def _global_time(
         )
     trained, seen = _events_before(log, first), _events_before(log, second)
     asked = log.lengths >= config.min_events
+    if config.questions == "all":
+        users = np.flatnonzero(asked)
+        return (
+            trained,
+            _span(log, users, trained[users], seen[users]),
+            _span(log, users, seen[users], log.lengths[users]),
+            f"events before {_iso(first)} train; those from then on validate if before "
+            f"{_iso(second)}, those from {_iso(second)} on are tested",
+        )
     return (
         trained,
         _first_after(log, trained, asked & (trained < seen)),
@@ -329,6 +356,7 @@ def _pinned_log(
         behaviors=found.to_numpy(),
         behavior_names=behaviors.to_pylist(),
         values=table["value"].to_numpy(),
+        labels=table["label"].to_numpy() if "label" in table.column_names else None,
         catalogue=catalogue,
         users=read_table(features, text=()).drop_columns("user_id") if features.exists() else None,
     )

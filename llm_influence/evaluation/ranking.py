@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llm_influence.config import EvaluationConfig
 from llm_influence.data.splits import EvaluationSet
+from llm_influence.evaluation.exposure import exposure_metrics
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import ItemScores
 from llm_influence.types import FloatArray, History, IntArray
@@ -80,26 +81,44 @@ def ndcg_of_rows(ranks: IntArray, cutoff: int = 10) -> FloatArray:
 
 
 def ranking_metrics(ranks: IntArray, cutoff: int = 10) -> dict[str, float]:
-    """HR@K, NDCG@K and MRR of (N,) ranks."""
+    """HR@K, recall@K, NDCG@K and MRR of (N,) ranks.
+
+    One item is relevant in each row, so that recall@K is HR@K; both names are in use.
+    """
     ranks = np.asarray(ranks, dtype=np.float64)
+    hit = float((ranks <= cutoff).mean())
     return {
-        f"hr@{cutoff}": float((ranks <= cutoff).mean()),
+        f"hr@{cutoff}": hit,
+        f"recall@{cutoff}": hit,
         f"ndcg@{cutoff}": float(ndcg_of_rows(ranks, cutoff).mean()),
         "mrr": float(np.where(ranks < MISSED, 1 / ranks, 0).mean()),
     }
 
 
 def evaluate(
-    recommender: Recommender, rows: EvaluationSet, config: EvaluationConfig
+    recommender: Recommender,
+    rows: EvaluationSet,
+    config: EvaluationConfig,
+    counts: IntArray | None = None,
 ) -> tuple[dict[str, float], IntArray]:
-    """Metrics of a recommender and the (N,) rank of every row's target."""
-    ranks = np.concatenate(list(_ranks(recommender, rows, config)))
-    return ranking_metrics(ranks, config.cutoff), ranks
+    """Metrics of a recommender and the (N,) rank of every row's target.
+
+    With the (I,) ``counts`` of the items' training events also coverage and popularity
+    (`evaluation.exposure`).
+    """
+    top = 0 if counts is None else config.cutoff
+    found = list(_ranks(recommender, rows, config, top))
+    ranks, best = (np.concatenate(column) for column in zip(*found, strict=True))
+    metrics = ranking_metrics(ranks, config.cutoff)
+    if counts is not None:
+        metrics |= exposure_metrics(best, rows.target_items, counts, config.cutoff)
+    return metrics, ranks
 
 
 def _ranks(
-    recommender: Recommender, rows: EvaluationSet, config: EvaluationConfig
-) -> Iterator[FloatArray]:
+    recommender: Recommender, rows: EvaluationSet, config: EvaluationConfig, top: int
+) -> Iterator[tuple[IntArray, IntArray]]:
+    """Ranks of a batch's targets, and its (B, ``top``) recommendations, -1 for none."""
     for start in range(0, len(rows), config.batch_size):
         part = range(start, min(start + config.batch_size, len(rows)))
         histories = [rows.history(row) for row in part]
@@ -108,7 +127,11 @@ def _ranks(
         seen = None
         if config.exclude_seen:
             seen = seen_items([history.items for history in histories])
-        yield target_ranks(scores, targets, seen).numpy()
+        if isinstance(scores, Tensor):
+            scores = ItemScores.of(scores)
+        best = scores.best(top, seen=seen) if top else None
+        codes = torch.empty(len(part), 0) if best is None else best.shown()
+        yield target_ranks(scores, targets, seen).numpy(), codes.cpu().numpy()
 
 
 def protocol(rows: EvaluationSet, config: EvaluationConfig) -> dict[str, object]:

@@ -20,7 +20,7 @@ STREAM = 4
 def jitter_gaps(history: History, draw_number: int, seed: int) -> History:
     """The history with every gap multiplied by ``exp(SPREAD z)``, z normal; gaps of 0 stay 0.
 
-    The last event keeps its time: the past moves, not the present.
+    The last event keeps its time: the past moves, not the present, nor the moment of the question.
     """
     draw = np.random.default_rng([seed, crc(history.user_id), STREAM, draw_number])
     gaps = np.diff(history.timestamps).astype(np.float64)

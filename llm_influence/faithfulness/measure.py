@@ -123,7 +123,7 @@ class _Bench:
             sizes=[len(history) for history in self.shown],
             values=values,
             ranks=self._value_function(self.shown, ranks, values.engine),
-            log_odds=self.target.kind != "slate",
+            log_odds=self.target.has_probability,
             masks=self.options.masks,
             largest_set=self.options.largest_set,
             exact_events=self.options.exact_events,

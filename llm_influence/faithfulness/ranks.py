@@ -20,8 +20,8 @@ class RankTarget(BoundTarget):
 
     An item stands among the items that the whole history does not hold: these candidates stay the
     same while events are removed, so a rank can change through the model alone. A behaviour
-    stands among all behaviours; a contrast ranks 1 while it is above zero, else 2; of a slate the
-    first item's rank is taken.
+    stands among all behaviours; a contrast or feedback ranks 1 while it is above its middle (zero,
+    or the mean label of a regression), else 2; of a slate the first item's rank is taken.
 
     Attributes:
         held: (N, S) items of the whole histories, -1 where a row has fewer.
@@ -31,8 +31,8 @@ class RankTarget(BoundTarget):
 
     def values(self, prediction: Prediction, rows: Tensor) -> Tensor:
         """(B,) ranks for predictions made for the histories numbered ``rows`` (B,)."""
-        if self.kind == "contrast":
-            return 2 - (BoundTarget.values(self, prediction, rows) > 0).long()
+        if self.kind in ("contrast", "feedback", "feedback_value"):
+            return 2 - (BoundTarget.values(self, prediction, rows) > self.middle).long()
         codes, held = self.codes[rows], self.held[rows]
         if self.kind == "behavior":
             return target_ranks(prediction.behavior_logits.cpu(), codes)
@@ -52,5 +52,7 @@ def rank_target(
         other=target.other,
         ids=target.ids,
         names=target.names,
+        behaviors=target.behaviors,
+        middle=target.middle,
         held=seen_items([model.encoder.lexicon.item_codes(history) for history in histories]),
     )

@@ -56,9 +56,11 @@ class Account:
         method: The method's name.
         in_percent: Scores are shares of a whole.
         unit: What the scores are measured in (`Influence.unit`).
-        target: Kind of the target: ``item``, ``behavior``, ``contrast``, ``slate``.
+        target: Kind of the target: ``item``, ``behavior``, ``contrast``, ``slate``, ``feedback``,
+            ``feedback_value``.
         target_name: The target for people.
-        prediction: Its probability; nan for a slate.
+        prediction: Its probability; nan where it has none.
+        value: Its value with all events.
         recommended: The target is known to be on the list of recommendations.
         events: How many events the history has.
         supporting: The strongest events with a positive score, strongest first.
@@ -76,6 +78,7 @@ class Account:
     target: str
     target_name: str
     prediction: float
+    value: float
     recommended: bool
     events: int
     supporting: tuple[Cited, ...]
@@ -107,6 +110,7 @@ def account_for(influence: Influence, *, most: int, recommended: bool) -> Accoun
         target=influence.target,
         target_name=tidy(influence.target_name or influence.target_id),
         prediction=influence.prediction,
+        value=influence.full_value,
         recommended=recommended,
         events=len(scores),
         supporting=_cite(influence, supporting),

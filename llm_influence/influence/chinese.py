@@ -37,12 +37,18 @@ def _subject(account: Account) -> str:
         return f"预测下一步行为是{_target(account)}"
     if account.target == "slate":
         return f"得出{_target(account)}"
+    if account.target in ("feedback", "feedback_value"):
+        return f"预测{_target(account)}"
     return f"{'推荐' if account.recommended else '预测'}{_target(account)}"
 
 
 def _target(account: Account) -> str:
     if account.target == "slate":
         return f"列表“{account.target_name}”"
+    if account.target == "feedback":
+        return f"“{account.target_name}”的正面反馈（概率{percent(account.prediction)}）"
+    if account.target == "feedback_value":
+        return f"“{account.target_name}”的反馈值{plain(round(account.value, 2))}"
     return f"“{account.target_name}”（概率{percent(account.prediction)}）"
 
 
@@ -137,7 +143,7 @@ def _score(cited: Cited, account: Account, *, first: bool) -> str:
     score = signed(cited.score)
     if account.kind != "effect" or not first:
         return score
-    unit = {"log-odds": "对数几率"}.get(account.unit, account.unit)
+    unit = {"log-odds": "对数几率", "points": "分"}.get(account.unit, account.unit)
     if account.total is not None and cited.score > 0:
         return f"{unit}{signed(account.total)}中的{score}"
     return f"{unit}{score}"

@@ -37,6 +37,10 @@ def _subject(account: Account) -> str:
         return f"‘{name}’ is predicted as the next action ({chance})"
     if account.target == "slate":
         return f"The list “{name}” stands"
+    if account.target == "feedback":
+        return f"Positive feedback on “{name}” is predicted ({chance})"
+    if account.target == "feedback_value":
+        return f"Feedback of {plain(round(account.value, 2))} on “{name}” is predicted"
     verb = "recommended" if account.recommended else "predicted"
     return f"“{name}” is {verb} ({chance})"
 
@@ -45,6 +49,10 @@ def _target(account: Account) -> str:
     name = account.target_name
     if account.target == "slate":
         return f"the list “{name}”"
+    if account.target == "feedback":
+        return f"positive feedback on “{name}” ({percent(account.prediction)})"
+    if account.target == "feedback_value":
+        return f"the feedback on “{name}” ({plain(round(account.value, 2))})"
     quoted = f"‘{name}’" if account.target == "behavior" else f"“{name}”"
     return f"{quoted} ({percent(account.prediction)})"
 

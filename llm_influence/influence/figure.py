@@ -17,7 +17,7 @@ from llm_influence.influence.account import tidy
 from llm_influence.influence.card import card_words
 from llm_influence.influence.matrix import InfluenceMatrix
 from llm_influence.influence.numbers import aligned, decimals_for, percent, plain
-from llm_influence.influence.record import Influence
+from llm_influence.influence.record import UNITS, Influence
 from llm_influence.types import Event, FloatArray
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def plot_matrix(matrix: InfluenceMatrix, axis: Axes | None = None) -> Axes:
     reach = float(np.nanmax(np.abs(matrix.scores))) or 1.0
     scale = colors.LinearSegmentedColormap.from_list("influence", [OPPOSES, "white", SUPPORTS])
     image = axis.imshow(matrix.scores, cmap=scale, vmin=-reach, vmax=reach)
-    unit = "NDCG" if matrix.target == "slate" else "log-odds"
+    unit = UNITS.get(matrix.target, "log-odds")
     axis.figure.colorbar(image, ax=axis, shrink=0.6, label=f"influence ({unit})")
     names = [_short(tidy(name)) for name in matrix.target_names]
     labels = [_label(event) for event in matrix.events]

@@ -76,6 +76,9 @@ class Player:
     field: str | None = None
 
 
+UNITS: dict[str, Literal["NDCG", "points"]] = {"slate": "NDCG", "feedback_value": "points"}
+"""What a target is measured in, where that is no log-odds; points are those of the label."""
+
 USER = Player(None, "user")
 """The user's features, all together."""
 
@@ -90,13 +93,14 @@ class Influence:
         scores: (E,) influence by event, or (P,) by player; positive supports the target, negative
             opposes it.
         frame_score: What tokens outside every event (or player) received.
-        target: Name of the target kind (``item``, ``behavior``, ``contrast``, ``slate``).
+        target: Name of the target kind (``item``, ``behavior``, ``contrast``, ``slate``,
+            ``feedback``, ``feedback_value``).
         target_id: The item id, behaviour, ``"a over b"`` or list of ids that was explained.
         target_name: The same for people.
-        base_value: The target without any event (or at the method's baseline): log-odds, or NDCG
-            for a slate.
+        base_value: The target without any event (or at the method's baseline), in `unit`.
         full_value: The target with all events.
-        prediction: Probability of the target with all events; nan for a slate, which has none.
+        prediction: Probability of the target with all events; nan for a slate and for feedback
+            predicted as a number, which have none.
         quality: How the scores were made and how well they add up.
         standard_errors: Standard error of each score, for methods that sample; else None.
         players: Whose the P scores are; None: the events'. See `by_event`.
@@ -117,11 +121,11 @@ class Influence:
     players: Sequence[Player] | None = None
 
     @property
-    def unit(self) -> Literal["share", "NDCG", "log-odds"]:
+    def unit(self) -> Literal["share", "NDCG", "log-odds", "points"]:
         """What a score is measured in."""
         if self.quality.units == "share":
             return "share"
-        return "NDCG" if self.target == "slate" else "log-odds"
+        return UNITS.get(self.target, "log-odds")
 
     def by_event(self) -> Influence:
         """The same with one score an event: its fields added up, the user's part in the frame.

@@ -45,7 +45,7 @@ SCHEMA = pa.schema(
         _column("frame_score", pa.float64()),
         _column("base_value", pa.float64()),
         _column("full_value", pa.float64()),
-        _column("prediction", pa.float64(), nullable=True),  # null for a slate
+        _column("prediction", pa.float64(), nullable=True),  # null where the target has none
         _column("completeness_gap", pa.float64(), nullable=True),  # null where nothing moved
         _column("passes", pa.int64()),
         _column("seed", pa.int64()),

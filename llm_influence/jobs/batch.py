@@ -63,7 +63,7 @@ def explain_batch(
         log: Whose histories; items and behaviours must be known to the model.
         out: Folder of the shards, ``part-00000.parquet`` and on (schema: `influence.table`).
         target: As on the command line: ``top1``, ``item:ID``, ``behavior:NAME``, ``contrast:A,B``,
-            ``slate:K``.
+            ``slate:K``, ``feedback:ID``.
         shard_size: Users of a shard: what a kill may lose.
         run: Name written into the ``run`` column.
         progress: Show a bar with the rate.

@@ -3,7 +3,7 @@
 model.json          format version, style, template, lexicon, configuration, protocol
 catalogue.parquet   the items
 counts.npy          how many events of training each item has
-heads.safetensors   unit vectors, item head, behaviour head
+heads.safetensors   unit vectors, item head, behaviour head, and feedback head and "when" if any
 adapter/            the adapter, as PEFT writes it (absent for kinds `frozen` and `full`)
 backbone/           the backbone and its tokenizer, untuned (absent in training checkpoints, which
                     name the backbone's source instead); for kind `full` tuned, and always there
@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_influence.config import ModelConfig
 from llm_influence.data.catalogue import Catalogue
@@ -28,6 +29,7 @@ from llm_influence.files import unwritable, write_text
 from llm_influence.modeling.adapters import KINDS, Adapter
 from llm_influence.modeling.adapters.adapter import DESCRIPTION, TENSORS
 from llm_influence.modeling.backbone import Backbone, load_backbone
+from llm_influence.modeling.feedback import FeedbackScale
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.units import UnitVectors
 from llm_influence.rendering.encoder import Encoder
@@ -38,7 +40,7 @@ from llm_influence.types import IntArray
 FORMAT = 1
 _DESCRIBED = ("backbone", "config", "rendering", "lexicon", "protocol")
 COUNTS = "counts.npy"
-_PARTS = ("units", "item_head", "behavior_head")
+_PARTS = ("units", "item_head", "behavior_head", "feedback_head", "when")
 
 
 def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> None:
@@ -72,7 +74,8 @@ def load_model(folder: Path) -> InfluenceModel:
     rank = heads["units.residual"].shape[-1]
     units = UnitVectors(heads["units.words"], backbone.width, rank=rank)
     adapter = _load_adapter(folder / "adapter", backbone, config)
-    model = InfluenceModel(backbone, adapter, encoder, units, config)
+    feedback = _load_scale(folder, described, config)
+    model = InfluenceModel(backbone, adapter, encoder, units, config, feedback)
     _fill_heads(model, heads, folder / "heads.safetensors")
     model.protocol = described["protocol"]
     return model.eval()
@@ -89,7 +92,7 @@ def restore_weights(model: InfluenceModel, folder: Path) -> None:
 
 
 def _description(model: InfluenceModel) -> dict[str, object]:
-    encoder, lexicon = model.encoder, model.encoder.lexicon
+    encoder, lexicon, head = model.encoder, model.encoder.lexicon, model.feedback_head
     return {
         "format": FORMAT,
         "backbone": model.backbone.source,
@@ -105,6 +108,7 @@ def _description(model: InfluenceModel) -> dict[str, object]:
             "value_edges": lexicon.values.edges.tolist(),
             "features": lexicon.features,
         },
+        "feedback": None if head is None else asdict(head.scale),
         "protocol": model.protocol,
     }
 
@@ -170,6 +174,22 @@ def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
     )
 
 
+def _load_scale(folder: Path, described: dict, config: ModelConfig) -> FeedbackScale | None:
+    """None without a feedback head, as in a folder of the time before there was one."""
+    if config.feedback is None:
+        return None
+    found = described.get("feedback")
+    if not isinstance(found, dict) or found.keys() != {f.name for f in fields(FeedbackScale)}:
+        raise _missing(folder / "model.json", ["feedback"])
+    scale = FeedbackScale(**found)  # JSON has no tuples
+    return replace(
+        scale,
+        behaviors=tuple(scale.behaviors),
+        levels=tuple(scale.levels),
+        shares=tuple(scale.shares),
+    )
+
+
 def _load_counts(path: Path, items: int) -> IntArray | None:
     """(I,) events of training by item, or None in a folder of the time before they were kept."""
     if not path.exists():
@@ -212,9 +232,15 @@ def _fill_adapter(adapter: Adapter, folder: Path) -> None:
 def _head_state(model: InfluenceModel) -> dict[str, Tensor]:
     return {
         f"{part}.{name}": tensor.detach().contiguous()
-        for part in _PARTS
-        for name, tensor in getattr(model, part).state_dict().items()
+        for part, module in _parts(model).items()
+        for name, tensor in module.state_dict().items()
     }
+
+
+def _parts(model: InfluenceModel) -> dict[str, nn.Module]:
+    """What `heads.safetensors` holds, as far as the model has it."""
+    found = {part: getattr(model, part) for part in _PARTS}
+    return {part: module for part, module in found.items() if module is not None}
 
 
 def _fill_heads(model: InfluenceModel, heads: dict[str, Tensor], path: Path) -> None:
@@ -229,9 +255,9 @@ def _fill_heads(model: InfluenceModel, heads: dict[str, Tensor], path: Path) -> 
                 expected=f"shape {tuple(tensor.shape)}",
                 fix="the files of this folder come from different runs: save the model again",
             )
-    for part in _PARTS:
+    for part, module in _parts(model).items():
         own = {n.removeprefix(f"{part}."): t for n, t in heads.items() if n.startswith(f"{part}.")}
-        getattr(model, part).load_state_dict(own)
+        module.load_state_dict(own)
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

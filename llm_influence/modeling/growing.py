@@ -99,8 +99,28 @@ class GrowingHistory:
         """What comes next, a batch of one; the scores are made when first asked for."""
         if self._prediction is None:
             with inference(self.model):
-                self._prediction = self.model.heads(self._state)
+                self._prediction = self.model.heads(self._asked)
         return self._prediction
+
+    @property
+    def _asked(self) -> Tensor:
+        """(1, H) the state as heads see it."""
+        return self.model.asked(self._state, self._batch.when)
+
+    def ask(self, moment: int | None) -> None:
+        """Say when the next question is asked, for a model that reads "when"; nothing is read.
+
+        It holds until the next event comes.
+
+        Args:
+            moment: Unix seconds; None where it is not known.
+
+        Raises:
+            DataError: The last event is later.
+        """
+        self.window = replace(self.window, asked_at=moment)
+        self.window, self._batch = self._encode(self.window)
+        self.history, self._prediction = replace(self.history, asked_at=moment), None
 
     def reread(self) -> None:
         """Read the whole window again: after the model's weights have changed."""
@@ -112,7 +132,7 @@ class GrowingHistory:
     ) -> list[Recommendation]:
         """The k items most likely to come next; see `InfluenceModel.recommend`."""
         with inference(self.model):
-            scores = self.model.item_scores(self._state)  # a chunk of a large catalogue at a time
+            scores = self.model.item_scores(self._asked)  # a chunk of a large catalogue at a time
         return self.model.choose(
             scores, self.history, k, exclude_seen=exclude_seen, candidates=candidates
         )
@@ -142,6 +162,7 @@ class GrowingHistory:
             timestamps=np.append(history.timestamps, event.timestamp),
             values=np.append(history.values, np.float32(value)),
             vocabulary=lexicon.vocabulary,
+            asked_at=None,
         )
 
     def _encode(self, window: History) -> tuple[History, EncodedBatch]:

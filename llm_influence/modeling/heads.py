@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_influence.config import ItemHeadConfig
+from llm_influence.rendering.gaps import GAP_EDGES
 
 
 class ItemHead(nn.Module):
@@ -44,3 +45,14 @@ class ItemHead(nn.Module):
 
 class BehaviorHead(nn.Linear):
     """(..., behaviours) logits of the next behaviour."""
+
+
+class WhenEmbedding(nn.Embedding):
+    """(..., H) what the gap from the last event to the question adds to the state of every head.
+
+    It starts at zero, and code 0 (no event, or nobody knows when) is a code like the others.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(len(GAP_EDGES) + 1, width)
+        nn.init.zeros_(self.weight)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.adapters import Adapter, Body, attach_adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
-from llm_influence.modeling.heads import BehaviorHead, ItemHead
+from llm_influence.modeling.feedback import FeedbackHead, FeedbackScale
+from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
 from llm_influence.modeling.masks import encoder_masks, mask_as_taken
 from llm_influence.modeling.scoring import SURE, BestItems, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
@@ -42,10 +44,13 @@ class Prediction:
     Attributes:
         item_logits: (B, I) by item code.
         behavior_logits: (B, behaviours) by behaviour code.
+        feedback: From (B,) item codes and (B,) behaviour codes to the (B,) feedback expected if
+            these came next: log-odds, of a regression the label itself. None without such a head.
     """
 
     item_logits: Tensor
     behavior_logits: Tensor
+    feedback: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class InfluenceModel(nn.Module):
         encoder: Encoder,
         units: UnitVectors,
         config: ModelConfig,
+        feedback: FeedbackScale | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.encoder, self.config = backbone, encoder, config
@@ -96,6 +102,12 @@ class InfluenceModel(nn.Module):
         units.residual_dropout, units.first_item = config.residual_dropout, self.first_item
         self.item_head = ItemHead(backbone.width, config.item_head)
         self.behavior_head = BehaviorHead(backbone.width, len(encoder.lexicon.behaviors))
+        self.feedback_head: FeedbackHead | None = None
+        if feedback is not None:
+            self.feedback_head = FeedbackHead(
+                backbone.width, len(encoder.lexicon.behaviors), config.feedback_head, feedback
+            )
+        self.when = WhenEmbedding(backbone.width) if config.when else None
         self.protocol: dict[str, object] = {}
 
     @classmethod
@@ -111,6 +123,7 @@ class InfluenceModel(nn.Module):
 
         Raises:
             TemplateError, ModelError, AssetError, SchemaError, OutputError: see the parts.
+            ConfigError: There are no labels that the feedback head could learn from.
         """
         from llm_influence.modeling.probe import check_past_alone
 
@@ -133,7 +146,10 @@ class InfluenceModel(nn.Module):
         rank = wanted.item_head.residual_width(len(lexicon.catalogue), backbone.width)
         units = UnitVectors(texts, backbone.width, scale=usual, rank=rank)
         adapter = attach_adapter(backbone.model, wanted.adapter)
-        model = cls(backbone, adapter, encoder, units, wanted)
+        feedback = None
+        if wanted.feedback is not None:
+            feedback = FeedbackScale.fit(log, wanted.feedback)
+        model = cls(backbone, adapter, encoder, units, wanted, feedback)
         check_past_alone(model)
         return model
 
@@ -282,16 +298,70 @@ class InfluenceModel(nn.Module):
 
         return ItemScores(len(self.catalogue), score)
 
-    def heads(self, states: Tensor) -> Prediction:
-        """Predictions from (..., H) states."""
-        return Prediction(self.item_head(states, self.item_vectors()), self.behavior_head(states))
+    def asked(self, states: Tensor, when: Tensor) -> Tensor:
+        """(..., H) states as heads see them: with the gap to the moment of the question, if ever.
+
+        Args:
+            states: (..., H) states after the last event.
+            when: (...) gap codes (`EncodedBatch.when`).
+        """
+        return states if self.when is None else states + self.when(when.to(states.device))
+
+    def heads(self, states: Tensor, items: Tensor | None = None) -> Prediction:
+        """Predictions from (B, H) states that have been `asked`.
+
+        Args:
+            states: The states.
+            items: (I, H) item vectors, where they are made already.
+        """
+        items = self.item_vectors() if items is None else items
+        feedback = None if self.feedback_head is None else partial(self.feedback, states)
+        return Prediction(self.item_head(states, items), self.behavior_head(states), feedback)
+
+    def feedback(self, states: Tensor, items: Tensor, behaviors: Tensor) -> Tensor:
+        """(B,) feedback after (B, H) asked states: log-odds, of a regression the label itself.
+
+        Args:
+            states: The states.
+            items: (B,) item codes of the candidates.
+            behaviors: (B,) their behaviour codes.
+        """
+        items, behaviors = items.to(states.device), behaviors.to(states.device)
+        with torch.inference_mode() if states.is_inference() else nullcontext():
+            return self.trained_feedback.link.explained(
+                self.feedback_scores(states, items, behaviors)
+            )
+
+    def feedback_scores(self, states: Tensor, items: Tensor, behaviors: Tensor) -> Tensor:
+        """(N,) scores that the feedback head's link reads; arguments as in `feedback`."""
+        return self.trained_feedback(states, self.units(self.first_item + items), behaviors)
+
+    @property
+    def trained_feedback(self) -> FeedbackHead:
+        """The feedback head.
+
+        Raises:
+            ExplanationError: The model has none.
+        """
+        if self.feedback_head is None:
+            raise ExplanationError(
+                "the model has no feedback head",
+                where="model.feedback_head.weight",
+                expected="a model that was trained to predict feedback",
+                fix="fine-tune with model.feedback_head.weight above 0",
+            )
+        return self.feedback_head
 
     def forward(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Prediction:
         """Predict what comes after each history's last visible event."""
         return self.heads(self.query(batch, vectors))
 
     def query(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
-        """(B, H) states after each history's last visible event, to predict from."""
+        """(B, H) states after each history's last visible event, `asked`: to predict from."""
+        return self.asked(self.last_states(batch, vectors), batch.when)
+
+    def last_states(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
+        """(B, H) states after each history's last visible event."""
         states = self.states(batch, vectors)
         rows = torch.arange(len(states), device=states.device)
         return states[rows, batch.last()]

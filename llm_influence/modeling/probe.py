@@ -38,6 +38,7 @@ def check_past_alone(model: InfluenceModel) -> None:
         field_index=torch.full_like(event, -1),
         ends=torch.arange(-1, total, TOKENS)[None].clamp(min=0),
         num_events=torch.tensor([EVENTS]),
+        when=torch.zeros(1, dtype=torch.long),
     )
     try:
         with inference(model):

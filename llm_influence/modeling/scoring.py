@@ -26,6 +26,10 @@ class BestItems:
     candidate: Tensor
     log_odds: Tensor
 
+    def shown(self) -> Tensor:
+        """(B, K) codes of the candidates alone, -1 in the places of what is none."""
+        return self.codes.masked_fill(~self.candidate, -1)
+
 
 class ItemScores:
     """(B, I) scores that never stand in memory together.

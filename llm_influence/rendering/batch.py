@@ -25,6 +25,7 @@ class EncodedBatch:
         ends: (B, E + 1) place of the last frame token, then of each event's last token; 0 beyond
             a history's events.
         num_events: (B,) events of each history.
+        when: (B,) gap code from the last event to the moment of the question, 0 where unknown.
     """
 
     input_ids: Tensor
@@ -34,6 +35,7 @@ class EncodedBatch:
     added_ids: Tensor
     ends: Tensor
     num_events: Tensor
+    when: Tensor
 
     def to(self, device: torch.device) -> EncodedBatch:
         """The same batch on another device."""
@@ -99,6 +101,7 @@ def collate(encoded: EncodedHistories, rows: IntArray | None = None) -> EncodedB
         added_ids=torch.from_numpy(pad(encoded.added_ids, -1)),
         ends=torch.from_numpy(_ends(event_index, real, num_events)),
         num_events=torch.from_numpy(num_events.astype(np.int64)),
+        when=torch.from_numpy(encoded.when[rows].astype(np.int64)),
     )
 
 

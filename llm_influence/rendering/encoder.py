@@ -14,6 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llm_influence.errors import TemplateError
+from llm_influence.rendering.gaps import asked_codes
 from llm_influence.rendering.lexicon import EventColumns, Lexicon
 from llm_influence.rendering.pieces import Pieces, UnitPieces, WordPieces
 from llm_influence.rendering.template import Template
@@ -33,6 +34,7 @@ class EncodedHistories:
         offsets: (N + 1,) where each history begins and ends.
         num_events: (N,) events that were kept.
         left_out: (N,) older events that did not fit and were left out whole.
+        when: (N,) gap code from the last event to the moment of the question, 0 where unknown.
     """
 
     input_ids: IntArray
@@ -42,6 +44,7 @@ class EncodedHistories:
     offsets: IntArray
     num_events: IntArray
     left_out: IntArray
+    when: IntArray
 
     def __len__(self) -> int:
         """Number of histories N."""
@@ -125,7 +128,7 @@ class Encoder:
             recent = [h.keep(slice(n, None)) for h, n in zip(recent, dropped, strict=True)]
             columns = self.lexicon.columns(recent)
         total = np.array([len(history) for history in histories], dtype=np.int64)
-        return self._assemble(frames, columns, total - columns.lengths)
+        return self._assemble(frames, columns, total - columns.lengths, _when(recent))
 
     def render(self, history: History) -> str:
         """The whole text that `encode` renders (style ``text``), without truncation.
@@ -168,7 +171,11 @@ class Encoder:
         return np.bincount(owner[suffix > room[owner]], minlength=len(columns.lengths))
 
     def _assemble(
-        self, frames: Sequence[IntArray], columns: EventColumns, left_out: IntArray
+        self,
+        frames: Sequence[IntArray],
+        columns: EventColumns,
+        left_out: IntArray,
+        when: IntArray,
     ) -> EncodedHistories:
         """Copy frames and pieces into one flat array, in reading order."""
         found = [self.pieces.lookup(i, columns.codes[f]) for i, f in enumerate(self._slots)]
@@ -205,6 +212,7 @@ class Encoder:
             offsets=offsets,
             num_events=columns.lengths,
             left_out=left_out,
+            when=when,
         )
 
     def _check_silent(self, tokens_per_event: IntArray) -> None:
@@ -215,6 +223,14 @@ class Encoder:
                 expected="at least one word of every event",
                 fix="add {behavior} or {item} to the event line",
             )
+
+
+def _when(histories: Sequence[History]) -> IntArray:
+    """(N,) gap codes from each history's last event to the moment of its question."""
+    last = [int(h.timestamps[-1]) if len(h) else 0 for h in histories]
+    asked = [h.asked_at or 0 for h in histories]
+    known = [len(h) > 0 and h.asked_at is not None for h in histories]
+    return asked_codes(np.array(last, np.int64), np.array(asked, np.int64), np.array(known, bool))
 
 
 def _ranges(starts: IntArray, lengths: IntArray) -> IntArray:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_influence.errors import ConfigError, DataError, choices
-from llm_influence.types import IntArray
+from llm_influence.types import BoolArray, IntArray
 
 Language = Literal["en", "zh"]
 
@@ -102,6 +102,32 @@ def gap_codes(timestamps: IntArray, starts: IntArray | None = None) -> npt.NDArr
         )
     codes = np.searchsorted(GAP_EDGES, gaps, side="right")
     return np.where(first, 0, codes).astype(np.int32)
+
+
+def asked_codes(last: IntArray, asked: IntArray, known: BoolArray) -> npt.NDArray[np.int64]:
+    """Bucket the time from the last event to the moment a question is asked.
+
+    Args:
+        last: (N,) Unix seconds of the last event.
+        asked: (N,) Unix seconds of the question.
+        known: (N,) False where there is no event, or nobody knows when the question is asked.
+
+    Returns:
+        (N,) codes as in `gap_codes`: 0 where the gap is not known.
+
+    Raises:
+        DataError: A question is asked before the last event.
+    """
+    gaps = np.where(known, np.asarray(asked, np.int64) - np.asarray(last, np.int64), 0)
+    if len(gaps) and gaps.min() < 0:
+        raise DataError(
+            f"the question is asked {-int(gaps.min())} s before the last event",
+            where="asked_at of a history",
+            expected="a moment after every event of the history",
+            fix="leave later events out, or set asked_at to the moment of the question",
+        )
+    codes = np.searchsorted(GAP_EDGES, gaps, side="right")
+    return np.where(known, codes, 0).astype(np.int64)
 
 
 def gap_words(language: Language = "en") -> tuple[str, ...]:

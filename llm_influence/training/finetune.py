@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from llm_influence.config import RunConfig
 from llm_influence.data.sources import open_data
-from llm_influence.data.splits import EvaluationSet, Split, split_log
+from llm_influence.data.splits import Split, split_log
 from llm_influence.errors import OutputError
-from llm_influence.evaluation.ranking import protocol, ranking_metrics
+from llm_influence.evaluation.choice import chosen_metric
+from llm_influence.evaluation.heads import by_head
+from llm_influence.evaluation.ranking import protocol
 from llm_influence.files import write_text
 from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.model import InfluenceModel
@@ -30,7 +33,8 @@ class FinetuneResult:
 
     Attributes:
         folder: The model folder.
-        validation: Metrics of the chosen epoch on validation.
+        validation: Metrics of the chosen epoch on validation, of all trained heads: ``ndcg@10``,
+            ``feedback_auc``, ``behavior_accuracy`` and so on (`evaluation.heads.head_metrics`).
         test: Metrics of the same model on test, measured once.
         seconds: Wall-clock seconds of training, validations included.
     """
@@ -56,6 +60,7 @@ def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
             be written.
         DataError, TemplateError, ModelError, AssetError, ConfigError: see the parts.
     """
+    chosen_metric(config)  # a choice that cannot be made is refused before anything is read
     folder, state = Path(config.output), PartialState(cpu=on_cpu())
     checkpoint = _last_checkpoint(folder, resume=resume)
     with state.main_process_first():  # one process fetches what has to be fetched
@@ -71,8 +76,8 @@ def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
     seconds = time.perf_counter() - begun
     result = FinetuneResult(
         folder=folder,
-        validation=_measure(trainer, split.validation, config),
-        test=_measure(trainer, split.test, config),
+        validation=trainer.measure(split.validation),
+        test=trainer.measure(split.test),
         seconds=seconds,
     )
     if state.is_main_process:
@@ -101,8 +106,12 @@ def _start_folder(folder: Path, config: RunConfig, split: Split) -> None:
     split.save(folder / "split")
 
 
-def _measure(trainer: InfluenceTrainer, rows: EvaluationSet, config: RunConfig) -> dict[str, float]:
-    return ranking_metrics(trainer.ranks(rows), config.evaluation.cutoff)
+def _grouped(metrics: dict[str, float]) -> dict[str, dict[str, float | None]]:
+    """Metrics by head, as JSON has them: what is not defined is null."""
+    return {
+        head: {name: None if math.isnan(value) else value for name, value in group.items()}
+        for head, group in by_head(metrics).items()
+    }
 
 
 def _finish_folder(
@@ -120,8 +129,8 @@ def _finish_folder(
     model.save_pretrained(result.folder)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     metrics = {
-        "validation": result.validation,
-        "test": result.test,
+        "validation": _grouped(result.validation),
+        "test": _grouped(result.test),
         "protocol": model.protocol,
         "seconds": result.seconds,
         "trainable_parameters": trained,

@@ -19,10 +19,13 @@ every shape of a product, some MiB each, and a new shape in every step would fil
 
 
 class NextEventObjective(nn.Module):
-    """Weighted cross-entropy of the next item and the next behaviour.
+    """Weighted losses of the next item, the next behaviour and the feedback on the next event.
 
-    Sums over positions are divided by the number of labels in the whole optimiser step, over all
-    processes and micro-batches, so the loss does not depend on how a step is cut up.
+    All heads are asked after every event of the same pass. Sums over positions are divided by the
+    number of labels in the whole optimiser step, over all processes and micro-batches, so the loss
+    does not depend on how a step is cut up. Feedback may be rare: its sum is divided by the share
+    of training events that have any as well, so that its weight is that of an answer's mean loss.
+    A head of weight 0 is neither computed nor trained.
 
     Args:
         model: The model that is trained.
@@ -50,6 +53,7 @@ class NextEventObjective(nn.Module):
                 fix="set train.label_smoothing to 0, or model.item_head.loss to full",
             )
         self.model = model
+        _freeze_idle(model)
         self.label_smoothing = label_smoothing
         self.negatives = negatives
 
@@ -60,6 +64,8 @@ class NextEventObjective(nn.Module):
         asked_at: Tensor,
         num_items_in_batch: Tensor | int | None = None,
         step: int = 0,
+        label_when: Tensor | None = None,
+        feedback_labels: Tensor | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """The loss of one micro-batch.
@@ -70,23 +76,47 @@ class NextEventObjective(nn.Module):
             asked_at: (B, L) place of the token from whose state each is predicted.
             num_items_in_batch: Labels of the whole step; default: of this micro-batch.
             step: Number of the optimiser step; says which items are drawn.
+            label_when: (B, L) gap code from the last event before each to its own moment; needed
+                where the model's heads read it.
+            feedback_labels: (B, L) labels of feedback, NaN where none is asked; needed by a
+                feedback head.
             inputs: The tensors of an `EncodedBatch`.
         """
         batch = EncodedBatch(**inputs)
         states = self.model.states(batch)
         rows = torch.arange(len(states), device=states.device)[:, None]
         known = labels != IGNORE
-        states, config = states[rows, asked_at][known], self.model.config
-        behaviors = self.model.behavior_head(states).float()
-        loss = config.item_head.weight * self._item_loss(
-            states, labels[known], step
-        ) + config.behavior_head.weight * F.cross_entropy(
-            behaviors, behavior_labels[known], reduction="sum"
-        )
+        states = states[rows, asked_at][known]
+        if label_when is not None:
+            states = self.model.asked(states, label_when[known])
+        items, behaviors = labels[known], behavior_labels[known]
+        config, losses = self.model.config, []
+        if config.item_head.weight:
+            losses.append(config.item_head.weight * self._item_loss(states, items, step))
+        if config.behavior_head.weight:
+            logits = self.model.behavior_head(states).float()
+            entropy = F.cross_entropy(logits, behaviors, reduction="sum")
+            losses.append(config.behavior_head.weight * entropy)
+        if feedback_labels is not None:
+            answered = self._feedback_loss(states, items, behaviors, feedback_labels[known])
+            losses.append(config.feedback_head.weight * answered)
+        loss = torch.stack(losses).sum()
         penalty = self.model.adapter.penalty()
         if penalty is not None:  # by labels, so that a step adds it once, however it is cut
             loss = loss + penalty * known.sum()
         return {"loss": loss / (known.sum() if num_items_in_batch is None else num_items_in_batch)}
+
+    def _feedback_loss(
+        self, states: Tensor, items: Tensor, behaviors: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Summed loss of the (N,) labels that are no NaN, over the share of events that have any.
+
+        Without any it is a zero that still reaches the head, as processes must agree on what is
+        trained.
+        """
+        head, asked = self.model.trained_feedback, ~labels.isnan()
+        scores = self.model.feedback_scores(states[asked], items[asked], behaviors[asked])
+        return head.link.loss(scores, labels[asked]).sum() / head.scale.share
 
     def _item_loss(self, states: Tensor, labels: Tensor, step: int) -> Tensor:
         """Summed loss of the (N,) labels from (N, H) states."""
@@ -108,6 +138,20 @@ class NextEventObjective(nn.Module):
             return gbce(own, others, unused, rate=rate, items=len(inclusion), calibration=t).sum()
         own_log_q, others_log_q = inclusion[labels].log(), inclusion[drawn].log()
         return sampled_softmax(own, others, unused, own_log_q, others_log_q).sum()
+
+
+def _freeze_idle(model: InfluenceModel) -> None:
+    """Heads of weight 0, and unit vectors that nothing reads then, get no gradient."""
+    config = model.config
+    for head, weight in (
+        (model.item_head, config.item_head.weight),
+        (model.behavior_head, config.behavior_head.weight),
+    ):
+        if not weight:
+            head.requires_grad_(requires_grad=False)
+    reads_items = config.item_head.weight or config.feedback_head.weight
+    if model.encoder.style == "text" and not reads_items:
+        model.units.requires_grad_(requires_grad=False)
 
 
 def _filled(drawn: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import (
     EarlyStoppingCallback,
-    EvalPrediction,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -24,7 +24,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from llm_influence.config import RunConfig, TrainConfig
 from llm_influence.data.splits import EvaluationSet, Split
 from llm_influence.errors import ConfigError
-from llm_influence.evaluation.ranking import ranking_metrics, target_ranks
+from llm_influence.evaluation.choice import check_chosen, chosen_metric
+from llm_influence.evaluation.heads import Questions, head_metrics, row_scores
 from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
@@ -46,10 +47,11 @@ from llm_influence.training.windows import (
 
 
 class InfluenceTrainer(Trainer):
-    """Trains an `InfluenceModel` on windows and validates it by full ranking.
+    """Trains an `InfluenceModel` on windows and measures all of its heads on validation.
 
-    What differs from its parent: two learning rates, ranks instead of logits as predictions (small
-    enough to gather from every process), and checkpoints that hold what is trained alone.
+    What differs from its parent: two learning rates, a few numbers a row instead of logits as
+    predictions (`evaluation.heads.row_scores`, small enough to gather from every process), and
+    checkpoints that hold what is trained alone.
     """
 
     data_collator: WindowCollator | RowCollator
@@ -61,7 +63,8 @@ class InfluenceTrainer(Trainer):
         split: Split,
         args: TrainingArguments,
     ) -> None:
-        self._config = config
+        self._config, self._top = config, 0
+        check_chosen(config, split.validation)
         train, cutoff = config.train, config.evaluation.cutoff
         objective = NextEventObjective(
             model,
@@ -77,8 +80,14 @@ class InfluenceTrainer(Trainer):
             model=objective,
             train_dataset=windows,
             eval_dataset=RowDataset(split.validation),
-            data_collator=WindowCollator(split.train, model.encoder, dropout),
-            compute_metrics=lambda found: ranking_metrics(_flat(found), cutoff),
+            data_collator=WindowCollator(
+                split.train,
+                model.encoder,
+                dropout,
+                feedback=config.model.feedback,
+                when=config.model.when,
+            ),
+            compute_metrics=lambda found: head_metrics(model, found.predictions, cutoff),
             callbacks=[
                 EarlyStoppingCallback(train.patience),
                 InnerValidations(train.validations_per_epoch, steps),
@@ -141,27 +150,37 @@ class InfluenceTrainer(Trainer):
         inputs: Inputs,
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[None, Tensor, Tensor]:
-        """Ranks of the targets, as predictions; in float32, as the saved model predicts."""
+    ) -> tuple[None, dict[str, Tensor], Tensor]:
+        """What the heads say of rows, as predictions; in float32, as the saved model predicts."""
         inputs = self._prepare_inputs(inputs)
-        labels, seen = inputs.pop("labels"), inputs.pop("seen", None)
+        names = {part.name for part in fields(EncodedBatch)}
+        answers = {name: column for name, column in inputs.items() if name not in names}
+        batch = EncodedBatch(**{name: inputs[name] for name in names})
         with torch.no_grad():
-            states = self.influence_model.query(EncodedBatch(**inputs))
-        ranks = target_ranks(self.influence_model.item_scores(states), labels, seen)
-        return None, ranks.to(labels.device), labels
+            found = row_scores(self.influence_model, batch, answers, top=self._top)
+        return None, found, answers["labels"]
 
-    def ranks(self, rows: EvaluationSet) -> np.ndarray:
-        """(N,) rank of every row's target, each row counted once over all processes."""
-        found: EvalLoopOutput = self.predict(RowDataset(rows))
-        return np.asarray(found.predictions).reshape(-1)
+    def measure(self, rows: EvaluationSet) -> dict[str, float]:
+        """Metrics of all heads, each row counted once over all processes.
+
+        Beside what every validation measures, what the recommendations show people is measured.
+        """
+        cutoff = self._config.evaluation.cutoff
+        self._top = min(cutoff, len(self.influence_model.catalogue))
+        try:
+            found: EvalLoopOutput = self.predict(RowDataset(rows))
+        finally:
+            self._top = 0
+        return head_metrics(self.influence_model, found.predictions, cutoff)
 
     def get_test_dataloader(self, test_dataset: RowDataset) -> DataLoader:
         """Rows of a test set, rendered like those of validation."""
         return self.get_eval_dataloader(test_dataset)
 
     def _row_collator(self, rows: EvaluationSet) -> RowCollator:
-        exclude = self._config.evaluation.exclude_seen
-        return RowCollator(rows, self.influence_model.encoder, exclude_seen=exclude)
+        exclude, feedback = self._config.evaluation.exclude_seen, self._config.model.feedback
+        questions = Questions(rows, exclude_seen=exclude, feedback=feedback)
+        return RowCollator(questions, self.influence_model.encoder)
 
     # --- checkpoints: one model folder of what is trained ---------------------------------
 
@@ -222,7 +241,7 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
         ConfigError: The batch size cannot be shared among processes and accumulation steps.
     """
     train = config.train
-    bf16 = wants_bf16(train)
+    bf16, (metric, more_is_better) = wants_bf16(train), chosen_metric(config)
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=train.epochs,
@@ -241,8 +260,8 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
         save_strategy="epoch",
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model=f"ndcg@{config.evaluation.cutoff}",
-        greater_is_better=True,
+        metric_for_best_model=metric,
+        greater_is_better=more_is_better,
         restore_callback_states_from_checkpoint=True,  # patience counts on after a break
         logging_strategy="steps",
         logging_steps=10,
@@ -271,7 +290,7 @@ def _negatives(config: RunConfig, model: InfluenceModel, split: Split) -> Negati
     """What a loss that draws draws from: gBCE is about even draws, see docs/large_catalogues.md."""
     head, items = config.model.item_head, len(model.catalogue)
     loss = head.loss_for(items)
-    if loss == "full":
+    if loss == "full" or not head.weight:
         return None
     even = np.full(items, 1 / items)
     proposal = even if loss == "gbce" else half_popular(split.train.items, items)
@@ -288,7 +307,3 @@ def _share(train: TrainConfig, world_size: int) -> int:
             fix=f"set train.batch_size to {max(parts, train.batch_size // parts * parts)}",
         )
     return train.batch_size // parts
-
-
-def _flat(found: EvalPrediction) -> np.ndarray:
-    return np.asarray(found.predictions).reshape(-1)

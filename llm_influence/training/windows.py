@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from llm_influence.config import FeedbackHeadConfig
+from llm_influence.data.feedback import feedback_labels
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet
-from llm_influence.evaluation.ranking import seen_items
+from llm_influence.evaluation.heads import Questions
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
+from llm_influence.rendering.gaps import asked_codes
 from llm_influence.training.augmentation import EventDropout, events_before
-from llm_influence.types import History
+from llm_influence.types import History, IntArray
 
 IGNORE = -100
 """Label of a position that predicts nothing; the convention of torch and transformers."""
@@ -77,6 +80,9 @@ class WindowDataset(Dataset[Window]):
 class WindowCollator:
     """Windows to one batch: encoded tensors, item labels and behaviour labels.
 
+    Labels of feedback (NaN where none is asked) and the gap codes ``label_when`` from the last
+    kept event to each label come with them where a head wants them.
+
     Labels are (B, L), one for each of a window's events and for the one after it. ``asked_at``
     (B, L) is the token from whose state each is predicted: the last one of the last event before
     it, or of the frame for the first. Events that ``dropout`` leaves out are not rendered, the gap
@@ -87,13 +93,23 @@ class WindowCollator:
         log: Events of training.
         encoder: Renders the windows.
         dropout: Which events are left out; default: none.
+        feedback: What is asked of a feedback head; default: nothing.
+        when: Whether heads read the gap to the question.
     """
 
     def __init__(
-        self, log: BehaviorLog, encoder: Encoder, dropout: EventDropout | None = None
+        self,
+        log: BehaviorLog,
+        encoder: Encoder,
+        dropout: EventDropout | None = None,
+        *,
+        feedback: FeedbackHeadConfig | None = None,
+        when: bool = False,
     ) -> None:
         self._log, self._encoder = log, encoder
         self._dropout = dropout or EventDropout()
+        self._feedback = None if feedback is None else feedback_labels(log, feedback)
+        self._when = when
 
     def __call__(self, windows: Sequence[Window]) -> Inputs:
         """See the class."""
@@ -113,12 +129,28 @@ class WindowCollator:
         ]
         labels = self._encoder.lexicon.columns(whole)
         places = _pad(np.concatenate(before), labels.lengths, 0)
+        wanted: Inputs = {}
+        if self._when:
+            visible = [
+                h.timestamps[:-1][k][left_out:]
+                for h, k, left_out in zip(whole, kept, encoded.left_out, strict=True)
+            ]
+            wanted["label_when"] = _pad(_gaps(whole, visible, before), labels.lengths, 0)
+        if self._feedback is not None:
+            found = np.concatenate([self._feedback[self._span(w)] for w in windows])
+            wanted["feedback_labels"] = _pad(found, labels.lengths, np.nan)
         return {
+            **wanted,
             **batch_inputs(batch),
             "labels": _pad(labels.codes["item"], labels.lengths, IGNORE),
             "behavior_labels": _pad(labels.codes["behavior"], labels.lengths, IGNORE),
             "asked_at": batch.ends.gather(1, places),
         }
+
+    def _span(self, window: Window) -> slice:
+        """Where the labels of a window stand in the arrays of the log."""
+        start = int(self._log.offsets[window.user])
+        return slice(start + window.start, start + window.stop + 1)
 
 
 class RowDataset(Dataset[int]):
@@ -137,19 +169,16 @@ class RowDataset(Dataset[int]):
 
 
 class RowCollator:
-    """Rows of an evaluation set to one batch with their targets and seen items."""
+    """Rows of an evaluation set to one batch with what came (`Questions.answers`)."""
 
-    def __init__(self, rows: EvaluationSet, encoder: Encoder, *, exclude_seen: bool) -> None:
-        self._rows, self._encoder, self._exclude_seen = rows, encoder, exclude_seen
+    def __init__(self, questions: Questions, encoder: Encoder) -> None:
+        self._questions, self._encoder = questions, encoder
 
     def __call__(self, numbers: Sequence[int]) -> Inputs:
         """See the class."""
-        histories: list[History] = [self._rows.history(number) for number in numbers]
+        histories = self._questions.histories(numbers)
         inputs = batch_inputs(collate(self._encoder.encode(histories)))
-        inputs["labels"] = torch.from_numpy(self._rows.target_items[numbers].astype(np.int64))
-        if self._exclude_seen:
-            inputs["seen"] = seen_items([history.items for history in histories])
-        return inputs
+        return inputs | self._questions.answers(numbers, histories)
 
 
 def batch_inputs(batch: EncodedBatch) -> Inputs:
@@ -157,8 +186,19 @@ def batch_inputs(batch: EncodedBatch) -> Inputs:
     return {name: getattr(batch, name) for name in batch.__slots__}
 
 
-def _pad(codes: np.ndarray, lengths: np.ndarray, filler: int) -> Tensor:
+def _gaps(
+    whole: Sequence[History], visible: Sequence[IntArray], before: Sequence[IntArray]
+) -> IntArray:
+    """Gap codes from the last event that is seen to each label, windows one after the other."""
+    last = [np.append(0, times)[count] for times, count in zip(visible, before, strict=True)]
+    known = np.concatenate(before) > 0
+    asked = np.concatenate([history.timestamps for history in whole])
+    return asked_codes(np.concatenate(last), asked, known)
+
+
+def _pad(codes: np.ndarray, lengths: np.ndarray, filler: float) -> Tensor:
     places = np.arange(int(lengths.max()))
-    padded = np.full((len(lengths), len(places)), filler, dtype=np.int64)
+    kind = np.float32 if codes.dtype.kind == "f" else np.int64
+    padded = np.full((len(lengths), len(places)), filler, dtype=kind)
     padded[places < lengths[:, None]] = codes
     return torch.from_numpy(padded)

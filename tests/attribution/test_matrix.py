@@ -1,5 +1,7 @@
 """Every event on every later prediction, against leave-one-out on every prefix."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,14 +11,17 @@ from llm_influence.attribution.matrix import influence_matrix
 from llm_influence.attribution.targets import Behavior, Contrast, Item, Slate
 from llm_influence.errors import ExplanationError
 from llm_influence.types import Event, History
+from tests import tiny
 
 
 def prefix_by_prefix(model, history, targets, removal):
     """(E, E) leave-one-out of each prefix, and the values with all of its events."""
     explainer = Explainer(model, "leave_one_out", removal=removal, fidelity_masks=0)
     scores, values = np.full((len(history), len(history)), np.nan), []
+    moments = [*history.timestamps[1:].tolist(), history.asked_at]
     for last, target in enumerate(targets):
-        found = explainer.explain(history.keep(slice(0, last + 1)), target)
+        prefix = replace(history.keep(slice(0, last + 1)), asked_at=moments[last])
+        found = explainer.explain(prefix, target)
         scores[: last + 1, last] = found.scores
         values.append(found.full_value)
     return scores, values
@@ -42,6 +47,18 @@ def test_other_targets_are_explained_after_every_event(bert, log, target):
     history = bert.encoder.trim(log.at(5))
     found = influence_matrix(bert, history, target)
     scores, values = prefix_by_prefix(bert, history, [target] * len(history), "drop")
+    np.testing.assert_allclose(found.scores, scores, atol=1e-4)
+    np.testing.assert_allclose(found.full_values, values, atol=1e-4)
+
+
+@pytest.mark.parametrize("removal", ["drop", "mask"])
+@pytest.mark.parametrize("moment", [None, 10**6])
+def test_a_model_that_reads_when_is_asked_at_the_moment_of_the_next_event(log, removal, moment):
+    model, history = tiny.tiny_model(when=True), log.at(5)
+    late = None if moment is None else int(history.timestamps[-1]) + moment
+    history = replace(history, asked_at=late)
+    found = influence_matrix(model, history, "cart", removal=removal)
+    scores, values = prefix_by_prefix(model, history, ["cart"] * len(history), removal)
     np.testing.assert_allclose(found.scores, scores, atol=1e-4)
     np.testing.assert_allclose(found.full_values, values, atol=1e-4)
 

@@ -5,7 +5,8 @@ import pyarrow.csv
 import pytest
 from hypothesis import given, settings
 
-from llm_influence.data import BehaviorLog, Catalogue
+from llm_influence.config import SplitConfig
+from llm_influence.data import BehaviorLog, Catalogue, Split, split_log
 from llm_influence.errors import (
     DataError,
     DuplicateError,
@@ -215,6 +216,32 @@ def test_align_names_what_is_unknown():
         log.align(Catalogue.from_ids(pa.array(["x", "z"])), ("view", "cart"))
     with pytest.raises(UnknownNameError, match=r"event 2 of user a: behaviour 'cart'.*'view'"):
         log.align(log.catalogue, ("view",))
+
+
+def test_labels_stay_with_their_events_and_out_of_histories(tmp_path):
+    """Rows come unsorted; one has no label."""
+    columns = {"user_id": ["b", "a", "a", "b", "b"], "item_id": ["x", "x", "y", "y", "y"]}
+    rows = pa.table({**columns, "timestamp": [9, 3, 2, 1, 4], "label": [1.0, None, 0.0, 5.0, 7.0]})
+    log = BehaviorLog.read(rows)
+    np.testing.assert_array_equal(log.labels, [0, np.nan, 5, 7, 1])
+    np.testing.assert_array_equal(log.prefix([1, 2]).labels, [0, 5, 7])
+    np.testing.assert_array_equal(log.select(["b"]).labels, [5, 7, 1])
+    assert np.isnan(log.values).all()
+    shown = log.history("b")
+    assert [event.value for event in shown.events()] == [None, None, None]
+    assert BehaviorLog.read(rows.drop_columns("label")).labels is None
+    split = split_log(log, SplitConfig())
+    split.save(tmp_path)
+    np.testing.assert_array_equal(Split.load(tmp_path).log.labels, log.labels)
+    with pytest.raises(DataError, match="length"):
+        BehaviorLog.from_arrays(
+            user_ids=["a"],
+            offsets=[0, 1],
+            items=[0],
+            timestamps=[1],
+            catalogue=log.catalogue,
+            labels=[1, 2],
+        )
 
 
 def test_from_arrays_checks_what_it_is_given():

@@ -3,6 +3,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
+from pydantic import ValidationError
 
 from llm_influence.config import SplitConfig
 from llm_influence.data import BehaviorLog, Catalogue, Split, split_log
@@ -96,12 +97,14 @@ def test_nobody_to_test():
 
 CONFIGS = st.one_of(
     st.builds(SplitConfig, min_events=st.integers(2, 4)),
+    st.builds(SplitConfig, min_events=st.integers(4, 6), held_out=st.just(2)),
     st.builds(
         SplitConfig,
         kind=st.just("global_time"),
         validation_from=st.floats(0.05, 0.5),
         test_from=st.floats(0.55, 0.95),
         min_events=st.integers(2, 4),
+        questions=st.sampled_from(["first", "all"]),
     ),
 )
 
@@ -126,13 +129,63 @@ def test_parts_cover_every_event_once(rows, config):
     counts = np.bincount(parts, minlength=4)
     assert counts[0] == split.train.num_events
     assert counts[1:3].tolist() == [len(split.validation), len(split.test)]
-    if config.kind == "leave_one_out" and config.min_events > 2:
+    if config.kind == "leave_one_out" and config.min_events > 2 * config.held_out:
         assert counts[3] == 0
+    several = config.held_out > 1 or config.questions == "all"
     for questions in (split.validation, split.test):
-        assert len(np.unique(questions.users)) == len(questions)
+        assert several or len(np.unique(questions.users)) == len(questions)
         assert (questions.positions >= 1).all()
         trained = np.isin(questions.events, np.flatnonzero(parts == 0))
         assert not trained.any()
+
+
+def questions_of(rows):
+    """(user, position) of every question."""
+    return list(
+        zip(
+            rows.log.user_ids.take(pa.array(rows.users)).to_pylist(),
+            rows.positions.tolist(),
+            strict=True,
+        )
+    )
+
+
+def test_several_events_of_a_user_are_held_out_each_with_all_before_it_as_history():
+    split = split_log(LOG, SplitConfig(held_out=2, min_events=4))
+    assert questions_of(split.validation) == [("long", 1), ("long", 2)]
+    assert questions_of(split.test) == [("long", 3), ("long", 4)]
+    assert split.train.history("long").item_ids() == ["i0"]
+    assert len(split.train.history("short")) == 2  # too few events: they only train
+    assert split.test.history(1).item_ids() == ["i0", "i1", "i2", "i3"]
+    assert "last 2 events" in split.description["rule"]
+
+
+def test_every_event_after_a_moment_may_be_asked():
+    split = split_log(LOG, BY_TIME.model_copy(update={"questions": "all"}))
+    assert questions_of(split.validation) == [("long", 3), ("long", 4), ("three", 1)]
+    assert questions_of(split.test) == [("short", 1), ("three", 2)]
+    one = split_log(LOG, BY_TIME)
+    assert questions_of(one.validation) == [("long", 3)]
+    assert one.train.num_events == split.train.num_events
+
+
+def test_a_question_is_asked_when_its_event_happens():
+    rows = split_log(LOG, SplitConfig()).test
+    assert [rows.history(n).asked_at for n in range(len(rows))] == [4, 9]
+    assert LOG.history("long").asked_at is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"held_out": 3, "min_events": 5}, "min_events of at least 6"),
+        ({"kind": "global_time", "held_out": 2}, "no held_out"),
+        ({"questions": "all"}, "no questions"),
+    ],
+)
+def test_options_that_do_not_fit_the_kind_are_refused(options, said):
+    with pytest.raises(ValidationError, match=said):
+        SplitConfig(**options)
 
 
 @pytest.mark.parametrize("config", [SplitConfig(), BY_TIME])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,7 +85,8 @@ def test_a_model_stands_beside_the_baselines_on_the_same_rows():
     records = compare(tiny.tiny_model(), split, EvaluationConfig())
     assert records[0]["system"] == "llm_influence"
     assert records[1]["system"].startswith("item-kNN (")
-    popular = evaluate(Popularity(split.train), split.test, EvaluationConfig())[0]
+    counts = np.bincount(split.train.items, minlength=30)
+    popular = evaluate(Popularity(split.train), split.test, EvaluationConfig(), counts)[0]
     assert records[2] == {"system": "popularity", "split": "test", **popular}
     lines = as_text(records).splitlines()
     assert len(lines) == 5

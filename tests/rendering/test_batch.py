@@ -16,6 +16,7 @@ ENCODED = EncodedHistories(
     offsets=np.array([0, 8, 11]),
     num_events=np.array([3, 1]),
     left_out=np.array([0, 0]),
+    when=np.array([0, 4]),
 )
 
 
@@ -74,6 +75,7 @@ def test_histories_without_events_are_frames_alone():
         offsets=np.array([0, 2]),
         num_events=np.array([0]),
         left_out=np.array([0]),
+        when=np.array([0]),
     )
     batch = collate(empty)
     assert batch.ends.tolist() == [[1]]

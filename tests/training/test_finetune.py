@@ -12,6 +12,7 @@ from llm_influence.config import RunConfig
 from llm_influence.data.sources import open_data
 from llm_influence.data.splits import Split, split_log
 from llm_influence.errors import ConfigError, OutputError
+from llm_influence.evaluation.heads import by_head
 from llm_influence.evaluation.ranking import ModelRecommender, evaluate
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import finetune as module
@@ -49,7 +50,10 @@ def test_metrics_of_a_run_are_those_of_the_folder_it_wrote(run):
     written = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))
     for name, rows in (("validation", split.validation), ("test", split.test)):
         fresh = evaluate(loaded, rows, config.evaluation)[0]
-        assert written[name] == getattr(result, name) == pytest.approx(fresh, abs=1e-6)
+        found = getattr(result, name)
+        assert written[name] == by_head(found)
+        assert {key: found[key] for key in fresh} == pytest.approx(fresh, abs=1e-6)
+        assert written[name]["behaviors"].keys() == {"accuracy", "macro_f1", "log_loss"}
     assert written["protocol"]["test"]["rows"] == len(split.test)
     assert written["protocol"]["data"] == config.data.source
     assert result.seconds > 0
@@ -62,7 +66,8 @@ def test_a_run_in_bf16_is_measured_in_full_precision(tmp_path):
     result = finetune(config)
     split = split_log(open_data(config.data), config.data.split)
     loaded = ModelRecommender(InfluenceModel.from_pretrained(result.folder))
-    assert result.test == pytest.approx(evaluate(loaded, split.test, config.evaluation)[0])
+    fresh = evaluate(loaded, split.test, config.evaluation)[0]
+    assert {key: result.test[key] for key in fresh} == pytest.approx(fresh)
 
 
 def test_a_run_keeps_the_epoch_that_did_best_on_validation(run):
@@ -213,10 +218,11 @@ def test_two_processes_come_to_the_metrics_of_one(tmp_path):
         written = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
         found.append((written, weights(folder / "run")))
     (one, weights_of_one), (two, weights_of_two) = found
-    assert 0 < one["test"]["hr@10"] < 1
+    assert 0 < one["test"]["items"]["hr@10"] < 1
     assert one["history"][-1]["step"] == two["history"][-1]["step"] == 14
     for name in ("validation", "test"):
-        assert two[name] == pytest.approx(one[name], abs=1e-6)
+        for head, metrics in one[name].items():
+            assert two[name][head] == pytest.approx(metrics, abs=1e-6)
     assert largest_difference(weights_of_one, weights_of_two) < 1e-5
 
 

@@ -50,7 +50,7 @@ def ndcg(monkeypatch):
     def arrange(*values):
         waiting = iter(values)
         made_up = lambda *_: {"ndcg@10": next(waiting, 0.0)}  # noqa: E731
-        monkeypatch.setattr("llm_influence.training.trainer.ranking_metrics", made_up)
+        monkeypatch.setattr("llm_influence.training.trainer.head_metrics", made_up)
 
     return arrange
 

@@ -6,6 +6,7 @@ import pytest
 from llm_influence.config import SplitConfig
 from llm_influence.data import BehaviorLog
 from llm_influence.data.splits import split_log
+from llm_influence.evaluation.heads import Questions
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 from llm_influence.training.windows import (
@@ -114,11 +115,13 @@ def test_rows_of_an_evaluation_are_histories_with_their_targets_and_seen_items()
     split = split_log(tiny.small_log())
     encoder = encoder_of(split.train, "token")
     rows = split.test
-    inputs = RowCollator(rows, encoder, exclude_seen=True)([2, 0])
+    questions = Questions(rows, exclude_seen=True, feedback=None)
+    inputs = RowCollator(questions, encoder)([2, 0])
     assert inputs["labels"].tolist() == rows.target_items[[2, 0]].tolist()
     for place, number in enumerate((2, 0)):
         history = rows.history(number)
         assert inputs["num_events"][place] == len(history)
         seen = inputs["seen"][place]
         assert seen[seen >= 0].tolist() == history.items.tolist()
-    assert "seen" not in RowCollator(rows, encoder, exclude_seen=False)([0])
+    questions = Questions(rows, exclude_seen=False, feedback=None)
+    assert "seen" not in RowCollator(questions, encoder)([0])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from llm_influence.attribution.task import Task
-from llm_influence.modeling.model import Prediction
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.types import FloatArray, IntArray
 
@@ -99,7 +98,7 @@ class Surface:
     def _target(self, batch: EncodedBatch, vectors: Tensor, rows: IntArray) -> Tensor:
         model = self.task.model
         states = model.query(batch, vectors)
-        prediction = Prediction(model.item_head(states, self._items), model.behavior_head(states))
+        prediction = model.heads(states, self._items)
         return self.task.target.values(prediction, torch.from_numpy(rows))
 
     def _batches(self, rows: IntArray) -> Iterator[tuple[Tensor, EncodedBatch]]:
