@@ -29,7 +29,7 @@ def model(request):
 
 @pytest.fixture(
     scope="session",
-    params=[*((k, s) for k in tiny.BACKBONES for s in ("token", "text")), *tiny.RECURRENT],
+    params=[*((k, s) for k in tiny.BACKBONES for s in ("token", "text")), *tiny.CELLS],
 )
 def any_model(request):
     """The same, recurrent models included."""

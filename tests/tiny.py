@@ -43,7 +43,7 @@ WORDS = (
 )
 BEHAVIORS = ("click", "cart", "purchase")
 BACKBONES = ("bert", "modernbert", "gpt2", "llama")
-RECURRENT = (("gru", "token"), ("lstm", "text"), ("recurrence", "token"))
+CELLS = (("gru", "token"), ("lstm", "text"), ("recurrence", "token"))
 """Each in one rendering style: they differ in their cell alone."""
 
 
@@ -174,8 +174,15 @@ def recurrent_options(kind: str, style: str) -> dict:
     return {"backbone": kind, "recurrent": sizes, "adapter": {"kind": "full"}}
 
 
-def tiny_model(kind: str = "bert", style: str = "token", *, noise: float = 0.05) -> InfluenceModel:
-    """An untrained model whose heads, adapter and residuals are all away from their zero start."""
+def tiny_model(
+    kind: str = "bert", style: str = "token", *, noise: float | None = None
+) -> InfluenceModel:
+    """An untrained model whose heads, adapter and residuals are all away from their zero start.
+
+    A cell at its start hardly feels its input: recurrent models are moved further.
+    """
+    if noise is None:
+        noise = 0.3 if kind in config.RECURRENT else 0.05
     model = InfluenceModel.build(run_config(kind, style), small_log())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

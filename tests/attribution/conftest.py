@@ -13,6 +13,12 @@ def bert():
     return tiny.tiny_model("bert", "token")
 
 
+@pytest.fixture(scope="session")
+def recurrence():
+    """A gated recurrence over the full template."""
+    return tiny.tiny_model("recurrence", "token")
+
+
 @pytest.fixture(autouse=True)
 def the_backbone_serves_the_method(request):
     """What a backbone cannot give is refused (test_gradient and test_explainer hold that).

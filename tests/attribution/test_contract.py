@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from llm_influence import Contrast, Explainer
+from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.explainer import METHODS
+from llm_influence.attribution.renderings import REMOVALS
+from llm_influence.attribution.targets import bind
+from llm_influence.attribution.value_function import ValueFunction
+from llm_influence.errors import ExplanationError
+from llm_influence.faithfulness.evaluation import evaluate_faithfulness
 from llm_influence.influence import Influence
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
@@ -91,7 +97,9 @@ def test_every_event_gets_a_finite_score_and_the_card_says_how(any_model, log, m
 @every_case
 def test_batch_and_padding_change_nothing(any_model, log, method, removal):
     for user, together in zip(USERS, explained(any_model, method, removal), strict=True):
-        alone = explainer(any_model, method, removal, seed=5, batch_size=1).explain(log.history(user))
+        alone = explainer(any_model, method, removal, seed=5, batch_size=1).explain(
+            log.history(user)
+        )
         assert_same(alone, together)
 
 
@@ -136,6 +144,50 @@ def test_shares_are_never_negative_and_add_up_to_one(any_model, method):
     for found in explained(any_model, method, None):
         assert (found.scores >= 0).all()
         assert found.scores.sum() + found.frame_score == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].attention])
+def test_methods_that_read_attention_refuse_a_recurrent_model(recurrence, log, method):
+    with pytest.raises(ExplanationError, match="'recurrence' does not attend.*leave_one_out"):
+        Explainer(recurrence, method)
+    with pytest.raises(ExplanationError, match="does not attend"):
+        Explainer(recurrence, agree_with=method)
+    with pytest.raises(ExplanationError, match="does not attend"):
+        evaluate_faithfulness(recurrence, [log.at(0)], [method])
+
+
+def test_what_no_model_has_read_is_alike_to_nothing(recurrence, log):
+    with pytest.raises(ExplanationError, match=r"no language model has read.*recurrent\.words"):
+        Explainer(recurrence, "item_similarity").explain(log.at(0))
+
+
+def test_the_gates_of_a_recurrence_stand_beside_its_scores(recurrence, bert, log):
+    found = Explainer(recurrence, "leave_one_out").explain([log.at(0), log.at(3)])
+    for record, history in zip(found, (log.at(0), log.at(3)), strict=True):
+        gates = recurrence.gates(history).mean(dim=1).numpy()
+        assert record.gates.shape == record.scores.shape
+        np.testing.assert_allclose(record.gates, gates, rtol=1e-4)
+    assert Explainer(bert, "leave_one_out").explain(log.at(0)).gates is None
+
+
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_a_recurrent_model_is_read_whole_whether_beginnings_may_be_shared_or_not(
+    recurrence, log, removal
+):
+    masks = [np.tri(4, 4, dtype=bool)]
+    bound = bind("i7", recurrence, [log.history("u0")])
+    shared, whole = (
+        ValueFunction(
+            recurrence,
+            [log.history("u0")],
+            bound,
+            removal,
+            engine=Engine(recurrence, share=share),
+        )(masks)[0]
+        for share in (True, False)
+    )
+    np.testing.assert_allclose(shared, whole, atol=1e-5)
+    assert np.ptp(whole) > 1e-2
 
 
 # --- truths that hold on a model whose answer is a sum over events --------------------------

@@ -79,7 +79,10 @@ def test_what_stands_at_a_hidden_token_has_no_effect(any_model, history):
     )
     assert not torch.equal(other.input_ids, hidden.input_ids)
     visible = hidden.attention_mask[0]
-    first, second = states_of(any_model, hidden)[0, visible], states_of(any_model, other)[0, visible]
+    first, second = (
+        states_of(any_model, hidden)[0, visible],
+        states_of(any_model, other)[0, visible],
+    )
     torch.testing.assert_close(first, second, **CLOSE)
 
 
