@@ -148,7 +148,7 @@ def test_shares_are_never_negative_and_add_up_to_one(any_model, method):
 
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].attention])
 def test_methods_that_read_attention_refuse_a_recurrent_model(recurrence, log, method):
-    with pytest.raises(ExplanationError, match="'recurrence' does not attend.*leave_one_out"):
+    with pytest.raises(ExplanationError, match=r"'recurrence' does not attend.*leave_one_out"):
         Explainer(recurrence, method)
     with pytest.raises(ExplanationError, match="does not attend"):
         Explainer(recurrence, agree_with=method)
