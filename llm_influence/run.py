@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
-from llm_influence.config import DataConfig, RunConfig
+from llm_influence.config import RECURRENT, DataConfig, ModelConfig, RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.sources import open_data
 from llm_influence.data.splits import Split
@@ -78,8 +78,7 @@ class Run:
         return ReportFacts(
             title=f"What made the model predict this? {self.config.data.source}",
             model={
-                "Backbone": model.backbone
-                + (f", its first {model.layers} layers" if model.layers else ""),
+                "Backbone": _backbone(model),
                 "Adapter": model.adapter.describe(),
                 "Rendering": f"style {rendering.style}, template {rendering.template}",
                 "Events read": f"the last {self.model.encoder.max_events}",
@@ -93,6 +92,15 @@ class Run:
                 for history in shown
             },
         )
+
+
+def _backbone(model: ModelConfig) -> str:
+    """The backbone and how much of it there is."""
+    if model.backbone in RECURRENT:
+        sizes = model.recurrent
+        words = f", items read by {sizes.words}" if sizes.words else ""
+        return f"{model.backbone}, {sizes.layers} x {sizes.width}{words}"
+    return model.backbone + (f", its first {model.layers} layers" if model.layers else "")
 
 
 def _flat(tree: dict[str, object], prefix: str = "") -> dict[str, str]:

@@ -23,5 +23,14 @@ def log():
 
 @pytest.fixture(scope="session", params=[(k, s) for k in tiny.BACKBONES for s in ("token", "text")])
 def model(request):
-    """One tiny model for every backbone family and rendering style."""
+    """One tiny model for every family of transformers and rendering style."""
+    return tiny.tiny_model(*request.param)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[*((k, s) for k in tiny.BACKBONES for s in ("token", "text")), *tiny.CELLS],
+)
+def any_model(request):
+    """The same, recurrent models included."""
     return tiny.tiny_model(*request.param)

@@ -57,6 +57,17 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(written, number):
             "model: {adapter: {kind: adalora, prune_from: 0.5, prune_until: 0.5}}",
             r"prune_from 0.5 before prune_until",
         ),
+        ("model: {backbone: gru}", r"Expected adapter.kind 'full', not 'lora': backbone 'gru'"),
+        ("model: {backbone: gru, layers: 2, adapter: {kind: full}}", r"recurrent.layers says"),
+        (
+            "model: {backbone: recurrence, recurrent: {layers: 2}, adapter: {kind: full}}",
+            r"recurrent.layers 1: backbone 'recurrence' has one gate",
+        ),
+        (
+            "model: {backbone: lstm, residual_dropout: 0.1, adapter: {kind: full}}",
+            r"residual_dropout 0, or recurrent.words",
+        ),
+        ("model: {recurrent: {width: 64}}", r"no recurrent: backbone 'minilm' does not read it"),
         ("train: {epochs: many}", r"train.epochs is 'many'.*valid number"),
         ("train: {epochs: 0}", r"train.epochs is 0.*greater than 0"),
         ("rendering: {style: words}", r"rendering.style is 'words'.*'token' or 'text'"),

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from llm_influence import config
 from llm_influence.config import RunConfig
 from llm_influence.data import BehaviorLog
 from llm_influence.modeling.model import InfluenceModel
@@ -42,6 +43,8 @@ WORDS = (
 )
 BEHAVIORS = ("click", "cart", "purchase")
 BACKBONES = ("bert", "modernbert", "gpt2", "llama")
+CELLS = (("gru", "token"), ("lstm", "text"), ("recurrence", "token"))
+"""Each in one rendering style: they differ in their cell alone."""
 
 
 def items_table(count: int = 30, seed: int = 0) -> pa.Table:
@@ -146,13 +149,18 @@ def _byte_level() -> PreTrainedTokenizerFast:
 
 
 def run_config(kind: str = "bert", style: str = "token", **sections: dict) -> RunConfig:
+    model = (
+        recurrent_options(kind, style)
+        if kind in config.RECURRENT
+        else {"backbone": backbone_folder(kind), "adapter": {"rank": 4}}
+    )
     tree: dict = {
         "rendering": {
             "style": style,
             "template": "full" if style == "token" else "prose",
             "max_events": 8,
         },
-        "model": {"backbone": backbone_folder(kind), "adapter": {"rank": 4}},
+        "model": model,
         "train": {"epochs": 1, "batch_size": 4},
     }
     for section, options in sections.items():
@@ -160,13 +168,22 @@ def run_config(kind: str = "bert", style: str = "token", **sections: dict) -> Ru
     return RunConfig.model_validate(tree)
 
 
+def recurrent_options(kind: str, style: str) -> dict:
+    words = backbone_folder("bert") if style == "text" else None
+    sizes = {"width": 32, "layers": 1 if kind == "recurrence" else 2, "words": words}
+    return {"backbone": kind, "recurrent": sizes, "adapter": {"kind": "full"}}
+
+
 def tiny_model(
-    kind: str = "bert", style: str = "token", *, noise: float = 0.05, **options: object
+    kind: str = "bert", style: str = "token", *, noise: float | None = None, **options: object
 ) -> InfluenceModel:
     """An untrained model whose heads, adapter and residuals are all away from their zero start.
 
-    ``options`` are those of the section ``model``.
+    A cell at its start hardly feels its input: recurrent models are moved further. ``options``
+    are those of the section ``model``.
     """
+    if noise is None:
+        noise = 0.3 if kind in config.RECURRENT else 0.05
     model = InfluenceModel.build(run_config(kind, style, model=options), small_log())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

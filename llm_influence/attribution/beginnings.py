@@ -44,7 +44,9 @@ _KNOWN: weakref.WeakKeyDictionary[InfluenceModel, Beginnings] = weakref.WeakKeyD
 
 
 def beginnings_of(model: InfluenceModel) -> Beginnings:
-    """Asked of a model once."""
+    """Asked of a model once; a recurrent one has no keys and values, and is not asked."""
+    if not model.backbone.attends:
+        return Beginnings(kept=False, token_bytes=0, reach=0.0)
     if model not in _KNOWN:
         with inference(model):
             example = _Example(model)
@@ -67,8 +69,7 @@ class _Example:
     def __init__(self, model: InfluenceModel) -> None:
         self.model, self.token_bytes = model, 0
         generator = torch.Generator().manual_seed(0)
-        width = model.backbone.model.get_input_embeddings().weight.shape[1]
-        vectors = torch.randn(1, EVENTS * TOKENS, width, generator=generator)
+        vectors = torch.randn(1, EVENTS * TOKENS, model.backbone.input_width, generator=generator)
         self.vectors = vectors.to(model.device)
         self.event = torch.arange(EVENTS, device=model.device).repeat_interleave(TOKENS)
         self.kept = torch.ones(EVENTS, dtype=torch.bool, device=model.device)

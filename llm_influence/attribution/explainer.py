@@ -19,6 +19,7 @@ from llm_influence.attribution.quality import CardOptions, quality_cards
 from llm_influence.attribution.registry import (
     METHODS,
     MethodSpec,
+    check_model,
     check_options,
     check_target,
     find_method,
@@ -29,8 +30,9 @@ from llm_influence.attribution.task import Attribution, Task
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
 from llm_influence.influence.record import Influence, Player, QualityCard
+from llm_influence.modeling.gates import event_gates, has_gates
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.types import History
+from llm_influence.types import FloatArray, History
 
 __all__ = ["METHODS", "Explainer"]
 
@@ -56,7 +58,8 @@ class Explainer:
         options: The method's own options, such as ``steps`` of integrated gradients.
 
     Raises:
-        ExplanationError: An unknown method, removal or option; the message lists the valid ones.
+        ExplanationError: An unknown method, removal or option, or a method that is not for this
+            model; the message lists the valid ones.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class Explainer:
             self.removal = _part_removal(self.spec, removal)
         self.seed, self.batch_size = seed, batch_size
         self.card = CardOptions(fidelity_masks, _other_method(agree_with, self.spec))
+        for spec in filter(None, (self.spec, self.card.agree_with)):
+            check_model(spec, model)
         if fidelity_masks < 0:
             raise ExplanationError(
                 f"fidelity_masks is {fidelity_masks}",
@@ -189,8 +194,9 @@ class Explainer:
         try:
             histories = [self.model.encoder.trim(history) for history in whole]
             left_out = [len(a) - len(b) for a, b in zip(whole, histories, strict=True)]
+            gates = self._gates(histories)
             tasks = self._tasks(histories, targets)
-            by_target = [self._explain_task(task, left_out) for task in tasks]
+            by_target = [self._explain_task(task, left_out, gates) for task in tasks]
         finally:
             self.model.train(was_training)
         return [[records[row] for records in by_target] for row in range(len(whole))]
@@ -207,10 +213,19 @@ class Explainer:
             else:
                 yield first.for_target(target)
 
-    def _explain_task(self, task: Task, left_out: Sequence[int]) -> list[Influence]:
+    def _gates(self, histories: Sequence[History]) -> list[FloatArray] | list[None]:
+        """Mean gate of every event, where the model is a gated recurrence."""
+        if not has_gates(self.model):
+            return [None] * len(histories)
+        gates = event_gates(self.model, histories)
+        return [gate.double().mean(dim=1).numpy() for gate in gates]
+
+    def _explain_task(
+        self, task: Task, left_out: Sequence[int], gates: Sequence[FloatArray | None]
+    ) -> list[Influence]:
         attribution = self.spec.run(task, **self.options)
         cards = quality_cards(task, self.spec, attribution, left_out, self.card)
-        return self._records(task, attribution, cards)
+        return self._records(task, attribution, cards, gates)
 
     def _players(self, history: History) -> list[Player] | None:
         if self.players.are_events:
@@ -218,7 +233,11 @@ class Explainer:
         return self.players.of(history, self.model.encoder)
 
     def _records(
-        self, task: Task, attribution: Attribution, cards: Sequence[QualityCard]
+        self,
+        task: Task,
+        attribution: Attribution,
+        cards: Sequence[QualityCard],
+        gates: Sequence[FloatArray | None],
     ) -> list[Influence]:
         titles, target = self.model.catalogue.titles_by_id, task.target
         errors, chances = attribution.standard_errors, target.probabilities(attribution.full)
@@ -239,6 +258,7 @@ class Explainer:
                     quality=card,
                     standard_errors=None if errors is None else errors[row],
                     players=self._players(history),
+                    gates=gates[row],
                 )
             )
         return records

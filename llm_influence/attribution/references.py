@@ -95,7 +95,8 @@ def item_similarity(task: Task) -> Attribution:
     The vectors are those that the untuned backbone gives to the items' texts, less their mean.
 
     Raises:
-        ExplanationError: The target is a behaviour, to which no item is alike.
+        ExplanationError: The target is a behaviour, to which no item is alike; or the model knows
+            its items by learned vectors alone (a recurrent backbone without words).
     """
     if task.target.kind == "behavior":
         raise ExplanationError(
@@ -103,6 +104,13 @@ def item_similarity(task: Task) -> Attribution:
             where="method 'item_similarity'",
             expected="an item, a contrast of two, or a slate",
             fix="explain an item, or use another reference",
+        )
+    if not task.model.units.has_words:
+        raise ExplanationError(
+            "no language model has read the items' texts",
+            where=f"method 'item_similarity', backbone {task.model.backbone.source!r}",
+            expected="items with text vectors",
+            fix="train with model.recurrent.words, or use another reference",
         )
     texts = task.model.units.words[task.model.first_item :]  # (I, D), length one
     lexicon = task.model.encoder.lexicon

@@ -13,8 +13,9 @@ from typing import Literal
 
 from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import BoundTarget
-from llm_influence.attribution.task import Attribution
+from llm_influence.attribution.task import Attribution, Task
 from llm_influence.errors import ExplanationError, choices
+from llm_influence.modeling.model import InfluenceModel
 
 Method = Callable[..., Attribution]
 
@@ -35,6 +36,7 @@ class MethodSpec:
         paper: Where it comes from.
         caution: When not to trust it.
         gradients: It follows the target's gradient, so it needs a target that has one.
+        attention: It reads attention weights, so it needs a backbone that attends.
     """
 
     name: str
@@ -48,6 +50,7 @@ class MethodSpec:
     paper: str
     caution: str
     gradients: bool
+    attention: bool
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -74,13 +77,17 @@ def register(
 ) -> Callable[[Method], Method]:
     """Make a function a method; the arguments are those of `MethodSpec`.
 
-    ``gradients`` need not be given: the family ``gradient`` follows them, others do not.
+    ``gradients`` need not be given: the family ``gradient`` follows them, others do not. The family
+    ``attention`` reads attention weights.
     """
     follows = family == "gradient" if gradients is None else gradients
+    looks = family == "attention"
 
     def add(run: Method) -> Method:
         METHODS[name] = MethodSpec(
-            name, run, family, units, removals, cost, estimates, equation, paper, caution, follows
+            *(name, run, family, units, removals, cost, estimates, equation, paper, caution),
+            gradients=follows,
+            attention=looks,
         )
         return run
 
@@ -117,6 +124,32 @@ def check_target(spec: MethodSpec, target: BoundTarget) -> None:
             expected="a target that changes smoothly: an item, a behaviour, a contrast or feedback",
             fix=f"explain one of these, or choose a method without gradients: {', '.join(able)}",
         )
+
+
+def check_model(spec: MethodSpec, model: InfluenceModel) -> None:
+    """Refuse a model that the method cannot explain.
+
+    Raises:
+        ExplanationError: The method reads attention weights and the backbone has none.
+    """
+    if spec.attention and not model.backbone.attends:
+        able = [name for name, each in METHODS.items() if not each.attention]
+        raise ExplanationError(
+            f"backbone {model.backbone.source!r} does not attend to events: it carries a state",
+            where=f"method {spec.name!r}",
+            expected="a transformer, whose attention weights are read",
+            fix=f"choose a method that reads none: {', '.join(able)}",
+        )
+
+
+def run_method(spec: MethodSpec, task: Task, options: Mapping[str, object]) -> Attribution:
+    """The method's answer, once it is known to be one for the task's model.
+
+    Raises:
+        ExplanationError: See `check_model`, and the method.
+    """
+    check_model(spec, task.model)
+    return spec.run(task, **options)
 
 
 def check_options(spec: MethodSpec, removal: str | None, options: Mapping[str, object]) -> Removal:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from llm_influence.attribution.explainer import METHODS
-from llm_influence.attribution.registry import check_options, find_method
+from llm_influence.attribution.registry import check_options, find_method, run_method
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.errors import ExplanationError
 
@@ -45,7 +45,7 @@ def contender(
     check_options(spec, None, options)
     return Contender(
         label or method,
-        partial(spec.run, **options),
+        partial(run_method, spec, options=options),
         in_target_units=spec.units == "target",
         reference=spec.family == "reference",
         removals=spec.removals or None,

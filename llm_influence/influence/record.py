@@ -104,6 +104,8 @@ class Influence:
         quality: How the scores were made and how well they add up.
         standard_errors: Standard error of each score, for methods that sample; else None.
         players: Whose the P scores are; None: the events'. See `by_event`.
+        gates: (E,) mean gate of each event, of a recurrence (docs/recurrent.md); else None. Part of
+            the state before the event that is still there after it, whatever the target.
     """
 
     user_id: str
@@ -119,6 +121,7 @@ class Influence:
     quality: QualityCard
     standard_errors: FloatArray | None = None
     players: Sequence[Player] | None = None
+    gates: FloatArray | None = None
 
     @property
     def unit(self) -> Literal["share", "NDCG", "log-odds", "points"]:

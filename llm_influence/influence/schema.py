@@ -11,7 +11,7 @@ import pyarrow as pa
 from llm_influence.errors import DataError, SchemaError
 from llm_influence.types import IntArray
 
-VERSION = "2"
+VERSION = "3"
 _VERSION_KEY = b"llm_influence.schema"
 
 
@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         _column("timestamp", pa.int64(), nullable=True),  # Unix seconds, UTC
         _column("gap_seconds", pa.int64(), nullable=True),  # null for the first event
         _column("value", pa.float32(), nullable=True),
+        _column("gate", pa.float64(), nullable=True),  # of a gated recurrence, null elsewhere
         _column("method", pa.string()),
         _column("target", pa.string()),
         _column("target_id", pa.string()),

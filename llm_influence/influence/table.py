@@ -88,10 +88,12 @@ def from_arrow(table: pa.Table) -> list[Influence]:
     errors = table["standard_error"].to_numpy()
     shared = table.select([*_EXPLANATION, *_QUALITY]).take(pa.array(starts)).to_pylist()
     plain, events = _plain(table, starts), _events(table)
+    gates = table["gate"].to_numpy()
     position, field = table["position"].to_pylist(), table["field"].to_pylist()
     return [
         Influence(
             **_players(events[start:stop], position[start:stop], field[start:stop], whole),
+            gates=_gates(gates[start:stop], position[start:stop]),
             scores=scores[start:stop].copy(),
             standard_errors=None if np.isnan(errors[start]) else errors[start:stop].copy(),
             quality=QualityCard(**_measured(row, _QUALITY)),
@@ -153,6 +155,10 @@ def _player_columns(records: list[Influence]) -> dict[str, pa.Array]:
     lengths = np.array([len(record.events) for record in records], dtype=np.int64)
     events = list(chain.from_iterable(record.events for record in records))
     columns = {"position": pa.array(positions(lengths)), **_event_columns(events, lengths)}
+    gates = _joined(
+        [np.full(len(r.events), np.nan) if r.gates is None else r.gates for r in records]
+    )
+    columns["gate"] = pa.array(gates, mask=np.isnan(gates))
     players = [_players_of(record) for record in records]
     first = np.cumsum(lengths) - lengths
     rows = [  # None: no event
@@ -192,6 +198,17 @@ def _players(
         "events": tuple(events[places[place]] for place in range(len(places))),
         "players": tuple(map(Player, position, field)),
     }
+
+
+def _gates(
+    gate: npt.NDArray[np.float64], position: Sequence[int | None]
+) -> npt.NDArray[np.float64] | None:
+    """(E,) gates of the events at these rows' positions; None where the model has none."""
+    if np.isnan(gate).all():
+        return None
+    events = np.array([-1 if place is None else place for place in position])
+    _, first = np.unique(events[events >= 0], return_index=True)
+    return gate[events >= 0][first]
 
 
 def _event_columns(events: list[Event], lengths: IntArray) -> dict[str, pa.Array]:

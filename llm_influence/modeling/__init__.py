@@ -1,6 +1,8 @@
 """The model: backbone, adapter, unit vectors and heads; saved and loaded as one folder.
 
 backbone   a pretrained transformer from a packaged asset, a folder or the hub
+recurrent  GRU, LSTM and the gated recurrence in the backbone's place
+gates      what the recurrence lets through at each event
 adapters   what is trained inside it: one file a kind
 masks      who may attend to whom: every position predicts from its own past alone
 text_vectors  what the backbone makes of texts; written once, never trained

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -24,19 +26,23 @@ _DROPOUTS = (
 _ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout")
 """Dropped attention weights bar the fused attention of a CPU and cost a third of a step."""
 MODEL_ASSETS = ("minilm", "smollm2-135m")
+UNBOUNDED = 1 << 31
+"""Tokens of a context that has no bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A transformer without a task head, its tokenizer, and which way it attends.
+    """A model without a task head, its tokenizer, and which way it reads.
 
     ``encoder``: BERT-like, attends both ways unless masked. ``decoder``: GPT-like, causal.
+    ``recurrent``: carries a state (`llm_influence.modeling.recurrent`); it has a tokenizer only
+    where it reads text.
     """
 
     source: str
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    kind: Literal["encoder", "decoder"]
+    tokenizer: PreTrainedTokenizerBase | None
+    kind: Literal["encoder", "decoder", "recurrent"]
 
     @property
     def width(self) -> int:
@@ -45,9 +51,41 @@ class Backbone:
 
     @property
     def context(self) -> int:
-        """Most tokens the backbone has positions for."""
+        """Most tokens the backbone has positions for; a recurrent one has no positions."""
+        if self.kind == "recurrent":
+            return UNBOUNDED
         most = getattr(self.model.config, "max_position_embeddings", 2048)
         return int(most) - self.first_position
+
+    @property
+    def words(self) -> nn.Embedding | None:
+        """Input vectors of the tokenizer's words, if the backbone has its own."""
+        found: nn.Embedding | None = self.model.get_input_embeddings()
+        return found
+
+    @property
+    def input_width(self) -> int:
+        """Size of an input vector."""
+        return self.width if self.words is None else int(self.words.weight.shape[1])
+
+    @property
+    def usual_length(self) -> float:
+        """Mean length of the words' input vectors; 1 where there are none."""
+        return 1.0 if self.words is None else self.words.weight.norm(dim=-1).mean().item()
+
+    @property
+    def attends(self) -> bool:
+        """Whether there are attention weights, keys and values."""
+        return self.kind != "recurrent"
+
+    def new_cache(self) -> Any:  # noqa: ANN401
+        """Room for what the backbone keeps of tokens that were read, given to its `model`."""
+        if self.kind == "recurrent":
+            from llm_influence.modeling.recurrent import RecurrentCache
+
+            return RecurrentCache()
+        # an encoder's local layers are masked by us and keep all
+        return DynamicCache(config=self.model.config) if self.kind == "decoder" else DynamicCache()
 
     @property
     def loses_length(self) -> bool:
@@ -107,13 +145,8 @@ def load_backbone(
             expected=f"{choices(MODEL_ASSETS, source)}, a local folder, or a hub id",
             fix="check the name and the network; assets come from the package registry alone",
         ) from error
-    if complete and report["missing_keys"]:
-        raise ModelError(
-            f"lacks {', '.join(sorted(report['missing_keys'])[:5])}",
-            where=source,
-            expected="every weight of the backbone",
-            fix="save the model again, whole",
-        )
+    if complete:
+        refuse_missing(report, source)
     if config.is_encoder_decoder:
         raise ModelError(
             f"{source!r} is an encoder-decoder ({config.model_type})",
@@ -129,6 +162,21 @@ def load_backbone(
         "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "decoder"
     )
     return Backbone(source, model.eval(), tokenizer, kind)
+
+
+def refuse_missing(report: Mapping[str, Any], source: str) -> None:
+    """Refuse what was loaded from ``source`` if the loader's ``report`` says that weights lack.
+
+    Raises:
+        ModelError: A weight is missing.
+    """
+    if report["missing_keys"]:
+        raise ModelError(
+            f"lacks {', '.join(sorted(report['missing_keys'])[:5])}",
+            where=source,
+            expected="every weight of the backbone",
+            fix="save the model again, whole",
+        )
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llm_influence.config import ModelConfig
+from llm_influence.config import RECURRENT, ModelConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import DataError, ModelError, ModelFolderError
 from llm_influence.files import unwritable, write_text
@@ -31,6 +31,7 @@ from llm_influence.modeling.adapters.adapter import DESCRIPTION, TENSORS
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.feedback import FeedbackScale
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.recurrent import load_recurrent
 from llm_influence.modeling.units import UnitVectors
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.lexicon import Lexicon, ValueBins
@@ -40,6 +41,7 @@ from llm_influence.types import IntArray
 FORMAT = 1
 _DESCRIBED = ("backbone", "config", "rendering", "lexicon", "protocol")
 COUNTS = "counts.npy"
+BACKBONE = "backbone"
 _PARTS = ("units", "item_head", "behavior_head", "feedback_head", "when")
 
 
@@ -51,8 +53,9 @@ def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> N
         model.adapter.save(folder / "adapter")
         if with_backbone or model.adapter.saved_in == "backbone":
             base, state = model.backbone.model, model.adapter.backbone_state()
-            base.save_pretrained(str(folder / "backbone"), state_dict=state)
-            model.backbone.tokenizer.save_pretrained(str(folder / "backbone"))
+            base.save_pretrained(str(folder / BACKBONE), state_dict=state)
+            if model.backbone.tokenizer is not None:
+                model.backbone.tokenizer.save_pretrained(str(folder / BACKBONE))
         model.catalogue.save(folder / "catalogue.parquet")
         if (counts := model.encoder.lexicon.counts) is not None:
             np.save(folder / COUNTS, counts, allow_pickle=False)
@@ -88,7 +91,7 @@ def restore_weights(model: InfluenceModel, folder: Path) -> None:
     if model.adapter.saved_in == "adapter":
         _fill_adapter(model.adapter, folder / "adapter")
     elif model.adapter.saved_in == "backbone":
-        model.adapter.load(_own_backbone(folder / "backbone").model.state_dict())
+        model.adapter.load(_own_backbone(folder, model.config).model.state_dict())
 
 
 def _description(model: InfluenceModel) -> dict[str, object]:
@@ -141,16 +144,17 @@ def _read_description(folder: Path) -> dict:
 
 
 def _load_backbone(folder: Path, described: dict, config: ModelConfig) -> Backbone:
-    own = folder / "backbone"
-    if own.is_dir() or KINDS[config.adapter.kind].saved_in == "backbone":
-        found = _own_backbone(own)
-        return Backbone(described["backbone"], found.model, found.tokenizer, found.kind)
+    if (folder / BACKBONE).is_dir() or KINDS[config.adapter.kind].saved_in == "backbone":
+        return replace(_own_backbone(folder, config), source=described["backbone"])
     return load_backbone(described["backbone"], layers=config.layers, dropout=config.dropout)
 
 
-def _own_backbone(folder: Path) -> Backbone:
-    with _reading(folder):
-        return load_backbone(str(folder), complete=True)
+def _own_backbone(folder: Path, config: ModelConfig) -> Backbone:
+    own = folder / BACKBONE
+    with _reading(own):
+        if config.backbone in RECURRENT:
+            return load_recurrent(config.backbone, own)
+        return load_backbone(str(own), complete=True)
 
 
 def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:

@@ -1,19 +1,19 @@
 """A history that grows by one event at a time, as in a live system.
 
 A state depends on its own past alone, so what was read before stays as it was: the keys and
-values that later tokens attend to are kept (the KV cache), and a new event costs the tokens of
-that event instead of the whole history's.
+values that later tokens attend to are kept (the KV cache), of a recurrent backbone its state. A new
+event costs the tokens of that event instead of the whole history's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from llm_influence.errors import DataError, ModelError, UnknownNameError, choices
 from llm_influence.modeling.model import InfluenceModel, Prediction, Recommendation, inference
@@ -33,7 +33,8 @@ class GrowingHistory:
     The model must not be trained meanwhile; after that, call `reread`.
 
     Args:
-        model: A model whose backbone keeps keys and values: decoders, and BERT-like encoders.
+        model: A model whose backbone keeps what it read: decoders, BERT-like encoders, recurrent
+            ones.
         history: The events so far; may be empty.
         keep: What happens when the model's window (``max_events``, ``max_tokens``) is full. None:
             it slides by one at every event, so that the prediction is always that of the whole
@@ -53,7 +54,7 @@ class GrowingHistory:
     """
 
     _batch: EncodedBatch  # the tokens read
-    _cache: DynamicCache  # their keys and values
+    _cache: Any  # their keys and values, or a recurrent backbone's state
     _state: Tensor  # (1, H) after the last of them
     _prediction: Prediction | None  # made of the state
 
@@ -176,10 +177,7 @@ class GrowingHistory:
         return window, collate(encoded).to(self.model.device)
 
     def _read_all(self, batch: EncodedBatch) -> None:
-        base = self.model.backbone.model
-        # an encoder's local layers are masked by us and keep all
-        decoder = self.model.backbone.kind == "decoder"
-        self._cache = DynamicCache(config=base.config) if decoder else DynamicCache()
+        self._cache = self.model.backbone.new_cache()
         self._batch = batch
         self.readings += 1
         self._read(0)

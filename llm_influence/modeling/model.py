@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from llm_influence.config import ModelConfig, RunConfig
+from llm_influence.config import RECURRENT, ModelConfig, RunConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
@@ -23,6 +23,7 @@ from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.feedback import FeedbackHead, FeedbackScale
 from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
 from llm_influence.modeling.masks import encoder_masks, mask_as_taken
+from llm_influence.modeling.recurrent import start_recurrent
 from llm_influence.modeling.scoring import SURE, BestItems, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.modeling.units import UnitVectors
@@ -97,8 +98,8 @@ class InfluenceModel(nn.Module):
         super().__init__()
         self.backbone, self.encoder, self.config = backbone, encoder, config
         self.adapter, self.body, self.units = adapter, adapter.body, units
-        if encoder.style == "token":  # units stand in for the backbone's own embeddings
-            backbone.model.get_input_embeddings().requires_grad_(False)
+        if encoder.style == "token" and backbone.words is not None:  # units stand in for them
+            backbone.words.requires_grad_(False)
         units.residual_dropout, units.first_item = config.residual_dropout, self.first_item
         self.item_head = ItemHead(backbone.width, config.item_head)
         self.behavior_head = BehaviorHead(backbone.width, len(encoder.lexicon.behaviors))
@@ -123,13 +124,14 @@ class InfluenceModel(nn.Module):
 
         Raises:
             TemplateError, ModelError, AssetError, SchemaError, OutputError: see the parts.
-            ConfigError: There are no labels that the feedback head could learn from.
+            ConfigError: There are no labels that the feedback head could learn from, or an option
+                does not fit the backbone.
         """
         from llm_influence.modeling.probe import check_past_alone
 
         torch.manual_seed(config.train.seed)
         wanted = config.model
-        backbone = load_backbone(wanted.backbone, layers=wanted.layers, dropout=wanted.dropout)
+        backbone, reader = _open_backbone(config)
         template = Template.load(config.rendering.template)
         lexicon = Lexicon.fit(log, template.user_features)
         room = config.rendering.max_tokens or backbone.context
@@ -141,15 +143,17 @@ class InfluenceModel(nn.Module):
             max_events=config.rendering.max_events,
             max_tokens=min(room, backbone.context),
         )
-        texts = text_vectors(backbone, _unit_words(encoder), cache=cache)
-        usual = backbone.model.get_input_embeddings().weight.norm(dim=-1).mean().item()
+        words = _unit_words(encoder)
+        texts = text_vectors(reader, words, cache=cache) if reader else torch.zeros(len(words), 0)
         rank = wanted.item_head.residual_width(len(lexicon.catalogue), backbone.width)
-        units = UnitVectors(texts, backbone.width, scale=usual, rank=rank)
+        units = UnitVectors(texts, backbone.width, scale=backbone.usual_length, rank=rank)
         adapter = attach_adapter(backbone.model, wanted.adapter)
         feedback = None
         if wanted.feedback is not None:
             feedback = FeedbackScale.fit(log, wanted.feedback)
         model = cls(backbone, adapter, encoder, units, wanted, feedback)
+        if not units.has_words:
+            units.begin_at_random()
         check_past_alone(model)
         return model
 
@@ -227,14 +231,21 @@ class InfluenceModel(nn.Module):
         return self.attend(batch, vectors).last_hidden_state
 
     def attend(
-        self, batch: EncodedBatch, vectors: Tensor, cache: Cache | None = None, **options: object
+        self,
+        batch: EncodedBatch,
+        vectors: Tensor,
+        cache: Any = None,  # noqa: ANN401
+        **options: object,
     ) -> Any:  # noqa: ANN401
         """The backbone's own output for these input vectors; ``options`` go to the backbone.
 
-        With a ``cache`` of the keys and values of a batch's first tokens, ``vectors`` are those
-        of the tokens after them, (B, Q, H) instead of (B, T, H); their keys and values are added.
+        With a ``cache`` (`Backbone.new_cache`) of what was kept of a batch's first tokens,
+        ``vectors`` are those of the tokens after them, (B, Q, H) instead of (B, T, H); what is kept
+        of these is added.
         """
         total, queries = batch.input_ids.shape[1], vectors.shape[1]
+        if self.backbone.kind == "recurrent":
+            return self.body(vectors, batch.attention_mask[:, total - queries :], cache, **options)
         places = self.backbone.first_position + torch.arange(total, device=vectors.device)
         if cache is not None:
             options |= {"past_key_values": cache}
@@ -366,6 +377,19 @@ class InfluenceModel(nn.Module):
         rows = torch.arange(len(states), device=states.device)
         return states[rows, batch.last()]
 
+    def gates(self, history: History) -> Tensor:
+        """(E, H) how much of each element of the state each of a history's events lets through.
+
+        The history is first cut to the events that fit the context. See
+        `llm_influence.modeling.gates`.
+
+        Raises:
+            ModelError: The backbone is another one than ``recurrence``.
+        """
+        from llm_influence.modeling.gates import event_gates
+
+        return event_gates(self, [self.encoder.trim(history)])[0]
+
     # --- for people -----------------------------------------------------------------------
 
     def predict(
@@ -474,6 +498,15 @@ def inference(model: nn.Module) -> Iterator[None]:
     finally:
         if was_training:
             model.train()
+
+
+def _open_backbone(config: RunConfig) -> tuple[Backbone, Backbone | None]:
+    """The backbone, and the one that reads the texts of items: the same, another or none."""
+    wanted = config.model
+    if wanted.backbone in RECURRENT:
+        return start_recurrent(wanted, config.rendering.style)
+    backbone = load_backbone(wanted.backbone, layers=wanted.layers, dropout=wanted.dropout)
+    return backbone, backbone
 
 
 def _unit_words(encoder: Encoder) -> list[str]:

@@ -24,7 +24,7 @@ def check_past_alone(model: InfluenceModel) -> None:
         ModelError: It sees the future, or cannot be run with a mask of pairs of tokens at all.
     """
     backbone, total = model.backbone, EVENTS * TOKENS
-    width = backbone.model.get_input_embeddings().weight.shape[1]
+    width = backbone.input_width
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(1, total, width, generator=generator)
     other = vectors.clone()

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from llm_influence.errors import ModelFolderError
+from llm_influence.errors import ModelError, ModelFolderError
 from llm_influence.files import write_whole
 from llm_influence.modeling.backbone import Backbone
 
@@ -47,6 +48,7 @@ def text_vectors(
         (V, H) float32, the only large thing in memory that grows with V.
 
     Raises:
+        ModelError: The backbone is a recurrent one.
         ModelFolderError: A shard on disk cannot be read or does not fit.
         OutputError: The cache cannot be written.
     """
@@ -83,7 +85,7 @@ def _shard(
 
 def _encode(backbone: Backbone, texts: list[str], batch_size: int, bar: tqdm) -> Tensor:
     """(S, H) vectors of texts, a batch at a time."""
-    tokenizer, model = backbone.tokenizer, backbone.model.eval()
+    tokenizer, model = _tokenizer(backbone), backbone.model.eval()
     most = min(LONGEST, backbone.context)
     parts = []
     for start in range(0, len(texts), batch_size):
@@ -99,6 +101,17 @@ def _encode(backbone: Backbone, texts: list[str], batch_size: int, bar: tqdm) ->
         parts.append(((states * weights).sum(1) / weights.sum(1)).cpu())
         bar.update(len(chunk))
     return F.normalize(torch.cat(parts), dim=-1)
+
+
+def _tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
+    if backbone.tokenizer is None or backbone.kind == "recurrent":
+        raise ModelError(
+            f"{backbone.source!r} has learned no language that it could read a text by",
+            where="text_vectors",
+            expected="a transformer",
+            fix="let model.recurrent.words name one",
+        )
+    return backbone.tokenizer
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor:
@@ -127,7 +140,7 @@ def _digest(backbone: Backbone, texts: list[str]) -> str:
     for name, tensor in backbone.model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    vocabulary = sorted(backbone.tokenizer.get_vocab().items())
+    vocabulary = sorted(_tokenizer(backbone).get_vocab().items())
     digest.update(repr(vocabulary).encode())
     for text in texts:
         digest.update(text.encode() + b"\0")

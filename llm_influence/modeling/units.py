@@ -1,9 +1,10 @@
 """Vectors of units: what their words mean, moved by what training learned about each.
 
 ``vector(u) = project(words(u)) + residual(u)``. ``words`` comes from the untuned backbone and is
-never trained; ``project`` is shared by all units; ``residual`` starts at zero. An item added after
-training borrows the residuals of the items whose words are nearest. In a large catalogue it is
-``widen(narrow residual)`` (docs/decisions/0007-narrow-residuals.md).
+never trained; ``project`` is shared by all units; ``residual`` starts at zero. Where no language
+model reads the words (a recurrent backbone), an item is its residual alone, begun at random. An
+item added after training borrows the residuals of the items whose words are nearest. In a large
+catalogue a residual is ``widen(narrow residual)`` (docs/decisions/0007-narrow-residuals.md).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class UnitVectors(nn.Module):
     between two units tells them apart (Mu & Viswanath 2018, arXiv:1702.01417).
 
     Args:
-        texts: (V, D) text vectors.
+        texts: (V, D) text vectors; (V, 0) where there are none (`begin_at_random`).
         width: Size H of the vectors made.
         scale: Length that a vector starts with; input embeddings want the backbone's own.
         rank: Numbers R of a unit's residual; default: ``width``, the residual itself. Fewer are
@@ -53,19 +54,36 @@ class UnitVectors(nn.Module):
         self, texts: Tensor, width: int, *, scale: float = 1.0, rank: int | None = None
     ) -> None:
         super().__init__()
-        self.residual_dropout, self.first_item = 0.0, 0
+        self.residual_dropout, self.first_item, self.width = 0.0, 0, width
         rank = width if rank is None else rank
         self.register_buffer("centre", texts.mean(dim=0))
         self.register_buffer("words", _directions(texts, self.centre))
-        self.project = nn.Linear(texts.shape[1], width, bias=False)
+        size = texts.shape[1]
+        self.project: nn.Module = nn.Linear(size, width, bias=False) if size else _Nothing(width)
         self.residual = nn.Parameter(torch.zeros(len(texts), rank))
         self.widen: nn.Module = nn.Identity() if rank == width else _widening(rank, width)
-        with torch.no_grad():
-            self.project.weight.copy_(torch.eye(width, texts.shape[1]) * scale)
+        if isinstance(self.project, nn.Linear):
+            with torch.no_grad():
+                self.project.weight.copy_(torch.eye(width, size) * scale)
 
     def __len__(self) -> int:
         """Number of units V."""
         return len(self.words)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether a unit is more than its residual."""
+        return self.words.shape[1] > 0
+
+    @torch.no_grad()
+    def begin_at_random(self) -> None:
+        """Give every item a residual whose vector has length one on average.
+
+        Nothing else would tell items apart that have no words. The units before the items, the
+        template's words, still begin at zero: what is added to an event must not drown its item.
+        """
+        items = self.residual[self.first_item :]
+        items.normal_(std=1 / math.sqrt(self.width))
 
     def forward(self, ids: Tensor | slice) -> Tensor:
         """(..., H) vectors of the units ``ids``."""
@@ -100,6 +118,18 @@ class UnitVectors(nn.Module):
         borrowed = _borrowed(new, known, learned)
         self.words = torch.cat([self.words, new])
         self.residual = nn.Parameter(torch.cat([self.residual.detach(), borrowed]))
+
+
+class _Nothing(nn.Module):
+    """The words' part of vectors without words."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, words: Tensor) -> Tensor:
+        """(..., width) zeros from (..., 0)."""
+        return words.new_zeros(*words.shape[:-1], self.width)
 
 
 def _borrowed(new: Tensor, known: Tensor, learned: Tensor) -> Tensor:

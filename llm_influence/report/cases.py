@@ -32,11 +32,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One event: when, what, and its score by each method of the case, the first method first."""
+    """One event: when, what, and its score by each method of the case, the first method first.
+
+    ``gate`` is empty but for a gated recurrence.
+    """
 
     gap: str
     what: str
     name: str
+    gate: str
     cells: list[Cell]
 
 
@@ -156,7 +160,7 @@ def _case(
 
 
 def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:
-    events = methods[0].events
+    events, gates = methods[0].events, methods[0].gates
     written = [column(each) for each in methods]
     words = gap_words("en")
     codes = gap_codes(np.array([event.timestamp for event in events]))
@@ -165,6 +169,7 @@ def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:
             gap=words[code],
             what=event.behavior + ("" if event.value is None else f" {plain(event.value)}"),
             name=tidy(event.name),
+            gate="" if gates is None else percent(gates[place]),
             cells=[
                 Cell(scale.bar(each.scores[place]), column[place])
                 for each, scale, column in zip(methods, scales, written, strict=True)

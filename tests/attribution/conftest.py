@@ -2,6 +2,7 @@
 
 import pytest
 
+from llm_influence.config import RECURRENT
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 
@@ -12,16 +13,30 @@ def bert():
     return tiny.tiny_model("bert", "token")
 
 
+@pytest.fixture(scope="session")
+def recurrence():
+    """A gated recurrence over the full template."""
+    return tiny.tiny_model("recurrence", "token")
+
+
 @pytest.fixture(autouse=True)
 def the_backbone_serves_the_method(request):
-    """ModernBERT feels no length: what needs one is refused (test_gradient holds that)."""
+    """What a backbone cannot give is refused (test_gradient and test_explainer hold that).
+
+    ModernBERT feels no length; a recurrent backbone neither attends nor, in style token, reads.
+    """
     given = getattr(request.node, "callspec", None)
     chosen = given.params if given else {}
-    family = chosen.get("model") or [chosen.get("last_event_alone")]
+    alone = [chosen.get("last_event_alone"), None]
+    family = chosen.get("model") or chosen.get("any_model") or alone
     zero = "zero" in {chosen.get("baseline"), chosen.get("options", {}).get("baseline")}
     needs_length = chosen.get("method") in {"input_x_gradient", "smoothgrad"} or zero
     if family[0] == "modernbert" and needs_length:
         pytest.skip("ModernBERT normalises its input vectors")
+    method = str(chosen.get("method"))
+    unread = method == "item_similarity" and family[1] == "token"
+    if family[0] in RECURRENT and (method.startswith("attention") or unread):
+        pytest.skip("a recurrent backbone has no attention, and texts only where it is given words")
 
 
 @pytest.fixture(params=tiny.BACKBONES)

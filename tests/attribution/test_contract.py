@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from llm_influence import Contrast, Explainer
+from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.explainer import METHODS
+from llm_influence.attribution.renderings import REMOVALS
+from llm_influence.attribution.targets import bind
+from llm_influence.attribution.value_function import ValueFunction
+from llm_influence.errors import ExplanationError
+from llm_influence.faithfulness.evaluation import evaluate_faithfulness
 from llm_influence.influence import Influence
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
@@ -72,8 +78,8 @@ def assert_same(ours: Influence, theirs: Influence, tolerance: float = 1e-4) -> 
 
 
 @every_case
-def test_every_event_gets_a_finite_score_and_the_card_says_how(model, log, method, removal):
-    for user, found in zip(USERS, explained(model, method, removal), strict=True):
+def test_every_event_gets_a_finite_score_and_the_card_says_how(any_model, log, method, removal):
+    for user, found in zip(USERS, explained(any_model, method, removal), strict=True):
         history = log.history(user)
         assert np.isfinite(found.scores).all()
         assert len(found.scores) == len(found.events)
@@ -84,58 +90,104 @@ def test_every_event_gets_a_finite_score_and_the_card_says_how(model, log, metho
         assert found.quality.units == METHODS[method].units
         assert found.quality.seed == 5
         assert found.quality.passes >= 2
-        assert found.target_id == model.recommend(history, 1)[0].item
+        assert found.target_id == any_model.recommend(history, 1)[0].item
         assert found.prediction == pytest.approx(1 / (1 + np.exp(-found.full_value)))
 
 
 @every_case
-def test_batch_and_padding_change_nothing(model, log, method, removal):
-    for user, together in zip(USERS, explained(model, method, removal), strict=True):
-        alone = explainer(model, method, removal, seed=5, batch_size=1).explain(log.history(user))
+def test_batch_and_padding_change_nothing(any_model, log, method, removal):
+    for user, together in zip(USERS, explained(any_model, method, removal), strict=True):
+        alone = explainer(any_model, method, removal, seed=5, batch_size=1).explain(
+            log.history(user)
+        )
         assert_same(alone, together)
 
 
 @every_case
-def test_the_same_seed_gives_the_same_scores(model, log, method, removal):
-    again = explainer(model, method, removal, seed=5).explain([log.history(u) for u in USERS])
-    for ours, theirs in zip(again, explained(model, method, removal), strict=True):
+def test_the_same_seed_gives_the_same_scores(any_model, log, method, removal):
+    again = explainer(any_model, method, removal, seed=5).explain([log.history(u) for u in USERS])
+    for ours, theirs in zip(again, explained(any_model, method, removal), strict=True):
         np.testing.assert_array_equal(ours.scores, theirs.scores)
 
 
 @every_case
 def test_a_model_in_training_is_explained_without_dropout_and_left_as_it_was(
-    model, log, method, removal
+    any_model, log, method, removal
 ):
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    attention = model.body.config._attn_implementation
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.train()
+    trained = {name for name, p in any_model.named_parameters() if p.requires_grad}
+    attention = any_model.body.config._attn_implementation
+    before = {name: tensor.clone() for name, tensor in any_model.state_dict().items()}
+    any_model.train()
     try:
-        found = explainer(model, method, removal, seed=5).explain(log.history("u0"))
-        assert all(module.training for module in model.modules())
+        found = explainer(any_model, method, removal, seed=5).explain(log.history("u0"))
+        assert all(module.training for module in any_model.modules())
     finally:
-        model.eval()
-    assert_same(found, explained(model, method, removal)[0])
-    assert model.body.config._attn_implementation == attention
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
-    assert all(parameter.grad is None for parameter in model.parameters())
-    for name, tensor in model.state_dict().items():
+        any_model.eval()
+    assert_same(found, explained(any_model, method, removal)[0])
+    assert any_model.body.config._attn_implementation == attention
+    assert {name for name, p in any_model.named_parameters() if p.requires_grad} == trained
+    assert all(parameter.grad is None for parameter in any_model.parameters())
+    for name, tensor in any_model.state_dict().items():
         assert torch.equal(tensor, before[name])
 
 
 @every_case
-def test_the_completeness_gap_is_what_the_scores_lack(model, method, removal):
-    for found in explained(model, method, removal):
+def test_the_completeness_gap_is_what_the_scores_lack(any_model, method, removal):
+    for found in explained(any_model, method, removal):
         moved = found.full_value - found.base_value
         total = found.scores.sum() + found.frame_score
         assert found.quality.completeness_gap == pytest.approx(abs(total - moved) / abs(moved))
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].units == "share"])
-def test_shares_are_never_negative_and_add_up_to_one(model, method):
-    for found in explained(model, method, None):
+def test_shares_are_never_negative_and_add_up_to_one(any_model, method):
+    for found in explained(any_model, method, None):
         assert (found.scores >= 0).all()
         assert found.scores.sum() + found.frame_score == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].attention])
+def test_methods_that_read_attention_refuse_a_recurrent_model(recurrence, log, method):
+    with pytest.raises(ExplanationError, match=r"'recurrence' does not attend.*leave_one_out"):
+        Explainer(recurrence, method)
+    with pytest.raises(ExplanationError, match="does not attend"):
+        Explainer(recurrence, agree_with=method)
+    with pytest.raises(ExplanationError, match="does not attend"):
+        evaluate_faithfulness(recurrence, [log.at(0)], [method])
+
+
+def test_what_no_model_has_read_is_alike_to_nothing(recurrence, log):
+    with pytest.raises(ExplanationError, match=r"no language model has read.*recurrent\.words"):
+        Explainer(recurrence, "item_similarity").explain(log.at(0))
+
+
+def test_the_gates_of_a_recurrence_stand_beside_its_scores(recurrence, bert, log):
+    found = Explainer(recurrence, "leave_one_out").explain([log.at(0), log.at(3)])
+    for record, history in zip(found, (log.at(0), log.at(3)), strict=True):
+        gates = recurrence.gates(history).mean(dim=1).numpy()
+        assert record.gates.shape == record.scores.shape
+        np.testing.assert_allclose(record.gates, gates, rtol=1e-4)
+    assert Explainer(bert, "leave_one_out").explain(log.at(0)).gates is None
+
+
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_a_recurrent_model_is_read_whole_whether_beginnings_may_be_shared_or_not(
+    recurrence, log, removal
+):
+    masks = [np.tri(4, 4, dtype=bool)]
+    bound = bind("i7", recurrence, [log.history("u0")])
+    shared, whole = (
+        ValueFunction(
+            recurrence,
+            [log.history("u0")],
+            bound,
+            removal,
+            engine=Engine(recurrence, share=share),
+        )(masks)[0]
+        for share in (True, False)
+    )
+    np.testing.assert_allclose(shared, whole, atol=1e-5)
+    assert np.ptp(whole) > 1e-2
 
 
 # --- truths that hold on a model whose answer is a sum over events --------------------------
@@ -203,17 +255,17 @@ def test_the_same_event_twice_gets_the_same_twice(method, removal, options):
 
 @in_target_units
 def test_a_prediction_that_ignores_the_history_gives_nothing_to_any_event(
-    model, log, method, removal, options
+    any_model, log, method, removal, options
 ):
-    held = model.item_head.project.weight.detach().clone()
+    held = any_model.item_head.project.weight.detach().clone()
     with torch.no_grad():
-        model.item_head.project.weight.zero_()
-        model.item_head.project.bias.add_(1.0)
+        any_model.item_head.project.weight.zero_()
+        any_model.item_head.project.bias.add_(1.0)
     try:
-        found = Explainer(model, method, removal=removal, **options).explain(log.history("u0"))
+        found = Explainer(any_model, method, removal=removal, **options).explain(log.history("u0"))
     finally:
         with torch.no_grad():
-            model.item_head.project.weight.copy_(held)
-            model.item_head.project.bias.sub_(1.0)
+            any_model.item_head.project.weight.copy_(held)
+            any_model.item_head.project.bias.sub_(1.0)
     np.testing.assert_array_equal(found.scores, 0)
     assert np.isnan(found.quality.completeness_gap)

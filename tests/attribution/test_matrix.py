@@ -28,18 +28,18 @@ def prefix_by_prefix(model, history, targets, removal):
 
 
 @pytest.mark.parametrize("removal", ["drop", "mask"])
-def test_it_equals_leave_one_out_on_every_prefix(model, log, removal):
-    history = model.encoder.trim(log.at(7))
-    best = model.recommend(log.at(7), 1)[0].item  # items left out of context are seen too
+def test_it_equals_leave_one_out_on_every_prefix(any_model, log, removal):
+    history = any_model.encoder.trim(log.at(7))
+    best = any_model.recommend(log.at(7), 1)[0].item  # items left out of context are seen too
     targets = [Item(item) for item in [*history.item_ids()[1:], best]]
-    found = influence_matrix(model, log.at(7), removal=removal)
-    scores, values = prefix_by_prefix(model, history, targets, removal)
+    found = influence_matrix(any_model, log.at(7), removal=removal)
+    scores, values = prefix_by_prefix(any_model, history, targets, removal)
     np.testing.assert_allclose(found.scores, scores, atol=1e-4)
     np.testing.assert_allclose(found.full_values, values, atol=1e-4)
     assert list(found.target_ids) == [target.id for target in targets]
     assert [event.item for event in found.events] == history.item_ids()
     assert np.abs(scores[np.triu_indices(len(history))]).max() > 1e-3
-    assert not model.training
+    assert not any_model.training
 
 
 @pytest.mark.parametrize("target", [Behavior("cart"), Contrast("i5", "i6"), "top1", Slate(3)])

@@ -18,7 +18,7 @@ from llm_influence.influence.table import SCHEMA, from_arrow, read_tables, to_ar
 def influences(make):
     return [
         make([0.5, -1.0, 2.0], values=[1.0, None, 4.5], titles=["A", "", "C"]),
-        make([0.0], method="random", units="share", user_id="7"),
+        make([0.0], method="random", units="share", user_id="7", gates=np.array([0.25])),
         make(
             [1.0, 1.0],
             standard_errors=np.array([0.1, 0.2]),
@@ -38,6 +38,7 @@ def assert_same(found, expected):
         if b.standard_errors is not None:
             np.testing.assert_array_equal(a.standard_errors, b.standard_errors)
         assert a.players == b.players
+        np.testing.assert_equal(a.gates, b.gates)
         np.testing.assert_equal(asdict(a.quality), asdict(b.quality))  # nan is nan
         for name in ("user_id", "target", "target_id", "target_name"):
             assert getattr(a, name) == getattr(b, name)

@@ -42,6 +42,7 @@ def test_what_shows_events_shows_the_sums(fields):
 
 
 def test_a_table_of_fields_comes_back_as_it_was(fields, make, tmp_path):
+    fields = replace(fields, gates=np.array([0.25, 0.5]))
     mixed = [make([1.0, 2.0]), fields, make([1.0, 3.0], players=[Player(0), USER]), make([4.0])]
     table = read_tables(write_table(to_arrow(mixed), tmp_path / "t.parquet"))
     assert table["player"].to_pylist() == [0, 1, *range(5), 0, 1, 0]
@@ -51,7 +52,9 @@ def test_a_table_of_fields_comes_back_as_it_was(fields, make, tmp_path):
     assert table["rank"].to_pylist()[2:7] == [3, 2, 5, 1, 4]
     assert table["title"].to_pylist()[2:7] == [None, "A", "A", "B", "B"]
     assert table["gap_seconds"].to_pylist()[2:7] == [None, None, None, 86_400, 86_400]
+    assert table["gate"].to_pylist()[2:8] == [None, 0.25, 0.25, 0.5, 0.5, None]
     for found, expected in zip(from_arrow(table), mixed, strict=True):
+        np.testing.assert_equal(found.gates, expected.gates)
         assert found.players == (expected.players and tuple(expected.players))
         assert list(found.events) == list(expected.events)
         np.testing.assert_array_equal(found.scores, expected.scores)

@@ -25,8 +25,8 @@ def states_of(model, batch):
 
 
 @pytest.fixture
-def history(model, log):
-    return model.encoder.trim(log.at(7))  # 4 to 6 events: all fit
+def history(any_model, log):
+    return any_model.encoder.trim(log.at(7))  # 4 to 6 events: all fit
 
 
 def removed(history):
@@ -36,16 +36,16 @@ def removed(history):
     return kept
 
 
-def test_a_state_equals_that_of_the_history_cut_there(model, history):
-    batch = batch_of(model, [history])
-    whole = states_of(model, batch)[0]
+def test_a_state_equals_that_of_the_history_cut_there(any_model, history):
+    batch = batch_of(any_model, [history])
+    whole = states_of(any_model, batch)[0]
     for events in range(len(history) + 1):
-        cut = batch_of(model, [history.keep(slice(events))])
-        state = states_of(model, cut)[0, cut.last()[0]]
+        cut = batch_of(any_model, [history.keep(slice(events))])
+        state = states_of(any_model, cut)[0, cut.last()[0]]
         torch.testing.assert_close(whole[batch.ends[0, events]], state, **CLOSE)
 
 
-def test_another_future_changes_no_state_before_it(model, history, log):
+def test_another_future_changes_no_state_before_it(any_model, history, log):
     now = 2
     order = np.r_[:now, len(history) - 1 : now - 1 : -1]
     shuffled = replace(
@@ -54,36 +54,40 @@ def test_another_future_changes_no_state_before_it(model, history, log):
         behaviors=history.behaviors[order],
         values=history.values[order],
     )
-    batches = [batch_of(model, [h]) for h in (history, shuffled)]
-    first, second = (states_of(model, batch)[0] for batch in batches)
+    batches = [batch_of(any_model, [h]) for h in (history, shuffled)]
+    first, second = (states_of(any_model, batch)[0] for batch in batches)
     stop = int(batches[0].ends[0, now]) + 1
     torch.testing.assert_close(first[:stop], second[:stop], **CLOSE)
     assert not torch.allclose(first[batches[0].last()[0]], second[batches[1].last()[0]], atol=1e-3)
 
 
-def test_padding_and_neighbours_change_nothing(model, log):
+def test_padding_and_neighbours_change_nothing(any_model, log):
     histories = [log.at(row) for row in (0, 3, 9)]  # of different lengths
-    together = batch_of(model, histories)
-    states = states_of(model, together)
+    together = batch_of(any_model, histories)
+    states = states_of(any_model, together)
     for row, history in enumerate(histories):
-        alone = batch_of(model, [history])
+        alone = batch_of(any_model, [history])
         length = alone.input_ids.shape[1]
-        torch.testing.assert_close(states[row, :length], states_of(model, alone)[0], **CLOSE)
+        torch.testing.assert_close(states[row, :length], states_of(any_model, alone)[0], **CLOSE)
 
 
-def test_what_stands_at_a_hidden_token_has_no_effect(model, history):
-    batch = batch_of(model, [history])
+def test_what_stands_at_a_hidden_token_has_no_effect(any_model, history):
+    batch = batch_of(any_model, [history])
     hidden = batch.hide(removed(history))
     other = replace(
         hidden, input_ids=torch.where(hidden.attention_mask, hidden.input_ids, hidden.input_ids - 1)
     )
     assert not torch.equal(other.input_ids, hidden.input_ids)
     visible = hidden.attention_mask[0]
-    first, second = states_of(model, hidden)[0, visible], states_of(model, other)[0, visible]
+    first, second = (
+        states_of(any_model, hidden)[0, visible],
+        states_of(any_model, other)[0, visible],
+    )
     torch.testing.assert_close(first, second, **CLOSE)
 
 
-def test_kept_tokens_keep_their_positions_when_others_are_hidden(model, history):
+def test_kept_tokens_keep_their_positions_when_others_are_hidden(model, log):
+    history = model.encoder.trim(log.at(7))
     batch = batch_of(model, [history])
     hidden = batch.hide(removed(history))
     places = hidden.attention_mask[0].nonzero()[:, 0]

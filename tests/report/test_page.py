@@ -166,6 +166,16 @@ def test_twelve_users_of_fifty_events_stay_small(make, facts):
     assert len(render_report(influences=influences, facts=facts).encode()) < 400_000
 
 
+def test_the_gates_of_a_recurrence_stand_beside_the_events_and_nowhere_else(make, facts):
+    gated = replace(make([0.5, -1.0]), gates=np.array([0.25, 0.75]))
+    page = render_report(influences=[gated], facts=facts)
+    assert re.findall(r'<span class="gate">([^<]*)</span>', page) == ["25%", "75%"]
+    assert "what, gate, item" in page
+    plain = render_report(influences=[make([0.5, -1.0])], facts=facts)
+    assert 'class="gate"' not in plain
+    assert "The gate is the recurrence" not in plain
+
+
 def test_nothing_to_explain_is_said():
     page = render_report(influences=[], facts=ReportFacts("Empty"))
     assert "The table holds no explanation." in page

@@ -47,13 +47,12 @@ def walk_events(users: int, length: int = 8, items: int = 30) -> pa.Table:
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    """All trained weights of a model folder or checkpoint."""
-    return {
-        **load_file(folder / "heads.safetensors"),
-        **load_file(folder / "adapter" / "adapter_model.safetensors"),
-    }
+    """All trained weights of a model folder or checkpoint: without an adapter, the backbone's."""
+    adapter = folder / "adapter" / "adapter_model.safetensors"
+    tuned = adapter if adapter.exists() else folder / "backbone" / "model.safetensors"
+    return {**load_file(folder / "heads.safetensors"), **load_file(tuned)}
 
 
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+    return max(float((one[n] - other[n]).abs().max()) for n in one if one[n].numel())

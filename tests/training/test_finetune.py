@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
-from llm_influence.config import RunConfig
+from llm_influence.config import RECURRENT, RunConfig
 from llm_influence.data.sources import open_data
 from llm_influence.data.splits import Split, split_log
 from llm_influence.errors import ConfigError, OutputError
@@ -32,7 +32,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
 TRAIN = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2}
 
 
-@pytest.fixture(scope="module", params=[("bert", "token"), ("gpt2", "text")])
+@pytest.fixture(scope="module", params=[("bert", "token"), ("gpt2", "text"), *tiny.CELLS])
 def run(request, tmp_path_factory):
     """A finished run of two epochs."""
     kind, style = request.param
@@ -94,7 +94,7 @@ def test_a_run_trains_the_adapter_and_every_head(run):
     untrained.save_pretrained(result.folder.parent / "untrained", with_backbone=False)
     before, after = weights(result.folder.parent / "untrained"), weights(result.folder)
     factors = [name for name in after if "lora_B" in name]
-    assert factors
+    assert factors or config.model.backbone in RECURRENT
     assert all(after[name].abs().max() > 0 for name in factors)
     unmoved = {name for name in after if (after[name] == before[name]).all()}
     assert unmoved == {"units.centre", "units.words"}  # what the words mean is not trained
@@ -113,12 +113,16 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_go_on(run):
 # --- what a run learns ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "style"), [("bert", "token"), ("llama", "text")])
+@pytest.mark.parametrize(
+    ("kind", "style"),
+    [("bert", "token"), ("llama", "text"), ("gru", "token"), ("recurrence", "token")],
+)
 def test_a_run_learns_what_always_comes_next(tmp_path, kind, style):
     rendering = {"template": "item" if style == "token" else "titles"}
     rates = {"learning_rate": 5e-3, "item_learning_rate": 5e-3}
     train = {"epochs": 30, "batch_size": 8, "patience": 30, **rates}
-    model = {"adapter": {"rank": 16, "dropout": 0.0}}  # a random backbone has much to learn
+    options = {"rank": 16, "dropout": 0.0}  # a random backbone has much to learn
+    model = {} if kind in RECURRENT else {"adapter": options}
     sections = {"rendering": rendering, "train": train, "model": model}
     config = config_in(tmp_path, walk_events(users=60), kind=kind, style=style, **sections)
     assert finetune(config).test["mrr"] > 0.9
@@ -240,14 +244,17 @@ class KillInSecondEpoch(TrainerCallback):
 
 
 @pytest.mark.parametrize(
-    ("kind", "style", "loss"), [("bert", "token", "sampled"), ("gpt2", "text", "full")]
+    ("kind", "style", "loss"),
+    [("bert", "token", "sampled"), ("gpt2", "text", "full"), ("gru", "token", "full")],
 )
 def test_a_run_that_was_killed_goes_on_to_the_weights_of_an_unbroken_one(
     tmp_path, monkeypatch, kind, style, loss
 ):
     """Dropout is on and items are drawn: all that is random has to come back too."""
     head = {"loss": loss, "negatives": 8}
-    model = {"adapter": {"rank": 4, "dropout": 0.2}, "dropout": 0.2, "item_head": head}
+    model = {"dropout": 0.2, "item_head": head}
+    if kind != "gru":
+        model["adapter"] = {"rank": 4, "dropout": 0.2}
     configs = []
     for name in ("unbroken", "broken"):
         (tmp_path / name).mkdir()
