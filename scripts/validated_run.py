@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from llm_influence.config import RunConfig
 from llm_influence.data.splits import Split
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.training.pretraining import pretrain
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 
@@ -27,6 +28,7 @@ def train(
     model = InfluenceModel.build(config, split.train, cache=cache)
     if prepare is not None:
         prepare(model)
+    pretrain(config, model, split.train, Path(config.output))
     arguments = training_arguments(config, Path(config.output), world_size=1)
     trainer = InfluenceTrainer(config, model, split, args=arguments)
     for callback in callbacks:
