@@ -41,6 +41,8 @@ bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some 
 	$(BIN)/python scripts/benchmark_event_dropout.py --layers 3
 	$(BIN)/python scripts/benchmark_training_speed.py
 	$(BIN)/python scripts/benchmark_ablations.py
+	$(BIN)/python scripts/benchmark_learning.py --seeds 0 1 2
+	$(BIN)/python scripts/benchmark_low_labels.py
 	$(BIN)/python scripts/benchmark_cold_items.py --layers 3
 
 clean: ## remove the environment and everything made here

@@ -392,6 +392,43 @@ class PlantedConfig(Document):
         return self
 
 
+class AugmentationConfig(Section):
+    """Windows of training shown changed; docs/learning.md says how and what each is worth.
+
+    A ``share`` of the windows is changed, each by one of the kinds that are on, drawn evenly: cut
+    to a stretch (``crop``), with events hidden from attention (``mask``), with a stretch put in
+    another order (``reorder``), or rendered by another of ``templates``. The numbers are shares of
+    a window's events; 0 is off. The two views of ``train.contrastive`` are always changed.
+    """
+
+    share: float = Field(0.5, ge=0, le=1, description="of the windows that are shown changed")
+    crop: float = Field(0.0, ge=0, lt=1, description="share of the events that is cut off")
+    mask: float = Field(0.0, ge=0, lt=1, description="share of the events that is hidden")
+    reorder: float = Field(0.0, ge=0, le=1, description="share of the events that is shuffled")
+    templates: list[str] = Field([], description="other templates that say the same fields")
+
+    @property
+    def kinds(self) -> list[str]:
+        """Names of the kinds that are on."""
+        return [kind for kind in ("crop", "mask", "reorder", "templates") if getattr(self, kind)]
+
+
+class ContrastiveConfig(Section):
+    """Two views of a window told from the views of others (CL4SRec, arXiv:2010.14395)."""
+
+    weight: float = Field(0.0, ge=0, description="in the loss; 0: off")
+    temperature: float = Field(0.1, gt=0, description="cosines are divided by it")
+
+
+class AdversarialConfig(Section):
+    """Training on input vectors moved to where the loss grows (FGM, arXiv:1605.07725)."""
+
+    epsilon: float = Field(
+        0.0, ge=0, description="length of the move, over all vectors of a window; 0: off"
+    )
+    weight: float = Field(1.0, gt=0, description="of the loss there, beside the usual one")
+
+
 class TrainConfig(Section):
     """Fine-tuning. ``batch_size`` counts histories over all processes and accumulation steps."""
 
@@ -410,6 +447,9 @@ class TrainConfig(Section):
     event_dropout_share: float = Field(
         0.5, ge=0, le=1, description="share of the histories that have events left out"
     )
+    augmentation: AugmentationConfig = AugmentationConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the chip computes it, else fp32"
@@ -421,6 +461,29 @@ class TrainConfig(Section):
     seed: int = 0
     report_to: list[str] = []
 
+    @model_validator(mode="after")
+    def _views_differ(self) -> TrainConfig:
+        if self.contrastive.weight and not self.augmentation.kinds:
+            raise ValueError(
+                "a kind of train.augmentation (crop, mask, reorder or templates): the two views of "
+                "train.contrastive would be the same"
+            )
+        return self
+
+
+class PretrainingConfig(Section):
+    """Language modelling on the rendered log before fine-tuning; reads no labels.
+
+    ``masked`` hides a share of the tokens and predicts them (encoders); ``causal`` predicts every
+    token from those before it (decoders, and encoders that read one token an event). What is
+    learned is what fine-tuning goes on with: adapter, unit vectors, item head (style ``token``).
+    """
+
+    epochs: float = Field(0.0, ge=0, description="passes over the log; 0: off")
+    objective: Literal["masked", "causal"] = "masked"
+    mask_share: float = Field(0.15, gt=0, lt=1, description="of the tokens; masked alone")
+    learning_rate: float = Field(1e-3, gt=0)
+
 
 # fmt: off
 Choice = Literal[
@@ -428,6 +491,18 @@ Choice = Literal[
     "accuracy", "macro_f1",
 ]
 # fmt: on
+
+
+class PseudoLabelsConfig(Section):
+    """Confident predictions of the feedback head become labels of events that have none.
+
+    In each of the ``rounds`` a model is trained, and its predictions on training's unlabelled
+    events that are at least ``threshold`` sure, either way, are labels of the next one (Lee 2013).
+    """
+
+    rounds: int = Field(0, ge=0, description="models trained before the last one; 0: off")
+    threshold: float = Field(0.9, gt=0.5, lt=1, description="probability of the likelier answer")
+    weight: float = Field(0.5, gt=0, description="of such a label, beside 1 of a real one")
 
 
 class EvaluationConfig(Section):
@@ -452,7 +527,23 @@ class RunConfig(Document):
     rendering: RenderingConfig = RenderingConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _has_whom_to_ask(self) -> RunConfig:
+        feedback = self.model.feedback
+        if self.pseudo_labels.rounds and (feedback is None or feedback.kind != "binary"):
+            raise ValueError(
+                "a feedback head of kind 'binary' (model.feedback_head) for pseudo_labels.rounds"
+            )
+        if self.pseudo_labels.rounds and self.model.adapter.kind == "adalora":
+            raise ValueError(
+                "another adapter than adalora for pseudo_labels.rounds: what it has pruned cannot "
+                "be grown again for the next round"
+            )
+        return self
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

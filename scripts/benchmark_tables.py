@@ -2,16 +2,15 @@
 
     python scripts/benchmark_tables.py
 
-Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md,
-docs/training.md and docs/faithfulness.md; a test holds them in step.
-docs/training.md and docs/attribution.md; a test holds them in step.
+Fills docs/benchmarks/README.md and the tables of the front page and of docs/adapters.md,
+training.md, learning.md, faithfulness.md and attribution.md; a test holds them in step.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faithfulness_page import PAGE as FAITHFULNESS
@@ -22,11 +21,14 @@ OVERVIEW = Path("docs/benchmarks/README.md")
 ADAPTERS = Path("docs/adapters.md")
 TRAINING = Path("docs/training.md")
 ATTRIBUTION = Path("docs/attribution.md")
+LEARNING = Path("docs/learning.md")
 DEMO = re.compile(r"<!-- demo -->.*<!-- /demo -->", re.DOTALL)
 
 ADAPTER_ROWS = re.compile(r"<!-- adapters -->.*<!-- /adapters -->", re.DOTALL)
 SPEED = re.compile(r"<!-- speed -->.*<!-- /speed -->", re.DOTALL)
 ESTIMATORS = re.compile(r"<!-- shapley estimators -->.*<!-- /shapley estimators -->", re.DOTALL)
+LEARNED = re.compile(r"<!-- learning -->.*<!-- /learning -->", re.DOTALL)
+LOW_LABELS = re.compile(r"<!-- low labels -->.*<!-- /low labels -->", re.DOTALL)
 ABLATIONS = re.compile(r"<!-- ablations -->.*<!-- /ablations -->", re.DOTALL)
 
 
@@ -160,6 +162,50 @@ def training_page(text: str, folder: Path) -> str:
         "training_speed": (SPEED, speed_tables),
         "ablations": (ABLATIONS, ablations_table),
     }
+    return _filled(text, folder, places)
+
+
+def learning_table(benchmark: dict) -> str:
+    """The table of docs/learning.md: one block a row, beside the same run without it."""
+    rows = [
+        f"| {row['system']} | {row['value']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
+        f"| {_difference(row, 'ndcg', 4)} | {row.get('off', '')} | {row['seconds']:.0f} |"
+        for row in benchmark["rows"]
+    ]
+    title = "| block | NDCG@10 | 95% interval | difference | from | s |"
+    protocol, seeds = benchmark["protocol"], ", ".join(map(str, benchmark["seeds"]))
+    note = f"Validation; {protocol['baseline']}, seeds {seeds}; {protocol['interval']}."
+    table = "\n".join([title, "|---|---|---|---|---|---|", *rows])
+    return f"<!-- learning -->\n{table}\n\n{note}\n<!-- /learning -->"
+
+
+def low_labels_table(benchmark: dict) -> str:
+    """The second table of docs/learning.md: few labels."""
+    rows = [
+        f"| {row['system']} | {row['value']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
+        f"| {_difference(row, 'auc', 4)} | {row['gauc']:.4f} | {row['guessed_labels']:,.0f} |"
+        for row in benchmark["rows"]
+    ]
+    title = "| learned from | AUC | 95% interval | difference | GAUC | labels guessed |"
+    protocol = benchmark["protocol"]
+    note = f"{protocol['task']} {protocol['labels']}. {protocol['interval']}."
+    table = "\n".join([title, "|---|---|---|---|---|---|", *rows])
+    return f"<!-- low labels -->\n{table}\n\n{note}\n<!-- /low labels -->"
+
+
+def learning_page(text: str, folder: Path) -> str:
+    """docs/learning.md with its tables as measured; as it is where nothing was measured yet."""
+    places = {
+        "learning_ablations": (LEARNED, learning_table),
+        "low_labels": (LOW_LABELS, low_labels_table),
+    }
+    return _filled(text, folder, places)
+
+
+def _filled(
+    text: str, folder: Path, places: dict[str, tuple[re.Pattern, Callable[[dict], str]]]
+) -> str:
+    """A page with the tables of those benchmarks that have been measured."""
     for name, (place, make) in places.items():
         path = folder / f"{name}.json"
         if path.is_file():
@@ -207,6 +253,9 @@ if __name__ == "__main__":
     ADAPTERS.write_text(filled, encoding="utf-8")
     filled = training_page(TRAINING.read_text("utf-8"), OVERVIEW.parent)
     TRAINING.write_text(filled, encoding="utf-8")
+    LEARNING.write_text(
+        learning_page(LEARNING.read_text("utf-8"), OVERVIEW.parent), encoding="utf-8"
+    )
     filled = faithfulness_page(FAITHFULNESS.read_text("utf-8"), OVERVIEW.parent)
     FAITHFULNESS.write_text(filled, encoding="utf-8")
     filled = attribution_page(ATTRIBUTION.read_text("utf-8"), OVERVIEW.parent)

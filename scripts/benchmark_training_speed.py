@@ -33,7 +33,8 @@ from llm_influence.data.splits import Split, split_log
 from llm_influence.files import write_text
 from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.trainer import InfluenceTrainer, wants_bf16
+from llm_influence.training.base import wants_bf16
+from llm_influence.training.trainer import InfluenceTrainer
 
 MILLION = Path("docs/benchmarks/million_items.json")
 LLAMAS = {

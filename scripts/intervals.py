@@ -47,3 +47,64 @@ def paired_bootstrap(ours: Floats, theirs: Floats, seed: int = 0) -> tuple[Inter
         (float(ours.mean() - theirs.mean()), *percentiles(one - other)),
         (float(ours.mean() / theirs.mean()), *percentiles(one / other)),
     )
+
+
+def means_over_users_and_seeds(differences: Floats, draws: int = 2000, seed: int = 0) -> Interval:
+    """Mean of (S, N) differences of S seeds and N users, with its 95% interval over both.
+
+    Seeds and users are drawn with replacement, the same users for every seed.
+    """
+    draw = np.random.default_rng(seed)
+    seeds, users = differences.shape
+    found = np.empty(draws)
+    for n in range(draws):
+        chosen = draw.integers(seeds, size=seeds)
+        weights = np.bincount(draw.integers(users, size=users), minlength=users)
+        found[n] = differences[chosen].mean(axis=0) @ weights / users
+    return float(differences.mean()), *percentiles(found)
+
+
+def auc_over_users_and_seeds(
+    labels: Floats, systems: Sequence[Floats], users: npt.NDArray[np.int64], draws: int = 1000
+) -> list[Interval]:
+    """AUC of each system and, behind the first, its difference from the first.
+
+    Every interval is of 95%, over users and seeds drawn with replacement, the same ones for all
+    systems; an AUC is the mean over the drawn seeds.
+
+    Args:
+        labels: (N,) 0 or 1.
+        systems: (S, N) scores of each, in S seeds.
+        users: (N,) whose row it is, numbers from 0.
+        draws: Of the bootstrap.
+
+    Returns:
+        The first system's AUC, then AUC and difference of each further one.
+    """
+    draw = np.random.default_rng(0)
+    seeds, count = len(systems[0]), int(users.max()) + 1
+    codes = [[np.unique(run, return_inverse=True)[1] for run in runs] for runs in systems]
+    everyone = np.ones(len(labels))
+    whole = np.array([[weighted_auc(labels, c, everyone) for c in runs] for runs in codes])
+    found = np.empty((draws, len(systems)))
+    for n in range(draws):
+        weights = np.bincount(draw.integers(count, size=count), minlength=count)[users]
+        chosen = draw.integers(seeds, size=seeds)
+        found[n] = [
+            np.mean([weighted_auc(labels, runs[s], weights) for s in chosen]) for runs in codes
+        ]
+    means = whole.mean(axis=1)
+    intervals = [(float(means[0]), *percentiles(found[:, 0]))]
+    for system in range(1, len(systems)):
+        apart = found[:, system] - found[:, 0]
+        intervals.append((float(means[system]), *percentiles(found[:, system])))
+        intervals.append((float(means[system] - means[0]), *percentiles(apart)))
+    return intervals
+
+
+def weighted_auc(labels: Floats, codes: npt.NDArray[np.int64], weights: Floats) -> float:
+    """AUC of (N,) labels, 0 or 1, by (N,) ranks in which ties are equal, each counted by weight."""
+    ones = np.bincount(codes, weights=weights * labels)
+    zeros = np.bincount(codes, weights=weights * (1 - labels))
+    below = np.cumsum(zeros) - zeros / 2
+    return float(ones @ below / (ones.sum() * zeros.sum()))

@@ -10,6 +10,8 @@ from transformers import TrainerCallback
 from llm_influence.config import RunConfig
 from llm_influence.data.splits import Split
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.training.pretraining import pretrain
+from llm_influence.training.pseudo_labels import teach
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 
@@ -27,8 +29,10 @@ def train(
     model = InfluenceModel.build(config, split.train, cache=cache)
     if prepare is not None:
         prepare(model)
+    pretrain(config, model, split.train, Path(config.output))
+    pseudo, _ = teach(config, model, split, Path(config.output))
     arguments = training_arguments(config, Path(config.output), world_size=1)
-    trainer = InfluenceTrainer(config, model, split, args=arguments)
+    trainer = InfluenceTrainer(config, model, split, arguments, pseudo)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train()

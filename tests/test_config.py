@@ -6,7 +6,7 @@ import yaml
 
 from llm_influence.config import AdapterConfig, ItemHeadConfig, RunConfig, TrainConfig
 from llm_influence.errors import ConfigError
-from llm_influence.training.trainer import wants_bf16
+from llm_influence.training.base import wants_bf16
 
 
 @pytest.fixture

@@ -43,6 +43,10 @@ def test_the_page_of_training_holds_the_measured_tables():
     assert "<!-- speed -->" in page
     assert "<!-- ablations -->" in page
     assert benchmark_tables.training_page(page, BENCHMARKS) == page
+    page = Path("docs/learning.md").read_text(encoding="utf-8")
+    assert "<!-- learning -->" in page
+    assert "<!-- low labels -->" in page
+    assert benchmark_tables.learning_page(page, BENCHMARKS) == page
     page = Path("docs/attribution.md").read_text(encoding="utf-8")
     assert "<!-- shapley estimators -->" in page
     assert benchmark_tables.attribution_page(page, BENCHMARKS) == page

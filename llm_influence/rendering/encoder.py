@@ -8,7 +8,7 @@ tokenising each whole text (`Encoder.render` gives that text; a test holds the t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -49,6 +49,19 @@ class EncodedHistories:
     def __len__(self) -> int:
         """Number of histories N."""
         return len(self.num_events)
+
+
+def join(parts: Sequence[EncodedHistories]) -> EncodedHistories:
+    """The histories of all ``parts``, one part after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(EncodedHistories)
+        if field.name != "offsets"
+    }
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    return EncodedHistories(offsets=np.concatenate([[0], np.cumsum(lengths)]), **columns)
 
 
 class Encoder:
@@ -93,8 +106,27 @@ class Encoder:
 
     def with_lexicon(self, lexicon: Lexicon) -> Encoder:
         """The same encoder over another lexicon."""
+        return self._with(self.template, lexicon)
+
+    def with_template(self, template: Template) -> Encoder:
+        """The same encoder in other words; ids of units stay if the fields are the same.
+
+        Raises:
+            TemplateError: The templates say different fields, or read different user features.
+        """
+        ours, others = (_said(one) for one in (self.template, template))
+        if ours != others:
+            raise TemplateError(
+                f"template {template.name!r} says {_listed(others)}",
+                where=f"beside template {self.template.name!r}",
+                expected=f"the same fields: {_listed(ours)}",
+                fix="choose a template of the same fields, or write one",
+            )
+        return self._with(template, self.lexicon)
+
+    def _with(self, template: Template, lexicon: Lexicon) -> Encoder:
         return Encoder(
-            self.template,
+            template,
             lexicon,
             style=self.style,
             tokenizer=self.tokenizer,
@@ -231,6 +263,17 @@ def _when(histories: Sequence[History]) -> IntArray:
     asked = [h.asked_at or 0 for h in histories]
     known = [len(h) > 0 and h.asked_at is not None for h in histories]
     return asked_codes(np.array(last, np.int64), np.array(asked, np.int64), np.array(known, bool))
+
+
+def _said(template: Template) -> tuple[set[str], set[str], set[str]]:
+    """Fields of the event line, fields added to its token, user features."""
+    in_line = {chunk.field for chunk in template.event_chunks if chunk.field}
+    return in_line, set(template.added), set(template.user_features)
+
+
+def _listed(said: tuple[set[str], set[str], set[str]]) -> str:
+    in_line, added, features = (sorted(names) for names in said)
+    return ", ".join([*in_line, *(f"{n} (added)" for n in added), *(f"user.{n}" for n in features)])
 
 
 def _ranges(starts: IntArray, lengths: IntArray) -> IntArray:

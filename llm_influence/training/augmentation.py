@@ -43,10 +43,17 @@ class EventDropout:
         return draw.random(events) >= chance
 
 
-def events_before(kept: BoolArray) -> npt.NDArray[np.int64]:
-    """(E + 1,) for each event and the one after the window, how many kept events lie before it.
+def events_before(kept: BoolArray, hidden: BoolArray | None = None) -> npt.NDArray[np.int64]:
+    """(E + 1,) for each event and the one after the window, the number of the event asked at.
 
-    That is where it is predicted: from the state after the last kept event before it, or from the
-    frame where there is none.
+    An event is predicted from the state after the last event before it that can be seen; this is
+    that one's number among the kept events, counted from 1, and 0 is the frame.
+
+    Args:
+        kept: (E,) bool, events that are rendered.
+        hidden: (E,) bool, events that are rendered and hidden from attention; default: none.
     """
-    return np.concatenate([[0], np.cumsum(kept)])
+    number = np.cumsum(kept)
+    if hidden is not None:
+        number = np.maximum.accumulate(np.where(kept & ~hidden, number, 0))
+    return np.concatenate([[0], number])

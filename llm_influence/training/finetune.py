@@ -1,4 +1,4 @@
-"""One fine-tuning run: data, model, training, test, model folder."""
+"""One fine-tuning run: data, model, pretraining, training, test, model folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers.trainer import TRAINER_STATE_NAME
 
 from llm_influence.config import RunConfig
 from llm_influence.data.sources import open_data
@@ -22,6 +21,10 @@ from llm_influence.evaluation.ranking import protocol
 from llm_influence.files import write_text
 from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.training import pretraining, pseudo_labels
+from llm_influence.training.base import last_checkpoint
+from llm_influence.training.pretraining import pretrain
+from llm_influence.training.pseudo_labels import teach
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -48,8 +51,11 @@ class FinetuneResult:
 def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
     """Fine-tune as ``config`` says and write the model folder ``config.output``.
 
-    The epoch is chosen on validation; test is measured once, with that epoch's model. Runs under
-    ``accelerate launch`` or ``torchrun`` on any number of processes.
+    With a ``pretraining`` block the model reads the log without labels first; what that learned is
+    kept in the folder and never learned twice. With a ``pseudo_labels`` block other models are
+    trained before, whose predictions are labels of this one. The epoch is chosen on validation;
+    test is measured once, with that epoch's model. Runs under ``accelerate launch`` or
+    ``torchrun`` on any number of processes.
 
     Args:
         config: The run.
@@ -68,9 +74,10 @@ def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
         model = InfluenceModel.build(config, split.train, cache=folder / "text_vectors")
     if state.is_main_process:
         _start_folder(folder, config, split)
-    trainer = InfluenceTrainer(
-        config, model, split, args=training_arguments(config, folder, state.num_processes)
-    )
+    pretrained = pretrain(config, model, split.train, folder)
+    pseudo, rounds = teach(config, model, split, folder)
+    arguments = training_arguments(config, folder, state.num_processes)
+    trainer = InfluenceTrainer(config, model, split, arguments, pseudo)
     begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - begun
@@ -81,17 +88,16 @@ def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
         seconds=seconds,
     )
     if state.is_main_process:
-        _finish_folder(result, config, split, model, trainer.state.log_history)
+        before: dict[str, object] = {"pretraining": pretrained, "pseudo_labels": rounds}
+        _finish_folder(result, config, split, model, trainer.state.log_history, before)
     state.wait_for_everyone()
     return result
 
 
 def _last_checkpoint(folder: Path, *, resume: bool) -> str | None:
-    """The newest checkpoint; one that was cut short lacks the state, which is written last."""
-    whole = (folder / "checkpoints").glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    step = {path.parent: int(path.parent.name.split("-")[1]) for path in whole}
-    found = str(max(step, key=step.__getitem__)) if step else None
-    if (found or (folder / "model.json").exists()) and not resume:
+    found = last_checkpoint(folder / "checkpoints")
+    traces = ("model.json", pretraining.PLACE, pseudo_labels.PLACE)
+    if (found or any((folder / name).exists() for name in traces)) and not resume:
         raise OutputError(
             "the folder holds a run already",
             where=str(folder),
@@ -120,6 +126,7 @@ def _finish_folder(
     split: Split,
     model: InfluenceModel,
     history: list[dict[str, float]],
+    before: dict[str, object],
 ) -> None:
     model.protocol = {
         "data": config.data.source,
@@ -136,6 +143,7 @@ def _finish_folder(
         "trainable_parameters": trained,
         "history": history,
     }
+    metrics |= {block: found for block, found in before.items() if found}
     text = json.dumps(metrics, indent=2, ensure_ascii=False) + "\n"
     write_text(result.folder / "metrics.json", text)
     logger.info("model folder: %s", result.folder)

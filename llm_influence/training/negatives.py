@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm_influence.config import RunConfig
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.log import BehaviorLog
 from llm_influence.types import FloatArray, IntArray
 
 
@@ -45,3 +48,14 @@ def half_popular(items: IntArray, num_items: int) -> FloatArray:
     """
     counts = np.bincount(items, minlength=num_items)
     return 0.5 * counts / max(1, counts.sum()) + 0.5 / num_items
+
+
+def drawn_items(config: RunConfig, catalogue: Catalogue, log: BehaviorLog) -> Negatives | None:
+    """What a loss that draws draws from: gBCE is about even draws, see docs/large_catalogues.md."""
+    head, items = config.model.item_head, len(catalogue)
+    loss = head.loss_for(items)
+    if loss == "full":
+        return None
+    even = np.full(items, 1 / items)
+    proposal = even if loss == "gbce" else half_popular(log.items, items)
+    return Negatives(proposal, head.negatives, seed=config.train.seed)

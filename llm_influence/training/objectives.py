@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_influence.errors import ConfigError
+from llm_influence.config import AdversarialConfig, ContrastiveConfig
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.training.losses import gbce, sampled_softmax
+from llm_influence.training.adversarial import adversarial_loss
+from llm_influence.training.contrastive import contrastive_loss
+from llm_influence.training.item_loss import ItemLoss
 from llm_influence.training.negatives import Negatives
-from llm_influence.training.windows import IGNORE
+from llm_influence.training.windows import IGNORE, Inputs
 
-FILL = 128
-"""Drawn items are made up to a multiple of this: the libraries below keep what they prepare for
-every shape of a product, some MiB each, and a new shape in every step would fill the memory."""
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What should be predicted at N positions of a micro-batch.
+
+    Attributes:
+        items: (N,) item codes.
+        behaviors: (N,) behaviour codes.
+        when: (N,) gap codes from the last event to each, where heads read them.
+        feedback: (N,) labels, NaN where none is asked; None without a feedback head.
+        weights: (N,) how much each of these counts; None: 1.
+        step: Number of the optimiser step.
+    """
+
+    items: Tensor
+    behaviors: Tensor
+    when: Tensor | None
+    feedback: Tensor | None
+    weights: Tensor | None
+    step: int
 
 
 class NextEventObjective(nn.Module):
@@ -32,6 +53,8 @@ class NextEventObjective(nn.Module):
         label_smoothing: Of the item loss.
         negatives: What a step draws, for a loss that draws; the item vectors that are computed
             are then those of the inputs, the labels and the drawn items alone.
+        contrastive: Weight and temperature of the loss between ``pairs``, where they are given.
+        adversarial: How far input vectors are moved for a second loss; default: not at all.
 
     Raises:
         ConfigError: Labels are to be smoothed over a catalogue that is not scored whole.
@@ -43,19 +66,15 @@ class NextEventObjective(nn.Module):
         *,
         label_smoothing: float = 0.0,
         negatives: Negatives | None = None,
+        contrastive: ContrastiveConfig | None = None,
+        adversarial: AdversarialConfig | None = None,
     ) -> None:
         super().__init__()
-        if label_smoothing and negatives is not None:
-            raise ConfigError(
-                f"train.label_smoothing is {label_smoothing}",
-                where="model.item_head.loss",
-                expected="no smoothing where a step scores a few items only",
-                fix="set train.label_smoothing to 0, or model.item_head.loss to full",
-            )
         self.model = model
         _freeze_idle(model)
-        self.label_smoothing = label_smoothing
-        self.negatives = negatives
+        self.item_loss = ItemLoss(model, label_smoothing=label_smoothing, negatives=negatives)
+        self.contrastive = contrastive or ContrastiveConfig()
+        self.adversarial = adversarial or AdversarialConfig()
 
     def forward(
         self,
@@ -66,6 +85,9 @@ class NextEventObjective(nn.Module):
         step: int = 0,
         label_when: Tensor | None = None,
         feedback_labels: Tensor | None = None,
+        feedback_weights: Tensor | None = None,
+        pairs: Inputs | None = None,
+        owners: Tensor | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """The loss of one micro-batch.
@@ -80,64 +102,77 @@ class NextEventObjective(nn.Module):
                 where the model's heads read it.
             feedback_labels: (B, L) labels of feedback, NaN where none is asked; needed by a
                 feedback head.
+            feedback_weights: (B, L) how much each of these counts; default: 1.
+            pairs: The tensors of an `EncodedBatch` of 2B rows, two views of each window.
+            owners: (B,) users of the windows, see `contrastive_loss`.
             inputs: The tensors of an `EncodedBatch`.
         """
-        batch = EncodedBatch(**inputs)
-        states = self.model.states(batch)
-        rows = torch.arange(len(states), device=states.device)[:, None]
-        known = labels != IGNORE
-        states = states[rows, asked_at][known]
-        if label_when is not None:
-            states = self.model.asked(states, label_when[known])
-        items, behaviors = labels[known], behavior_labels[known]
-        config, losses = self.model.config, []
-        if config.item_head.weight:
-            losses.append(config.item_head.weight * self._item_loss(states, items, step))
-        if config.behavior_head.weight:
-            logits = self.model.behavior_head(states).float()
-            entropy = F.cross_entropy(logits, behaviors, reduction="sum")
-            losses.append(config.behavior_head.weight * entropy)
-        if feedback_labels is not None:
-            answered = self._feedback_loss(states, items, behaviors, feedback_labels[known])
-            losses.append(config.feedback_head.weight * answered)
-        loss = torch.stack(losses).sum()
+        batch, known = EncodedBatch(**inputs), labels != IGNORE
+        rows = torch.arange(len(labels), device=labels.device)[:, None]
+        wanted = Wanted(
+            labels[known],
+            behavior_labels[known],
+            None if label_when is None else label_when[known],
+            None if feedback_labels is None else feedback_labels[known],
+            None if feedback_weights is None else feedback_weights[known],
+            step,
+        )
+
+        def loss_at(vectors: Tensor) -> Tensor:
+            """Summed loss of all heads, from (B, T, H) input vectors."""
+            states = self.model.states(batch, vectors)
+            return self._heads_loss(states[rows, asked_at][known], wanted)
+
+        loss = adversarial_loss(loss_at, self.model.embed(batch), self.adversarial)
+        if pairs is not None and owners is not None:
+            loss = loss + self.contrastive.weight * self._pairs_loss(pairs, owners, known)
         penalty = self.model.adapter.penalty()
         if penalty is not None:  # by labels, so that a step adds it once, however it is cut
             loss = loss + penalty * known.sum()
         return {"loss": loss / (known.sum() if num_items_in_batch is None else num_items_in_batch)}
 
-    def _feedback_loss(
-        self, states: Tensor, items: Tensor, behaviors: Tensor, labels: Tensor
-    ) -> Tensor:
+    def _heads_loss(self, states: Tensor, wanted: Wanted) -> Tensor:
+        """Summed loss of all trained heads, from (N, H) states before what is wanted of them."""
+        config, losses = self.model.config, []
+        if wanted.when is not None:
+            states = self.model.asked(states, wanted.when)
+        if config.item_head.weight:
+            found = self.item_loss(states, wanted.items, wanted.step)
+            losses.append(config.item_head.weight * found)
+        if config.behavior_head.weight:
+            logits = self.model.behavior_head(states).float()
+            entropy = F.cross_entropy(logits, wanted.behaviors, reduction="sum")
+            losses.append(config.behavior_head.weight * entropy)
+        if wanted.feedback is not None:
+            answered = self._feedback_loss(states, wanted, wanted.feedback)
+            losses.append(config.feedback_head.weight * answered)
+        return torch.stack(losses).sum()
+
+    def _feedback_loss(self, states: Tensor, wanted: Wanted, labels: Tensor) -> Tensor:
         """Summed loss of the (N,) labels that are no NaN, over the share of events that have any.
 
         Without any it is a zero that still reaches the head, as processes must agree on what is
         trained.
         """
         head, asked = self.model.trained_feedback, ~labels.isnan()
-        scores = self.model.feedback_scores(states[asked], items[asked], behaviors[asked])
-        return head.link.loss(scores, labels[asked]).sum() / head.scale.share
+        scores = self.model.feedback_scores(
+            states[asked], wanted.items[asked], wanted.behaviors[asked]
+        )
+        losses = head.link.loss(scores, labels[asked])
+        if wanted.weights is not None:
+            losses = losses * wanted.weights[asked]
+        return losses.sum() / head.scale.share
 
-    def _item_loss(self, states: Tensor, labels: Tensor, step: int) -> Tensor:
-        """Summed loss of the (N,) labels from (N, H) states."""
-        head = self.model.item_head
-        if self.negatives is None:
-            logits = head(states, self.model.item_vectors()).float()
-            smoothing = self.label_smoothing
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-        drawn, real = (column.to(labels.device) for column in _filled(self.negatives.draw(step)))
-        # one call: an item is the same item as a label and as one that was drawn
-        vectors = self.model.units(self.model.first_item + torch.cat([labels, drawn]))
-        own = head.pairs(states, vectors[: len(labels)]).float()
-        others = head(states, vectors[len(labels) :]).float()
-        unused = (labels[:, None] == drawn) | ~real
-        inclusion = self.negatives.inclusion.to(labels.device)
-        config = self.model.config.item_head
-        if config.loss == "gbce":
-            rate, t = float(inclusion[0]), config.calibration
-            return gbce(own, others, unused, rate=rate, items=len(inclusion), calibration=t).sum()
-        own_log_q, others_log_q = inclusion[labels].log(), inclusion[drawn].log()
-        return sampled_softmax(own, others, unused, own_log_q, others_log_q).sum()
+    def _pairs_loss(self, pairs: Inputs, owners: Tensor, known: Tensor) -> Tensor:
+        """Contrastive loss of each window, counted once for every label that it has.
+
+        So the mean over a step's labels is a mean over its windows, however the step is cut.
+        """
+        states = self.model.last_states(EncodedBatch(**pairs))
+        views = states.view(2, len(owners), -1)
+        return known.sum(dim=1).float() @ contrastive_loss(
+            views, owners, self.contrastive.temperature
+        )
 
 
 def _freeze_idle(model: InfluenceModel) -> None:
@@ -152,11 +187,3 @@ def _freeze_idle(model: InfluenceModel) -> None:
     reads_items = config.item_head.weight or config.feedback_head.weight
     if model.encoder.style == "text" and not reads_items:
         model.units.requires_grad_(requires_grad=False)
-
-
-def _filled(drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """(K,) items made up to a multiple of `FILL`, and (K,) bool which of them were drawn."""
-    real = torch.arange(-(-len(drawn) // FILL) * FILL) < len(drawn)
-    filled = torch.zeros(len(real), dtype=torch.int64)
-    filled[real] = drawn
-    return filled, real

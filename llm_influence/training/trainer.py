@@ -6,52 +6,45 @@ import math
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import EvalLoopOutput
 
-from llm_influence.config import RunConfig, TrainConfig
+from llm_influence.config import RunConfig
 from llm_influence.data.splits import EvaluationSet, Split
-from llm_influence.errors import ConfigError
 from llm_influence.evaluation.choice import check_chosen, chosen_metric
 from llm_influence.evaluation.heads import Questions, head_metrics, row_scores
-from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.training.attention import attend_as_usual, attend_in_float32
 from llm_influence.training.augmentation import EventDropout
-from llm_influence.training.negatives import Negatives, half_popular
+from llm_influence.training.base import AttentionOf, EpochOf, ModelTrainer, shared_arguments
+from llm_influence.training.negatives import drawn_items
 from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.sampling import LengthSampler
-from llm_influence.training.schedule import AdapterSchedule, load_progress, save_progress
+from llm_influence.training.schedule import AdapterSchedule
 from llm_influence.training.validations import InnerValidations
+from llm_influence.training.views import Views
 from llm_influence.training.windows import (
     Inputs,
     RowCollator,
     RowDataset,
+    WeightedLabels,
     WindowCollator,
     WindowDataset,
 )
 
 
-class InfluenceTrainer(Trainer):
+class InfluenceTrainer(ModelTrainer):
     """Trains an `InfluenceModel` on windows and measures all of its heads on validation.
 
-    What differs from its parent: two learning rates, a few numbers a row instead of logits as
-    predictions (`evaluation.heads.row_scores`, small enough to gather from every process), and
-    checkpoints that hold what is trained alone.
+    Its predictions are a few numbers a row instead of logits (`evaluation.heads.row_scores`):
+    small enough to gather from every process.
     """
 
     data_collator: WindowCollator | RowCollator
@@ -62,21 +55,28 @@ class InfluenceTrainer(Trainer):
         model: InfluenceModel,
         split: Split,
         args: TrainingArguments,
+        pseudo: WeightedLabels | None = None,
     ) -> None:
-        self._config, self._top = config, 0
+        self._top = 0
         check_chosen(config, split.validation)
         train, cutoff = config.train, config.evaluation.cutoff
         objective = NextEventObjective(
             model,
             label_smoothing=train.label_smoothing,
-            negatives=_negatives(config, model, split),
+            negatives=drawn_items(config, model.catalogue, split.train)
+            if config.model.item_head.weight
+            else None,
+            contrastive=train.contrastive,
+            adversarial=train.adversarial,
         )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
         windows = WindowDataset(split.train, model.encoder)
         lengths = [window.stop - window.start for window in windows.windows]
-        self._sampler = LengthSampler(lengths, train.batch_size, seed=train.seed)
+        sampler = LengthSampler(lengths, train.batch_size, seed=train.seed)
         steps = math.ceil(len(windows) / train.batch_size)
         super().__init__(
+            config,
+            sampler,
             model=objective,
             train_dataset=windows,
             eval_dataset=RowDataset(split.validation),
@@ -84,7 +84,10 @@ class InfluenceTrainer(Trainer):
                 split.train,
                 model.encoder,
                 dropout,
+                Views(train.augmentation, seed=train.seed),
+                contrast=train.contrastive.weight > 0,
                 feedback=config.model.feedback,
+                pseudo=pseudo,
                 when=config.model.when,
             ),
             compute_metrics=lambda found: head_metrics(model, found.predictions, cutoff),
@@ -92,48 +95,11 @@ class InfluenceTrainer(Trainer):
                 EarlyStoppingCallback(train.patience),
                 InnerValidations(train.validations_per_epoch, steps),
                 AdapterSchedule(model.adapter),
-                _EpochOf(windows, self._sampler),
-                _AttentionOf(model.backbone.model),
+                EpochOf(windows, sampler),
+                AttentionOf(model.backbone.model),
             ],
             args=args,
         )
-
-    @property
-    def influence_model(self) -> InfluenceModel:
-        """The model under training, without the objective or any process wrapper."""
-        return self.accelerator.unwrap_model(self.model).model
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; item residuals have their own learning rate, and none of the small ones decay."""
-        train = self._config.train
-        residual = self.influence_model.units.residual
-        trained = [p for p in self.model.parameters() if p.requires_grad and p is not residual]
-        matrices = [p for p in trained if p.squeeze().ndim > 1]  # (N, 1) is a vector
-        vectors = [p for p in trained if p.squeeze().ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": train.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-            {
-                "params": [residual],
-                "lr": train.item_learning_rate,
-                "weight_decay": train.weight_decay,
-            },
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=train.learning_rate)
-        return self.optimizer
-
-    def _get_train_sampler(self, train_dataset: WindowDataset | None = None) -> Sampler[int]:
-        return self._sampler
-
-    def training_step(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """One micro-batch; all of a step's draw the same items, and so does a run that goes on."""
-        numbered = {**inputs, "step": self.state.global_step}
-        return super().training_step(model, numbered, num_items_in_batch)
 
     def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoader:
         """Rows of validation, rendered by their own collator."""
@@ -182,56 +148,10 @@ class InfluenceTrainer(Trainer):
         questions = Questions(rows, exclude_seen=exclude, feedback=feedback)
         return RowCollator(questions, self.influence_model.encoder)
 
-    # --- checkpoints: one model folder of what is trained ---------------------------------
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = output_dir or self.args.output_dir
-        self.influence_model.save_pretrained(folder, with_backbone=False)
-        save_progress(self.influence_model.adapter, Path(folder))
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        restore_weights(self.influence_model, Path(resume_from_checkpoint))
-        load_progress(self.influence_model.adapter, Path(resume_from_checkpoint))
+    # --- checkpoints -----------------------------------------------------------------------
 
     def _load_best_model(self) -> None:
         restore_weights(self.influence_model, Path(self.state.best_model_checkpoint))
-
-
-class _EpochOf(TrainerCallback):
-    """Tells the windows and their order which epoch begins.
-
-    Where several processes share a sampler, accelerate does not call a dataset's ``set_epoch``,
-    nor a sampler's when a run goes on in the middle of an epoch.
-    """
-
-    def __init__(self, *parts: WindowDataset | LengthSampler) -> None:
-        self._parts = parts
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        for part in self._parts:
-            part.set_epoch(int(state.epoch))
-
-
-class _AttentionOf(TrainerCallback):
-    """Gives the backbone the faster attention of a bf16 run on a CPU while it trains."""
-
-    def __init__(self, backbone: PreTrainedModel) -> None:
-        self._backbone = backbone
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        if args.bf16 and args.device.type == "cpu":
-            attend_in_float32(self._backbone)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        attend_as_usual(self._backbone)
 
 
 def training_arguments(config: RunConfig, folder: Path, world_size: int) -> TrainingArguments:
@@ -240,70 +160,17 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
     Raises:
         ConfigError: The batch size cannot be shared among processes and accumulation steps.
     """
-    train = config.train
-    bf16, (metric, more_is_better) = wants_bf16(train), chosen_metric(config)
+    metric, more_is_better = chosen_metric(config)
     return TrainingArguments(
+        **shared_arguments(config, world_size),
         output_dir=str(folder / "checkpoints"),
-        num_train_epochs=train.epochs,
-        use_cpu=on_cpu(),
-        per_device_train_batch_size=_share(train, world_size),
-        per_device_eval_batch_size=config.evaluation.batch_size,
-        gradient_accumulation_steps=train.accumulation,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.schedule,
-        warmup_steps=train.warmup,
-        max_grad_norm=train.max_grad_norm,
-        bf16=bf16,
-        seed=train.seed,
-        data_seed=train.seed,
+        num_train_epochs=config.train.epochs,
+        learning_rate=config.train.learning_rate,
         eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model=metric,
         greater_is_better=more_is_better,
         restore_callback_states_from_checkpoint=True,  # patience counts on after a break
         logging_strategy="steps",
         logging_steps=10,
-        report_to=train.report_to,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,  # words of units: large, never trained, equal everywhere
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def wants_bf16(train: TrainConfig) -> bool:
-    """Whether to train in bf16 autocast.
-
-    ``auto`` asks the chip: on a CPU without bf16 instructions it is tens of times slower.
-    """
-    if train.precision != "auto":
-        return train.precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _negatives(config: RunConfig, model: InfluenceModel, split: Split) -> Negatives | None:
-    """What a loss that draws draws from: gBCE is about even draws, see docs/large_catalogues.md."""
-    head, items = config.model.item_head, len(model.catalogue)
-    loss = head.loss_for(items)
-    if loss == "full" or not head.weight:
-        return None
-    even = np.full(items, 1 / items)
-    proposal = even if loss == "gbce" else half_popular(split.train.items, items)
-    return Negatives(proposal, head.negatives, seed=config.train.seed)
-
-
-def _share(train: TrainConfig, world_size: int) -> int:
-    parts = world_size * train.accumulation
-    if train.batch_size % parts:
-        raise ConfigError(
-            f"train.batch_size {train.batch_size} cannot be cut into {parts} equal parts",
-            where=f"{world_size} processes x train.accumulation {train.accumulation}",
-            expected=f"a multiple of {parts}",
-            fix=f"set train.batch_size to {max(parts, train.batch_size // parts * parts)}",
-        )
-    return train.batch_size // parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +17,18 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.evaluation.heads import Questions
 from llm_influence.rendering.batch import EncodedBatch, collate
-from llm_influence.rendering.encoder import Encoder
+from llm_influence.rendering.encoder import Encoder, join
 from llm_influence.rendering.gaps import asked_codes
 from llm_influence.training.augmentation import EventDropout, events_before
-from llm_influence.types import History, IntArray
+from llm_influence.training.contrastive import NOBODY
+from llm_influence.training.views import View, Views, paraphrases
+from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
 IGNORE = -100
 """Label of a position that predicts nothing; the convention of torch and transformers."""
 
-Inputs = dict[str, Tensor]
+Inputs = dict[str, Any]
+"""Tensors by name; those of a second batch may stand in a dict of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,24 @@ class Window:
     start: int
     stop: int
     epoch: int = 0
+
+    def draws_by(self) -> dict[str, int]:
+        """What random draws about the window depend on, beside the seed."""
+        return {"epoch": self.epoch, "user": self.user, "start": self.start}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightedLabels:
+    """Feedback of the N events of a log, as it is learned from.
+
+    Attributes:
+        labels: (N,) float32, NaN where none is asked.
+        weights: (N,) float32, how much each counts; their mean is the share of events that have a
+            label of their own, whatever has been added.
+    """
+
+    labels: FloatArray
+    weights: FloatArray
 
 
 class WindowDataset(Dataset[Window]):
@@ -83,18 +105,25 @@ class WindowCollator:
     Labels of feedback (NaN where none is asked) and the gap codes ``label_when`` from the last
     kept event to each label come with them where a head wants them.
 
-    Labels are (B, L), one for each of a window's events and for the one after it. ``asked_at``
+    Labels are (B, L), one for each event that a window shows and for the one after. ``asked_at``
     (B, L) is the token from whose state each is predicted: the last one of the last event before
-    it, or of the frame for the first. Events that ``dropout`` leaves out are not rendered, the gap
-    behind them is measured from the last event that is there, and every event remains a label
-    (docs/decisions/0006-event-dropout.md).
+    it that can be seen, or of the frame for the first. Events that ``dropout`` leaves out are not
+    rendered, the gap behind them is measured from the last event that is there, and every event
+    remains a label (docs/decisions/0006-event-dropout.md).
 
     Args:
         log: Events of training.
         encoder: Renders the windows.
         dropout: Which events are left out; default: none.
+        views: How windows are shown; default: as they are.
+        contrast: Also render two views of every window: ``pairs``, an `EncodedBatch` of 2B rows by
+            name, and ``owners`` (B,), see `training.contrastive`.
         feedback: What is asked of a feedback head; default: nothing.
+        pseudo: Labels and weights to use instead of the log's own; default: those, all alike.
         when: Whether heads read the gap to the question.
+
+    Raises:
+        ConfigError: A template of ``views`` does not say the same fields as the encoder's.
     """
 
     def __init__(
@@ -102,55 +131,93 @@ class WindowCollator:
         log: BehaviorLog,
         encoder: Encoder,
         dropout: EventDropout | None = None,
+        views: Views | None = None,
         *,
+        contrast: bool = False,
         feedback: FeedbackHeadConfig | None = None,
+        pseudo: WeightedLabels | None = None,
         when: bool = False,
     ) -> None:
         self._log, self._encoder = log, encoder
-        self._dropout = dropout or EventDropout()
+        self._dropout, self._views = dropout or EventDropout(), views or Views()
+        self._encoders = [encoder, *paraphrases(encoder, self._views.config.templates)]
+        self._contrast, self._when = contrast, when
         self._feedback = None if feedback is None else feedback_labels(log, feedback)
-        self._when = when
+        self._weights = None
+        if pseudo is not None:
+            self._feedback, self._weights = pseudo.labels, pseudo.weights
 
     def __call__(self, windows: Sequence[Window]) -> Inputs:
         """See the class."""
         whole = [self._log.at(w.user, w.stop + 1).keep(slice(w.start, None)) for w in windows]
+        views = [self._views.trained(w.stop - w.start, **w.draws_by()) for w in windows]
         kept = [
-            self._dropout.kept(len(history) - 1, epoch=w.epoch, user=w.user, start=w.start)
-            for history, w in zip(whole, windows, strict=True)
+            self._dropout.kept(len(view.shown), **w.draws_by())
+            for view, w in zip(views, windows, strict=True)
         ]
-        encoded = self._encoder.encode(
-            [h.keep(slice(None, -1)).keep(k) for h, k in zip(whole, kept, strict=True)]
-        )
-        batch = collate(encoded)
+        shown = [view.of(history) for view, history in zip(views, whole, strict=True)]
+        batch, left_out = self._rendered(shown, views, kept)
         # A removal makes gaps longer, and so may their words: what no longer fits is left out.
         before = [
-            (events_before(k) - left_out).clip(0)
-            for k, left_out in zip(kept, encoded.left_out, strict=True)
+            (events_before(k, view.hidden) - n).clip(0)
+            for k, view, n in zip(kept, views, left_out, strict=True)
         ]
-        labels = self._encoder.lexicon.columns(whole)
+        labels = self._encoder.lexicon.columns(shown)
         places = _pad(np.concatenate(before), labels.lengths, 0)
-        wanted: Inputs = {}
-        if self._when:
-            visible = [
-                h.timestamps[:-1][k][left_out:]
-                for h, k, left_out in zip(whole, kept, encoded.left_out, strict=True)
-            ]
-            wanted["label_when"] = _pad(_gaps(whole, visible, before), labels.lengths, 0)
-        if self._feedback is not None:
-            found = np.concatenate([self._feedback[self._span(w)] for w in windows])
-            wanted["feedback_labels"] = _pad(found, labels.lengths, np.nan)
-        return {
-            **wanted,
+        inputs = {
             **batch_inputs(batch),
             "labels": _pad(labels.codes["item"], labels.lengths, IGNORE),
             "behavior_labels": _pad(labels.codes["behavior"], labels.lengths, IGNORE),
             "asked_at": batch.ends.gather(1, places),
         }
+        if self._when:  # hidden events are there, so that the gap is measured from them
+            rendered = [(events_before(k) - n).clip(0) for k, n in zip(kept, left_out, strict=True)]
+            times = [
+                h.timestamps[:-1][k][n:] for h, k, n in zip(shown, kept, left_out, strict=True)
+            ]
+            inputs["label_when"] = _pad(_gaps(shown, times, rendered), labels.lengths, 0)
+        if self._feedback is not None:
+            asked = [self._places(w, view) for w, view in zip(windows, views, strict=True)]
+            found = self._feedback[np.concatenate(asked)]
+            inputs["feedback_labels"] = _pad(found, labels.lengths, np.nan)
+            if self._weights is not None:
+                weights = self._weights[np.concatenate(asked)]
+                inputs["feedback_weights"] = _pad(weights, labels.lengths, 0.0)
+        return inputs | self._pairs(windows, whole) if self._contrast else inputs
 
-    def _span(self, window: Window) -> slice:
-        """Where the labels of a window stand in the arrays of the log."""
-        start = int(self._log.offsets[window.user])
-        return slice(start + window.start, start + window.stop + 1)
+    def _rendered(
+        self, shown: Sequence[History], views: Sequence[View], kept: Sequence[BoolArray]
+    ) -> tuple[EncodedBatch, IntArray]:
+        """The batch of the kept events of each view, and (B,) how many of them did not fit."""
+        histories = [h.keep(slice(None, -1)).keep(k) for h, k in zip(shown, kept, strict=True)]
+        template = np.array([view.template for view in views])
+        parts, rows = [], []
+        for number in np.unique(template):
+            rows.append(np.flatnonzero(template == number))
+            parts.append(self._encoders[number].encode([histories[row] for row in rows[-1]]))
+        encoded, order = join(parts), np.argsort(np.concatenate(rows))
+        batch, left_out = collate(encoded, order), encoded.left_out[order]
+        if any(view.hidden.any() for view in views):
+            visible = torch.ones(len(views), batch.ends.shape[1] - 1, dtype=torch.bool)
+            for row, (view, k) in enumerate(zip(views, kept, strict=True)):
+                seen = torch.from_numpy(~view.hidden[k][left_out[row] :])
+                visible[row, : len(seen)] = seen
+            batch = batch.hide(visible)
+        return batch, left_out
+
+    def _pairs(self, windows: Sequence[Window], whole: Sequence[History]) -> Inputs:
+        pairs = [self._views.pair(w.stop - w.start, **w.draws_by()) for w in windows]
+        views = [pair[side] for side in (0, 1) for pair in pairs]
+        shown = [view.of(history) for view, history in zip(views, [*whole, *whole], strict=True)]
+        everything = [np.ones(len(view.shown), dtype=bool) for view in views]
+        batch, _ = self._rendered(shown, views, everything)
+        owners = [w.user if w.stop > w.start else NOBODY for w in windows]
+        return {"pairs": batch_inputs(batch), "owners": torch.tensor(owners)}
+
+    def _places(self, window: Window, view: View) -> IntArray:
+        """(M + 1,) where the labels of a view stand in the arrays of the log."""
+        first = int(self._log.offsets[window.user]) + window.start
+        return first + np.append(view.shown, view.after)
 
 
 class RowDataset(Dataset[int]):

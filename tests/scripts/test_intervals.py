@@ -6,7 +6,15 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
-from intervals import mean_interval, paired_bootstrap
+from intervals import (
+    auc_over_users_and_seeds,
+    mean_interval,
+    means_over_users_and_seeds,
+    paired_bootstrap,
+    weighted_auc,
+)
+
+from llm_influence.evaluation.feedback import feedback_metrics
 
 
 def test_student_interval_of_three_runs():
@@ -32,3 +40,36 @@ def test_bootstrap_is_as_wide_as_the_standard_error_says():
     (value, low, high), _ = paired_bootstrap(ours, theirs)
     half = 1.96 * np.std(ours - theirs) / 20
     assert (value - low, high - value) == pytest.approx((half, half), rel=0.1)
+
+
+def test_an_interval_over_users_and_seeds_is_wider_where_seeds_differ():
+    users = np.random.default_rng(0).normal(size=300)
+    alike = means_over_users_and_seeds(np.stack([users] * 3))
+    apart = means_over_users_and_seeds(np.stack([users - 1, users, users + 1]))
+    assert alike[0] == pytest.approx(apart[0])
+    half = 1.96 * users.std() / np.sqrt(300)
+    assert (alike[2] - alike[1]) / 2 == pytest.approx(half, rel=0.1)
+    assert apart[2] - apart[1] > 3 * (alike[2] - alike[1])
+
+
+def test_a_weighted_auc_is_that_of_rows_as_often_as_they_weigh_with_ties_counting_half():
+    random = np.random.default_rng(0)
+    labels, codes = random.integers(0, 2, 50), random.integers(0, 9, 50)
+    weights = random.integers(0, 4, 50)
+    rows = np.repeat(np.arange(50), weights)
+    expected = feedback_metrics(labels[rows], codes[rows], np.zeros(len(rows)))["auc"]
+    assert weighted_auc(labels, codes, weights) == pytest.approx(expected)
+
+
+def test_a_system_differs_from_itself_by_nothing_and_a_better_one_by_more():
+    random = np.random.default_rng(0)
+    labels, users = random.integers(0, 2, 400), np.repeat(np.arange(40), 10)
+    noise = random.normal(size=(2, 400))
+    worse, better = noise + 0.5 * labels, noise + 2 * labels
+    first, same, nothing, other, gain = auc_over_users_and_seeds(
+        labels, [worse, worse, better], users, draws=200
+    )
+    assert same == first
+    assert nothing == (0, 0, 0)
+    assert gain[0] == pytest.approx(other[0] - first[0])
+    assert 0 < gain[1] < gain[0] < gain[2]

@@ -66,7 +66,7 @@ def test_a_run_trains_with_it_where_it_helps_and_leaves_the_usual_one(
 
     built = []
     monkeypatch.setattr(module, "InfluenceTrainer", Watched)
-    monkeypatch.setattr("llm_influence.training.trainer.on_cpu", lambda: True)
+    monkeypatch.setattr("llm_influence.training.base.on_cpu", lambda: True)
     finetune(config_in(tmp_path, train={"epochs": 1, "batch_size": 4, "precision": precision}))
     assert set(used) == {wanted}
     assert built[0].backbone.model.config._attn_implementation == "sdpa"

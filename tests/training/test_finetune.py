@@ -193,7 +193,8 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can(
 def test_two_processes_come_to_the_metrics_of_one(tmp_path):
     """13 users, so that one process has to ask a user too many; 14 windows, so that all fit.
 
-    Events are left out at random: the same ones in the same epoch, whichever process reads them.
+    Every way of learning is on. What is drawn is the same in the same epoch, whichever process
+    reads it, and the two views of a window are told from those that the other process reads.
     """
     events = tiny.events_table(users=13)
     found = []
@@ -202,9 +203,16 @@ def test_two_processes_come_to_the_metrics_of_one(tmp_path):
         folder.mkdir()
         # in bf16 the padding of a batch is felt: one process pads two windows, two pad none
         steps = {"batch_size": 2, "learning_rate": 1e-3, "precision": "fp32"}
-        train = {**TRAIN, **steps, "event_dropout": 0.9}
-        rendering = {"max_events": 7}
-        config = config_in(folder, events, train=train, rendering=rendering, model=NO_DROPOUT)
+        train = {
+            **TRAIN,
+            **steps,
+            "event_dropout": 0.9,
+            "augmentation": {"crop": 0.3, "mask": 0.3, "reorder": 0.5},
+            "contrastive": {"weight": 0.5},
+            "adversarial": {"epsilon": 0.5},
+        }
+        sections = {"rendering": {"max_events": 7}, "pretraining": {"epochs": 1}}
+        config = config_in(folder, events, train=train, model=NO_DROPOUT, **sections)
         if processes == 1:
             finetune(config)
         else:
@@ -224,6 +232,7 @@ def test_two_processes_come_to_the_metrics_of_one(tmp_path):
     (one, weights_of_one), (two, weights_of_two) = found
     assert 0 < one["test"]["items"]["hr@10"] < 1
     assert one["history"][-1]["step"] == two["history"][-1]["step"] == 14
+    assert two["pretraining"]["loss"] == pytest.approx(one["pretraining"]["loss"], abs=1e-4)
     for name in ("validation", "test"):
         for head, metrics in one[name].items():
             assert two[name][head] == pytest.approx(metrics, abs=1e-6)

@@ -1,0 +1,176 @@
+"""Semi-supervised: confident predictions of a trained feedback head are labels of the next model.
+
+Self-training (Lee 2013, "Pseudo-label"). Every round trains a model from the same beginning, on the
+log's labels and on those that the round before has guessed. A guess is a target alone: it is
+never written into the log, so no history shows it. Each round leaves its folder in the run's:
+
+pseudo_labels/round_0/checkpoints/        what a round that was broken off goes on from
+pseudo_labels/round_0/labels.safetensors  the labels and weights that the next round learns from
+pseudo_labels/round_0/metrics.json        written last: with it, the round is finished
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from llm_influence.config import FeedbackHeadConfig, PseudoLabelsConfig, RunConfig
+from llm_influence.data.feedback import feedback_labels
+from llm_influence.data.log import BehaviorLog
+from llm_influence.data.splits import Split
+from llm_influence.files import write_text
+from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.training.base import last_checkpoint, release
+from llm_influence.training.trainer import InfluenceTrainer, training_arguments
+from llm_influence.training.windows import IGNORE, WeightedLabels, WindowCollator, WindowDataset
+from llm_influence.types import BoolArray, FloatArray
+
+PLACE = "pseudo_labels"
+LABELS, METRICS = "labels.safetensors", "metrics.json"
+
+
+def teach(
+    config: RunConfig, model: InfluenceModel, split: Split, folder: Path
+) -> tuple[WeightedLabels | None, list[dict[str, Any]]]:
+    """Train the models of all rounds but the last; ``model`` is put back to where it began.
+
+    Args:
+        config: The run; ``config.pseudo_labels`` says how many rounds and how sure.
+        model: Ready to be fine-tuned.
+        split: Its events of training are guessed; the epoch is chosen on its validation.
+        folder: The run's folder.
+
+    Returns:
+        What the last model learns from, None where the block is off; and for each round how many
+        labels were real and guessed, and the metrics of its model on validation.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    began = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    found: WeightedLabels | None = None
+    notes: list[dict[str, Any]] = []
+    for number in range(config.pseudo_labels.rounds):
+        place = folder / PLACE / f"round_{number}"
+        if not (place / METRICS).is_file():
+            _round(config, model, split, place, found)
+            _put_back(model, began)
+        found = WeightedLabels(**load_file(place / LABELS))
+        notes.append(json.loads((place / METRICS).read_text(encoding="utf-8")))
+    return found, notes
+
+
+def _round(
+    config: RunConfig,
+    model: InfluenceModel,
+    split: Split,
+    place: Path,
+    labels: WeightedLabels | None,
+) -> None:
+    """Train one model and write down what it is sure of."""
+    state, asked = PartialState(), config.model.feedback_head
+    arguments = training_arguments(config, place, state.num_processes)
+    trainer = InfluenceTrainer(config, model, split, arguments, labels)
+    trainer.train(resume_from_checkpoint=last_checkpoint(place / "checkpoints"))
+    validation = trainer.measure(split.validation)
+    release(trainer)
+    odds = feedback_of_events(model, split.train, batch_size=config.evaluation.batch_size)
+    real = feedback_labels(split.train, asked)
+    guessed = confident(model, split.train, real, odds, config.pseudo_labels)
+    known = weighted(real, odds, guessed, asked, config.pseudo_labels)
+    if state.is_main_process:
+        save_file({"labels": known.labels, "weights": known.weights}, place / LABELS)
+        metrics = {
+            "labels": int((~np.isnan(real)).sum()),
+            "guessed": int(guessed.sum()),
+            "guessed_positive": int((odds[guessed] > 0).sum()),
+            "validation": {n: None if math.isnan(v) else v for n, v in validation.items()},
+        }
+        write_text(place / METRICS, json.dumps(metrics, indent=2) + "\n")
+    state.wait_for_everyone()
+
+
+def feedback_of_events(
+    model: InfluenceModel, log: BehaviorLog, *, batch_size: int = 64
+) -> FloatArray:
+    """(N,) log-odds of a positive label of every event of a log, given what came before it."""
+    windows = WindowDataset(log, model.encoder).windows
+    collator = WindowCollator(log, model.encoder, when=model.config.when)
+    odds = np.full(log.num_events, np.nan)
+    with inference(model):
+        for start in range(0, len(windows), batch_size):
+            part = windows[start : start + batch_size]
+            inputs = {name: column.to(model.device) for name, column in collator(part).items()}
+            first = log.offsets[[w.user for w in part]]
+            spans = [f + np.arange(w.start, w.stop + 1) for f, w in zip(first, part, strict=True)]
+            # the first event of a window is the last of the one before it, which comes later here
+            odds[np.concatenate(spans)] = _asked(model, **inputs).double().cpu().numpy()
+    return odds
+
+
+def _asked(
+    model: InfluenceModel,
+    labels: Tensor,
+    behavior_labels: Tensor,
+    asked_at: Tensor,
+    label_when: Tensor | None = None,
+    **inputs: Tensor,
+) -> Tensor:
+    known = labels != IGNORE
+    rows = torch.arange(len(labels), device=labels.device)[:, None]
+    states = model.states(EncodedBatch(**inputs))[rows, asked_at][known]
+    if label_when is not None:
+        states = model.asked(states, label_when[known])
+    return model.feedback(states, labels[known], behavior_labels[known])
+
+
+def confident(
+    model: InfluenceModel,
+    log: BehaviorLog,
+    real: FloatArray,
+    odds: FloatArray,
+    config: PseudoLabelsConfig,
+) -> BoolArray:
+    """(N,) bool, the events without a label that the model is sure of.
+
+    Behaviours that never have a label in training are not guessed: nobody is asked about them.
+    """
+    names = model.trained_feedback.scale.behaviors
+    codes = [log.vocabulary.behaviors.index(name) for name in names]
+    sure = np.abs(odds) >= math.log(config.threshold / (1 - config.threshold))
+    return np.isnan(real) & np.isin(log.behaviors, codes) & sure
+
+
+def weighted(
+    real: FloatArray,
+    odds: FloatArray,
+    guessed: BoolArray,
+    feedback: FeedbackHeadConfig,
+    config: PseudoLabelsConfig,
+) -> WeightedLabels:
+    """Real labels and guessed ones, which count ``config.weight`` of a real one.
+
+    Weights are scaled, so that feedback as a whole counts as it does without guesses.
+    """
+    positive = feedback.positive_from
+    guess = np.where(odds > 0, positive, positive - 1)
+    labels = np.where(guessed, guess, real).astype(np.float32)
+    weights = np.where(guessed, config.weight, ~np.isnan(real))
+    weights = weights * (np.mean(~np.isnan(real)) / weights.mean())
+    return WeightedLabels(labels, weights.astype(np.float32))
+
+
+def _put_back(model: InfluenceModel, began: dict[str, Tensor]) -> None:
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in began.items():
+            own[name].copy_(tensor)
