@@ -31,7 +31,9 @@ from llm_influence.data.splits import EvaluationSet, Split, split_log
 from llm_influence.evaluation.ranking import evaluate, ndcg_of_rows
 from llm_influence.types import History
 
-CONFIGS = {stage: Path(f"configs/complete_journey_{stage}.yaml") for stage in ("category", "redemption")}
+CONFIGS = {
+    stage: Path(f"configs/complete_journey_{stage}.yaml") for stage in ("category", "redemption")
+}
 
 
 class OwnFrequency:
@@ -64,7 +66,9 @@ def category(options: argparse.Namespace) -> None:
         bench.baselines()
     split = Split.load(bench.split, Catalogue.load(bench.split / "catalogue.parquet"))
     own = evaluate(OwnFrequency(split.train), split.test, EvaluationConfig(exclude_seen=False))[1]
-    runs = our_runs(folder / OURS, CONFIGS["category"], options.overrides, options.seeds, options.core)
+    runs = our_runs(
+        folder / OURS, CONFIGS["category"], options.overrides, options.seeds, options.core
+    )
     ours = of_gains(
         OURS,
         np.stack([ndcg_of_rows(run.found["rank"]) for run in runs]),
@@ -116,7 +120,9 @@ def redemption(options: argparse.Namespace) -> None:
     rows = split.test
     asked = ~np.isnan(_labels(rows))
     labels = _labels(rows)[asked].astype(np.int64)
-    runs = our_runs(folder / OURS, CONFIGS["redemption"], options.overrides, options.seeds, options.core)
+    runs = our_runs(
+        folder / OURS, CONFIGS["redemption"], options.overrides, options.seeds, options.core
+    )
     ours = of_scores(
         OURS,
         np.stack([run.found["feedback_score"][asked] for run in runs]),

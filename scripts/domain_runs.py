@@ -43,9 +43,7 @@ def our_runs(
     return [_our_run(folder / f"seed_{seed}", config, overrides, seed, core) for seed in seeds]
 
 
-def _our_run(
-    folder: Path, config: Path, overrides: Sequence[str], seed: int, core: int
-) -> OurRun:
+def _our_run(folder: Path, config: Path, overrides: Sequence[str], seed: int, core: int) -> OurRun:
     model, answers = folder / "model", folder / "test.npz"
     if not (model / "metrics.json").exists():
         shutil.rmtree(model, ignore_errors=True)  # one that was cut short begins anew

@@ -171,7 +171,10 @@ class Bench:
     def baselines(self) -> None:
         """Popularity and item-kNN, in this process."""
         catalogue = Catalogue.load(self.split / "catalogue.parquet")
-        split, config = Split.load(self.split, catalogue), EvaluationConfig(exclude_seen=not self.repeats)
+        split, config = (
+            Split.load(self.split, catalogue),
+            EvaluationConfig(exclude_seen=not self.repeats),
+        )
         neighbours = best_item_knn(split.train, split.validation, config).neighbours
         makers = {
             "popularity": lambda: Popularity(split.train),

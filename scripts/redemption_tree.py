@@ -71,42 +71,30 @@ def fit(settings: Settings, seed: int, data: Data) -> Fitted:
 
 def features(rows: EvaluationSet) -> FloatArray:
     """(N, F) hand features of the asked-for contacts, NaN where there is nothing to tell."""
-    table = rows.log.catalogue.table
-    kinds = {title: place for place, title in enumerate(sorted(set(table["title"].to_pylist())))}
-    codes = np.array([kinds[title] for title in table["title"].to_pylist()])
-    campaigns = rows.target_items
-    moments = rows.log.timestamps[rows.events]
-    return np.array(
-        [
-            _of_history(rows.history(n), int(campaigns[n]), codes, int(moments[n]), rows)
-            for n in range(len(rows))
-        ]
-    )
+    types, moments = rows.target_items, rows.log.timestamps[rows.events]
+    columns = [
+        _of_history(rows.history(n), int(types[n]), int(moments[n])) for n in range(len(rows))
+    ]
+    return np.array(columns)
 
 
-def _of_history(
-    history: History, campaign: int, kinds: np.ndarray, now: int, rows: EvaluationSet
-) -> list[float]:
-    names = rows.log.vocabulary.behaviors
+def _of_history(history: History, campaign: int, now: int) -> list[float]:
+    names = history.vocabulary.behaviors
     contact, purchase, redeem = (
         history.behaviors == names.index(name) for name in ("contact", "purchase", "redeem")
     )
     days = (now - history.timestamps) / DAY
     dollars = np.where(purchase, np.nan_to_num(history.values), 0)
-    same_kind = contact & (kinds[history.items] == kinds[campaign])
-    texts = rows.log.catalogue.texts[campaign].lower()
-    wanted = [_title(rows, item) in texts for item in history.items]
     found = [
-        float(kinds[campaign]),
+        campaign,
         contact.sum(),
-        same_kind.sum(),
+        (contact & (history.items == campaign)).sum(),
         redeem.sum(),
         redeem.sum() / max(contact.sum(), 1),
         _days_since(days, contact),
         _days_since(days, purchase),
         _days_since(days, redeem),
         float(days.max()),
-        float(np.mean(np.array(wanted)[purchase])) if purchase.any() else np.nan,
         float(dollars.sum() / max(purchase.sum(), 1)),
     ]
     for window in WINDOWS:
@@ -116,10 +104,6 @@ def _of_history(
 
 
 DEMOGRAPHIC = ("age", "income", "household_size", "kids_count")
-
-
-def _title(rows: EvaluationSet, item: int) -> str:
-    return rows.log.catalogue.titles[item].lower()
 
 
 def _days_since(days: FloatArray, which: np.ndarray) -> float:

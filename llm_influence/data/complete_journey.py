@@ -6,7 +6,7 @@ Three tables become one log. docs/domains.md says which choices that takes and w
   item is the category, the value the dollars paid for it. A visit's categories stand from the
   largest amount to the smallest; a log of visits has the first alone, with the visit's dollars.
 - `contact`: a campaign that was sent to the household, at the midnight its coupons become valid.
-  Its label says whether the household redeemed one of them within `WINDOW` days.
+  The item is the campaign's type: a new campaign is then no new item. Its label says whether the household redeemed one of them within `WINDOW` days.
 - `redeem`: a coupon, at the second of the visit that it was redeemed in.
 
 Source: 84.51 degrees, "The Complete Journey"; CC0.
@@ -33,7 +33,7 @@ ZONE = "America/New_York"
 zone, and with none of its neighbours, a household shopped on every day that it redeemed on."""
 
 NAMED = 4
-"""Product categories that a campaign's or a coupon's text names."""
+"""Product categories that a coupon's text names."""
 
 FEATURES = ("age", "income", "home_ownership", "marital_status", "household_size", "kids_count")
 
@@ -62,6 +62,7 @@ def read_complete_journey(folder: Path, *, visits: bool = False) -> BehaviorLog:
         items=Catalogue.from_table(items(folder)),
         users=people.rename_columns({"household_id": "user_id"}),
         timezone="UTC",
+        duplicates="keep",  # two campaigns of a type may begin on one day
     )
 
 
@@ -76,22 +77,19 @@ def events(folder: Path, *, visits: bool = False) -> pa.Table:
 
 
 def items(folder: Path) -> pa.Table:
-    """Product categories, campaigns and coupons: item_id, title, detail."""
+    """Product categories, types of campaigns, and coupons: item_id, title, detail."""
     products = _products(folder)
     covered = _covered(folder, products)
-    campaigns = _read(folder, "campaign_descriptions", ("campaign_id", "campaign_type"))
-    campaigns = campaigns.sort_by("campaign_id")
-    kinds = pc.utf8_lower(campaigns["campaign_type"])
+    types = _read(folder, "campaign_descriptions", ("campaign_type",))["campaign_type"]
+    types = pc.unique(types).sort()
     words = {
-        "item_id": _id("campaign", campaigns["campaign_id"]),
-        "title": pc.binary_join_element_wise("Campaign of ", kinds, ""),
-        "detail": _named(covered, "campaign_id", campaigns["campaign_id"], "coupon_upc"),
+        "item_id": _campaign(types),
+        "title": pc.binary_join_element_wise("Campaign of ", pc.utf8_lower(types), ""),
     }
     coupons = pc.unique(covered["coupon_upc"]).sort()
-    named = _named(covered, "coupon_upc", pa.chunked_array([coupons]), "product_id")
     coupon_words = {
-        "item_id": _id("coupon", pa.chunked_array([coupons])),
-        "title": pc.binary_join_element_wise("Coupon for ", named, ""),
+        "item_id": _coupon(coupons),
+        "title": pc.binary_join_element_wise("Coupon for ", _named(covered, coupons), ""),
     }
     return pa.concat_tables(
         [_categories(products), pa.table(words), pa.table(coupon_words)],
@@ -132,9 +130,9 @@ def _main(purchases: pa.Table) -> pa.Table:
 
 def _contacts(folder: Path) -> pa.Table:
     """One row a household and campaign, labelled where its whole window was watched."""
-    sent = _with_start(folder, _read(folder, "campaigns", ("household_id", "campaign_id")))
+    sent = _with_campaign(folder, _read(folder, "campaigns", ("household_id", "campaign_id")))
     sent = sent.sort_by([("household_id", "ascending"), ("campaign_id", "ascending")])
-    redeemed = _with_start(folder, _read_redemptions(folder))
+    redeemed = _with_campaign(folder, _read_redemptions(folder))
     redeemed = redeemed.filter(
         pc.less_equal(redeemed["redemption_date"], _later(redeemed["start_date"], WINDOW))
     )
@@ -146,7 +144,7 @@ def _contacts(folder: Path) -> pa.Table:
     )
     return _events(
         sent["household_id"],
-        _id("campaign", sent["campaign_id"]),
+        _campaign(sent["campaign_type"]),
         _midnight(sent["start_date"]),
         "contact",
         label=pc.if_else(watched, hit.cast(pa.float64()), None),
@@ -173,7 +171,7 @@ def _redemptions(folder: Path) -> pa.Table:
     found = found.sort_by([(name, "ascending") for name in order])
     return _events(
         found["household_id"],
-        _id("coupon", found["coupon_upc"]),
+        _coupon(found["coupon_upc"]),
         found["moment"].cast(pa.timestamp("s"), safe=False),
         "redeem",
     )
@@ -211,12 +209,8 @@ def _products(folder: Path) -> pa.Table:
 def _categories(products: pa.Table) -> pa.Table:
     """The categories, each with the department that most of its products are in."""
     counts = products.group_by(["item_id", "department"]).aggregate([("product_id", "count")])
-    order = [
-        ("item_id", "ascending"),
-        ("product_id_count", "descending"),
-        ("department", "ascending"),
-    ]
-    counts = counts.sort_by(order)
+    most = ("product_id_count", "descending")
+    counts = counts.sort_by([("item_id", "ascending"), most, ("department", "ascending")])
     first = counts.group_by("item_id", use_threads=False).aggregate([("department", "first")])
     return pa.table(
         {
@@ -229,23 +223,24 @@ def _categories(products: pa.Table) -> pa.Table:
 
 def _covered(folder: Path, products: pa.Table) -> pa.Table:
     """Every product of every coupon, with its category."""
-    coupons = _read(folder, "coupons", ("coupon_upc", "product_id", "campaign_id"))
+    coupons = _read(folder, "coupons", ("coupon_upc", "product_id"))
     place = pc.index_in(coupons["product_id"], value_set=products["product_id"].combine_chunks())
     categories = pc.utf8_lower(products["item_id"].combine_chunks().take(place))
     return coupons.append_column("category", pc.fill_null(categories, "other products"))
 
 
-def _named(covered: pa.Table, key: str, wanted: pa.ChunkedArray, by: str) -> pa.Array:
-    """For each of the ``wanted`` keys, its `NAMED` categories with the most different ``by``."""
-    counts = covered.group_by([key, "category"]).aggregate([(by, "count_distinct")])
-    order = [(key, "ascending"), (f"{by}_count_distinct", "descending"), ("category", "ascending")]
-    counts = counts.sort_by(order)
+def _named(covered: pa.Table, coupons: pa.Array) -> pa.Array:
+    """For each coupon, the `NAMED` categories that most of its products are of."""
+    key = "coupon_upc"
+    counts = covered.group_by([key, "category"]).aggregate([("product_id", "count_distinct")])
+    most = ("product_id_count_distinct", "descending")
+    counts = counts.sort_by([(key, "ascending"), most, ("category", "ascending")])
     names: dict[int, list[str]] = {}
     for number, category in zip(
         counts[key].to_pylist(), counts["category"].to_pylist(), strict=True
     ):
         names.setdefault(number, []).append(category)
-    return pa.array([", ".join(names.get(number, [])[:NAMED]) for number in wanted.to_pylist()])
+    return pa.array([", ".join(names.get(number, [])[:NAMED]) for number in coupons.to_pylist()])
 
 
 def _read_redemptions(folder: Path) -> pa.Table:
@@ -253,11 +248,14 @@ def _read_redemptions(folder: Path) -> pa.Table:
     return _read(folder, "coupon_redemptions", columns)
 
 
-def _with_start(folder: Path, table: pa.Table) -> pa.Table:
-    """The table with each campaign's first day."""
-    campaigns = _read(folder, "campaign_descriptions", ("campaign_id", "start_date"))
+def _with_campaign(folder: Path, table: pa.Table) -> pa.Table:
+    """The table with each campaign's first day and type."""
+    facts = ("start_date", "campaign_type")
+    campaigns = _read(folder, "campaign_descriptions", ("campaign_id", *facts))
     place = pc.index_in(table["campaign_id"], value_set=campaigns["campaign_id"].combine_chunks())
-    return table.append_column("start_date", campaigns["start_date"].combine_chunks().take(place))
+    for fact in facts:
+        table = table.append_column(fact, campaigns[fact].combine_chunks().take(place))
+    return table
 
 
 def _watched(folder: Path) -> tuple[pa.Scalar, pa.Scalar]:
@@ -288,8 +286,12 @@ def _pair(table: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(*texts, " ")
 
 
-def _id(kind: str, numbers: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.binary_join_element_wise(f"{kind} ", numbers.cast(pa.string()), "")
+def _campaign(types: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise("campaign", pc.utf8_lower(types), " ")
+
+
+def _coupon(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise("coupon", numbers.cast(pa.string()), " ")
 
 
 def _read(folder: Path, name: str, columns: Sequence[str]) -> pa.Table:
