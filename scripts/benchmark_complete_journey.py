@@ -90,7 +90,7 @@ def category(options: argparse.Namespace) -> None:
             "trained_on": "the events before the first cut, contacts and redemptions included, by "
             "every system; ours also reads behaviours, dollars, times, demographics and how long "
             "ago the last event was",
-            "epoch": f"chosen on validation {NDCG} by every system; test asked once, by that epoch",
+            "epoch": f"chosen on validation {NDCG} by every system; test asked once",
             "tuning": f"GRU4Rec: at most {options.trials} settings on validation, seed 0; item-kNN: "
             "its neighbours; ours: the configuration as it stands",
             "interval": INTERVAL,

@@ -1,7 +1,7 @@
-"""An LSTM that predicts a ticket's next activity, the peer of docs/domains.md's helpdesk question.
+"""An LSTM that predicts a ticket's next activity, the peer of docs/domains.md's help desk.
 
-As Tax et al. (2017, "Predictive business process monitoring with LSTM neural networks") feed theirs:
-the activity, the time since the activity before and since the case began, the hour of the day and
+As Tax et al. (2017, "Predictive business process monitoring with LSTM neural networks") feed
+theirs: the activity, the time since the activity before and since the case began, the hour of the day and
 the day of the week of every event so far. Every prefix of the training cases is a question.
 """
 
@@ -93,7 +93,7 @@ class Cases:
 
 
 def _numbers(moments: npt.NDArray[np.float64], place: npt.NDArray[np.int64]) -> np.ndarray:
-    """(N, 4) of events sorted by case: gap, age of the case, hour, day of the week; about 0 to 1."""
+    """(N, 4) of events sorted by case: gap, age of the case, hour, weekday; about 0 to 1."""
     starts = np.maximum.accumulate(np.where(place == 0, np.arange(len(place)), 0))
     gaps = np.where(place == 0, 0, np.diff(moments, prepend=0))
     age = moments - moments[starts]
