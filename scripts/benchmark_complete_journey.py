@@ -91,8 +91,8 @@ def category(options: argparse.Namespace) -> None:
             "every system; ours also reads behaviours, dollars, times, demographics and how long "
             "ago the last event was",
             "epoch": f"chosen on validation {NDCG} by every system; test asked once",
-            "tuning": f"GRU4Rec: at most {options.trials} settings on validation, seed 0; item-kNN: "
-            "its neighbours; ours: the configuration as it stands",
+            "tuning": f"GRU4Rec: at most {options.trials} settings on validation, seed 0; "
+            "item-kNN: its neighbours; ours: the configuration as it stands",
             "interval": INTERVAL,
             "best_peer": best,
             "data": dict(split.description),

@@ -6,7 +6,8 @@ Three tables become one log. docs/domains.md says which choices that takes and w
   item is the category, the value the dollars paid for it. A visit's categories stand from the
   largest amount to the smallest; a log of visits has the first alone, with the visit's dollars.
 - `contact`: a campaign that was sent to the household, at the midnight its coupons become valid.
-  The item is the campaign's type: a new campaign is then no new item. Its label says whether the household redeemed one of them within `WINDOW` days.
+  The item is the campaign's type: a new campaign is then no new item. The label says whether the
+  household redeemed one of the campaign's coupons within `WINDOW` days.
 - `redeem`: a coupon, at the second of the visit that it was redeemed in.
 
 Source: 84.51 degrees, "The Complete Journey"; CC0.

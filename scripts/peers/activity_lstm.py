@@ -1,8 +1,8 @@
 """An LSTM that predicts a ticket's next activity, the peer of docs/domains.md's help desk.
 
 As Tax et al. (2017, "Predictive business process monitoring with LSTM neural networks") feed
-theirs: the activity, the time since the activity before and since the case began, the hour of the day and
-the day of the week of every event so far. Every prefix of the training cases is a question.
+theirs: the activity, the time since the activity before and since the case began, the hour and the
+weekday of every event so far. Every prefix of the training cases is a question.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def test_a_redemption_follows_the_purchases_of_the_visit_that_used_a_coupon(fold
         ("purchase", "CHEESE", moment + 600),
         (
             "contact",
-            "campaign 3",
+            "campaign type b",
             seconds("2017-06-17T04:00:00"),
         ),  # midnight in New York, in summer
     ]
