@@ -62,7 +62,8 @@ class SplitConfig(Section):
     ``held_out`` n, the last n are tested and the n before them validate.
     ``global_time``: events before ``validation_from`` train, those before ``test_from`` validate,
     the rest is tested; both are ISO times with a zone, or quantiles of all event times in (0, 1).
-    A user is asked for the ``first`` event after each moment, or for ``all`` of them.
+    A user is asked for the ``first`` event after each moment, or for ``all`` of them. Of the
+    questions of either kind, those for events with other ``behaviors`` than these are left out.
     """
 
     kind: Literal["leave_one_out", "global_time"] = "leave_one_out"
@@ -71,6 +72,7 @@ class SplitConfig(Section):
     min_events: int = Field(3, ge=2, description="users with fewer events only train")
     held_out: int = Field(1, ge=1, description="events of a user tested, and as many validate")
     questions: Literal["first", "all"] = Field("first", description="asked after each moment")
+    behaviors: list[str] = Field([], description="only their events are asked; default: all")
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> SplitConfig:

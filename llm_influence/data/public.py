@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llm_influence.data.assets import asset_path
 from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.complete_journey import complete_journey
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.readers import read_table
 
@@ -72,5 +74,16 @@ PUBLIC: dict[str, PublicDataset] = {
         movielens_100k,
         "943 people, 1,682 films, 100,000 ratings with their times (1997-1998)",
         "GroupLens terms of use: research, no redistribution",
+    ),
+    "complete_journey": PublicDataset(
+        complete_journey,
+        "2,469 households of a grocer in 2017: 1.1 million purchases by category, 6,589 campaign "
+        "contacts, 2,102 coupon redemptions",
+        "CC0",
+    ),
+    "complete_journey_visits": PublicDataset(
+        partial(complete_journey, visits=True),
+        "the same with one purchase a visit, its main category: 164,000 events",
+        "CC0",
     ),
 }

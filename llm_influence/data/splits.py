@@ -30,7 +30,13 @@ from llm_influence.config import SplitConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.readers import read_table
-from llm_influence.errors import ConfigError, DataError, EmptyLogError
+from llm_influence.errors import (
+    ConfigError,
+    DataError,
+    EmptyLogError,
+    UnknownNameError,
+    choices,
+)
 from llm_influence.files import write_text, write_whole
 from llm_influence.types import History
 
@@ -178,10 +184,12 @@ def split_log(log: BehaviorLog, config: SplitConfig | None = None) -> Split:
     Raises:
         EmptyLogError: No user can be tested, or nothing is left to train on.
         ConfigError: The cut times cannot be read or are out of order.
+        UnknownNameError: No event of the log can have one of the ``behaviors``.
     """
     config = config or SplitConfig()
     cut = _leave_one_out if config.kind == "leave_one_out" else _global_time
     trained, validation, test, rule = cut(log, config)
+    validation, test = (_asked_for(rows, config) for rows in (validation, test))
     if not len(test) or not trained.any():
         lack = "no user can be tested" if not len(test) else "no event is left to train on"
         raise EmptyLogError(
@@ -194,6 +202,21 @@ def split_log(log: BehaviorLog, config: SplitConfig | None = None) -> Split:
     return Split(
         log, train, validation, test, _describe(config, rule, log, train, validation, test)
     )
+
+
+def _asked_for(rows: EvaluationSet, config: SplitConfig) -> EvaluationSet:
+    """The questions for events with the configured behaviours; the other events are not asked."""
+    known = rows.log.vocabulary.behaviors
+    for name in config.behaviors:
+        if name not in known:
+            raise UnknownNameError(
+                f"unknown behaviour {name!r}",
+                where="data.split.behaviors",
+                expected=choices(known, name),
+                fix="name behaviours of the log",
+            )
+    codes = [known.index(name) for name in config.behaviors]
+    return rows.select(np.isin(rows.target_behaviors, codes)) if codes else rows
 
 
 def _leave_one_out(
@@ -309,6 +332,7 @@ def _describe(
         "users": len(log),
         "items": len(log.catalogue),
         "behaviors": list(log.vocabulary.behaviors),
+        "asked_behaviors": config.behaviors or list(log.vocabulary.behaviors),
         "events": log.num_events,
         "train_events": train.num_events,
         "validation_rows": len(validation),

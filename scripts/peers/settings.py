@@ -45,7 +45,7 @@ _GRU: dict[str, Grid] = {
         "sample_alpha": (0.25, 0.5, 0.75),
         "logq": (0.0, 1.0),
     }
-    for task in ("ml100k", "beauty")
+    for task in ("ml100k", "beauty", "complete_journey")
 }
 
 GRIDS: dict[tuple[str, str], Grid] = {

@@ -21,6 +21,7 @@ Scorer = Callable[[list[Items]], npt.NDArray[np.float32]]
 """From B histories to (B, I) scores, -inf for items that were never trained."""
 
 BATCH = 256
+NONE: Items = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Questions:
     Attributes:
         histories: N arrays of rows of the catalogue, oldest first.
         targets: (N,) rows of the catalogue.
+        repeats: Whether items of a history are candidates.
     """
 
     histories: list[Items]
     targets: Items
+    repeats: bool = False
 
     def ranks(self, scorer: Scorer) -> npt.NDArray[np.int64]:
         """(N,) rank of every target among all items of the catalogue."""
@@ -43,7 +46,8 @@ class Questions:
         for start in range(0, len(self.targets), BATCH):
             histories = self.histories[start : start + BATCH]
             targets = self.targets[start : start + BATCH]
-            yield target_ranks(scorer(histories), targets, histories)
+            seen = [NONE] * len(histories) if self.repeats else histories
+            yield target_ranks(scorer(histories), targets, seen)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Task:
     test: Questions
 
     @classmethod
-    def load(cls, folder: Path) -> Task:
+    def load(cls, folder: Path, *, repeats: bool = False) -> Task:
         """Read ``split.parquet`` and ``catalogue.parquet`` of a folder."""
         catalogue = pq.read_table(folder / "catalogue.parquet", columns=["item_id"])["item_id"]
         events = pq.read_table(folder / "split.parquet")
@@ -75,13 +79,13 @@ class Task:
         return cls(
             num_items=len(catalogue),
             train=[history for history in trained if len(history)],
-            validation=_questions(histories, parts, "validation"),
-            test=_questions(histories, parts, "test"),
+            validation=_questions(histories, parts, "validation", repeats),
+            test=_questions(histories, parts, "test", repeats),
         )
 
 
 def _questions(
-    histories: list[Items], parts: list[npt.NDArray[np.object_]], name: str
+    histories: list[Items], parts: list[npt.NDArray[np.object_]], name: str, repeats: bool
 ) -> Questions:
     asked = [
         (history[:place], history[place])
@@ -89,4 +93,4 @@ def _questions(
         for place in np.flatnonzero(part == name)
     ]
     before, targets = zip(*asked, strict=True)
-    return Questions(list(before), np.array(targets))
+    return Questions(list(before), np.array(targets), repeats)

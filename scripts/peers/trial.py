@@ -39,7 +39,7 @@ class Trial:
         self.settings: dict[str, object] = json.loads(options.settings)
         self.seed: int = options.seed
         self.max_epochs: int = options.max_epochs
-        self.task = Task.load(options.task)
+        self.task = Task.load(options.task, repeats=bool(options.repeats))
         self._output: Path = options.output
         self._patience: int = options.patience
         self._max_seconds: float = options.max_seconds
@@ -117,4 +117,5 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--max-epochs", type=int, default=200)
     parser.add_argument("--max-seconds", type=float, default=600)
     parser.add_argument("--patience", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=0, help="1: items may come again")
     return parser.parse_args()

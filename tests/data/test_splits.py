@@ -226,3 +226,23 @@ def test_loading_says_what_is_wrong(tmp_path):
     (tmp_path / "split.json").write_text("[]")
     with pytest.raises(DataError, match=r"split.json: not the file of a saved split"):
         Split.load(tmp_path)
+
+
+def test_only_events_of_the_named_behaviours_are_asked():
+    log = BehaviorLog.from_arrays(
+        user_ids=["a"],
+        offsets=[0, 6],
+        items=[0] * 6,
+        timestamps=[1, 2, 3, 4, 5, 6],
+        behaviors=[0, 1, 0, 1, 0, 1],
+        behavior_names=("buy", "mail"),
+        catalogue=Catalogue.from_ids(["x"]),
+    )
+    cuts = {"validation_from": "1970-01-01T00:00:03Z", "test_from": "1970-01-01T00:00:05Z"}
+    config = SplitConfig(kind="global_time", questions="all", behaviors=["mail"], **cuts)
+    split = split_log(log, config)
+    assert split.validation.positions.tolist() == [3]
+    assert split.test.positions.tolist() == [5]
+    assert len(split.test.history(0).items) == 5  # what is not asked is history all the same
+    with pytest.raises(UnknownNameError, match=r"'male'.*did you mean 'mail'"):
+        split_log(log, SplitConfig(behaviors=["male"]))

@@ -1,0 +1,89 @@
+"""Our runs for the benchmarks of docs/domains.md: fine-tuned once, asked once, kept in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llm_influence.evaluation.heads import predict_rows
+from llm_influence.files import write_text, write_whole
+from llm_influence.run import Run
+
+HERE = Path(__file__).resolve().parent
+OURS = "llm_influence"
+
+
+@dataclass(frozen=True, slots=True)
+class OurRun:
+    """What one seed left.
+
+    Attributes:
+        seed: The seed.
+        found: Columns of `predict_rows` on the (N,) test questions.
+        metrics: The run's metrics.json.
+    """
+
+    seed: int
+    found: Mapping[str, np.ndarray]
+    metrics: Mapping[str, object]
+
+
+def our_runs(
+    folder: Path, config: Path, overrides: Sequence[str], seeds: Sequence[int], core: int
+) -> list[OurRun]:
+    """Fine-tune with every seed on one core, unless that is done, and ask the test questions."""
+    return [_our_run(folder / f"seed_{seed}", config, overrides, seed, core) for seed in seeds]
+
+
+def _our_run(folder: Path, config: Path, overrides: Sequence[str], seed: int, core: int) -> OurRun:
+    model, answers = folder / "model", folder / "test.npz"
+    if not (model / "metrics.json").exists():
+        shutil.rmtree(model, ignore_errors=True)  # one that was cut short begins anew
+        words = [str(HERE / "finetune.py"), "--config", str(config), "--output", str(model)]
+        print(f"{OURS} {folder.name}", flush=True)
+        run_pinned([*words, "--train.seed", str(seed), *overrides], folder, core)
+    if not answers.exists():
+        run = Run.open(model)
+        found = predict_rows(run.model, run.split.test, run.config.evaluation)
+        save_arrays(answers, found)
+    metrics = json.loads((model / "metrics.json").read_text(encoding="utf-8"))
+    print(f"{OURS} {folder.name}: {json.dumps(metrics['validation'])}", flush=True)
+    return OurRun(seed, np.load(answers), metrics)
+
+
+def run_pinned(words: Sequence[str], folder: Path, core: int) -> None:
+    """Run one of our Python programs on one core with one thread; it writes to ``log.txt``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(  # noqa: S603
+            ["taskset", "-c", str(core), sys.executable, *words],  # noqa: S607
+            check=True,
+            env=os.environ | threads,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays, whole or not at all."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, write)
+
+
+def save_result(path: Path, result: Mapping[str, object]) -> None:
+    """Write a run's ``result.json``; it is written last, so a run that has one is finished."""
+    write_text(path, json.dumps(result, indent=1) + "\n")
