@@ -23,6 +23,7 @@ from prediction_runs import HERE, Bench, Budget
 
 from llm_influence.config import RunConfig
 
+REQUIREMENTS = HERE / "peers" / "requirements.txt"
 STAGES = ("export", "peers", "ours", "report")
 CONFIGS = {
     "ml100k": Path("configs/movielens_100k.yaml"),
@@ -63,17 +64,17 @@ def main(options: argparse.Namespace) -> None:
         write_report(bench, Path(f"docs/benchmarks/prediction_{options.task}.json"))
 
 
-def make_environment(folder: Path) -> None:
+def make_environment(folder: Path, requirements: Path = REQUIREMENTS) -> None:
     """Create the peers' virtual environment, unless it is there."""
     done = folder / "installed.txt"
-    wanted = (HERE / "peers" / "requirements.txt").read_text(encoding="utf-8")
+    wanted = requirements.read_text(encoding="utf-8")
     if done.exists() and done.read_text(encoding="utf-8") == wanted:
         return
     python = folder / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)  # noqa: S603
     install = ["-m", "pip", "install", "--only-binary", ":all:", "-r"]
     subprocess.run(  # noqa: S603
-        [str(python), *install, str(HERE / "peers" / "requirements.txt")], check=True
+        [str(python), *install, str(requirements)], check=True
     )
     done.write_text(wanted, encoding="utf-8")
 

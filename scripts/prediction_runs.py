@@ -7,9 +7,7 @@ it is a peer's run of another setting.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from peers.settings import PROGRAMS, Settings, points
+from pinned import run_pinned
 
 from llm_influence.config import EvaluationConfig, RunConfig
 from llm_influence.data.catalogue import Catalogue
@@ -118,7 +117,7 @@ class Bench:
         patience: int,
     ) -> Result:
         done = folder / "result.json"
-        if not done.exists() or _read(done)["settings"] != settings:
+        if not done.exists() or read_result(done)["settings"] != settings:
             print(f"{system} {folder.name}: {json.dumps(settings)}", flush=True)
             program = HERE / "peers" / PROGRAMS[system]
             options = {
@@ -132,8 +131,8 @@ class Bench:
             }
             words = [str(self.environment / "bin" / "python"), str(program)]
             words += [f"--{name}={value}" for name, value in options.items()]
-            self._run(words, folder)
-        result = _read(done)
+            run_pinned(words, folder, self.core)
+        result = read_result(done)
         found, cost = float(str(result[f"validation_{NDCG}"])), float(str(result["train_seconds"]))
         print(f"{system} {folder.name}: validation {found:.4f}, {cost:.0f} s", flush=True)
         return result
@@ -151,14 +150,14 @@ class Bench:
                 shutil.rmtree(folder / "model", ignore_errors=True)
                 words = [sys.executable, str(HERE / "finetune.py"), "--config", str(config)]
                 words += ["--output", str(folder / "model"), "--train.seed", str(seed)]
-                self._run([*words, *overrides], folder)
+                run_pinned([*words, *overrides], folder, self.core)
             self._rank_ours(folder, seed)
 
     def _rank_ours(self, folder: Path, seed: int) -> None:
         """Write what a peer writes, from a run folder."""
         run = Run.open(folder / "model")
-        _check_same(self.split, folder / "model" / "split")
-        metrics = _read(folder / "model" / "metrics.json")
+        check_same(self.split, folder / "model" / "split")
+        metrics = read_result(folder / "model" / "metrics.json")
         for name, rows in (("validation", run.split.validation), ("test", run.split.test)):
             _, ranks = evaluate(ModelRecommender(run.model), rows, run.config.evaluation)
             save_ranks(folder, name, ranks)
@@ -198,30 +197,18 @@ class Bench:
             }
             write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
 
-    def _run(self, words: list[str], folder: Path) -> None:
-        """Run a program on the core, with one thread; its output goes to ``log.txt``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            "PYTHONPATH": str(HERE.parent),
-        }
-        with (folder / "log.txt").open("w") as log:
-            subprocess.run(  # noqa: S603
-                ["taskset", "-c", str(self.core), *words],  # noqa: S607
-                check=True,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
 
-
-def our_result(metrics: Result) -> Result:
+def our_result(metrics: Result, metric: str = NDCG, logged: str = f"eval_{NDCG}") -> Result:
     """Seconds and curve of a run folder's ``metrics.json``, validations taken out.
 
     Every step costs alike, so an epoch's seconds are its share of all training seconds.
+
+    Args:
+        metrics: The file's content.
+        metric: What validation measured, as the result calls it; more is better.
+        logged: The same in the run's history.
     """
-    history = [entry for entry in metrics["history"] if f"eval_{NDCG}" in entry]
+    history = [entry for entry in metrics["history"] if logged in entry]
     validations = sum(entry["eval_runtime"] for entry in history)
     seconds = metrics["seconds"] - validations
     last = history[-1]["epoch"]
@@ -229,14 +216,14 @@ def our_result(metrics: Result) -> Result:
         {
             "epoch": entry["epoch"],
             "train_seconds": seconds * entry["epoch"] / last,
-            NDCG: entry[f"eval_{NDCG}"],
+            metric: entry[logged],
         }
         for entry in history
     ]
-    best = max(epochs, key=lambda epoch: epoch[NDCG])
+    best = max(epochs, key=lambda epoch: epoch[metric])
     return {
         "best_epoch": best["epoch"],
-        f"validation_{NDCG}": best[NDCG],
+        f"validation_{metric}": best[metric],
         "train_seconds": seconds,
         "train_seconds_to_best": best["train_seconds"],
         "wall_seconds": metrics["seconds"],
@@ -257,14 +244,14 @@ def save_ranks(folder: Path, name: str, ranks: np.ndarray) -> None:
 def read_runs(folder: Path) -> list[tuple[Result, np.ndarray]]:
     """Result and test ranks of every finished seed of a system."""
     return [
-        (_read(path), np.load(path.with_name("test_ranks.npy")))
+        (read_result(path), np.load(path.with_name("test_ranks.npy")))
         for path in sorted(folder.glob("seed_*/result.json"))
     ]
 
 
 def read_trials(folder: Path) -> list[Result]:
     """Results of all trials of a system, in the order in which they were tried."""
-    return [_read(path) for path in sorted(folder.glob("trial_*/result.json"))]
+    return [read_result(path) for path in sorted(folder.glob("trial_*/result.json"))]
 
 
 def metrics_of(ranks: np.ndarray) -> dict[str, float]:
@@ -272,7 +259,12 @@ def metrics_of(ranks: np.ndarray) -> dict[str, float]:
     return ranking_metrics(ranks, 10)
 
 
-def _check_same(exported: Path, ours: Path) -> None:
+def check_same(exported: Path, ours: Path) -> None:
+    """Refuse a run of ours on other events than the peers'.
+
+    Raises:
+        DataError: The two saved splits differ.
+    """
     tables = [pq.read_table(folder / "split.parquet") for folder in (exported, ours)]
     if not tables[0].equals(tables[1]):
         raise DataError(
@@ -283,5 +275,6 @@ def _check_same(exported: Path, ours: Path) -> None:
         )
 
 
-def _read(path: Path) -> Result:
+def read_result(path: Path) -> Result:
+    """The record of a run."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
 """The feedback task that every peer is given: will this user like this item?
 
-Read from `questions.parquet` (user, position, item, label, part; scripts/benchmark_feedback.py writes
-it) and from the folder of the saved split beside it. A question's history is every event of its user
-before its position, with ratings and times; of the asked event itself the time and the item may be read.
+Read from `questions.parquet` (user, position, item, label, part; scripts/benchmark_feedback.py
+writes it) and from the saved split beside it. A question's history is every event of its user
+before its position, with ratings and times; of the asked event itself time and item may be read.
 """
 
 from __future__ import annotations

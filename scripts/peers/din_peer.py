@@ -59,7 +59,7 @@ class Reader:
 
     Args:
         task: The task.
-        item_codes: (I * LEVELS,) RecBole's code of film ``i`` with rating ``r`` at ``i * LEVELS + r``.
+        item_codes: (I * LEVELS,) RecBole's code of film i with rating r at ``i * LEVELS + r``.
         history: At most so many events, the last ones.
     """
 

@@ -1,8 +1,8 @@
 """A click model with an LSTM (or GRU): one pass over a user's events, a candidate at every step.
 
-A step reads the vectors of a film and of its rating, and of the gap before it if asked to. The state
-before a candidate, the candidate's vector, their product and the gap to the question go through a
-small network; each film has a bias of its own.
+A step reads the vectors of a film and of its rating, and of the gap before it if asked to. The
+state before a candidate, the candidate's vector, their product and the gap to the question go
+through a small network; each film has a bias of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
 LEVELS = 6
 """Ratings 1 to 5, and 0."""
 GAPS = 32
-"""Buckets of a gap: half powers of two of its seconds."""
+"""Buckets of a gap: powers of two of its seconds."""
 
 
 def main() -> None:
@@ -97,7 +97,7 @@ class Events:
         }
         seconds = np.diff(task.times, prepend=task.times[:1]).clip(0)
         seconds[task.offsets[:-1]] = 0
-        gaps = (2 * np.log2(1 + seconds)).astype(np.int64) // 2
+        gaps = np.log2(1 + seconds).astype(np.int64)
         self._columns = [
             torch.from_numpy(c) for c in (task.items, task.ratings.astype(np.int64), gaps)
         ]

@@ -13,7 +13,7 @@ from click_trial import Trial
 from sklearn.ensemble import HistGradientBoostingClassifier
 from tree_features import categorical, table
 
-TREES, AN_EPOCH = 600, 20
+TREES, AN_EPOCH = 1000, 20
 
 
 def main() -> None:

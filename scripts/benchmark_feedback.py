@@ -1,0 +1,83 @@
+"""Will they like it? MovieLens-100K beside its peers: docs/benchmarks/feedback_ml100k.json.
+
+    python scripts/benchmark_feedback.py --stage export
+    python scripts/benchmark_feedback.py --stage peers --systems tree,lstm
+    python scripts/benchmark_feedback.py --stage ours
+    python scripts/benchmark_feedback.py --stage joint
+    python scripts/benchmark_feedback.py --stage report
+
+Without --stage all are done in that order. What is finished is not repeated, so a run that was
+killed goes on where it stood. docs/feedback.md says what is equal for all systems.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmark_prediction import make_environment
+from feedback_joint import run_joint
+from feedback_report import write_report
+from feedback_runs import OURS, FeedbackBench
+from peers.click_settings import PROGRAMS
+from prediction_runs import HERE, Budget
+
+from llm_influence.config import RunConfig
+
+STAGES = ("export", "peers", "ours", "joint", "report")
+CONFIG = Path("configs/movielens_100k_feedback.yaml")
+REQUIREMENTS = HERE / "peers" / "requirements_feedback.txt"
+
+
+def main(options: argparse.Namespace) -> None:
+    """Do the stages that were asked for."""
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    bench = FeedbackBench(options.work, options.core, options.environment.absolute())
+    stages = [options.stage] if options.stage else STAGES
+    if "export" in stages:
+        bench.export(RunConfig.load(options.config, options.ours))
+    if "peers" in stages:
+        budget = Budget(
+            options.trials,
+            options.tuning_seconds,
+            options.trial_seconds,
+            options.final_seconds,
+            options.patience,
+        )
+        bench.references()
+        make_environment(options.environment, REQUIREMENTS)
+        for system in filter(None, options.systems.split(",")):
+            bench.seeds(system, bench.tune(system, budget), seeds, budget)
+    if "ours" in stages:
+        bench.ours(OURS, options.config, options.ours, seeds)
+    if "joint" in stages:
+        run_joint(bench, options.config, options.ours, seeds)
+    if "report" in stages:
+        write_report(bench, options.output)
+
+
+def _options() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Options of our configuration may follow as --section.option=value.",
+    )
+    parser.add_argument("--stage", choices=STAGES, help="default: all")
+    parser.add_argument("--systems", default=",".join(PROGRAMS), help="peers to run")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="our configuration")
+    parser.add_argument("--work", type=Path, default=Path("runs/feedback"))
+    parser.add_argument("--environment", type=Path, default=Path(".peers_feedback"))
+    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/feedback_ml100k.json"))
+    parser.add_argument("--core", type=int, default=0, help="the core that runs are pinned to")
+    parser.add_argument("--trials", type=int, default=12, help="settings tried of a peer, at most")
+    parser.add_argument("--tuning-seconds", type=float, default=900)
+    parser.add_argument("--trial-seconds", type=float, default=180)
+    parser.add_argument("--final-seconds", type=float, default=450)
+    parser.add_argument("--patience", type=int, default=5)
+    return parser.parse_known_args()
+
+
+if __name__ == "__main__":
+    known, overrides = _options()
+    known.ours = overrides
+    main(known)

@@ -1,0 +1,99 @@
+"""Each head alone against all heads together, on the same split with the same configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from benchmark_json import Scalar
+from feedback_intervals import auc_draws
+from feedback_runs import OURS, FeedbackBench, read_seeds
+from peers.click_settings import LIKED_FROM
+
+from llm_influence.data.splits import EvaluationSet
+from llm_influence.evaluation.feedback import feedback_metrics
+from llm_influence.evaluation.intervals import percentiles, resampled_means
+from llm_influence.evaluation.ranking import ndcg_of_rows
+
+DRAWS = 2000
+TOGETHER = "items and feedback"
+RUNS = {
+    "items alone": ["--model.item_head.weight=1", "--model.feedback_head.weight=0"],
+    TOGETHER: ["--model.item_head.weight=1"],
+}
+"""What is run beside ours, whose only head is feedback; together, feedback keeps its weight."""
+
+CHOICE = {"items alone": "ndcg", TOGETHER: "auc"}
+"""What chooses the epoch."""
+
+Row = dict[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head's quality on test.
+
+    Attributes:
+        name: Of the head.
+        alone: The system that has this head only.
+        column: What a run leaves of it.
+        metric: What is compared.
+    """
+
+    name: str
+    alone: str
+    column: str
+    metric: str
+
+    def value(self, rows: EvaluationSet, column: np.ndarray) -> float:
+        """The metric of one run's (N,) column."""
+        if self.column == "ranks":
+            return float(ndcg_of_rows(column[None])[0].mean())
+        liked = rows.target_values >= LIKED_FROM
+        return feedback_metrics(liked, column, rows.users)["auc"]
+
+    def draws(self, rows: EvaluationSet, column: np.ndarray) -> np.ndarray:
+        """(draws,) of the metric, users drawn alike for every run."""
+        if self.column == "ranks":
+            gains = ndcg_of_rows(column[None])[0]
+            return resampled_means([gains], rows.users, draws=DRAWS)[0]
+        liked = rows.target_values >= LIKED_FROM
+        return auc_draws(liked, column, rows.users, draws=DRAWS)
+
+
+HEADS = (
+    Head("items", "items alone", "ranks", "ndcg@10"),
+    Head("feedback", OURS, "scores", "auc"),
+)
+
+
+def run_joint(bench: FeedbackBench, config: Path, overrides: list[str], seeds: list[int]) -> None:
+    """Run what `joint_rows` needs beside ours."""
+    for name, words in RUNS.items():
+        chosen = [*overrides, *words, f"--evaluation.choose_by={CHOICE[name]}"]
+        bench.ours(name, config, chosen, seeds)
+
+
+def joint_rows(bench: FeedbackBench, rows: EvaluationSet) -> Iterator[Row]:
+    """Every head alone and together, and the ratio of the two with its interval over users.
+
+    Nothing, where a run is missing.
+    """
+    for head in HEADS:
+        pair = [read_seeds(bench.folder / name, head.column)[1] for name in (head.alone, TOGETHER)]
+        if not all(len(columns) for columns in pair):
+            continue
+        values = [[head.value(rows, column) for column in columns] for columns in pair]
+        for name, found in zip(("alone", "together"), values, strict=True):
+            yield _row(head, name, float(np.mean(found)), seeds=len(found))
+        draws = [np.mean([head.draws(rows, c) for c in columns], axis=0) for columns in pair]
+        ratio = float(np.mean(values[1]) / np.mean(values[0]))
+        low, high = percentiles(draws[1] / draws[0])
+        yield _row(head, "together against alone", ratio, low=low, high=high)
+
+
+def _row(head: Head, system: str, value: float, **more: Scalar) -> Row:
+    kind = f"{head.metric} ratio" if "against" in system else head.metric
+    return {"system": f"{head.name} head {system}", "metric": kind, "value": value, **more}
