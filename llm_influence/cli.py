@@ -234,6 +234,7 @@ def methods() -> None:
         typer.echo(f"{spec.name}  ({spec.family}, units: {spec.units}, removal: {removals})")
         typer.echo(f"    estimates  {spec.estimates}")
         typer.echo(f"    cost       {spec.cost}")
+        typer.echo(f"    players    {', '.join(spec.players)}")
         typer.echo(f"    options    {options or 'none'}")
         typer.echo(f"    paper      {spec.paper or 'none'}")
         typer.echo(f"    caution    {spec.caution}")

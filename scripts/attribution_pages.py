@@ -68,6 +68,7 @@ def _page(spec: MethodSpec) -> Iterator[str]:
     yield f"| units | {UNITS[spec.units]} |"
     yield f"| cost | {_cell(spec.cost)} |"
     yield f"| removal | {_removals(spec)} |"
+    yield f"| players | {', '.join(f'`{players}`' for players in spec.players)} |"
     yield f"| paper | {_linked(spec.paper) or 'none'} |"
     yield ""
     if spec.options:

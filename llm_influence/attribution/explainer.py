@@ -20,10 +20,10 @@ from llm_influence.attribution.registry import (
     METHODS,
     MethodSpec,
     check_options,
+    check_players,
     check_target,
     find_method,
 )
-from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import TOP, BoundTarget, Target, bind
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.data.log import BehaviorLog
@@ -51,8 +51,8 @@ class Explainer:
         fidelity_masks: Random sets of events that the scores are tried on for the quality card
             (``lds``), a forward pass each; 0 leaves it out.
         agree_with: Another method whose scores are compared with these for the card.
-        players: Who gets a score: whole events, or `Players("fields")`, the fields of each event,
-            which perturbation methods explain by removal `replace`.
+        players: Who gets a score: whole events, or `Players("fields")`, the fields of each event.
+            Which methods can is in the registry; those that remove then do so by ``replace``.
         options: The method's own options, such as ``steps`` of integrated gradients.
 
     Raises:
@@ -76,9 +76,12 @@ class Explainer:
         self.removal = check_options(self.spec, removal, options)
         self.players = players
         if not players.are_events:
-            self.removal = _part_removal(self.spec, removal)
+            players.check_removal(removal or "replace")
+            self.removal = "replace"
         self.seed, self.batch_size = seed, batch_size
         self.card = CardOptions(fidelity_masks, _other_method(agree_with, self.spec))
+        for spec in self._specs:
+            check_players(spec, players)
         if fidelity_masks < 0:
             raise ExplanationError(
                 f"fidelity_masks is {fidelity_masks}",
@@ -86,6 +89,11 @@ class Explainer:
                 expected="a number of masks, or 0 for none",
                 fix="leave it at 16",
             )
+
+    @property
+    def _specs(self) -> tuple[MethodSpec, ...]:
+        """The method, and the one that it is compared with."""
+        return (self.spec,) if self.card.agree_with is None else (self.spec, self.card.agree_with)
 
     @overload
     def explain(self, histories: History, target: Target = TOP) -> Influence: ...
@@ -180,8 +188,7 @@ class Explainer:
         Returns:
             For each history one record a target.
         """
-        other = self.card.agree_with
-        for spec in (self.spec, *([other] if other else [])):
+        for spec in self._specs:
             for target in targets:
                 check_target(spec, target)
         was_training = self.model.training
@@ -242,26 +249,6 @@ class Explainer:
                 )
             )
         return records
-
-
-def _part_removal(spec: MethodSpec, removal: str | None) -> Removal:
-    """The removal that can take a part of an event."""
-    if "replace" not in spec.removals:
-        able = [name for name, each in METHODS.items() if "replace" in each.removals]
-        raise ExplanationError(
-            f"{spec.name} gives scores to whole events alone",
-            where="players",
-            expected=f"a method that replaces: {', '.join(able)}",
-            fix="choose one of these, or explain whole events",
-        )
-    if removal not in (None, "replace"):
-        raise ExplanationError(
-            f"removal {removal!r} of parts of events",
-            where="players",
-            expected="'replace': a part cannot leave without the event that it is a part of",
-            fix="leave out the removal, or explain whole events",
-        )
-    return "replace"
 
 
 def _other_method(name: str | None, spec: MethodSpec) -> MethodSpec | None:

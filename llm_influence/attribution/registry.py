@@ -11,12 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from llm_influence.attribution.players import Players
 from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import BoundTarget
 from llm_influence.attribution.task import Attribution
 from llm_influence.errors import ExplanationError, choices
 
 Method = Callable[..., Attribution]
+
+EVERY_PLAYER = ("events", "events+user", "fields", "fields+user")
+"""All players there are, as `Players` writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class MethodSpec:
         paper: Where it comes from.
         caution: When not to trust it.
         gradients: It follows the target's gradient, so it needs a target that has one.
+        players: Who may get a score, as `Players` writes it; always whole events.
     """
 
     name: str
@@ -48,6 +53,7 @@ class MethodSpec:
     paper: str
     caution: str
     gradients: bool
+    players: tuple[str, ...]
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -71,16 +77,30 @@ def register(
     paper: str,
     caution: str,
     gradients: bool | None = None,
+    players: tuple[str, ...] | None = None,
 ) -> Callable[[Method], Method]:
     """Make a function a method; the arguments are those of `MethodSpec`.
 
-    ``gradients`` need not be given: the family ``gradient`` follows them, others do not.
+    ``gradients`` need not be given: the family ``gradient`` follows them, others do not. Nor need
+    ``players``: what can replace an event can replace a part of it, what cannot explains events.
     """
+    able = players or (EVERY_PLAYER if "replace" in removals else EVERY_PLAYER[:1])
     follows = family == "gradient" if gradients is None else gradients
 
     def add(run: Method) -> Method:
         METHODS[name] = MethodSpec(
-            name, run, family, units, removals, cost, estimates, equation, paper, caution, follows
+            name=name,
+            run=run,
+            family=family,
+            units=units,
+            removals=removals,
+            cost=cost,
+            estimates=estimates,
+            equation=equation,
+            paper=paper,
+            caution=caution,
+            gradients=follows,
+            players=able,
         )
         return run
 
@@ -116,6 +136,22 @@ def check_target(spec: MethodSpec, target: BoundTarget) -> None:
             where=f"method {spec.name!r}",
             expected="a target that changes smoothly: an item, a behaviour or a contrast",
             fix=f"explain one of these, or choose a method without gradients: {', '.join(able)}",
+        )
+
+
+def check_players(spec: MethodSpec, players: Players) -> None:
+    """Refuse players to whom the method can give no scores.
+
+    Raises:
+        ExplanationError: It cannot take events apart, or the frame.
+    """
+    if str(players) not in spec.players:
+        able = [name for name, each in METHODS.items() if str(players) in each.players]
+        raise ExplanationError(
+            f"{spec.name} gives no scores to {str(players)!r}",
+            where="players",
+            expected=f"{choices(spec.players)}, or another method: {', '.join(able)}",
+            fix="explain what the method can, or choose one of these methods",
         )
 
 

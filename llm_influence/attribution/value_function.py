@@ -17,7 +17,6 @@ from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import Players
 from llm_influence.attribution.renderings import Removal, render
 from llm_influence.attribution.targets import BoundTarget
-from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
@@ -58,13 +57,7 @@ class ValueFunction:
         engine: Engine | None = None,
     ) -> None:
         self.players = players or Players()
-        if not self.players.are_events and removal != "replace":
-            raise ExplanationError(
-                f"removal {removal!r} of parts of events",
-                where="players",
-                expected="'replace': a part cannot leave without the event that it is a part of",
-                fix="set removal to replace, or explain whole events",
-            )
+        self.players.check_removal(removal)
         self._model, self._histories, self._target = model, histories, target
         self.removal = removal
         self.engine = engine or Engine(model)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llm_influence.attribution.gradient.parts import event_scores
+from llm_influence.attribution.gradient.parts import player_scores
 from llm_influence.attribution.task import Task
 from llm_influence.errors import ExplanationError
 from llm_influence.types import FloatArray
@@ -27,11 +27,11 @@ def means(
     """Scores of N histories from two or more samples of (N, T, C) scores of parts.
 
     Returns:
-        N arrays (E,) of means, (N,) means of the frame, N arrays (E,) of their standard errors
+        N arrays (P,) of means, (N,) means of the frame, N arrays (P,) of their standard errors
         (standard deviation of the samples over the root of their number).
     """
-    found = [event_scores(task, scores) for scores in samples]
-    rows = [np.stack(each) for each in zip(*(events for events, _ in found), strict=True)]
+    found = [player_scores(task, scores) for scores in samples]
+    rows = [np.stack(each) for each in zip(*(players for players, _ in found), strict=True)]
     return (
         [row.mean(axis=0) for row in rows],
         np.mean([frame for _, frame in found], axis=0),
