@@ -62,5 +62,6 @@ def player_scores(task: Task, scores: FloatArray) -> tuple[list[FloatArray], Flo
     owner = np.concatenate([own[..., None], added], axis=-1)[..., : scores.shape[-1]]
     size, width = len(scores), max(task.sizes) + 1  # column 0 collects the frame
     places = np.arange(size)[:, None, None] * width + owner + 1
-    sums = np.bincount(places.ravel(), scores.ravel(), size * width).reshape(size, width)
+    found = np.bincount(places.ravel(), scores.ravel(), size * width)
+    sums: FloatArray = found.astype(np.float64).reshape(size, width)
     return task.split(sums[:, 1:]), sums[:, 0]
