@@ -97,6 +97,9 @@ def explain(
     players: Annotated[
         str, typer.Option(help="events; fields: the parts of each event, a score each")
     ] = "events",
+    dtype: Annotated[
+        str, typer.Option(help="float32; bfloat16: faster, its error measured on the card")
+    ] = "float32",
     shard_size: Annotated[int, typer.Option(help="users a shard")] = 128,
 ) -> None:
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
@@ -115,6 +118,7 @@ def explain(
         fidelity_masks=fidelity_masks,
         agree_with=agree_with,
         players=Players.parse(players),
+        dtype=dtype,
         **_method_options(option or []),
     )
     behavior_log = run.open_log(log, items=items, users=users)

@@ -19,6 +19,7 @@ from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import FloatArray, IntArray
 
 Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 WORTH = 1.3
 """Shared beginnings are used where they save this many times the tokens."""
@@ -95,8 +96,8 @@ class Engine:
         return rows, torch.stack(states) if states else torch.empty(0, self.model.backbone.width)
 
     def note_errors(self, errors: FloatArray) -> None:
-        """Take differences of values from float32's into `measured_error`."""
-        self.measured_error = float(np.nanmax([self.measured_error, *np.abs(errors)]))
+        """Take sizes of differences from float32's into `measured_error`."""
+        self.measured_error = float(np.nanmax([self.measured_error, *errors]))
 
     def _read_sample(self, renderings: Renderings, new: dict[bytes, int]) -> None:
         """Read a few of the new renderings in float32, the first and the last among them."""

@@ -14,6 +14,7 @@ from llm_influence.attribution import (
     shapley,
     surrogate,
 )
+from llm_influence.attribution.engine import Engine, Precision
 from llm_influence.attribution.players import EVENTS, Players
 from llm_influence.attribution.quality import CardOptions, quality_cards
 from llm_influence.attribution.registry import (
@@ -21,6 +22,7 @@ from llm_influence.attribution.registry import (
     MethodSpec,
     check_options,
     check_players,
+    check_precision,
     check_target,
     find_method,
 )
@@ -53,6 +55,8 @@ class Explainer:
         agree_with: Another method whose scores are compared with these for the card.
         players: Who gets a score: whole events, or `Players("fields")`, the fields of each event.
             Which methods can is in the registry; those that remove then do so by ``replace``.
+        dtype: ``bfloat16``: methods that remove events read in it. A few renderings of each batch
+            of histories are then read in float32 too; the card has the largest difference.
         options: The method's own options, such as ``steps`` of integrated gradients.
 
     Raises:
@@ -70,11 +74,13 @@ class Explainer:
         fidelity_masks: int = 16,
         agree_with: str | None = None,
         players: Players = EVENTS,
+        dtype: Precision = "float32",
         **options: object,
     ) -> None:
         self.model, self.spec, self.options = model, find_method(method), options
         self.removal = check_options(self.spec, removal, options)
-        self.players = players
+        check_precision(self.spec, dtype)
+        self.players, self.dtype = players, dtype
         if not players.are_events:
             players.check_removal(removal or "replace")
             self.removal = "replace"
@@ -209,7 +215,15 @@ class Explainer:
         first: Task | None = None
         for target in targets:
             if first is None:
-                first = Task(self.model, histories, target, self.removal, self.seed, self.players)
+                first = Task(
+                    self.model,
+                    histories,
+                    target,
+                    self.removal,
+                    self.seed,
+                    self.players,
+                    reader=Engine(self.model, dtype=self.dtype),
+                )
                 yield first
             else:
                 yield first.for_target(target)

@@ -73,6 +73,7 @@ def quality_cards(
             agreement=agreement[row],
             agreement_with=options.agree_with.name if options.agree_with else "",
             card_passes=int(card_passes[row] + more_passes[row]),
+            bfloat16_error=task.values.bfloat16_error,
         )
         for row in range(len(gaps))
     ]

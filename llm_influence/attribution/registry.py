@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from llm_influence.attribution.engine import PRECISIONS
 from llm_influence.attribution.players import Players
 from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import BoundTarget
@@ -152,6 +153,29 @@ def check_players(spec: MethodSpec, players: Players) -> None:
             where="players",
             expected=f"{choices(spec.players)}, or another method: {', '.join(able)}",
             fix="explain what the method can, or choose one of these methods",
+        )
+
+
+def check_precision(spec: MethodSpec, dtype: str) -> None:
+    """Refuse a precision that is none, or in which the method does not read.
+
+    Raises:
+        ExplanationError: Not float32, and it is not the engine that reads for the method.
+    """
+    if dtype not in PRECISIONS:
+        raise ExplanationError(
+            f"dtype {dtype!r}",
+            where="dtype",
+            expected=choices(PRECISIONS, dtype),
+            fix="choose one of them",
+        )
+    if dtype != "float32" and not spec.removals:
+        able = [name for name, each in METHODS.items() if each.removals]
+        raise ExplanationError(
+            f"{spec.name} does not read in {dtype}",
+            where="dtype",
+            expected=f"float32, or a method that removes events: {', '.join(able)}",
+            fix="leave dtype at float32, or choose one of these methods",
         )
 
 

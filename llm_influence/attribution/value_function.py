@@ -41,6 +41,8 @@ class ValueFunction:
     Attributes:
         passes: (N,) coalitions asked of each history so far, each counted once. The engine may
             read fewer: what another user, target or method has asked for is known.
+        bfloat16_error: Largest difference from float32 that a value has shown so far, on
+            renderings read both ways (`Engine`); nan where none was.
 
     Raises:
         ExplanationError: Parts of events cannot be dropped.
@@ -63,6 +65,7 @@ class ValueFunction:
         self.engine = engine or Engine(model)
         self._known: list[dict[bytes, float]] = [{} for _ in histories]
         self.passes: IntArray = np.zeros(len(histories), dtype=np.int64)
+        self.bfloat16_error = float("nan")
 
     @property
     def sizes(self) -> list[int]:
@@ -105,7 +108,9 @@ class ValueFunction:
             self._known[row][mask.tobytes()] = value
         sampled, exact = self.engine.exact_states(read)
         if sampled:
-            self.engine.note_errors(values[sampled] - self._values(exact, numbers[sampled]))
+            errors = np.abs(values[sampled] - self._values(exact, numbers[sampled]))
+            self.bfloat16_error = float(np.nanmax([self.bfloat16_error, *errors]))
+            self.engine.note_errors(errors)
 
     def _values(self, states: Tensor, rows: Tensor) -> FloatArray:
         """(B,) values at (B, H) states of the histories numbered ``rows``."""
