@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llm_influence.attribution.beginnings import beginnings_of
-from llm_influence.attribution.budget import TokenBudget
+from llm_influence.attribution.budget import TokenBudget, batches
 from llm_influence.attribution.neutral import mean_vectors
 from llm_influence.attribution.prefix_reader import PrefixReader, Sequences, embedded
 from llm_influence.attribution.renderings import Renderings
@@ -152,16 +152,11 @@ class Engine:
         found = torch.empty(len(rows), self.model.backbone.width)
         lengths = renderings.lengths[rows]
         self.tokens += int(lengths.sum())
-        order = np.argsort(-lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            size = max(1, self._budget.tokens // int(lengths[order[start]]))
-            chosen = order[start : start + size]
+        for chosen in batches(lengths, self._budget.tokens):
             batch, neutral = renderings.batch(rows[chosen])
             batch, neutral = batch.to(self.model.device), neutral.to(self.model.device)
             vectors = embedded(self.model, batch.input_ids, batch.added_ids, neutral, means)
             found[chosen] = self.model.query(batch, vectors).float().cpu()
-            start += size
         return found
 
 
