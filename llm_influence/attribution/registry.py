@@ -9,14 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Literal
 
 from llm_influence.attribution.engine import PRECISIONS
 from llm_influence.attribution.players import Players
 from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import BoundTarget
-from llm_influence.attribution.task import Attribution
+from llm_influence.attribution.task import Attribution, Task
 from llm_influence.errors import ExplanationError, choices
+from llm_influence.modeling.backbone import Backbone
 
 Method = Callable[..., Attribution]
 
@@ -41,6 +43,9 @@ class MethodSpec:
         caution: When not to trust it.
         gradients: It follows the target's gradient, so it needs a target that has one.
         players: Who may get a score, as `Players` writes it; always whole events.
+        to_zero: Options with which it follows input vectors to zero: {} whatever the options are,
+            None never. A backbone that normalises its inputs first cannot feel that, and is
+            refused.
     """
 
     name: str
@@ -55,12 +60,20 @@ class MethodSpec:
     caution: str
     gradients: bool
     players: tuple[str, ...]
+    to_zero: Mapping[str, object] | None
 
     @property
     def options(self) -> Mapping[str, object]:
         """The method's own options with their defaults."""
         parameters = list(inspect.signature(self.run).parameters.values())[1:]
         return {parameter.name: parameter.default for parameter in parameters}
+
+    def serves(self, backbone: Backbone, options: Mapping[str, object]) -> bool:
+        """Whether the method can explain this backbone with these of its options."""
+        if self.to_zero is None or not backbone.loses_length:
+            return True
+        given = {**self.options, **options}
+        return any(given[name] != value for name, value in self.to_zero.items())
 
 
 METHODS: dict[str, MethodSpec] = {}
@@ -79,6 +92,7 @@ def register(
     caution: str,
     gradients: bool | None = None,
     players: tuple[str, ...] | None = None,
+    to_zero: Mapping[str, object] | None = None,
 ) -> Callable[[Method], Method]:
     """Make a function a method; the arguments are those of `MethodSpec`.
 
@@ -91,7 +105,7 @@ def register(
     def add(run: Method) -> Method:
         METHODS[name] = MethodSpec(
             name=name,
-            run=run,
+            run=run if to_zero is None else _refusing(name, run),
             family=family,
             units=units,
             removals=removals,
@@ -102,10 +116,29 @@ def register(
             caution=caution,
             gradients=follows,
             players=able,
+            to_zero=to_zero,
         )
         return run
 
     return add
+
+
+def _refusing(name: str, run: Method) -> Method:
+    """The method, refusing a backbone that it does not serve."""
+
+    @wraps(run)
+    def refusing(task: Task, **options: object) -> Attribution:
+        backbone = task.model.backbone
+        if not METHODS[name].serves(backbone, options):
+            raise ExplanationError(
+                f"{backbone.model.config.model_type} normalises its input vectors first",
+                where=f"method {name!r}, which follows them to zero",
+                expected="a backbone that feels the length of an input vector",
+                fix="use integrated_gradients with baseline 'mean', or a perturbation method",
+            )
+        return run(task, **options)
+
+    return refusing
 
 
 def find_method(name: str) -> MethodSpec:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from llm_influence.attribution.explainer import METHODS
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 
@@ -14,14 +15,18 @@ def bert():
 
 @pytest.fixture(autouse=True)
 def the_backbone_serves_the_method(request):
-    """ModernBERT feels no length: what needs one is refused (test_gradient holds that)."""
+    """What the registry says that a backbone cannot be explained by is skipped, and refused
+    (test_gradient holds that).
+    """
     given = getattr(request.node, "callspec", None)
     chosen = given.params if given else {}
-    family = chosen.get("model") or [chosen.get("last_event_alone")]
-    zero = "zero" in {chosen.get("baseline"), chosen.get("options", {}).get("baseline")}
-    needs_length = chosen.get("method") in {"input_x_gradient", "smoothgrad"} or zero
-    if family[0] == "modernbert" and needs_length:
-        pytest.skip("ModernBERT normalises its input vectors")
+    models = [name for name in ("model", "last_event_alone") if name in request.fixturenames]
+    baseline = {"baseline": chosen["baseline"]} if "baseline" in chosen else {}
+    method = chosen.get("method", "integrated_gradients" if baseline else None)
+    if method in METHODS and models:
+        backbone = request.getfixturevalue(models[0]).backbone
+        if not METHODS[method].serves(backbone, {**chosen.get("options", {}), **baseline}):
+            pytest.skip(f"{backbone.model.config.model_type} is refused by {method}")
 
 
 @pytest.fixture(params=tiny.BACKBONES)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_influence.attribution.gradient.baseline import check_length_counts
 from llm_influence.attribution.gradient.parts import moved_parts, player_scores, times
 from llm_influence.attribution.gradient.path import Surface
 from llm_influence.attribution.gradient.sampling import check_samples, generators, means
@@ -57,12 +56,12 @@ def saliency(task: Task) -> Attribution:
     equation="a_i = sum over the tokens t of i of x_t . df/dx_t",
     paper="Shrikumar et al. 2016, arXiv:1605.01713",
     caution="Exact for linear models alone; where the prediction is sure it can order events worse "
-    "than chance. Refused on ModernBERT.",
+    "than chance.",
     players=("events", "fields"),
+    to_zero={},
 )
 def input_x_gradient(task: Task) -> Attribution:
     """``score = sum over the event's tokens of input . gradient``, signs kept."""
-    check_length_counts(task, "input_x_gradient")
     surface, rows = Surface(task), np.arange(len(task.histories))
     read = partial(times, moved_parts(task, surface.inputs))
     full, scores = surface.gradients(rows, surface.inputs.__getitem__, read)
@@ -81,9 +80,9 @@ def input_x_gradient(task: Task) -> Attribution:
     equation="a_i = sum over tokens t of i of x_t . mean over draws of df/dx_t at x + e, "
     "e_t normal with standard deviation noise . |x_t| / sqrt(H)",
     paper="Smilkov et al. 2017, arXiv:1706.03825",
-    caution="Still first order: the noise takes the gradient's jitter away, not its saturation. "
-    "Refused on ModernBERT.",
+    caution="Still first order: the noise takes the gradient's jitter away, not its saturation.",
     players=("events", "fields"),
+    to_zero={},
 )
 def smoothgrad(task: Task, *, samples: int = 16, noise: float = 0.1) -> Attribution:
     """``score = sum over tokens of input . mean gradient at noisy inputs``, with its error.
@@ -94,9 +93,8 @@ def smoothgrad(task: Task, *, samples: int = 16, noise: float = 0.1) -> Attribut
         noise: Length of the noise at a token, as a part of the token's own vector.
 
     Raises:
-        ExplanationError: An option has no sense, or the backbone feels no length.
+        ExplanationError: An option has no sense.
     """
-    check_length_counts(task, "smoothgrad")
     check_samples("smoothgrad", samples)
     surface = Surface(task)
     every, read = np.arange(len(task.histories)), partial(times, moved_parts(task, surface.inputs))

@@ -30,6 +30,7 @@ from llm_influence.types import FloatArray
     caution="Inputs between baseline and history are none that the model was trained on. A row "
     "that did not converge says so: raise `max_steps`.",
     players=("events", "fields"),
+    to_zero={"baseline": "zero"},
 )
 def integrated_gradients(
     task: Task,
@@ -58,7 +59,7 @@ def integrated_gradients(
         baseline: ``mean``: each token becomes the average vector of its field; ``zero``: nothing.
 
     Raises:
-        ExplanationError: An option has no sense, or the backbone cannot feel the baseline.
+        ExplanationError: An option has no sense.
     """
     _check(tolerance, max_steps, steps)
     surface = Surface(task)
