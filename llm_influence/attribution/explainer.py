@@ -14,7 +14,7 @@ from llm_influence.attribution import (
     shapley,
     surrogate,
 )
-from llm_influence.attribution.engine import Engine, Precision
+from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import EVENTS, Players
 from llm_influence.attribution.quality import CardOptions, quality_cards
 from llm_influence.attribution.registry import (
@@ -74,13 +74,12 @@ class Explainer:
         fidelity_masks: int = 16,
         agree_with: str | None = None,
         players: Players = EVENTS,
-        dtype: Precision = "float32",
+        dtype: str = "float32",
         **options: object,
     ) -> None:
         self.model, self.spec, self.options = model, find_method(method), options
         self.removal = check_options(self.spec, removal, options)
-        check_precision(self.spec, dtype)
-        self.players, self.dtype = players, dtype
+        self.players, self.dtype = players, check_precision(self.spec, dtype)
         if not players.are_events:
             players.check_removal(removal or "replace")
             self.removal = "replace"

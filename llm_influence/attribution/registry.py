@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Literal
 
-from llm_influence.attribution.engine import PRECISIONS
+from llm_influence.attribution.engine import PRECISIONS, Precision
 from llm_influence.attribution.players import Players
 from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import BoundTarget
@@ -189,12 +189,15 @@ def check_players(spec: MethodSpec, players: Players) -> None:
         )
 
 
-def check_precision(spec: MethodSpec, dtype: str) -> None:
-    """Refuse a precision that is none, or in which the method does not read.
+def check_precision(spec: MethodSpec, dtype: str) -> Precision:
+    """The precision, once it is known to be one in which the method can read.
 
     Raises:
         ExplanationError: Not float32, and it is not the engine that reads for the method.
     """
+    for precision in PRECISIONS:
+        if dtype == precision and (spec.removals or precision == "float32"):
+            return precision
     if dtype not in PRECISIONS:
         raise ExplanationError(
             f"dtype {dtype!r}",
@@ -202,14 +205,13 @@ def check_precision(spec: MethodSpec, dtype: str) -> None:
             expected=choices(PRECISIONS, dtype),
             fix="choose one of them",
         )
-    if dtype != "float32" and not spec.removals:
-        able = [name for name, each in METHODS.items() if each.removals]
-        raise ExplanationError(
-            f"{spec.name} does not read in {dtype}",
-            where="dtype",
-            expected=f"float32, or a method that removes events: {', '.join(able)}",
-            fix="leave dtype at float32, or choose one of these methods",
-        )
+    able = [name for name, each in METHODS.items() if each.removals]
+    raise ExplanationError(
+        f"{spec.name} does not read in {dtype}",
+        where="dtype",
+        expected=f"float32, or a method that removes events: {', '.join(able)}",
+        fix="leave dtype at float32, or choose one of these methods",
+    )
 
 
 def check_options(spec: MethodSpec, removal: str | None, options: Mapping[str, object]) -> Removal:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from llm_influence.attribution.draws import generators
 from llm_influence.attribution.explainer import METHODS, Explainer
 from llm_influence.attribution.gradient.baseline import starting_vectors
 from llm_influence.attribution.gradient.expected import _another
 from llm_influence.attribution.gradient.path import Surface
-from llm_influence.attribution.gradient.sampling import generators
 from llm_influence.attribution.gradient.simpson import Path
 from llm_influence.attribution.players import Players
 from llm_influence.attribution.targets import Contrast, Item, bind

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm_influence.attribution.draws import generators
 from llm_influence.attribution.gradient.parts import moved_parts, player_scores, times
 from llm_influence.attribution.gradient.path import Surface
-from llm_influence.attribution.gradient.sampling import check_samples, generators, means
+from llm_influence.attribution.gradient.sampling import check_samples, means
 from llm_influence.attribution.registry import register
 from llm_influence.attribution.task import Attribution, Task
 

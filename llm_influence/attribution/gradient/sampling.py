@@ -1,8 +1,7 @@
-"""Random draws: seeded by the user, with the error that they leave."""
+"""Means of random draws, with the error that they leave."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,14 +10,6 @@ from llm_influence.attribution.gradient.parts import player_scores
 from llm_influence.attribution.task import Task
 from llm_influence.errors import ExplanationError
 from llm_influence.types import FloatArray
-
-
-def generators(task: Task) -> list[np.random.Generator]:
-    """A generator for each history, seeded by the task and the user, never by the batch."""
-    return [
-        np.random.default_rng([task.seed, zlib.crc32(history.user_id.encode())])
-        for history in task.histories
-    ]
 
 
 def means(
