@@ -103,6 +103,9 @@ def explain(
     players: Annotated[
         str, typer.Option(help="events; fields: the parts of each event, a score each")
     ] = "events",
+    dtype: Annotated[
+        str, typer.Option(help="float32; bfloat16: faster, its error measured on the card")
+    ] = "float32",
     shard_size: Annotated[int, typer.Option(help="users a shard")] = 128,
 ) -> None:
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
@@ -121,6 +124,7 @@ def explain(
         fidelity_masks=fidelity_masks,
         agree_with=agree_with,
         players=Players.parse(players),
+        dtype=dtype,
         **_method_options(option or []),
     )
     behavior_log = run.open_log(log, items=items, users=users)
@@ -240,6 +244,7 @@ def methods() -> None:
         typer.echo(f"{spec.name}  ({spec.family}, units: {spec.units}, removal: {removals})")
         typer.echo(f"    estimates  {spec.estimates}")
         typer.echo(f"    cost       {spec.cost}")
+        typer.echo(f"    players    {', '.join(spec.players)}")
         typer.echo(f"    options    {options or 'none'}")
         typer.echo(f"    paper      {spec.paper or 'none'}")
         typer.echo(f"    caution    {spec.caution}")

@@ -68,6 +68,7 @@ def _page(spec: MethodSpec) -> Iterator[str]:
     yield f"| units | {UNITS[spec.units]} |"
     yield f"| cost | {_cell(spec.cost)} |"
     yield f"| removal | {_removals(spec)} |"
+    yield f"| players | {', '.join(f'`{players}`' for players in spec.players)} |"
     yield f"| paper | {_linked(spec.paper) or 'none'} |"
     yield ""
     if spec.options:
@@ -75,7 +76,7 @@ def _page(spec: MethodSpec) -> Iterator[str]:
         for name, default in spec.options.items():
             yield f"| `{name}` | `{default!r}` | {_cell(meanings.get(name, ''))} |"
         yield ""
-    yield from ("## When not to trust it", "", spec.caution, "")
+    yield from ("## When not to trust it", "", f"{spec.caution}{_refused(spec)}", "")
     call = f'Explainer(model, method="{spec.name}").explain(history)'
     yield from ("```python", call, "```")
 
@@ -103,6 +104,15 @@ def _removals(spec: MethodSpec) -> str:
     if not spec.removals:
         return "none: it removes nothing"
     return ", ".join(f"`{removal}`" for removal in spec.removals) + "; the first by default"
+
+
+def _refused(spec: MethodSpec) -> str:
+    """A sentence on the backbones that it does not serve."""
+    if spec.to_zero is None:
+        return ""
+    how = ", ".join(f"`{name}={value!r}`" for name, value in spec.to_zero.items())
+    refused = " Backbones that normalise their input vectors first (ModernBERT) are refused"
+    return f"{refused} with {how}." if how else f"{refused}."
 
 
 def _linked(paper: str) -> str:

@@ -5,7 +5,8 @@
 Makes a log by a law, trains a small decoder on it from nothing, and explains other users of the
 same law with every registered method: why the item that the law favours, and not the best of
 another cluster? The best method is chosen on one half of these users and all figures are of the
-other half. From its influences alone the law's behaviour weights and half-life are then fitted.
+other half. From its influences alone the law's behaviour weights and half-life are then fitted,
+through the question that the method asks (`planted_fit`); for comparison as if all asked one.
 Goes on where it was broken off: a trained model and finished methods are not computed again.
 Writes docs/benchmarks/planted_truth.json.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmark_json import write_benchmark
-from planted_fit import fit_law
+from planted_fit import ASKED, FittedLaw, alone, fit_law
 from transformers import EarlyStoppingCallback
 
 from llm_influence.attribution.explainer import METHODS, Explainer
@@ -193,6 +194,21 @@ def held_against(truth: Truth, found: Explained, users: range) -> Recovery:
     )
 
 
+def fitted_law(truth: Truth, found: Explained, users: range) -> FittedLaw:
+    """The law that a method's scores speak of, as answers to the method's own question."""
+    question = ASKED.get(found.method, alone) if found.removal == "drop" else alone
+    return fit_law(truth, found.scores, users, question)
+
+
+def fit_rows(truth: Truth, found: Explained, users: range) -> Iterator[dict[str, object]]:
+    """How far off the law is that a method that drops events speaks of."""
+    system = {"system": found.name, "task": "law recovered"}
+    for metric, value in fitted_law(truth, found, users).errors(truth.law).items():
+        yield {**system, "metric": metric, "value": value}
+    as_if = fit_law(truth, found.scores, users, alone).errors(truth.law)
+    yield {**system, "metric": "half_life_error as if alone", "value": as_if["half_life_error"]}
+
+
 def rows_of(found: Explained, measured: Recovery | None) -> Iterator[dict[str, object]]:
     """A method's records: every figure with its interval over users."""
     system = {"system": found.name, "task": "planted truth"}
@@ -237,11 +253,13 @@ def main(options: argparse.Namespace) -> None:
             print(f"{found.name:36} refused: {found.refused}")
             continue
         print(line(found.name, measured.means(), found.passes))
+        if found.removal == "drop":
+            rows += fit_rows(truth, found, measured_on)
         first = held_against(truth, found, chosen_on).means()
         ranking[found.name], every[found.name] = first["auroc"] + first["spearman"], found
     best = every[max(ranking, key=ranking.__getitem__)]
     means = held_against(truth, best, measured_on).means()
-    fitted = fit_law(truth, best.scores, measured_on)
+    fitted = fitted_law(truth, best, measured_on)
     print(f"best on the other half: {best.name}; fitted from it: {fitted}")
     tied = np.mean([np.mean(truth.influence[user] == 0) for user in measured_on])
     errors = fitted.errors(truth.law)

@@ -2,8 +2,9 @@
 
     python scripts/benchmark_tables.py
 
-Fills docs/benchmarks/README.md and the tables of the front page and of docs/adapters.md,
-training.md, learning.md, faithfulness.md and attribution.md; a test holds them in step.
+Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md,
+docs/training.md, learning.md, faithfulness.md, attribution.md and planted_truth.md; a test holds
+them in step.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ADAPTERS = Path("docs/adapters.md")
 TRAINING = Path("docs/training.md")
 ATTRIBUTION = Path("docs/attribution.md")
 LEARNING = Path("docs/learning.md")
+PLANTED = Path("docs/planted_truth.md")
 DEMO = re.compile(r"<!-- demo -->.*<!-- /demo -->", re.DOTALL)
 
 ADAPTER_ROWS = re.compile(r"<!-- adapters -->.*<!-- /adapters -->", re.DOTALL)
@@ -29,6 +31,7 @@ SPEED = re.compile(r"<!-- speed -->.*<!-- /speed -->", re.DOTALL)
 ESTIMATORS = re.compile(r"<!-- shapley estimators -->.*<!-- /shapley estimators -->", re.DOTALL)
 LEARNED = re.compile(r"<!-- learning -->.*<!-- /learning -->", re.DOTALL)
 LOW_LABELS = re.compile(r"<!-- low labels -->.*<!-- /low labels -->", re.DOTALL)
+RECOVERED = re.compile(r"<!-- law recovered -->.*<!-- /law recovered -->", re.DOTALL)
 ABLATIONS = re.compile(r"<!-- ablations -->.*<!-- /ablations -->", re.DOTALL)
 
 
@@ -241,6 +244,34 @@ def attribution_page(text: str, folder: Path) -> str:
     return ESTIMATORS.sub(lambda _: estimators_table(measured), text)
 
 
+def recovered_table(benchmark: dict) -> str:
+    """How far off the law is that each method's scores speak of."""
+    systems: dict[str, dict[str, float]] = {}
+    for row in benchmark["rows"]:
+        if row["task"] == "law recovered":
+            systems.setdefault(row["system"], {})[row["metric"]] = row["value"]
+    head = [
+        "| method (removal) | half-life off, read as single removals | half-life off, own question "
+        "| largest weight off |",
+        "|---|---|---|---|",
+    ]
+    rows = [
+        f"| {name} | {off['half_life_error as if alone']:.1%} | {off['half_life_error']:.1%} "
+        f"| {off['behavior_weight_error']:.3f} |"
+        for name, off in systems.items()
+    ]
+    return "\n".join(["<!-- law recovered -->", *head, *rows, "<!-- /law recovered -->"])
+
+
+def planted_page(text: str, folder: Path) -> str:
+    """docs/planted_truth.md with its table as measured; as it is where nothing was measured yet."""
+    path = folder / "planted_truth.json"
+    if not path.is_file():
+        return text
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    return RECOVERED.sub(lambda _: recovered_table(measured), text)
+
+
 def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -260,4 +291,6 @@ if __name__ == "__main__":
     FAITHFULNESS.write_text(filled, encoding="utf-8")
     filled = attribution_page(ATTRIBUTION.read_text("utf-8"), OVERVIEW.parent)
     ATTRIBUTION.write_text(filled, encoding="utf-8")
+    filled = planted_page(PLANTED.read_text("utf-8"), OVERVIEW.parent)
+    PLANTED.write_text(filled, encoding="utf-8")
     OVERVIEW.write_text(overview(OVERVIEW.parent), encoding="utf-8")

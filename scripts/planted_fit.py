@@ -1,19 +1,29 @@
-"""From influences back to the law: behaviour weights and half-life by least squares."""
+"""From influences back to the law: behaviour weights and half-life by least squares.
+
+What the law gives an event depends on the question that a method asks. Taken away alone it leaves
+all ages as they are. Shapley values and weights at random halves of a history ask about sets of
+events, and a rendering of a set ends with its last event: there "now" is earlier, what is left is
+younger, and old events get more than in the whole history. So the law is fitted through the
+question: its own answer to it is held against the scores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from llm_influence.attribution.coalitions import every_coalition, shapley_weights
 from llm_influence.data.law import Law
 from llm_influence.data.planted import Truth
-from llm_influence.types import FloatArray, IntArray
+from llm_influence.types import BoolArray, FloatArray, IntArray
 
-ROUNDS = 20
-"""Of the alternation between the law and the histories' scales; it settles in a few."""
+ROUNDS, SETTLED = 20, 1e-4
+"""Of the alternation between the law and the histories' scales: at most, and the relative change
+of the half-life that ends it."""
 SHORTEST, LONGEST = 60.0, 365 * 86_400.0
 """Half-lives, in seconds, between which one is sought."""
 
@@ -41,61 +51,124 @@ class FittedLaw:
 
 
 @dataclass(frozen=True)
-class _Events:
-    """The events of all fitted histories, (S,) each."""
+class Evidence:
+    """The E events of one fitted history.
 
-    history: IntArray
-    score: FloatArray
-    side: FloatArray
-    age: IntArray
-    behavior: IntArray
-
-
-def fit_law(truth: Truth, scores: Sequence[FloatArray], users: Iterable[int]) -> FittedLaw:
-    """Fit ``scale(history) x weight(behaviour) x 2^(-age / half-life) x side`` to scores.
-
-    ``side`` is read off the item table: +1 for an event in the cluster of the chosen item, -1 in
-    that of the other, 0 in any else. Each history has a scale of its own: where a model is nearly
-    sure it gives all events less, and sure it is where the recent events agree, so that one
-    scale for all would make the recent events look older than they are. Scales and law are fitted
-    in turn; for every half-life the best weights are a linear least squares.
+    Attributes:
+        scores: (E,) what a method gave them.
+        sides: (E, B) at the event's behaviour +1 in the cluster of the chosen item, -1 in that of
+            the other one; 0 elsewhere.
+        ages: (E,) seconds before the last event.
     """
-    events = _events(truth, scores, users)
-    scale = np.ones(int(events.history.max()) + 1)
+
+    scores: FloatArray
+    sides: FloatArray
+    ages: IntArray
+
+
+Question = Callable[[Evidence, float], FloatArray]
+"""From a history and a half-life to (E, B): what each behaviour's weight adds to the scores."""
+
+
+def alone(history: Evidence, half_life: float) -> FloatArray:
+    """What an event gives to the whole history, all ages staying what they are."""
+    return history.sides * _decay(history.ages, half_life)[:, None]
+
+
+def shapley(history: Evidence, half_life: float) -> FloatArray:
+    """Shapley values over sets of events, each with its last event as now."""
+    return shapley_weights(_sets(len(history.ages))).T @ _of_sets(history, half_life)
+
+
+def halves(history: Evidence, half_life: float) -> FloatArray:
+    """Weights of the best linear model over all sets, each as likely as any other."""
+    sets = _sets(len(history.ages))
+    difference = np.where(sets, 2.0, -2.0) / len(sets)  # values with the event, less those without
+    return difference.T @ _of_sets(history, half_life)
+
+
+ASKED: dict[str, Question] = {
+    **dict.fromkeys(("shapley", "exact_shapley", "permutation_shapley", "coarse_to_fine"), shapley),
+    "sparse_surrogate": halves,
+}
+"""The question of a method that drops several events at once; all others ask `alone`."""
+
+
+def fit_law(
+    truth: Truth, scores: Sequence[FloatArray], users: Iterable[int], question: Question = alone
+) -> FittedLaw:
+    """Fit ``scale(history) x question(law)`` to scores by least squares.
+
+    Each history has a scale of its own: where a model is nearly sure it gives all events less, and
+    sure it is where the recent events agree, so that one scale for all would make the recent
+    events look older than they are. Scales and law are fitted in turn; for every half-life the
+    best weights are a linear least squares.
+
+    Args:
+        truth: The law's log; only its items, clusters, behaviours and times are read.
+        scores: (E,) of every user, by number; those of ``users`` are read.
+        users: Whose histories are fitted.
+        question: What the scores are answers to: `alone`, `shapley` or `halves`.
+    """
+    histories = list(_evidence(truth, scores, users))
+    scales, before = np.ones(len(histories)), np.inf
     for _ in range(ROUNDS):
-        weights, half_life = _fit(events, scale[events.history], len(truth.law.behaviors))
-        alike = events.side * weights[events.behavior] * 0.5 ** (events.age / half_life)
-        known = np.bincount(events.history, alike**2)
-        found = np.bincount(events.history, alike * events.score)
-        scale = np.divide(found, known, out=np.zeros_like(found), where=known > 0)
+        weights, half_life = _fit(histories, scales, question)
+        alike = [question(history, half_life) @ weights for history in histories]
+        known = np.array([row @ row for row in alike])
+        found = np.array([row @ h.scores for row, h in zip(alike, histories, strict=True)])
+        scales = np.divide(found, known, out=np.zeros_like(found), where=known > 0)
+        if abs(half_life / before - 1) < SETTLED:
+            break
+        before = half_life
     weights = weights / np.abs(weights).max()
     return FittedLaw(dict(zip(truth.law.behaviors, weights.tolist(), strict=True)), half_life)
 
 
-def _events(truth: Truth, scores: Sequence[FloatArray], users: Iterable[int]) -> _Events:
+def _evidence(
+    truth: Truth, scores: Sequence[FloatArray], users: Iterable[int]
+) -> Iterator[Evidence]:
     clusters = truth.log.catalogue.table["cluster"].to_numpy()
-    columns: list[tuple[np.ndarray, ...]] = []
-    for place, user in enumerate(users):
+    kinds = np.eye(len(truth.law.behaviors))
+    for user in users:
         history = truth.history(user)
         own = clusters[history.items]
         chosen, other = clusters[truth.targets[user]], clusters[truth.others[user]]
         side = 1.0 * (own == chosen) - 1.0 * (own == other)
         ages = history.timestamps[-1] - history.timestamps
-        row = np.full(len(history), place)
-        columns.append((row, scores[user], side, ages, history.behaviors))
-    return _Events(*(np.concatenate(part) for part in zip(*columns, strict=True)))
+        yield Evidence(scores[user], side[:, None] * kinds[history.behaviors], ages)
 
 
-def _fit(events: _Events, scale: FloatArray, behaviors: int) -> tuple[FloatArray, float]:
-    """Weights (B,) and half-life under known scales (S,)."""
-    kinds = events.behavior[:, None] == np.arange(behaviors)
-    kinds = kinds * (scale * events.side)[:, None]
+def _fit(
+    histories: Sequence[Evidence], scales: FloatArray, question: Question
+) -> tuple[FloatArray, float]:
+    """Weights (B,) and half-life under known scales, one a history."""
+    score = np.concatenate([history.scores for history in histories])
 
     def solve(log_half_life: float) -> tuple[FloatArray, float]:
-        design = kinds * 0.5 ** (events.age / np.exp(log_half_life))[:, None]
-        weights = np.linalg.lstsq(design, events.score)[0]
-        return weights, float(((design @ weights - events.score) ** 2).sum())
+        answers = [question(history, np.exp(log_half_life)) for history in histories]
+        design = np.concatenate([s * each for s, each in zip(scales, answers, strict=True)])
+        weights = np.linalg.lstsq(design, score)[0]
+        return weights, float(((design @ weights - score) ** 2).sum())
 
     bounds = (np.log(SHORTEST), np.log(LONGEST))
     best = minimize_scalar(lambda x: solve(x)[1], bounds=bounds, method="bounded").x
     return solve(best)[0], float(np.exp(best))
+
+
+@cache
+def _sets(events: int) -> BoolArray:
+    return every_coalition(events)
+
+
+def _of_sets(history: Evidence, half_life: float) -> FloatArray:
+    """(2^E, B) what each behaviour's weight adds to the target with the events of each set."""
+    kept = _sets(len(history.ages))
+    now = np.where(kept, history.ages, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
+    passed = np.maximum(history.ages - now, 0)
+    return (kept * _decay(passed, half_life)) @ history.sides
+
+
+def _decay(ages: IntArray, half_life: float) -> FloatArray:
+    decay: FloatArray = 0.5 ** (ages / half_life)
+    return decay

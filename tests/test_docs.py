@@ -38,7 +38,7 @@ def test_the_page_of_adapters_names_every_kind_and_option_and_its_table_is_the_m
         assert all(f"`{option}`" in page for option in options)
 
 
-def test_the_page_of_training_holds_the_measured_tables():
+def test_pages_hold_the_measured_tables():
     page = Path("docs/training.md").read_text(encoding="utf-8")
     assert "<!-- speed -->" in page
     assert "<!-- ablations -->" in page
@@ -50,6 +50,9 @@ def test_the_page_of_training_holds_the_measured_tables():
     page = Path("docs/attribution.md").read_text(encoding="utf-8")
     assert "<!-- shapley estimators -->" in page
     assert benchmark_tables.attribution_page(page, BENCHMARKS) == page
+    page = Path("docs/planted_truth.md").read_text(encoding="utf-8")
+    assert "<!-- law recovered -->" in page
+    assert benchmark_tables.planted_page(page, BENCHMARKS) == page
 
 
 def test_the_page_of_faithfulness_has_every_metric_as_it_is_and_as_measured():

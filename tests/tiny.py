@@ -13,13 +13,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     BertConfig,
     BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
     GPT2Config,
     GPT2Model,
     LlamaConfig,
     LlamaModel,
+    MistralConfig,
+    MistralModel,
     ModernBertConfig,
     ModernBertModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
 )
 
 from llm_influence import config
@@ -45,6 +51,8 @@ BEHAVIORS = ("click", "cart", "purchase")
 BACKBONES = ("bert", "modernbert", "gpt2", "llama")
 CELLS = (("gru", "token"), ("lstm", "text"), ("recurrence", "token"))
 """Each in one rendering style: they differ in their cell alone."""
+OTHER_BACKBONES = ("roberta", "deberta-v2", "mistral")
+"""Families that only a few tests run through."""
 
 
 def items_table(count: int = 30, seed: int = 0) -> pa.Table:
@@ -98,6 +106,14 @@ def backbone_folder(kind: str) -> str:
     elif kind == "llama":
         wide = {"intermediate_size": 48, "num_key_value_heads": 2}
         model = LlamaModel(LlamaConfig(**shape, **heads, **wide))
+    elif kind == "roberta":
+        model = RobertaModel(RobertaConfig(**shape, **heads, intermediate_size=48))
+    elif kind == "deberta-v2":
+        pairs = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
+        model = DebertaV2Model(DebertaV2Config(**shape, **heads, **pairs, intermediate_size=48))
+    elif kind == "mistral":  # each token sees eight
+        wide = {"intermediate_size": 48, "num_key_value_heads": 2, "sliding_window": 8}
+        model = MistralModel(MistralConfig(**shape, **heads, **wide))
     else:
         model = GPT2Model(
             GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=128)

@@ -5,7 +5,7 @@ slate           how much of a list of recommendations is left, in its order
 players         who gets a score: events, or the fields of events
 renderings      what the model reads when only some players are there: drop, mask, replace
 neutral         the vector of a token that says nothing in particular
-engine          states after renderings, each read once; `budget` says how many tokens at a time
+engine          states after renderings, each read once; `budget` cuts them into batches
   prefixes, prefix_reader   renderings that begin alike as a tree, read path by path
   beginnings                whether a backbone lets that be, found out by asking it
 value_function  the target's value with any subset of the players
@@ -15,7 +15,7 @@ attention, gradient     folders of methods, one family each
 perturbation, surrogate, references   methods that remove; a sparse linear model; reference points
 shapley         exact, sampled and permutation Shapley values; `coarse` for long histories
   shapley_sampling      budget, rounds, stopping;   shapley_regression   the linear surrogate
-  coalitions            sets of players, their weights and how they are drawn
+  coalitions            sets of players, their weights and how they are drawn;   `draws` by user
   coalition_process     a Gaussian process over them;   coalition_kernel   its covariance
 interactions    pairs of events;   counterfactual   the fewest events that change the answer
 quality         the card: what is measured about an explanation, beside it

@@ -1,10 +1,14 @@
-"""How many tokens a batch should have: it depends on chip and memory, and changes no answer."""
+"""How many tokens a batch should have, and batches of so many: neither changes any answer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.types import IntArray
 
 ON_CPU = 1024
 """More tokens a batch are no faster on a CPU, and a batch of like lengths wastes less."""
@@ -36,6 +40,21 @@ class TokenBudget:
         """After memory ran out: whether a smaller budget is left to try."""
         self.tokens //= 2
         return self.tokens >= SMALLEST
+
+
+def batches(lengths: IntArray, tokens: int) -> Iterator[IntArray]:
+    """Numbers of the rows of one batch after the other, longest rows first.
+
+    Args:
+        lengths: (R,) tokens of every row.
+        tokens: Of a batch, padding to its longest row included; a row that is longer by itself
+            is a batch of its own.
+    """
+    order, start = np.argsort(-lengths, kind="stable"), 0
+    while start < len(order):
+        size = max(1, tokens // int(lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
 
 
 def _fitting(model: InfluenceModel) -> int:

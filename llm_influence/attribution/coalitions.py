@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from math import comb
 
 import numpy as np
 from scipy.special import gammaln
 
-from llm_influence.attribution.task import Task
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
-
-def generator(task: Task, row: int) -> np.random.Generator:
-    """Random draws of one history: from the seed and its user, never from its place in a batch."""
-    return np.random.default_rng([task.seed, zlib.crc32(task.histories[row].user_id.encode())])
+LISTED = 12
+"""Up to this many players, coalitions are drawn without replacement from a list of all."""
 
 
 def every_coalition(players: int) -> BoolArray:
@@ -65,6 +61,19 @@ def random_coalitions(draw: np.random.Generator, players: int, number: int) -> B
         more = draw.integers(0, 2, (number, players)).astype(bool)
         masks = unique(np.concatenate([masks, more]))[:number]
     return masks
+
+
+def proper_coalitions(draw: np.random.Generator, players: int, number: int) -> BoolArray:
+    """(M, n) coalitions, every player in with probability one half, on which scores are tried.
+
+    Of up to `LISTED` players they are distinct and neither none nor all, all of those where there
+    are no more than ``number``.
+    """
+    if players > LISTED:
+        return draw.random((number, players)) < 0.5
+    proper = 2**players - 2
+    codes = 1 + draw.choice(proper, size=min(number, proper), replace=False) if proper > 0 else []
+    return (np.asarray(codes, dtype=np.int64)[:, None] >> np.arange(players)) % 2 == 1
 
 
 def by_leverage(draw: np.random.Generator, players: int, number: int) -> BoolArray:

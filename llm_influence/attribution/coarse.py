@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llm_influence.attribution.coalition_process import Estimate
-from llm_influence.attribution.coalitions import generator
+from llm_influence.attribution.draws import generator
 from llm_influence.attribution.registry import register
 from llm_influence.attribution.shapley import check_budget, check_passes, finish
 from llm_influence.attribution.shapley_sampling import Budget, sample_shapley

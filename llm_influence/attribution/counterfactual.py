@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from llm_influence.attribution.coalition_process import estimate, plan
+from llm_influence.attribution.draws import user_generator
 from llm_influence.errors import ExplanationError
 from llm_influence.evaluation.ranking import seen_items
 from llm_influence.modeling.model import InfluenceModel
@@ -87,7 +87,7 @@ def counterfactual(
             return search.result(proven, minimal=True)
     if proven == players:
         return search.result(proven, minimal=True)
-    order = search.screen(np.random.default_rng([seed, zlib.crc32(history.user_id.encode())]))
+    order = search.screen(user_generator(seed, history.user_id))
     search.ask(order[:many] for many in range(1, players + 1))
     search.build_up(order[:STRONGEST])
     search.put_back()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llm_influence.attribution.beginnings import beginnings_of
-from llm_influence.attribution.budget import TokenBudget
+from llm_influence.attribution.budget import TokenBudget, batches
 from llm_influence.attribution.neutral import mean_vectors
 from llm_influence.attribution.prefix_reader import PrefixReader, Sequences
 from llm_influence.attribution.renderings import OWN, Renderings
@@ -20,6 +20,7 @@ from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import FloatArray, IntArray
 
 Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 WORTH = 1.3
 """Shared beginnings are used where they save this many times the tokens."""
@@ -96,8 +97,8 @@ class Engine:
         return rows, torch.stack(states) if states else torch.empty(0, self.model.backbone.width)
 
     def note_errors(self, errors: FloatArray) -> None:
-        """Take differences of values from float32's into `measured_error`."""
-        self.measured_error = float(np.nanmax([self.measured_error, *np.abs(errors)]))
+        """Take sizes of differences from float32's into `measured_error`."""
+        self.measured_error = float(np.nanmax([self.measured_error, *errors]))
 
     def _read_sample(self, renderings: Renderings, new: dict[bytes, int]) -> None:
         """Read a few of the new renderings in float32, the first and the last among them."""
@@ -152,16 +153,11 @@ class Engine:
         found = torch.empty(len(rows), self.model.backbone.width)
         lengths = renderings.lengths[rows]
         self.tokens += int(lengths.sum())
-        order = np.argsort(-lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            size = max(1, self._budget.tokens // int(lengths[order[start]]))
-            chosen = order[start : start + size]
+        for chosen in batches(lengths, self._budget.tokens):
             batch, neutral = renderings.batch(rows[chosen])
             batch, neutral = batch.to(self.model.device), neutral.to(self.model.device)
             vectors = self._embedded(batch.input_ids, batch.added_ids, neutral)
             found[chosen] = self.model.last_states(batch, vectors).float().cpu()
-            start += size
         return found
 
     def _embedded(self, ids: Tensor, added: Tensor, neutral: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from llm_influence.attribution import (
     shapley,
     surrogate,
 )
+from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import EVENTS, Players
 from llm_influence.attribution.quality import CardOptions, quality_cards
 from llm_influence.attribution.registry import (
@@ -21,10 +22,11 @@ from llm_influence.attribution.registry import (
     MethodSpec,
     check_model,
     check_options,
+    check_players,
+    check_precision,
     check_target,
     find_method,
 )
-from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import TOP, BoundTarget, Target, bind
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.data.log import BehaviorLog
@@ -53,8 +55,10 @@ class Explainer:
         fidelity_masks: Random sets of events that the scores are tried on for the quality card
             (``lds``), a forward pass each; 0 leaves it out.
         agree_with: Another method whose scores are compared with these for the card.
-        players: Who gets a score: whole events, or `Players("fields")`, the fields of each event,
-            which perturbation methods explain by removal `replace`.
+        players: Who gets a score: whole events, or `Players("fields")`, the fields of each event.
+            Which methods can is in the registry; those that remove then do so by ``replace``.
+        dtype: ``bfloat16``: methods that remove events read in it. A few renderings of each batch
+            of histories are then read in float32 too; the card has the largest difference.
         options: The method's own options, such as ``steps`` of integrated gradients.
 
     Raises:
@@ -73,17 +77,20 @@ class Explainer:
         fidelity_masks: int = 16,
         agree_with: str | None = None,
         players: Players = EVENTS,
+        dtype: str = "float32",
         **options: object,
     ) -> None:
         self.model, self.spec, self.options = model, find_method(method), options
         self.removal = check_options(self.spec, removal, options)
-        self.players = players
+        self.players, self.dtype = players, check_precision(self.spec, dtype)
         if not players.are_events:
-            self.removal = _part_removal(self.spec, removal)
+            players.check_removal(removal or "replace")
+            self.removal = "replace"
         self.seed, self.batch_size = seed, batch_size
         self.card = CardOptions(fidelity_masks, _other_method(agree_with, self.spec))
-        for spec in filter(None, (self.spec, self.card.agree_with)):
+        for spec in self._specs:
             check_model(spec, model)
+            check_players(spec, players)
         if fidelity_masks < 0:
             raise ExplanationError(
                 f"fidelity_masks is {fidelity_masks}",
@@ -91,6 +98,11 @@ class Explainer:
                 expected="a number of masks, or 0 for none",
                 fix="leave it at 16",
             )
+
+    @property
+    def _specs(self) -> tuple[MethodSpec, ...]:
+        """The method, and the one that it is compared with."""
+        return (self.spec,) if self.card.agree_with is None else (self.spec, self.card.agree_with)
 
     @overload
     def explain(self, histories: History, target: Target = TOP) -> Influence: ...
@@ -185,8 +197,7 @@ class Explainer:
         Returns:
             For each history one record a target.
         """
-        other = self.card.agree_with
-        for spec in (self.spec, *([other] if other else [])):
+        for spec in self._specs:
             for target in targets:
                 check_target(spec, target)
         was_training = self.model.training
@@ -208,7 +219,15 @@ class Explainer:
         first: Task | None = None
         for target in targets:
             if first is None:
-                first = Task(self.model, histories, target, self.removal, self.seed, self.players)
+                first = Task(
+                    self.model,
+                    histories,
+                    target,
+                    self.removal,
+                    self.seed,
+                    self.players,
+                    reader=Engine(self.model, dtype=self.dtype),
+                )
                 yield first
             else:
                 yield first.for_target(target)
@@ -262,26 +281,6 @@ class Explainer:
                 )
             )
         return records
-
-
-def _part_removal(spec: MethodSpec, removal: str | None) -> Removal:
-    """The removal that can take a part of an event."""
-    if "replace" not in spec.removals:
-        able = [name for name, each in METHODS.items() if "replace" in each.removals]
-        raise ExplanationError(
-            f"{spec.name} gives scores to whole events alone",
-            where="players",
-            expected=f"a method that replaces: {', '.join(able)}",
-            fix="choose one of these, or explain whole events",
-        )
-    if removal not in (None, "replace"):
-        raise ExplanationError(
-            f"removal {removal!r} of parts of events",
-            where="players",
-            expected="'replace': a part cannot leave without the event that it is a part of",
-            fix="leave out the removal, or explain whole events",
-        )
-    return "replace"
 
 
 def _other_method(name: str | None, spec: MethodSpec) -> MethodSpec | None:

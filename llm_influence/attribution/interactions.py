@@ -9,7 +9,8 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 
-from llm_influence.attribution.coalitions import generator, random_coalitions
+from llm_influence.attribution.coalitions import random_coalitions
+from llm_influence.attribution.draws import generator
 from llm_influence.attribution.targets import TOP, Target, bind
 from llm_influence.attribution.task import Task
 from llm_influence.attribution.value_function import Removal

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm_influence.attribution.budget import TokenBudget, batches
 from llm_influence.attribution.slate import best_unseen
 from llm_influence.attribution.targets import BoundTarget, Target, bind, bind_items
 from llm_influence.errors import ExplanationError, choices
@@ -26,8 +27,6 @@ from llm_influence.rendering.gaps import asked_codes
 from llm_influence.types import FloatArray, History, IntArray
 
 NEXT = "next"
-TOKEN_BUDGET = 4096
-"""Tokens of a batch, padding included; affects speed and memory alone."""
 STATES = 64
 """States whose targets are computed at a time; affects memory and speed alone."""
 _REMOVALS = ("drop", "mask")
@@ -131,10 +130,7 @@ def _without_one(
         encoded = model.encoder.encode([history.keep(mask) for mask in kept])
     else:
         encoded = model.encoder.encode([history] * len(kept))
-    longest = int(np.diff(encoded.offsets).max(initial=1))
-    rows = max(1, TOKEN_BUDGET // longest)
-    for start in range(0, len(kept), rows):
-        part = np.arange(start, min(start + rows, len(kept)))
+    for part in batches(np.diff(encoded.offsets), TokenBudget(model).tokens):
         batch = collate(encoded, part).to(model.device)
         if removal == "mask":
             batch = batch.hide(torch.from_numpy(kept[part]).to(model.device))

@@ -58,6 +58,20 @@ class Players:
         """Whether the players are the events and nothing else."""
         return self.kind == "events" and not self.user
 
+    def check_removal(self, removal: str) -> None:
+        """Refuse a removal that cannot take a part of an event.
+
+        Raises:
+            ExplanationError: Not all players are whole events, and it is not ``replace``.
+        """
+        if not self.are_events and removal != "replace":
+            raise ExplanationError(
+                f"removal {removal!r} of parts of events",
+                where="players",
+                expected="'replace': a part cannot leave without the event that it is a part of",
+                fix="set removal to replace or leave it out, or explain whole events",
+            )
+
     def of(self, history: History, encoder: Encoder) -> list[Player]:
         """The players of one history, in the order of masks and scores."""
         names = self._names(encoder)
@@ -74,18 +88,36 @@ class Players:
             encoder: That rendered them.
             masks: R arrays (P,), True where a player is kept.
         """
-        names = self._names(encoder)
-        added_names = [names.index(name) if name in names else 0 for name in encoder.template.added]
+        own, added = self.owners(encoded.event_index, encoded.field_index, encoder)
         sizes = np.array([len(mask) for mask in masks], dtype=np.int64)
         first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
         kept = np.concatenate([*masks, np.ones(1, dtype=bool)])  # the last one is for the frame
         frame_player = first + sizes - 1 if self.user else np.full(len(masks), len(kept) - 1)
         owner = np.repeat(np.arange(len(masks)), np.diff(encoded.offsets))
-        base = first[owner] + encoded.event_index * len(names)
         in_frame = encoded.event_index < 0
-        own = np.where(in_frame, frame_player[owner], base + self._field(encoded, names))
-        added = base[:, None] + np.array(added_names, dtype=np.int64)
-        return kept[own], kept[np.where(in_frame[:, None], len(kept) - 1, added)]
+        own = np.where(in_frame, frame_player[owner], first[owner] + own)
+        added = np.where(in_frame[:, None], len(kept) - 1, first[owner, None] + added)
+        return kept[own], kept[added]
+
+    def owners(
+        self, event_index: IntArray, field_index: IntArray, encoder: Encoder
+    ) -> tuple[IntArray, IntArray]:
+        """Whose a token is, as a player's number in its own history; -1 for the frame's.
+
+        Args:
+            event_index: (...) of tokens.
+            field_index: (...) of the same tokens.
+            encoder: That rendered them.
+
+        Returns:
+            (...) players of the tokens, and (..., A) those of what is added to them.
+        """
+        names = self._names(encoder)
+        added_names = [names.index(name) if name in names else 0 for name in encoder.template.added]
+        base, in_frame = event_index * len(names), event_index < 0
+        own = np.where(in_frame, -1, base + self._field(field_index, names))
+        added = base[..., None] + np.array(added_names, dtype=np.int64)
+        return own, np.where(in_frame[..., None], -1, added)
 
     def _names(self, encoder: Encoder) -> list[str | None]:
         """Fields that each event's players stand for; one None for the event as a whole."""
@@ -94,16 +126,16 @@ class Players:
         rendered = {chunk.field for chunk in encoder.template.event_chunks}
         return [name for name in FIELDS if name in rendered | set(encoder.template.added)]
 
-    def _field(self, encoded: EncodedHistories, names: Sequence[str | None]) -> IntArray:
-        """(T,) which of an event's players a token belongs to; the template's words go with the
+    def _field(self, field_index: IntArray, names: Sequence[str | None]) -> IntArray:
+        """(...) which of an event's players a token belongs to; the template's words go with the
         first one.
         """  # noqa: D205
         if self.kind == "events":
-            return np.zeros(len(encoded.field_index), dtype=np.int64)
+            return np.zeros_like(field_index)
         place = np.zeros(len(FIELDS) + 1, dtype=np.int64)
         for number, name in enumerate(names):
             place[FIELDS.index(str(name))] = number
-        return place[encoded.field_index]
+        return place[field_index]
 
 
 EVENTS = Players()

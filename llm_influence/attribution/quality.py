@@ -7,13 +7,14 @@ of two methods can be compared.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from llm_influence.attribution.coalitions import proper_coalitions
+from llm_influence.attribution.draws import user_generator
 from llm_influence.attribution.registry import MethodSpec
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.influence.record import QualityCard
@@ -25,8 +26,6 @@ NOISE = 1e-6
 """Numbers that differ by less than this part of their size are equal: the rest is rounding."""
 _STREAM = 1
 """Keeps these draws apart from those of a method with the same seed and user."""
-_ALL_SETS = 12
-"""Up to this many players the sets are drawn without replacement from a list of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,7 @@ def quality_cards(
             agreement=agreement[row],
             agreement_with=options.agree_with.name if options.agree_with else "",
             card_passes=int(card_passes[row] + more_passes[row]),
+            bfloat16_error=task.values.bfloat16_error,
         )
         for row in range(len(gaps))
     ]
@@ -86,17 +86,11 @@ def spearman(left: FloatArray, right: FloatArray) -> float:
 
 
 def spare_masks(user_id: str, players: int, count: int, seed: int) -> BoolArray:
-    """(M, P) random sets of players, each kept with probability 1/2; neither none nor all.
+    """(M, P) random sets of players, each kept with probability 1/2 (`proper_coalitions`).
 
-    The draw depends on the user, the seed and P alone. Of few players there are fewer than
-    ``count`` sets; each then comes once.
+    The draw depends on the user, the seed and P alone.
     """
-    draw = np.random.default_rng([seed, zlib.crc32(user_id.encode()), _STREAM])
-    if players <= _ALL_SETS:
-        sets = 2**players - 2
-        codes = 1 + draw.choice(sets, size=min(count, sets), replace=False) if sets > 0 else []
-        return (np.asarray(codes, dtype=np.int64)[:, None] >> np.arange(players)) % 2 == 1
-    return draw.random((count, players)) < 0.5
+    return proper_coalitions(user_generator(seed, user_id, _STREAM), players, count)
 
 
 def _linear_fidelity(

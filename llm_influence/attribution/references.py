@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 import torch
 
+from llm_influence.attribution.draws import generators
 from llm_influence.attribution.registry import register
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.errors import ExplanationError
@@ -25,12 +24,8 @@ from llm_influence.errors import ExplanationError
 )
 def random_scores(task: Task) -> Attribution:
     """Shares drawn uniformly from the simplex; seeded by user, so any batch gives the same."""
-    draws = [
-        np.random.default_rng([task.seed, zlib.crc32(history.user_id.encode())])
-        for history in task.histories
-    ]
-    sizes = task.sizes
-    return _shares(task, [d.dirichlet(np.ones(n)) for d, n in zip(draws, sizes, strict=True)])
+    pairs = zip(generators(task), task.sizes, strict=True)
+    return _shares(task, [draw.dirichlet(np.ones(size)) for draw, size in pairs])
 
 
 @register(

@@ -9,15 +9,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Literal
 
+from llm_influence.attribution.engine import PRECISIONS, Precision
+from llm_influence.attribution.players import Players
 from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.targets import BoundTarget
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.errors import ExplanationError, choices
+from llm_influence.modeling.backbone import Backbone
 from llm_influence.modeling.model import InfluenceModel
 
 Method = Callable[..., Attribution]
+
+EVERY_PLAYER = ("events", "events+user", "fields", "fields+user")
+"""All players there are, as `Players` writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,10 @@ class MethodSpec:
         caution: When not to trust it.
         gradients: It follows the target's gradient, so it needs a target that has one.
         attention: It reads attention weights, so it needs a backbone that attends.
+        players: Who may get a score, as `Players` writes it; always whole events.
+        to_zero: Options with which it follows input vectors to zero: {} whatever the options are,
+            None never. A backbone that normalises its inputs first cannot feel that, and is
+            refused.
     """
 
     name: str
@@ -51,12 +62,23 @@ class MethodSpec:
     caution: str
     gradients: bool
     attention: bool
+    players: tuple[str, ...]
+    to_zero: Mapping[str, object] | None
 
     @property
     def options(self) -> Mapping[str, object]:
         """The method's own options with their defaults."""
         parameters = list(inspect.signature(self.run).parameters.values())[1:]
         return {parameter.name: parameter.default for parameter in parameters}
+
+    def serves(self, backbone: Backbone, options: Mapping[str, object]) -> bool:
+        """Whether the method can explain this backbone with these of its options."""
+        if self.attention and not backbone.attends:
+            return False
+        if self.to_zero is None or not backbone.loses_length:
+            return True
+        given = {**self.options, **options}
+        return any(given[name] != value for name, value in self.to_zero.items())
 
 
 METHODS: dict[str, MethodSpec] = {}
@@ -74,24 +96,57 @@ def register(
     paper: str,
     caution: str,
     gradients: bool | None = None,
+    players: tuple[str, ...] | None = None,
+    to_zero: Mapping[str, object] | None = None,
 ) -> Callable[[Method], Method]:
     """Make a function a method; the arguments are those of `MethodSpec`.
 
     ``gradients`` need not be given: the family ``gradient`` follows them, others do not. The family
-    ``attention`` reads attention weights.
+    ``attention`` reads attention weights. Nor need ``players``: what can replace an event can
+    replace a part of it, what cannot explains events.
     """
+    able = players or (EVERY_PLAYER if "replace" in removals else EVERY_PLAYER[:1])
     follows = family == "gradient" if gradients is None else gradients
     looks = family == "attention"
 
     def add(run: Method) -> Method:
         METHODS[name] = MethodSpec(
-            *(name, run, family, units, removals, cost, estimates, equation, paper, caution),
+            name=name,
+            run=run if to_zero is None else _refusing(name, run),
+            family=family,
+            units=units,
+            removals=removals,
+            cost=cost,
+            estimates=estimates,
+            equation=equation,
+            paper=paper,
+            caution=caution,
             gradients=follows,
             attention=looks,
+            players=able,
+            to_zero=to_zero,
         )
         return run
 
     return add
+
+
+def _refusing(name: str, run: Method) -> Method:
+    """The method, refusing a backbone that it does not serve."""
+
+    @wraps(run)
+    def refusing(task: Task, **options: object) -> Attribution:
+        backbone = task.model.backbone
+        if not METHODS[name].serves(backbone, options):
+            raise ExplanationError(
+                f"{backbone.model.config.model_type} normalises its input vectors first",
+                where=f"method {name!r}, which follows them to zero",
+                expected="a backbone that feels the length of an input vector",
+                fix="use integrated_gradients with baseline 'mean', or a perturbation method",
+            )
+        return run(task, **options)
+
+    return refusing
 
 
 def find_method(name: str) -> MethodSpec:
@@ -150,6 +205,47 @@ def run_method(spec: MethodSpec, task: Task, options: Mapping[str, object]) -> A
     """
     check_model(spec, task.model)
     return spec.run(task, **options)
+
+
+def check_players(spec: MethodSpec, players: Players) -> None:
+    """Refuse players to whom the method can give no scores.
+
+    Raises:
+        ExplanationError: It cannot take events apart, or the frame.
+    """
+    if str(players) not in spec.players:
+        able = [name for name, each in METHODS.items() if str(players) in each.players]
+        raise ExplanationError(
+            f"{spec.name} gives no scores to {str(players)!r}",
+            where="players",
+            expected=f"{choices(spec.players)}, or another method: {', '.join(able)}",
+            fix="explain what the method can, or choose one of these methods",
+        )
+
+
+def check_precision(spec: MethodSpec, dtype: str) -> Precision:
+    """The precision, once it is known to be one in which the method can read.
+
+    Raises:
+        ExplanationError: Not float32, and it is not the engine that reads for the method.
+    """
+    for precision in PRECISIONS:
+        if dtype == precision and (spec.removals or precision == "float32"):
+            return precision
+    if dtype not in PRECISIONS:
+        raise ExplanationError(
+            f"dtype {dtype!r}",
+            where="dtype",
+            expected=choices(PRECISIONS, dtype),
+            fix="choose one of them",
+        )
+    able = [name for name, each in METHODS.items() if each.removals]
+    raise ExplanationError(
+        f"{spec.name} does not read in {dtype}",
+        where="dtype",
+        expected=f"float32, or a method that removes events: {', '.join(able)}",
+        fix="leave dtype at float32, or choose one of these methods",
+    )
 
 
 def check_options(spec: MethodSpec, removal: str | None, options: Mapping[str, object]) -> Removal:

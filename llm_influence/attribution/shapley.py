@@ -12,7 +12,8 @@ from typing import get_args
 import numpy as np
 
 from llm_influence.attribution.coalition_process import Estimate
-from llm_influence.attribution.coalitions import every_coalition, generator
+from llm_influence.attribution.coalitions import every_coalition
+from llm_influence.attribution.draws import generator
 from llm_influence.attribution.registry import register
 from llm_influence.attribution.shapley_sampling import (
     Budget,

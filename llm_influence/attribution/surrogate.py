@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LassoCV
 
-from llm_influence.attribution.coalitions import generator, random_coalitions
+from llm_influence.attribution.coalitions import random_coalitions
+from llm_influence.attribution.draws import generator
 from llm_influence.attribution.registry import register
 from llm_influence.attribution.shapley import check_budget, check_passes
 from llm_influence.attribution.task import Attribution, Task

@@ -17,7 +17,6 @@ from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import Players
 from llm_influence.attribution.renderings import Removal, render
 from llm_influence.attribution.targets import BoundTarget
-from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
@@ -42,6 +41,8 @@ class ValueFunction:
     Attributes:
         passes: (N,) coalitions asked of each history so far, each counted once. The engine may
             read fewer: what another user, target or method has asked for is known.
+        bfloat16_error: Largest difference from float32 that a value has shown so far, on
+            renderings read both ways (`Engine`); nan where none was.
 
     Raises:
         ExplanationError: Parts of events cannot be dropped.
@@ -58,18 +59,13 @@ class ValueFunction:
         engine: Engine | None = None,
     ) -> None:
         self.players = players or Players()
-        if not self.players.are_events and removal != "replace":
-            raise ExplanationError(
-                f"removal {removal!r} of parts of events",
-                where="players",
-                expected="'replace': a part cannot leave without the event that it is a part of",
-                fix="set removal to replace, or explain whole events",
-            )
+        self.players.check_removal(removal)
         self._model, self._histories, self._target = model, histories, target
         self.removal = removal
         self.engine = engine or Engine(model)
         self._known: list[dict[bytes, float]] = [{} for _ in histories]
         self.passes: IntArray = np.zeros(len(histories), dtype=np.int64)
+        self.bfloat16_error = float("nan")
 
     @property
     def sizes(self) -> list[int]:
@@ -113,9 +109,9 @@ class ValueFunction:
             self._known[row][mask.tobytes()] = value
         sampled, exact = self.engine.exact_states(read)
         if sampled:
-            self.engine.note_errors(
-                values[sampled] - self._values(exact, when[sampled], numbers[sampled])
-            )
+            errors = np.abs(values[sampled] - self._values(exact, when[sampled], numbers[sampled]))
+            self.bfloat16_error = float(np.nanmax([self.bfloat16_error, *errors]))
+            self.engine.note_errors(errors)
 
     def _values(self, states: Tensor, when: Tensor, rows: Tensor) -> FloatArray:
         """(B,) values at (B, H) states of the histories numbered ``rows``.

@@ -5,7 +5,6 @@ A metric needs nothing else, so it can be tried on games whose answers are known
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +12,14 @@ from typing import Protocol
 
 import numpy as np
 
+from llm_influence.attribution.coalitions import proper_coalitions
+from llm_influence.attribution.draws import user_generator
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 STEPS = tuple(range(10, 101, 10))
 """Percentages of events at which curves are read."""
 TIES, HELD_OUT = 2, 3
 """Streams of draws of one user, kept apart from each other and from those of methods."""
-ALL_SETS = 12
-"""Up to this many events, held-out sets are drawn without replacement from a list of all."""
 
 
 class Values(Protocol):
@@ -69,7 +68,7 @@ class Game:
         the same. Few events have few sets; each then comes once, none and all left out.
         """
         return [
-            _random_sets(size, self.masks, np.random.default_rng([self.seed, crc(user), HELD_OUT]))
+            proper_coalitions(user_generator(self.seed, user, HELD_OUT), size, self.masks)
             for user, size in zip(self.users, self.sizes, strict=True)
         ]
 
@@ -86,7 +85,7 @@ class Game:
         """
         found: list[IntArray] = []
         for user, row in zip(self.users, scores, strict=True):
-            chance = np.random.default_rng([self.seed, crc(user), TIES]).permutation(len(row))
+            chance = user_generator(self.seed, user, TIES).permutation(len(row))
             found.append(np.lexsort((chance, -row)))
         return found
 
@@ -135,19 +134,6 @@ def count_of(percent: int, size: int) -> int:
     return -(-percent * size // 100)
 
 
-def crc(user: str) -> int:
-    """A number of the user id that is the same in every process."""
-    return zlib.crc32(user.encode())
-
-
 def probability(log_odds: FloatArray) -> FloatArray:
     """The probabilities of log-odds."""
     return 1 / (1 + np.exp(-np.clip(log_odds, -700, 700)))
-
-
-def _random_sets(size: int, count: int, draw: np.random.Generator) -> BoolArray:
-    if size > ALL_SETS:
-        return draw.random((count, size)) < 0.5
-    proper = 2**size - 2
-    codes = 1 + draw.choice(proper, size=min(count, proper), replace=False) if proper > 0 else []
-    return (np.asarray(codes, dtype=np.int64)[:, None] >> np.arange(size)) % 2 == 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from llm_influence.faithfulness.game import crc
+from llm_influence.attribution.draws import user_generator
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import History
 
@@ -22,7 +22,7 @@ def jitter_gaps(history: History, draw_number: int, seed: int) -> History:
 
     The last event keeps its time: the past moves, not the present, nor the moment of the question.
     """
-    draw = np.random.default_rng([seed, crc(history.user_id), STREAM, draw_number])
+    draw = user_generator(seed, history.user_id, STREAM, draw_number)
     gaps = np.diff(history.timestamps).astype(np.float64)
     moved = np.rint(gaps * np.exp(SPREAD * draw.standard_normal(len(gaps)))).astype(np.int64)
     back = np.concatenate([np.cumsum(moved[::-1])[::-1], [0]]) if len(history) else moved

@@ -19,6 +19,8 @@ def card_words(influence: Influence) -> list[str]:
     ]
     if not math.isnan(card.largest_standard_error):
         words.append(f"standard errors up to {plain(card.largest_standard_error)}")
+    if not math.isnan(card.bfloat16_error):
+        words.append(f"read in bfloat16, off by up to {plain(card.bfloat16_error)}")
     if card.converged is not None:
         words.append("converged" if card.converged else "did not converge")
     if not math.isnan(card.lds):

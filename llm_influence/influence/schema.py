@@ -8,11 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from llm_influence.errors import DataError, SchemaError
+from llm_influence.errors import DataError, SchemaError, choices
 from llm_influence.types import IntArray
 
 VERSION = "3"
 _VERSION_KEY = b"llm_influence.schema"
+_READ = ("2", VERSION)
+"""Versions of files that are read."""
+_NEW = ("bfloat16_error",)
+"""Columns that version 2 did not have; where they are missing they are null."""
 
 
 def _column(name: str, kind: pa.DataType, *, nullable: bool = False) -> pa.Field:
@@ -58,6 +62,7 @@ SCHEMA = pa.schema(
         _column("agreement", pa.float64(), nullable=True),
         _column("agreement_with", pa.string()),  # empty where no other method was asked
         _column("card_passes", pa.int64()),
+        _column("bfloat16_error", pa.float64(), nullable=True),  # null: all was read in float32
     ],
     metadata={_VERSION_KEY: VERSION.encode()},
 )
@@ -95,19 +100,19 @@ def positions(lengths: IntArray) -> npt.NDArray[np.int32]:
 def check_version(schema: pa.Schema, file: Path) -> None:
     """Refuse a file of another schema version, or of none."""
     found = (schema.metadata or {}).get(_VERSION_KEY)
-    if found != VERSION.encode():
+    if not found or found.decode() not in _READ:
         said = f"schema version {found.decode()!r}" if found else "no schema version"
         raise SchemaError(
             f"{said} in the file's metadata",
             where=str(file),
-            expected=f"'llm_influence.schema' = {VERSION!r}",
+            expected=f"'llm_influence.schema': {choices(_READ)}",
             fix="read a table written by this version of llm_influence, or explain again",
         )
 
 
 def check_columns(schema: pa.Schema, where: str) -> None:
     """Refuse a table that lacks a column."""
-    missing = [name for name in SCHEMA.names if name not in schema.names]
+    missing = [name for name in SCHEMA.names if name not in (*schema.names, *_NEW)]
     if missing:
         raise SchemaError(
             f"missing column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
@@ -124,6 +129,9 @@ def with_schema(table: pa.Table, where: str) -> pa.Table:
         SchemaError: A column is missing, or cannot become its type without losing something.
     """
     check_columns(table.schema, where)
+    for name in set(_NEW) - set(table.column_names):
+        field = SCHEMA.field(name)
+        table = table.append_column(field, pa.nulls(len(table), field.type))
     try:
         return table.select(SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:

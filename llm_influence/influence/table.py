@@ -35,7 +35,10 @@ __all__ = [
 ]
 
 _QUALITY = tuple(field.name for field in dataclasses.fields(QualityCard))
-_UNMEASURED = ("prediction", "completeness_gap", "largest_standard_error", "lds", "agreement")
+_UNMEASURED = (
+    *("prediction", "completeness_gap", "largest_standard_error", "lds", "agreement"),
+    "bfloat16_error",
+)
 """Numbers that may not exist: nan in a record, null in a table."""
 _EXPLANATION = (
     *("user_id", "frame_score", "target", "target_id", "target_name"),

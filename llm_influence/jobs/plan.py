@@ -34,6 +34,7 @@ class Plan:
         log: Fingerprint of the log.
         method, removal, options, seed: Of the explainer.
         players: Who gets a score, as text.
+        dtype: In which the model is read.
         fidelity_masks, agree_with: What its quality card measures.
         target: What is explained, as text.
         users: Users of the log.
@@ -47,6 +48,7 @@ class Plan:
     options: dict[str, object]
     seed: int
     players: str
+    dtype: str
     fidelity_masks: int
     agree_with: str
     target: str
@@ -64,6 +66,7 @@ class Plan:
             options=dict(explainer.spec.options) | explainer.options,
             seed=explainer.seed,
             players=str(explainer.players),
+            dtype=explainer.dtype,
             fidelity_masks=explainer.card.fidelity_masks,
             agree_with=explainer.card.agree_with.name if explainer.card.agree_with else "",
             target=target,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_influence.config import RECURRENT
+from llm_influence.attribution.explainer import METHODS
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 
@@ -21,22 +21,22 @@ def recurrence():
 
 @pytest.fixture(autouse=True)
 def the_backbone_serves_the_method(request):
-    """What a backbone cannot give is refused (test_gradient and test_explainer hold that).
-
-    ModernBERT feels no length; a recurrent backbone neither attends nor, in style token, reads.
+    """What the registry says that a backbone cannot be explained by is skipped, and refused
+    (test_gradient and test_contract hold that).
     """
     given = getattr(request.node, "callspec", None)
     chosen = given.params if given else {}
-    alone = [chosen.get("last_event_alone"), None]
-    family = chosen.get("model") or chosen.get("any_model") or alone
-    zero = "zero" in {chosen.get("baseline"), chosen.get("options", {}).get("baseline")}
-    needs_length = chosen.get("method") in {"input_x_gradient", "smoothgrad"} or zero
-    if family[0] == "modernbert" and needs_length:
-        pytest.skip("ModernBERT normalises its input vectors")
-    method = str(chosen.get("method"))
-    unread = method == "item_similarity" and family[1] == "token"
-    if family[0] in RECURRENT and (method.startswith("attention") or unread):
-        pytest.skip("a recurrent backbone has no attention, and texts only where it is given words")
+    models = [
+        name for name in ("model", "any_model", "last_event_alone") if name in request.fixturenames
+    ]
+    baseline = {"baseline": chosen["baseline"]} if "baseline" in chosen else {}
+    method = chosen.get("method", "integrated_gradients" if baseline else None)
+    if method in METHODS and models:
+        backbone = request.getfixturevalue(models[0]).backbone
+        if not METHODS[method].serves(backbone, {**chosen.get("options", {}), **baseline}):
+            pytest.skip(f"{backbone.model.config.model_type} is refused by {method}")
+        if method == "item_similarity" and not request.getfixturevalue(models[0]).units.has_words:
+            pytest.skip("items without words are alike to nothing")
 
 
 @pytest.fixture(params=tiny.BACKBONES)

@@ -190,6 +190,39 @@ def test_a_recurrent_model_is_read_whole_whether_beginnings_may_be_shared_or_not
     assert np.ptp(whole) > 1e-2
 
 
+# --- families beside those that every method is tried on -------------------------------------
+
+ELSEWHERE = (
+    "integrated_gradients",
+    "event_path_integrated_gradients",
+    "expected_gradients",
+    "input_x_gradient",
+    "attention_last",
+    "attention_rollout",
+    "attention_flow",
+    "attention_value_norm",
+    "attention_gradient",
+    "attention_x_gradient",
+)
+
+
+@pytest.fixture(scope="module", params=tiny.OTHER_BACKBONES)
+def other_family(request):
+    return tiny.tiny_model(request.param, "token")
+
+
+@pytest.mark.parametrize("method", ELSEWHERE)
+def test_other_families_keep_the_contract(other_family, log, method):
+    test_every_event_gets_a_finite_score_and_the_card_says_how(other_family, log, method, None)
+    test_batch_and_padding_change_nothing(other_family, log, method, None)
+    test_the_completeness_gap_is_what_the_scores_lack(other_family, method, None)
+    gaps = [found.quality.completeness_gap for found in explained(other_family, method, None)]
+    promised = {"integrated_gradients": 0.01, "event_path_integrated_gradients": 1e-6}
+    assert max(gaps) <= promised.get(method, np.inf)
+    if METHODS[method].units == "share":
+        test_shares_are_never_negative_and_add_up_to_one(other_family, method)
+
+
 # --- truths that hold on a model whose answer is a sum over events --------------------------
 
 

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from llm_influence.attribution.draws import generators
 from llm_influence.attribution.explainer import METHODS, Explainer
 from llm_influence.attribution.gradient.baseline import starting_vectors
 from llm_influence.attribution.gradient.expected import _another
-from llm_influence.attribution.gradient.parts import event_scores, field_scores, split_tokens
 from llm_influence.attribution.gradient.path import Surface
-from llm_influence.attribution.gradient.sampling import generators
 from llm_influence.attribution.gradient.simpson import Path
+from llm_influence.attribution.players import Players
 from llm_influence.attribution.targets import Contrast, Item, bind
 from llm_influence.attribution.task import Task
+from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel, log_odds
 from llm_influence.rendering.batch import collate
 from llm_influence.rendering.pieces import UnitPieces
-from llm_influence.rendering.template import FIELDS
 from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed
 
@@ -321,44 +321,122 @@ def test_a_drawn_baseline_keeps_the_frame_and_every_field_in_its_place(log):
 
 # --- fields ---------------------------------------------------------------------------------
 
+FIELDS = Players("fields")
+BY_FIELD = {
+    "integrated_gradients": {"steps": 2},
+    "expected_gradients": {"samples": 2},
+    "input_x_gradient": {},
+    "smoothgrad": {"samples": 2},
+}
+by_field = pytest.mark.parametrize("method", BY_FIELD)
 
-@pytest.mark.parametrize("template", ["fused", "full", "item"])
-def test_the_fields_of_an_event_add_up_to_the_event(log, template):
-    model = InfluenceModel.build(tiny.run_config(rendering={"template": template}), log).eval()
+
+def test_the_registry_says_which_gradients_can_be_taken_apart():
+    able = {
+        name
+        for name, spec in METHODS.items()
+        if spec.family == "gradient" and str(FIELDS) in spec.players
+    }
+    assert able == BY_FIELD.keys()
+
+
+def with_residuals(template, style="token"):
+    sections = {"template": template, "style": style}
+    model = InfluenceModel.build(tiny.run_config(rendering=sections), tiny.small_log()).eval()
     with torch.no_grad():
         torch.manual_seed(0)
         model.units.residual.add_(torch.randn_like(model.units.residual))
-    task = a_task(model, [log.at(0), log.at(7)])
-    surface = Surface(task)
-    moved = surface.inputs - starting_vectors(task, surface.inputs, "mean", "test")
-    parts = split_tokens(task, moved)
-    torch.testing.assert_close(parts.moved.sum(dim=2), moved)
-    rows = np.arange(2)
-    _, scores = surface.gradients(rows, surface.inputs.__getitem__, parts.times)
-    by_field, (by_event, _) = field_scores(task, parts, scores), event_scores(task, scores)
-    told = {FIELDS.index(f) for f in {"fused": FIELDS, "full": FIELDS, "item": ("item",)}[template]}
-    told.discard(FIELDS.index("text"))
-    for fields, events in zip(by_field, by_event, strict=True):
-        assert fields.shape == (len(events), len(FIELDS) + 1)
-        np.testing.assert_allclose(fields.sum(axis=1), events, atol=1e-6)
-        assert set(np.flatnonzero(np.abs(fields).max(axis=0) > 1e-7).tolist()) == told
+    return model
 
 
-def test_the_field_of_a_linear_model_gets_what_its_own_vector_does(log):
-    """Template `fused` on a bag of vectors: the added behaviour's part is known."""
-    model = bag_model("fused")
-    history = model.encoder.trim(log.at(0))
-    task = a_task(model, [history], Contrast("i5", "i6"))
-    surface = Surface(task)
-    parts = split_tokens(task, surface.inputs)
-    _, scores = surface.gradients(np.zeros(1, int), surface.inputs.__getitem__, parts.times)
-    found = field_scores(task, parts, scores)[0]
-    items = model.item_vectors()
+@by_field
+@pytest.mark.parametrize(
+    ("template", "style", "told"),
+    [
+        ("fused", "token", ("behavior", "item", "gap", "value")),
+        ("full", "token", ("behavior", "item", "gap", "value")),
+        ("item", "token", ("item",)),
+        ("prose", "text", ("behavior", "text", "gap", "value")),
+    ],
+)
+def test_the_fields_of_an_event_add_up_to_the_event(log, method, template, style, told):
+    model, histories = with_residuals(template, style), [log.at(0), log.at(7)]
+    options = BY_FIELD[method]
+    events = Explainer(model, method, **options).explain(histories, TARGET)
+    fields = Explainer(model, method, players=FIELDS, **options).explain(histories, TARGET)
+    for ours, theirs in zip(fields, events, strict=True):
+        assert [player.field for player in ours.players] == [*told] * len(ours.events)
+        added = ours.by_event()
+        scale = np.abs(theirs.scores).max()
+        np.testing.assert_allclose(added.scores, theirs.scores, atol=1e-4 * scale)
+        for name in ("frame_score", "base_value", "full_value"):
+            assert getattr(added, name) == pytest.approx(getattr(theirs, name), abs=1e-4 * scale)
+        each = np.abs(ours.scores.reshape(-1, len(told)))
+        assert (each.max(axis=0) > 1e-5 * scale).all()  # an untrained model reads the end
+        assert ours.quality.completeness_gap == pytest.approx(
+            theirs.quality.completeness_gap, abs=1e-3
+        )
+
+
+@pytest.mark.parametrize("template", ["fused", "full"])
+def test_integrated_gradients_of_fields_are_complete_between_the_ends_of_replacing(log, template):
+    """From a history of neutral parts to the whole one, as `replace` puts them in."""
+    model, histories = with_residuals(template), [log.at(0), log.at(7)]
+    explainer = Explainer(model, "integrated_gradients", players=FIELDS, tolerance=0.001)
+    values = ValueFunction(
+        model, histories, bind(TARGET, model, histories), "replace", players=FIELDS
+    )
+    for found, base, full in zip(explainer.explain(histories, TARGET), *values.ends(), strict=True):
+        assert found.base_value == pytest.approx(base, abs=1e-4)
+        assert found.full_value == pytest.approx(full, abs=1e-4)
+        assert found.quality.converged
+        assert found.scores.sum() == pytest.approx(full - base, rel=2e-3)
+
+
+@pytest.mark.parametrize("template", ["fused", "full"])
+def test_in_a_linear_model_a_field_gets_what_is_lost_without_it(log, template):
+    model, history = bag_model(template), log.at(0)
+    how = {"players": FIELDS, "fidelity_masks": 0}
+    target = Contrast("i5", "i6")
+    known = Explainer(model, "leave_one_out", **how).explain(history, target).scores
+    found = Explainer(model, "integrated_gradients", **how).explain(history, target).scores
+    assert (np.abs(known).reshape(-1, 4).max(axis=0) > 1e-3).all()
+    np.testing.assert_allclose(found, known, rtol=1e-3, atol=1e-4)
+
+
+def test_a_drawn_field_is_compared_with_the_field_that_was_drawn(log):
+    """Expected gradients of a linear model: each part less the mean of all that may stand there."""
+    model, history, target = bag_model("fused"), log.at(0), Contrast("i5", "i6")
+    explainer = Explainer(model, "expected_gradients", samples=300, players=FIELDS)
+    found = explainer.explain(history, target)
     chosen, other = model.catalogue.index(["i5", "i6"])
     with torch.no_grad():
+        items = model.item_vectors()
         direction = (items[chosen] - items[other]) @ model.item_head.project.weight
+        batch = read(model, history)[0]
         place = model.encoder.template.added.index("behavior")
-        ids = task.batch.added_ids[0, task.batch.event_index[0] >= 0, place]
-        expected = (model.units.residual[ids] @ direction).numpy()
+        ids = batch.added_ids[0, batch.event_index[0] >= 0, place]
+        learned = model.units.residual @ direction
+        units = model.encoder.pieces.units_of("behavior")
+        expected = (learned[ids] - learned[units.start : units.stop].mean()).numpy()
+    behaviors = [player.field == "behavior" for player in found.players]
+    errors = np.abs(found.scores[behaviors] - expected) / found.standard_errors[behaviors]
     assert np.abs(expected).min() > 1e-3
-    np.testing.assert_allclose(found[:, FIELDS.index("behavior")], expected, rtol=1e-3, atol=1e-4)
+    assert (errors < 4).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "players"),
+    [
+        ("saliency", FIELDS),
+        ("event_path_integrated_gradients", FIELDS),
+        ("attention_x_gradient", FIELDS),
+        ("integrated_gradients", Players("fields", user=True)),
+        ("input_x_gradient", Players(user=True)),
+    ],
+)
+def test_players_that_a_method_cannot_explain_are_refused(bert, method, players):
+    with pytest.raises(ExplanationError, match=rf"{method} gives no scores to '.*shapley"):
+        Explainer(bert, method, players=players)
+    with pytest.raises(ExplanationError, match=rf"{method} gives no scores"):
+        Explainer(bert, "leave_one_out", players=players, agree_with=method)

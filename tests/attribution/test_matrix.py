@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from llm_influence.attribution import budget
 from llm_influence.attribution import matrix as matrix_module
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.matrix import influence_matrix
@@ -74,7 +75,7 @@ def test_it_takes_one_pass_an_event_however_they_are_batched(bert, log, monkeypa
     monkeypatch.setattr(bert, "attend", counted)
     whole = influence_matrix(bert, history, "i7")
     assert sum(rows for rows, _ in read) == whole.passes == len(history)
-    monkeypatch.setattr(matrix_module, "TOKEN_BUDGET", 1)
+    monkeypatch.setattr(budget, "ON_CPU", 1)
     monkeypatch.setattr(matrix_module, "STATES", 3)
     parts = influence_matrix(bert, history, "i7")
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-4)

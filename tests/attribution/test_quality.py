@@ -106,3 +106,27 @@ def test_numbers_that_say_nothing_have_no_correlation():
     assert np.isnan(spearman(rising, np.full(5, 2.0) + 1e-8 * rising))
     assert np.isnan(spearman(np.zeros(5), rising))
     assert np.isnan(spearman(rising[:2], rising[:2]))
+
+
+def test_the_card_says_how_far_bfloat16_is_off(bert):
+    """Of two events all four sets are the sample, so the error is that of every value."""
+    history, how = typed("i3", "i9"), {"fidelity_masks": 0}
+    exact = Explainer(bert, "exact_shapley", **how).explain(history, "i7")
+    rounded = Explainer(bert, "exact_shapley", dtype="bfloat16", **how)
+    found, other = rounded.explain_many(history, ["i7", "cart"])
+    error = found.quality.bfloat16_error
+    ends = [abs(getattr(found, n) - getattr(exact, n)) for n in ("base_value", "full_value")]
+    off = np.abs(found.scores - exact.scores)
+    assert 1e-6 < max(ends) <= error < 0.3
+    assert 0 < off.max() <= 2 * error
+    assert other.quality.bfloat16_error == rounded.explain(history, "cart").quality.bfloat16_error
+    assert other.quality.bfloat16_error != error
+    assert np.isnan(exact.quality.bfloat16_error)
+
+
+def test_a_precision_that_is_none_or_of_no_use_is_refused(bert):
+    with pytest.raises(ExplanationError, match=r"dtype 'float16'.*'bfloat16', 'float32'"):
+        Explainer(bert, dtype="float16")
+    for method in ("integrated_gradients", "attention_last", "recency"):
+        with pytest.raises(ExplanationError, match=rf"{method} does not read in bfloat16.*shapley"):
+            Explainer(bert, method, dtype="bfloat16")

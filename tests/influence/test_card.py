@@ -14,8 +14,10 @@ def test_what_was_measured_is_said_and_nothing_else(make):
     ]
     measured = {"largest_standard_error": 0.25, "converged": False, "card_passes": 1}
     measured |= {"lds": 0.789, "fidelity_masks": 16, "agreement": -0.5, "agreement_with": "random"}
+    measured |= {"bfloat16_error": 0.012}
     assert card_words(make([1.0], card=measured))[4:] == [
         "standard errors up to 0.25",
+        "read in bfloat16, off by up to 0.012",
         "did not converge",
         "linear fidelity +0.79 on 16 sets",
         "agreement with random −0.50",

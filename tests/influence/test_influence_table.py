@@ -68,7 +68,13 @@ def test_rows_say_what_they_should(influences):
 
 def test_what_was_not_measured_is_null_in_the_table_and_nan_in_the_record(make):
     table = to_arrow([make([1.0], gap=float("nan")), make([1.0], card={"lds": 0.0})])
-    for name in ("completeness_gap", "largest_standard_error", "lds", "agreement"):
+    for name in (
+        "completeness_gap",
+        "largest_standard_error",
+        "lds",
+        "agreement",
+        "bfloat16_error",
+    ):
         assert table[name][0].as_py() is None
         assert np.isnan(getattr(from_arrow(table)[0].quality, name))
     assert table["lds"][1].as_py() == 0
@@ -93,6 +99,19 @@ def test_a_folder_is_read_in_order_of_name(influences, tmp_path):
     (tmp_path / ".part-9.parquet.1.tmp").write_text("half a file")
     assert_same(from_arrow(read_tables(tmp_path)), influences)
     assert_same(from_arrow(read_tables([tmp_path / "part-1.parquet"])), influences[1:2])
+
+
+def test_a_file_from_before_a_column_was_added_is_read_without_it(make, tmp_path):
+    now = [make([1.0, 2.0], card={"bfloat16_error": 0.01})]
+    table = to_arrow(now).drop_columns("bfloat16_error")
+    pq.write_table(
+        table.replace_schema_metadata({"llm_influence.schema": "2"}), tmp_path / "2.parquet"
+    )
+    write_table(to_arrow(now), tmp_path / "3.parquet")
+    read = read_tables(tmp_path)
+    assert read.schema.equals(SCHEMA)
+    assert read["bfloat16_error"].to_pylist() == [None, None, 0.01, 0.01]
+    assert [np.isnan(found.quality.bfloat16_error) for found in from_arrow(read)] == [True, False]
 
 
 def test_another_schema_version_is_refused(influences, tmp_path):

@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm_influence.attribution.coalitions import every_coalition
+from llm_influence.attribution.shapley_sampling import exact_shapley_values
 from llm_influence.config import PlantedConfig
 from llm_influence.data.planted import generate
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
-from planted_fit import fit_law
+from planted_fit import alone, fit_law, halves, shapley
 
 USERS = 150
 
@@ -37,3 +39,35 @@ def test_a_model_that_gives_less_where_it_is_sure_does_not_bias_the_law(truth):
 def test_scores_that_know_nothing_of_the_law_show_an_error(truth):
     recent = [np.eye(len(row))[-1] for row in truth.influence]
     assert fit_law(truth, recent, range(USERS)).errors(truth.law)["half_life_error"] > 0.5
+
+
+def with_an_earlier_now(truth, user):
+    """Every set of a user's events and what the law makes of a history that ends with its last."""
+    history, target = truth.history(user), (truth.targets[user], truth.others[user])
+    sets = every_coalition(len(history))
+    values = [
+        truth.law.values(left, np.ones((1, len(left)), dtype=bool), *target)[0] if len(left) else 0
+        for left in map(history.keep, sets)
+    ]
+    return sets, np.array(values)
+
+
+def shapley_scores(sets, values):
+    return exact_shapley_values(values)
+
+
+def weights_at_halves(sets, values):
+    design = np.column_stack([np.ones(len(sets)), sets])
+    return np.linalg.lstsq(design, values)[0][1:]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"), [(shapley, shapley_scores), (halves, weights_at_halves)]
+)
+def test_scores_of_sets_give_the_law_back_through_their_own_question_alone(question, answer):
+    users = range(25)
+    config = PlantedConfig(users=25, min_events=5, max_events=8, half_life=10_000, seed=3)
+    truth = generate(config)[1]
+    scores = [answer(*with_an_earlier_now(truth, user)) for user in users]
+    assert max(fit_law(truth, scores, users, question).errors(truth.law).values()) < 1e-3
+    assert fit_law(truth, scores, users, alone).half_life > 1.05 * truth.law.half_life

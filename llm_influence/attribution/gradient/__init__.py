@@ -2,8 +2,8 @@
 
 baseline     where a path begins
 path         values and gradients at any input vectors, in batches
-parts        what of an event's vectors moved: sums to events, and to fields of events
-sampling     seeded draws and the error that they leave
+parts        what of an event's vectors moved: sums to events or to fields of events
+sampling     means of random draws and the error that they leave
 first_order  saliency, input x gradient, SmoothGrad: gradients at the input itself
 simpson      adaptive quadrature whose error is known on every interval
 integrated   integrated gradients

@@ -25,11 +25,10 @@ def starting_vectors(task: Task, inputs: Tensor, kind: Baseline, method: str) ->
         method: Who asks, for the message.
 
     Raises:
-        ExplanationError: No such baseline, or one that the backbone cannot tell from any other.
+        ExplanationError: No such baseline.
     """
     in_event = (task.batch.event_index >= 0)[..., None]
     if kind == "zero":
-        check_length_counts(task, f"{method}, baseline 'zero'")
         return torch.where(in_event, torch.zeros_like(inputs), inputs)
     if kind != "mean":
         raise ExplanationError(
@@ -40,18 +39,3 @@ def starting_vectors(task: Task, inputs: Tensor, kind: Baseline, method: str) ->
         )
     means = mean_vectors(task.model)[task.batch.field_index]
     return torch.where(in_event, means, inputs)
-
-
-def check_length_counts(task: Task, what: str) -> None:
-    """Refuse to follow a vector to zero where the model sees its direction alone.
-
-    Raises:
-        ExplanationError: The backbone normalises its input vectors first.
-    """
-    if task.model.backbone.loses_length:
-        raise ExplanationError(
-            f"{task.model.backbone.model.config.model_type} normalises its input vectors first",
-            where=what,
-            expected="a backbone that feels the length of an input vector",
-            fix="use integrated_gradients with baseline 'mean', or a perturbation method",
-        )

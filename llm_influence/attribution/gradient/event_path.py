@@ -34,6 +34,7 @@ ORDERS: tuple[Order, ...] = ("both", "oldest_first", "newest_first")
     "arXiv:2305.15853 (one element moves at a time)",
     caution="Depends on the order: an event that repeats another gets what is left of it. The "
     "baseline is a history of neutral events, not one without events.",
+    to_zero={"baseline": "zero"},
 )
 def event_path_integrated_gradients(
     task: Task, *, order: Order = "both", baseline: Baseline = "mean"
@@ -50,7 +51,7 @@ def event_path_integrated_gradients(
         baseline: ``mean``: each token becomes the average vector of its field; ``zero``: nothing.
 
     Raises:
-        ExplanationError: An option has no sense, or the backbone cannot feel the baseline.
+        ExplanationError: An option has no sense.
     """
     if order not in ORDERS:
         raise ExplanationError(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llm_influence.attribution.gradient.parts import whole_tokens
+from llm_influence.attribution.draws import generators
+from llm_influence.attribution.gradient.parts import moved_parts, times
 from llm_influence.attribution.gradient.path import Surface
-from llm_influence.attribution.gradient.sampling import check_samples, generators, means
+from llm_influence.attribution.gradient.sampling import check_samples, means
 from llm_influence.attribution.registry import register
 from llm_influence.attribution.task import Attribution, Task
 from llm_influence.modeling.model import InfluenceModel
@@ -29,6 +31,7 @@ from llm_influence.rendering.template import FIELDS
     "(x_t - x'_t) . df/dx_t at x' + s (x - x')",
     paper="Erion et al. 2021, arXiv:1906.10670",
     caution="Noisy: look at the standard errors. Complete in expectation, not in every answer.",
+    players=("events", "fields"),
 )
 def expected_gradients(task: Task, *, samples: int = 32) -> Attribution:
     """Integrated gradients averaged over baselines, one point of each path.
@@ -52,12 +55,12 @@ def expected_gradients(task: Task, *, samples: int = 32) -> Attribution:
     strata = np.stack([draw.permutation(samples) for draw in draws])
     found, bases = [], []
     for number in range(samples):
-        start = _another(surface, draws)
+        start, added = _another(surface, draws)
         place = (strata[:, number] + np.array([draw.random() for draw in draws])) / samples
         moved = surface.inputs - start
         between = start + torch.from_numpy(place)[:, None, None].to(start) * moved
-        parts = whole_tokens(task, moved)
-        found.append(surface.gradients(every, between.__getitem__, parts.times)[1])
+        read = partial(times, moved_parts(task, moved, added))
+        found.append(surface.gradients(every, between.__getitem__, read)[1])
         bases.append(surface.values(every, start.__getitem__))
     scores, frame, errors = means(task, found)
     return Attribution(
@@ -71,8 +74,8 @@ def expected_gradients(task: Task, *, samples: int = 32) -> Attribution:
 
 
 @torch.no_grad()
-def _another(surface: Surface, draws: list[np.random.Generator]) -> Tensor:
-    """(N, T, H) vectors of drawn units in every event's place."""
+def _another(surface: Surface, draws: list[np.random.Generator]) -> tuple[Tensor, Tensor]:
+    """(N, T, H) vectors of drawn units in every event's place, and (N, T, A) those added there."""
     model, batch = surface.task.model, surface.task.batch
     ids, added = batch.input_ids.cpu().numpy().copy(), batch.added_ids.cpu().numpy().copy()
     fields, events = batch.field_index.cpu().numpy(), batch.event_index.cpu().numpy()
@@ -89,7 +92,8 @@ def _another(surface: Surface, draws: list[np.random.Generator]) -> Tensor:
         input_ids=torch.from_numpy(ids).to(device),
         added_ids=torch.from_numpy(added).to(device),
     )
-    return torch.where((batch.event_index >= 0)[..., None], model.embed(other), surface.inputs)
+    in_event = (batch.event_index >= 0)[..., None]
+    return torch.where(in_event, model.embed(other), surface.inputs), other.added_ids
 
 
 def _drawn(draw: np.random.Generator, model: InfluenceModel, field: int) -> int:

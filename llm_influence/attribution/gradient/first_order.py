@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from llm_influence.attribution.gradient.baseline import check_length_counts
-from llm_influence.attribution.gradient.parts import event_scores, whole_tokens
+from llm_influence.attribution.draws import generators
+from llm_influence.attribution.gradient.parts import moved_parts, player_scores, times
 from llm_influence.attribution.gradient.path import Surface
-from llm_influence.attribution.gradient.sampling import check_samples, generators, means
+from llm_influence.attribution.gradient.sampling import check_samples, means
 from llm_influence.attribution.registry import register
 from llm_influence.attribution.task import Attribution, Task
 
@@ -32,7 +34,7 @@ def saliency(task: Task) -> Attribution:
     _, lengths = surface.gradients(
         rows, surface.inputs.__getitem__, lambda _, g: g.norm(dim=-1, keepdim=True)
     )
-    events, frame = event_scores(task, lengths)
+    events, frame = player_scores(task, lengths)
     totals = np.array([row.sum() for row in events]) + frame
     totals[totals == 0] = 1.0
     base, full = task.values.ends()
@@ -55,17 +57,18 @@ def saliency(task: Task) -> Attribution:
     equation="a_i = sum over the tokens t of i of x_t . df/dx_t",
     paper="Shrikumar et al. 2016, arXiv:1605.01713",
     caution="Exact for linear models alone; where the prediction is sure it can order events worse "
-    "than chance. Refused on ModernBERT.",
+    "than chance.",
+    players=("events", "fields"),
+    to_zero={},
 )
 def input_x_gradient(task: Task) -> Attribution:
     """``score = sum over the event's tokens of input . gradient``, signs kept."""
-    check_length_counts(task, "input_x_gradient")
     surface, rows = Surface(task), np.arange(len(task.histories))
-    parts = whole_tokens(task, surface.inputs)
-    full, scores = surface.gradients(rows, surface.inputs.__getitem__, parts.times)
-    events, frame = event_scores(task, scores)
+    read = partial(times, moved_parts(task, surface.inputs))
+    full, scores = surface.gradients(rows, surface.inputs.__getitem__, read)
+    players, frame = player_scores(task, scores)
     base = surface.values(rows, lambda chosen: torch.zeros_like(surface.inputs[chosen]))
-    return Attribution(events, frame, base, full, surface.passes)
+    return Attribution(players, frame, base, full, surface.passes)
 
 
 @register(
@@ -78,8 +81,9 @@ def input_x_gradient(task: Task) -> Attribution:
     equation="a_i = sum over tokens t of i of x_t . mean over draws of df/dx_t at x + e, "
     "e_t normal with standard deviation noise . |x_t| / sqrt(H)",
     paper="Smilkov et al. 2017, arXiv:1706.03825",
-    caution="Still first order: the noise takes the gradient's jitter away, not its saturation. "
-    "Refused on ModernBERT.",
+    caution="Still first order: the noise takes the gradient's jitter away, not its saturation.",
+    players=("events", "fields"),
+    to_zero={},
 )
 def smoothgrad(task: Task, *, samples: int = 16, noise: float = 0.1) -> Attribution:
     """``score = sum over tokens of input . mean gradient at noisy inputs``, with its error.
@@ -90,18 +94,17 @@ def smoothgrad(task: Task, *, samples: int = 16, noise: float = 0.1) -> Attribut
         noise: Length of the noise at a token, as a part of the token's own vector.
 
     Raises:
-        ExplanationError: An option has no sense, or the backbone feels no length.
+        ExplanationError: An option has no sense.
     """
-    check_length_counts(task, "smoothgrad")
     check_samples("smoothgrad", samples)
     surface = Surface(task)
-    parts, every = whole_tokens(task, surface.inputs), np.arange(len(task.histories))
+    every, read = np.arange(len(task.histories)), partial(times, moved_parts(task, surface.inputs))
     width = surface.inputs.shape[-1]
     scale = noise * surface.inputs.norm(dim=-1, keepdim=True) / width**0.5
     draws, found = generators(task), []
     for _ in range(samples):
         noisy = surface.inputs + scale * _normal(surface, draws)
-        found.append(surface.gradients(every, noisy.__getitem__, parts.times)[1])
+        found.append(surface.gradients(every, noisy.__getitem__, read)[1])
     scores, frame, errors = means(task, found)
     base = surface.values(every, lambda chosen: torch.zeros_like(surface.inputs[chosen]))
     full = surface.values(every, surface.inputs.__getitem__)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llm_influence.attribution.gradient.baseline import Baseline, starting_vectors
-from llm_influence.attribution.gradient.parts import Parts, event_scores, whole_tokens
+from llm_influence.attribution.gradient.parts import moved_parts, player_scores, times
 from llm_influence.attribution.gradient.path import Surface
 from llm_influence.attribution.gradient.simpson import FIRST, Path
 from llm_influence.attribution.registry import register
@@ -29,6 +29,8 @@ from llm_influence.types import FloatArray
     paper="Sundararajan et al. 2017, arXiv:1703.01365",
     caution="Inputs between baseline and history are none that the model was trained on. A row "
     "that did not converge says so: raise `max_steps`.",
+    players=("events", "fields"),
+    to_zero={"baseline": "zero"},
 )
 def integrated_gradients(
     task: Task,
@@ -57,32 +59,32 @@ def integrated_gradients(
         baseline: ``mean``: each token becomes the average vector of its field; ``zero``: nothing.
 
     Raises:
-        ExplanationError: An option has no sense, or the backbone cannot feel the baseline.
+        ExplanationError: An option has no sense.
     """
     _check(tolerance, max_steps, steps)
     surface = Surface(task)
     start = starting_vectors(task, surface.inputs, baseline, "integrated_gradients")
-    parts = whole_tokens(task, surface.inputs - start)
+    moved = moved_parts(task, surface.inputs - start)
     if steps is not None:
-        scores, base, full = gauss_legendre(surface, start, parts, steps)
+        scores, base, full = gauss_legendre(surface, start, moved, steps)
     else:
-        scores, base, full = adaptive(surface, start, parts, tolerance, max_steps)
-    events, frame = event_scores(task, scores)
-    moved, found = full - base, np.array([row.sum() for row in events]) + frame
+        scores, base, full = adaptive(surface, start, moved, tolerance, max_steps)
+    players, frame = player_scores(task, scores)
+    change, found = full - base, np.array([row.sum() for row in players]) + frame
     return Attribution(
-        scores=events,
+        scores=players,
         frame=frame,
         base=base,
         full=full,
         passes=surface.passes,
-        converged=np.abs(found - moved) <= tolerance * np.abs(moved),
+        converged=np.abs(found - change) <= tolerance * np.abs(change),
     )
 
 
 def adaptive(
-    surface: Surface, start: Tensor, parts: Parts, tolerance: float, most: int
+    surface: Surface, start: Tensor, moved: Tensor, tolerance: float, most: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Integrals of ``parts`` by the adaptive rule, and the values at both ends.
+    """Integrals of ``moved`` (N, T, C, H) times the gradient by the adaptive rule, and both ends.
 
     Returns:
         (N, T, C) integrals, (N,) values at ``start``, (N,) values at the inputs.
@@ -91,7 +93,7 @@ def adaptive(
     while any(path.wanted for path in paths):
         rows = np.array([row for row, path in enumerate(paths) for _ in path.wanted])
         points = [point for path in paths for point in path.wanted]
-        values, scores = _at(surface, start, parts, rows, np.array(points))
+        values, scores = _at(surface, start, moved, rows, np.array(points))
         for row, point, value, score in zip(rows, points, values, scores, strict=True):
             paths[row].values[point], paths[row].scores[point] = float(value), score
         for path in paths:
@@ -105,20 +107,20 @@ def adaptive(
 
 
 def gauss_legendre(
-    surface: Surface, start: Tensor, parts: Parts, steps: int
+    surface: Surface, start: Tensor, moved: Tensor, steps: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The same as `adaptive` with ``steps`` points of Gauss-Legendre quadrature."""
     points, weights = np.polynomial.legendre.leggauss(steps)
-    every, total = np.arange(len(surface.task.histories)), np.zeros(tuple(parts.moved.shape[:3]))
+    every, total = np.arange(len(surface.task.histories)), np.zeros(tuple(moved.shape[:3]))
     for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
-        _, scores = _at(surface, start, parts, every, np.full(len(every), point))
+        _, scores = _at(surface, start, moved, every, np.full(len(every), point))
         total += weight * scores
     base = surface.values(every, start.__getitem__)
     return total, base, surface.values(every, surface.inputs.__getitem__)
 
 
 def _at(
-    surface: Surface, start: Tensor, parts: Parts, rows: np.ndarray, points: FloatArray
+    surface: Surface, start: Tensor, moved: Tensor, rows: np.ndarray, points: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """(M,) values and (M, T, C) movement times gradient at points of the straight paths."""
     history = torch.from_numpy(rows).to(start.device)
@@ -129,7 +131,7 @@ def _at(
         return start[row] + place * (surface.inputs[row] - start[row])
 
     return surface.gradients(
-        rows, make, lambda chosen, gradients: parts.times(history[chosen], gradients)
+        rows, make, lambda chosen, gradients: times(moved, history[chosen], gradients)
     )
 
 

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm_influence.attribution.budget import batches
 from llm_influence.attribution.task import Task
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.types import FloatArray, IntArray
 
 TOKENS = 4096
-"""Tokens of a batch, padding included; affects speed and memory alone."""
+"""Tokens of a batch, padding included; affects speed and memory alone. Gradients keep what every
+layer computed, so what fits without them (`TokenBudget`) may not fit here."""
 
 Make = Callable[[Tensor], Tensor]
 """From (m,) numbers of wanted points to their (m, T, H) input vectors."""
@@ -103,14 +105,7 @@ class Surface:
 
     def _batches(self, rows: IntArray) -> Iterator[tuple[Tensor, EncodedBatch]]:
         """Numbers of points and the batch that they belong to, longest histories first."""
-        lengths = self.lengths[rows]
-        order, start = np.argsort(-lengths, kind="stable"), 0
-        while start < len(order):
-            size = max(1, TOKENS // int(lengths[order[start]]))
-            chosen = order[start : start + size]
-            device = self.task.batch.input_ids.device
-            yield (
-                torch.from_numpy(chosen),
-                self.task.batch.take(torch.from_numpy(rows[chosen]).to(device)),
-            )
-            start += size
+        device = self.task.batch.input_ids.device
+        for chosen in batches(self.lengths[rows], TOKENS):
+            numbers = torch.from_numpy(rows[chosen]).to(device)
+            yield torch.from_numpy(chosen), self.task.batch.take(numbers)

@@ -1,24 +1,15 @@
-"""Random draws: seeded by the user, with the error that they leave."""
+"""Means of random draws, with the error that they leave."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from llm_influence.attribution.gradient.parts import event_scores
+from llm_influence.attribution.gradient.parts import player_scores
 from llm_influence.attribution.task import Task
 from llm_influence.errors import ExplanationError
 from llm_influence.types import FloatArray
-
-
-def generators(task: Task) -> list[np.random.Generator]:
-    """A generator for each history, seeded by the task and the user, never by the batch."""
-    return [
-        np.random.default_rng([task.seed, zlib.crc32(history.user_id.encode())])
-        for history in task.histories
-    ]
 
 
 def means(
@@ -27,11 +18,11 @@ def means(
     """Scores of N histories from two or more samples of (N, T, C) scores of parts.
 
     Returns:
-        N arrays (E,) of means, (N,) means of the frame, N arrays (E,) of their standard errors
+        N arrays (P,) of means, (N,) means of the frame, N arrays (P,) of their standard errors
         (standard deviation of the samples over the root of their number).
     """
-    found = [event_scores(task, scores) for scores in samples]
-    rows = [np.stack(each) for each in zip(*(events for events, _ in found), strict=True)]
+    found = [player_scores(task, scores) for scores in samples]
+    rows = [np.stack(each) for each in zip(*(players for players, _ in found), strict=True)]
     return (
         [row.mean(axis=0) for row in rows],
         np.mean([frame for _, frame in found], axis=0),
