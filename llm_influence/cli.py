@@ -1,7 +1,7 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
-llm-influence demo | finetune | evaluate | explain | faithfulness | report | methods | planted |
-tokenizer
+llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | report | methods |
+planted | tokenizer
 """
 
 from __future__ import annotations
@@ -50,15 +50,37 @@ def finetune(
     context: typer.Context,
     config: ConfigFile = None,
     resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
+    skip_test: Annotated[
+        bool, typer.Option("--skip-test", help="leave the test split unread")
+    ] = False,
 ) -> None:
     """Fine-tune a model; any option of the configuration may follow as --section.option value."""
     from llm_influence.config import RunConfig
     from llm_influence.training.finetune import finetune as run
 
-    result = run(RunConfig.load(config, context.args), resume=resume)
+    result = run(
+        RunConfig.load(config, context.args), resume=resume, measure_test=not skip_test
+    )
     typer.echo(f"validation {result.validation}")
-    typer.echo(f"test       {result.test}")
+    typer.echo(f"test       {'not measured' if result.test is None else result.test}")
     typer.echo(f"model folder: {result.folder}")
+
+
+@app.command(context_settings=Overrides)
+def search(
+    context: typer.Context,
+    space: Annotated[Path, typer.Argument(help="YAML file of a SearchConfig")],
+) -> None:
+    """Search for good options on validation; killed and started again, it goes on.
+
+    Any option of the search may follow: --trials 50 --seconds 3600. Needs the extra `search`.
+    """
+    from llm_influence.config import SearchConfig
+    from llm_influence.training.search.study import search as run
+
+    config = SearchConfig.load(space, context.args)
+    typer.echo(run(config, say=typer.echo).to_text())
+    typer.echo(f"best run: llm-influence finetune --config {Path(config.output) / 'best.yaml'}")
 
 
 @app.command()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -101,6 +101,10 @@ class Split:
     validation: EvaluationSet
     test: EvaluationSet
     description: Mapping[str, object]
+
+    def without_test(self) -> Split:
+        """The same task with no test question in it, for whatever must not read any."""
+        return replace(self, test=self.test.select(np.empty(0, dtype=np.int64)))
 
     def parts(self) -> npt.NDArray[np.int8]:
         """(N events,) the part of each event of the log, as a place in `PARTS`."""
