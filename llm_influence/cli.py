@@ -58,9 +58,7 @@ def finetune(
     from llm_influence.config import RunConfig
     from llm_influence.training.finetune import finetune as run
 
-    result = run(
-        RunConfig.load(config, context.args), resume=resume, measure_test=not skip_test
-    )
+    result = run(RunConfig.load(config, context.args), resume=resume, measure_test=not skip_test)
     typer.echo(f"validation {result.validation}")
     typer.echo(f"test       {'not measured' if result.test is None else result.test}")
     typer.echo(f"model folder: {result.folder}")
@@ -81,6 +79,32 @@ def search(
     config = SearchConfig.load(space, context.args)
     typer.echo(run(config, say=typer.echo).to_text())
     typer.echo(f"best run: llm-influence finetune --config {Path(config.output) / 'best.yaml'}")
+
+
+@app.command(context_settings=Overrides)
+def update(
+    context: typer.Context,
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option(help="the new run folder")],
+    log: Annotated[
+        str | None,
+        typer.Option(help="newer log; default: the run's own, cut by --update.since"),
+    ] = None,
+    items: ItemsFile = None,
+    users: UsersFile = None,
+    resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
+) -> None:
+    """Train a finished run on with the newest events and replayed old ones.
+
+    Options of the configuration may follow: --update.replay 0.5 --train.epochs 2.
+    """
+    from llm_influence.training.update import open_newer, update_config
+    from llm_influence.training.update import update as run
+
+    config = update_config(model, out, log=log, items=items, users=users, overrides=context.args)
+    result = run(model, config, None if log is None else open_newer(config), resume=resume)
+    typer.echo(result.to_text())
+    typer.echo(f"model folder: {result.folder}")
 
 
 @app.command()

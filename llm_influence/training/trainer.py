@@ -50,6 +50,8 @@ class InfluenceTrainer(Trainer):
 
     What differs from its parent: two learning rates, ranks instead of logits as predictions (small
     enough to gather from every process), and checkpoints that hold what is trained alone.
+
+    ``windows`` are those of ``split.train`` to train on; default: all of them.
     """
 
     data_collator: WindowCollator | RowCollator
@@ -60,6 +62,7 @@ class InfluenceTrainer(Trainer):
         model: InfluenceModel,
         split: Split,
         args: TrainingArguments,
+        windows: WindowDataset | None = None,
     ) -> None:
         self._config = config
         train, cutoff = config.train, config.evaluation.cutoff
@@ -69,7 +72,8 @@ class InfluenceTrainer(Trainer):
             negatives=_negatives(config, model, split),
         )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
-        windows = WindowDataset(split.train, model.encoder)
+        if windows is None:
+            windows = WindowDataset(split.train, model.encoder)
         lengths = [window.stop - window.start for window in windows.windows]
         self._sampler = LengthSampler(lengths, train.batch_size, seed=train.seed)
         steps = math.ceil(len(windows) / train.batch_size)

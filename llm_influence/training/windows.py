@@ -28,13 +28,15 @@ Inputs = dict[str, Tensor]
 class Window:
     """Events ``start`` to ``stop`` of one user; the event at ``stop``, if any, is a label too.
 
-    ``epoch`` is the pass over the data that the window is read in; augmentation draws by it.
+    ``epoch`` is the pass over the data that the window is read in; augmentation draws by it. Events
+    before place ``taught`` of the user's history are read but are no labels.
     """
 
     user: int
     start: int
     stop: int
     epoch: int = 0
+    taught: int = 0
 
 
 class WindowDataset(Dataset[Window]):
@@ -113,10 +115,13 @@ class WindowCollator:
         ]
         labels = self._encoder.lexicon.columns(whole)
         places = _pad(np.concatenate(before), labels.lengths, 0)
+        items = _pad(labels.codes["item"], labels.lengths, IGNORE)
+        untaught = torch.arange(items.shape[1]) < _untaught(windows)[:, None]
+        behaviors = _pad(labels.codes["behavior"], labels.lengths, IGNORE)
         return {
             **batch_inputs(batch),
-            "labels": _pad(labels.codes["item"], labels.lengths, IGNORE),
-            "behavior_labels": _pad(labels.codes["behavior"], labels.lengths, IGNORE),
+            "labels": items.masked_fill(untaught, IGNORE),
+            "behavior_labels": behaviors.masked_fill(untaught, IGNORE),
             "asked_at": batch.ends.gather(1, places),
         }
 
@@ -155,6 +160,11 @@ class RowCollator:
 def batch_inputs(batch: EncodedBatch) -> Inputs:
     """The tensors of an `EncodedBatch` by name, as the Trainer moves them about."""
     return {name: getattr(batch, name) for name in batch.__slots__}
+
+
+def _untaught(windows: Sequence[Window]) -> Tensor:
+    """(B,) how many of each window's events are no labels; not above 0 where all are."""
+    return torch.tensor([window.taught - window.start for window in windows])
 
 
 def _pad(codes: np.ndarray, lengths: np.ndarray, filler: int) -> Tensor:

@@ -58,7 +58,9 @@ class Space:
             found[name] = value if choices is None else json.loads(str(value))
         return found
 
-    def run(self, settings: Settings, output: Path | None = None, place: str = "trial") -> RunConfig:
+    def run(
+        self, settings: Settings, output: Path | None = None, place: str = "trial"
+    ) -> RunConfig:
         """The base run with these values and, if it is given, another output folder.
 
         Raises:
@@ -77,7 +79,9 @@ class Space:
         found: dict[str, str | int | float] = {}
         for name, option in self.options.items():
             if option.choices is not None:
-                same = [choice for choice in option.choices if self.run({name: choice}) == self.base]
+                same = [
+                    choice for choice in option.choices if self.run({name: choice}) == self.base
+                ]
                 found |= {name: _label(choice) for choice in same[:1]}
                 continue
             value = _at(tree, name)
@@ -114,5 +118,5 @@ def _check_free(name: str) -> None:
                 f"{name} is to be searched",
                 where="space",
                 expected=f"the same {fixed} for all trials: {reason}",
-                fix=f"remove it from the space, and set it in the base",
+                fix="remove it from the space, and set it in the base",
             )

@@ -240,7 +240,10 @@ def _tidy(place: Path) -> None:
     gc.collect()  # a model hangs in cycles until then
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     written = place / "run.yaml"
-    if written.exists() and KINDS[RunConfig.load(written).model.adapter.kind].saved_in != "backbone":
+    if (
+        written.exists()
+        and KINDS[RunConfig.load(written).model.adapter.kind].saved_in != "backbone"
+    ):
         shutil.rmtree(place / "backbone", ignore_errors=True)
 
 

@@ -71,9 +71,7 @@ class SearchSummary:
             OutputError: A file cannot be written.
         """
         tree = asdict(self) | {"states": dict(Counter(trial.state for trial in self.trials))}
-        write_text(
-            folder / "summary.json", json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-        )
+        write_text(folder / "summary.json", json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
         write_text(folder / "summary.txt", self.to_text() + "\n")
 
     def to_text(self) -> str:

@@ -133,11 +133,15 @@ class SwitchOff(TrainerCallback):
             raise self.how
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return search(searched(tmp_path_factory.mktemp("unbroken"), epochs=2), say=quiet)
+
+
 @pytest.mark.parametrize("how", [KeyboardInterrupt, SwitchedOffError])
 def test_a_search_broken_off_within_a_trial_goes_on_to_what_an_unbroken_one_finds(
-    tmp_path, monkeypatch, how
+    tmp_path, monkeypatch, how, unbroken
 ):
-    unbroken = search(searched(tmp_path / "unbroken", epochs=2), say=quiet)
     config, switch = searched(tmp_path / "broken", epochs=2), SwitchOff(4, how)
 
     class Mortal(training.InfluenceTrainer):
@@ -155,7 +159,9 @@ def test_a_search_broken_off_within_a_trial_goes_on_to_what_an_unbroken_one_find
     checkpoints = list((folder / "trials" / "0001" / "checkpoints").iterdir())
     assert len(checkpoints) == 1  # the second epoch had begun
     begun = []
-    monkeypatch.setattr(module, "finetune", lambda run, **o: (begun.append(run), finetune(run, **o)))
+    monkeypatch.setattr(
+        module, "finetune", lambda run, **o: (begun.append(run), finetune(run, **o))
+    )
     summary = search(config, say=quiet)
     assert [module.Path(run.output).name for run in begun] == ["0001", "0002"]
     assert facts(summary) == facts(unbroken)
@@ -207,14 +213,14 @@ def training_state():
 def test_what_is_below_the_median_ends_early_and_never_at_the_first_validation(
     tmp_path, monkeypatch
 ):
-    """Six trials of one curve, then a worse one: it is compared at its second validation."""
-    count = iter(range(7))
-    pretend(monkeypatch, lambda _: [0.1 if next(count) == 6 else 0.5] * 4)
+    """Three trials of one curve, then a worse one: it is compared at its second validation."""
+    count = iter(range(4))
+    pretend(monkeypatch, lambda _: [0.1 if next(count) == 3 else 0.5] * 4)
     pruner = {"startup_trials": 3, "warmup_validations": 1}
-    config = searched(tmp_path / "a", trials=7, pruner=pruner)
+    config = searched(tmp_path / "a", trials=4, pruner=pruner)
     trials = search(config, say=quiet).trials
-    assert [trial.state for trial in trials] == ["complete"] * 6 + ["pruned"]
-    assert [trial.validations for trial in trials] == [4] * 6 + [2]
+    assert [trial.state for trial in trials] == ["complete"] * 3 + ["pruned"]
+    assert [trial.validations for trial in trials] == [4] * 3 + [2]
 
 
 def test_importances_find_the_option_that_matters(tmp_path, monkeypatch):
@@ -222,7 +228,7 @@ def test_importances_find_the_option_that_matters(tmp_path, monkeypatch):
         return [1 / (1 + abs(np.log10(run.train.learning_rate) + 3))]
 
     pretend(monkeypatch, curve)
-    config = searched(tmp_path / "a", trials=25, pruner={"kind": "none"})
+    config = searched(tmp_path / "a", trials=12, pruner={"kind": "none"})
     summary = search(config, say=quiet)
     assert list(summary.importances)[0] == "train.learning_rate"
     assert sum(summary.importances.values()) == pytest.approx(1)
@@ -236,10 +242,10 @@ def test_a_failed_trial_is_written_down_and_the_others_go_on(tmp_path, monkeypat
         return [0.5]
 
     pretend(monkeypatch, curve)
-    config = searched(tmp_path / "a", trials=8)
+    config = searched(tmp_path / "a", trials=5)
     summary = search(config, say=quiet)
     failed = [trial for trial in summary.trials if trial.state == "failed"]
-    assert 0 < len(failed) < 8
+    assert 0 < len(failed) < 5
     assert all(trial.error == "MemoryError: no room" for trial in failed)
     trace = module.Path(config.output) / "trials" / f"{failed[0].number:04d}" / "error.txt"
     assert "no room" in trace.read_text(encoding="utf-8")
