@@ -1,7 +1,7 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
-llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | report | methods |
-planted | tokenizer
+llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | report |
+methods | planted | tokenizer
 """
 
 from __future__ import annotations

@@ -396,6 +396,13 @@ class SearchedOption(Section):
         return self
 
     @property
+    def ends(self) -> tuple[int | float, int | float]:
+        """Both ends of a range; nothing of choices may ask for them."""
+        if self.low is None or self.high is None:
+            raise TypeError("choices have no ends")
+        return self.low, self.high
+
+    @property
     def whole(self) -> bool:
         """Whether a range is of whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)

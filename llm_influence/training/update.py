@@ -86,7 +86,7 @@ def update_config(
         log: The newer log; None: the run's own one goes on behind ``update.since``.
         items: Item table that goes with it.
         users: User table that goes with it.
-        overrides: Dotted options, as `RunConfig.load` takes them; ``train`` and ``update`` above all.
+        overrides: Dotted options, as `RunConfig.load` takes them.
 
     Raises:
         ConfigError: An option is wrong, or changes what the weights were made for (`KEPT`).

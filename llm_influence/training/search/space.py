@@ -42,7 +42,7 @@ class Space:
         self.options, self.base = options, base
         for name, option in options.items():
             _check_free(name)
-            values = [option.low, option.high] if option.choices is None else option.choices
+            values = option.ends if option.choices is None else option.choices
             for value in values:
                 self.run({name: value}, place=f"space.{name}, value {value!r}")
 
@@ -79,14 +79,12 @@ class Space:
         found: dict[str, str | int | float] = {}
         for name, option in self.options.items():
             if option.choices is not None:
-                same = [
-                    choice for choice in option.choices if self.run({name: choice}) == self.base
-                ]
-                found |= {name: _label(choice) for choice in same[:1]}
+                same = [value for value in option.choices if self.run({name: value}) == self.base]
+                if same:
+                    found[name] = _label(same[0])
                 continue
-            value = _at(tree, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if is_number and option.low <= value <= option.high:
+            value, (low, high) = _at(tree, name), option.ends
+            if isinstance(value, int | float) and low <= value <= high:
                 found[name] = value
         return found
 
@@ -95,9 +93,10 @@ def _draw(trial: Trial, name: str, option: SearchedOption) -> object:
     if option.choices is not None:  # Optuna stores plain values alone, so it is given their JSON
         labels = [_label(choice) for choice in option.choices]
         return json.loads(trial.suggest_categorical(name, labels))
+    low, high = option.ends
     if option.whole:
-        return trial.suggest_int(name, int(option.low), int(option.high), log=option.log)
-    return trial.suggest_float(name, float(option.low), float(option.high), log=option.log)
+        return trial.suggest_int(name, low, high, log=option.log)
+    return trial.suggest_float(name, low, high, log=option.log)
 
 
 def _label(choice: object) -> str:

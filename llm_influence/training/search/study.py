@@ -154,7 +154,7 @@ def _other(folder: Path, found: str) -> OutputError:
     return OutputError(
         f"the folder holds {found}",
         where=str(folder),
-        expected=f"a new folder, or a search that differs in {' or '.join(sorted(MAY_DIFFER))} alone",
+        expected=f"a new folder, or a search with other {', '.join(sorted(MAY_DIFFER))} alone",
         fix="choose another output",
     )
 
@@ -251,7 +251,8 @@ def _line(study: Study, number: int) -> str:
     trial = study.get_trials(deepcopy=False)[number]
     best = max(trial.intermediate_values.values(), default=None)
     value = "" if best is None else f" {trial.user_attrs['metric']} {best:.4f},"
-    return f"trial {number:04d}: {trial.state.name.lower()},{value} {trial.user_attrs['seconds']:.0f} s"
+    seconds = trial.user_attrs["seconds"]
+    return f"trial {number:04d}: {trial.state.name.lower()},{value} {seconds:.0f} s"
 
 
 def _check_hope(study: Study, config: SearchConfig, folder: Path) -> None:

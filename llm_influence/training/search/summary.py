@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +15,10 @@ from llm_influence.training.search.space import Settings
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.trial import FrozenTrial
 
 FEW = 10
-"""Finished trials below which no importance is told: a few points say nothing of several options."""
+"""Complete trials below which no importance is told: so few say nothing of several options."""
 
 SHOWN = 10
 """Trials in the text, the best ones."""
@@ -97,13 +99,17 @@ def summarise(study: Study, settings: Sequence[Settings]) -> SearchSummary:
     pairs = zip(study.get_trials(), settings, strict=True)
     trials = tuple(_record(trial, values) for trial, values in pairs)
     complete = [trial for trial in trials if trial.state == "complete"]
-    best = max(complete, key=lambda trial: trial.value) if complete else None
+    best = max(complete, key=_value) if complete else None
     importances, note = _importances(study, complete)
     metrics = [trial.user_attrs.get("metric", "") for trial in study.get_trials(deepcopy=False)]
     return SearchSummary(max(metrics, default=""), trials, best, importances, note)
 
 
-def _record(trial: object, settings: Settings) -> TrialRecord:
+def _value(trial: TrialRecord) -> float:
+    return -math.inf if trial.value is None else trial.value
+
+
+def _record(trial: FrozenTrial, settings: Settings) -> TrialRecord:
     name = trial.state.name.lower()
     return TrialRecord(
         number=trial.number,
@@ -134,7 +140,7 @@ def _table(trials: Sequence[TrialRecord]) -> list[str]:
     """The best trials, one a line, an option a column."""
     ranked = sorted(
         (trial for trial in trials if trial.value is not None),
-        key=lambda trial: (trial.state != "complete", -trial.value),
+        key=lambda trial: (trial.state != "complete", -_value(trial)),
     )
     if not ranked:
         return ["no trial reached a validation"]

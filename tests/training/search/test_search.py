@@ -230,7 +230,7 @@ def test_importances_find_the_option_that_matters(tmp_path, monkeypatch):
     pretend(monkeypatch, curve)
     config = searched(tmp_path / "a", trials=12, pruner={"kind": "none"})
     summary = search(config, say=quiet)
-    assert list(summary.importances)[0] == "train.learning_rate"
+    assert next(iter(summary.importances)) == "train.learning_rate"
     assert sum(summary.importances.values()) == pytest.approx(1)
     assert "train.learning_rate" in summary.to_text().partition("importances")[2]
 
