@@ -1,7 +1,7 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
-llm-influence demo | finetune | evaluate | explain | faithfulness | report | methods | planted |
-tokenizer
+llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | report |
+methods | planted | tokenizer
 """
 
 from __future__ import annotations
@@ -50,14 +50,60 @@ def finetune(
     context: typer.Context,
     config: ConfigFile = None,
     resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
+    skip_test: Annotated[
+        bool, typer.Option("--skip-test", help="leave the test split unread")
+    ] = False,
 ) -> None:
     """Fine-tune a model; any option of the configuration may follow as --section.option value."""
     from llm_influence.config import RunConfig
     from llm_influence.training.finetune import finetune as run
 
-    result = run(RunConfig.load(config, context.args), resume=resume)
+    result = run(RunConfig.load(config, context.args), resume=resume, measure_test=not skip_test)
     typer.echo(f"validation {result.validation}")
-    typer.echo(f"test       {result.test}")
+    typer.echo(f"test       {'not measured' if result.test is None else result.test}")
+    typer.echo(f"model folder: {result.folder}")
+
+
+@app.command(context_settings=Overrides)
+def search(
+    context: typer.Context,
+    space: Annotated[Path, typer.Argument(help="YAML file of a SearchConfig")],
+) -> None:
+    """Search for good options on validation; killed and started again, it goes on.
+
+    Any option of the search may follow: --trials 50 --seconds 3600. Needs the extra `search`.
+    """
+    from llm_influence.config import SearchConfig
+    from llm_influence.training.search.study import search as run
+
+    config = SearchConfig.load(space, context.args)
+    typer.echo(run(config, say=typer.echo).to_text())
+    typer.echo(f"best run: llm-influence finetune --config {Path(config.output) / 'best.yaml'}")
+
+
+@app.command(context_settings=Overrides)
+def update(
+    context: typer.Context,
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option(help="the new run folder")],
+    log: Annotated[
+        str | None,
+        typer.Option(help="newer log; default: the run's own, cut by --update.since"),
+    ] = None,
+    items: ItemsFile = None,
+    users: UsersFile = None,
+    resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
+) -> None:
+    """Train a finished run on with the newest events and replayed old ones.
+
+    Options of the configuration may follow: --update.replay 0.5 --train.epochs 2.
+    """
+    from llm_influence.training.update import open_newer, update_config
+    from llm_influence.training.update import update as run
+
+    config = update_config(model, out, log=log, items=items, users=users, overrides=context.args)
+    result = run(model, config, None if log is None else open_newer(config), resume=resume)
+    typer.echo(result.to_text())
     typer.echo(f"model folder: {result.folder}")
 
 

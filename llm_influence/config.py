@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -44,7 +44,16 @@ class Document(Section):
         tree = _read_yaml(Path(path)) if path is not None else {}
         place = str(path) if path is not None else "command line"
         for key, text in _pairs(overrides):
-            _set(tree, key, _value(key, text))
+            set_option(tree, key, _value(key, text))
+        return cls.of(tree, place)
+
+    @classmethod
+    def of(cls, tree: dict[str, Any], place: str) -> Self:
+        """Check options that are already read; ``place`` is what messages call their source.
+
+        Raises:
+            ConfigError: A key or value is wrong.
+        """
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
@@ -521,6 +530,21 @@ class EvaluationConfig(Section):
     choose_by: Choice = "auto"
 
 
+class UpdateConfig(Section):
+    """A warm update of a finished run: what is new, and how much of the old is replayed.
+
+    ``since`` is the first moment of the new period: an ISO time with a zone, or a quantile of the
+    event times in (0, 1). Read by `llm-influence update` alone; docs/warm_update.md.
+    """
+
+    since: str | float | None = Field(
+        None, description="default: the second after the last event of the run's own log"
+    )
+    replay: float = Field(
+        0.5, ge=0, lt=1, description="share of the windows trained on that are old; 0: none"
+    )
+
+
 class RunConfig(Document):
     """Everything one fine-tuning run needs; written beside the model it made."""
 
@@ -532,6 +556,7 @@ class RunConfig(Document):
     pretraining: PretrainingConfig = PretrainingConfig()
     pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    update: UpdateConfig = UpdateConfig()
 
     @model_validator(mode="after")
     def _has_whom_to_ask(self) -> RunConfig:
@@ -546,6 +571,85 @@ class RunConfig(Document):
                 "be grown again for the next round"
             )
         return self
+
+
+class SearchedOption(Section):
+    """The values that one option may take: from ``low`` to ``high``, or one of ``choices``.
+
+    A range is of whole numbers where both its ends are written as whole numbers. A choice is
+    anything that YAML can say, a whole section included.
+    """
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = Field(False, description="draw the logarithm evenly: for rates and sizes")
+    choices: list[Any] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> SearchedOption:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log:
+                raise ValueError("choices, or low and high, not both")
+        elif self.low is None or self.high is None:
+            raise ValueError("low and high, or choices")
+        elif self.low >= self.high:
+            raise ValueError(f"low ({self.low}) below high ({self.high})")
+        elif self.log and self.low <= 0:
+            raise ValueError(f"low ({self.low}) above 0 for log")
+        return self
+
+    @property
+    def ends(self) -> tuple[int | float, int | float]:
+        """Both ends of a range; nothing of choices may ask for them."""
+        if self.low is None or self.high is None:
+            raise TypeError("choices have no ends")
+        return self.low, self.high
+
+    @property
+    def whole(self) -> bool:
+        """Whether a range is of whole numbers."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+class PrunerConfig(Section):
+    """When a trial that does badly is ended early.
+
+    ``median``: at every validation, a trial whose best one so far is below the median of what
+    finished trials had at the same validation ends (Golovin et al. 2017, Google Vizier).
+    """
+
+    kind: Literal["median", "none"] = "median"
+    startup_trials: int = Field(5, ge=1, description="finished trials before any is ended early")
+    warmup_validations: int = Field(1, ge=0, description="of a trial, at which it never ends")
+
+
+class SearchConfig(Document):
+    """A search for good options on validation (`llm_influence.training.search`).
+
+    ``base`` is a run's YAML file, or its options themselves; ``space`` maps dotted options of it
+    to the values they may take.
+    """
+
+    base: str | dict[str, Any]
+    output: str = "runs/search"
+    space: dict[str, SearchedOption] = Field(min_length=1)
+    trials: int = Field(30, ge=1, description="in all, those of earlier starts included")
+    seconds: float | None = Field(
+        None, gt=0, description="no trial begins when the trials took so long in all"
+    )
+    startup_trials: int = Field(8, ge=1, description="drawn at random before TPE draws")
+    pruner: PrunerConfig = PrunerConfig()
+    seed: int = 0
+
+    def base_run(self) -> RunConfig:
+        """The run that trials change.
+
+        Raises:
+            ConfigError: The file cannot be read, or an option is wrong.
+        """
+        if isinstance(self.base, str):
+            return RunConfig.load(self.base)
+        return RunConfig.of(self.base, "base")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -601,7 +705,12 @@ def _value(key: str, text: str) -> object:
         ) from error
 
 
-def _set(tree: dict[str, Any], key: str, value: object) -> None:
+def set_option(tree: dict[str, Any], key: str, value: object) -> None:
+    """Put a value at a dotted key of a tree of sections; missing sections are made.
+
+    Raises:
+        ConfigError: A part of the key before the last is a value, not a section.
+    """
     *sections, option = key.split(".")
     for section in sections:
         branch = tree.setdefault(section, {})
@@ -651,5 +760,8 @@ def _lower_first(text: str) -> str:
 def _fields(root: type[BaseModel], path: Sequence[str]) -> list[str]:
     section: Any = root
     for part in path:
-        section = section.model_fields[part].annotation
+        if get_origin(section) is dict:  # its keys are free
+            section = get_args(section)[1]
+        else:
+            section = section.model_fields[part].annotation
     return list(section.model_fields)

@@ -1,6 +1,8 @@
 """The command line, as a user types it."""
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from llm_influence import cli
@@ -150,6 +152,32 @@ def test_tokenizer_writes_a_backbone_of_the_sizes_asked_for(tmp_path):
     made = load_backbone(str(tmp_path / "own"))
     assert (made.kind, made.width, made.context) == ("decoder", 16, 64)
     assert made.model.config.num_hidden_layers == 1
+
+
+def test_a_search_then_its_best_run_then_an_update_of_it(tmp_path):
+    """Each command takes what the one before it left."""
+    import pyarrow.compute as pc
+
+    whole, log = tiny.events_table(users=24), tmp_path / "log.parquet"
+    pq.write_table(whole.filter(pc.less(whole["timestamp"], 1_600_000)), log)
+    pq.write_table(whole, tmp_path / "newer.parquet")
+    data = {"source": str(log)}
+    base = tiny.run_config(data=data, train={"epochs": 1}).model_dump(mode="json")
+    space = {"train.learning_rate": {"low": 1e-3, "high": 1e-2}}
+    search = {"base": base, "space": space, "trials": 2, "output": str(tmp_path / "search")}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(search), encoding="utf-8")
+    found = call("search", tmp_path / "space.yaml", "--trials", 1)
+    assert "trial 0000: complete" in found.output
+    best = tmp_path / "search" / "best.yaml"
+    assert str(best) in found.output
+    done = call("finetune", "--config", best, "--skip-test")
+    assert "not measured" in done.output
+    run = tmp_path / "search" / "best"
+    words = ["--log", tmp_path / "newer.parquet", "--out", tmp_path / "updated"]
+    updated = call("update", "--model", run, *words, "--update.replay", 0.3)
+    assert updated.exit_code == 0
+    assert {line[:3] for line in updated.output.splitlines()} >= {"old", "new"}
+    assert RunConfig.load(tmp_path / "updated" / "run.yaml").update.replay == 0.3
 
 
 def test_methods_lists_every_method_with_its_caution():

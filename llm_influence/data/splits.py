@@ -113,6 +113,10 @@ class Split:
     test: EvaluationSet
     description: Mapping[str, object]
 
+    def without_test(self) -> Split:
+        """The same task with no test question in it, for whatever must not read any."""
+        return replace(self, test=self.test.select(np.empty(0, dtype=np.int64)))
+
     def parts(self) -> npt.NDArray[np.int8]:
         """(N events,) the part of each event of the log, as a place in `PARTS`."""
         parts = np.full(self.log.num_events, PARTS.index("rest"), dtype=np.int8)
@@ -252,11 +256,11 @@ def _span(log: BehaviorLog, users: Ints, starts: Ints, stops: Ints) -> Evaluatio
 def _global_time(
     log: BehaviorLog, config: SplitConfig
 ) -> tuple[Ints, EvaluationSet, EvaluationSet, str]:
-    first = _moment(config.validation_from, log, "validation_from")
-    second = _moment(config.test_from, log, "test_from")
+    first = moment_of(config.validation_from, log, "validation_from")
+    second = moment_of(config.test_from, log, "test_from")
     if first >= second:
         raise ConfigError(
-            f"validation_from ({_iso(first)}) is not before test_from ({_iso(second)})",
+            f"validation_from ({iso(first)}) is not before test_from ({iso(second)})",
             where="global_time split",
             expected="validation_from < test_from",
             fix="move one of them",
@@ -269,15 +273,15 @@ def _global_time(
             trained,
             _span(log, users, trained[users], seen[users]),
             _span(log, users, seen[users], log.lengths[users]),
-            f"events before {_iso(first)} train; those from then on validate if before "
-            f"{_iso(second)}, those from {_iso(second)} on are tested",
+            f"events before {iso(first)} train; those from then on validate if before "
+            f"{iso(second)}, those from {iso(second)} on are tested",
         )
     return (
         trained,
         _first_after(log, trained, asked & (trained < seen)),
         _first_after(log, seen, asked & (seen < log.lengths)),
-        f"events before {_iso(first)} train; a user's first event from then on validates if before "
-        f"{_iso(second)}, the first from {_iso(second)} on is tested",
+        f"events before {iso(first)} train; a user's first event from then on validates if before "
+        f"{iso(second)}, the first from {iso(second)} on is tested",
     )
 
 
@@ -292,8 +296,12 @@ def _events_before(log: BehaviorLog, moment: int) -> Ints:
     return np.add.reduceat(log.timestamps < moment, log.offsets[:-1], dtype=np.int64)
 
 
-def _moment(cut: str | float, log: BehaviorLog, option: str) -> int:
-    """A cut as Unix seconds: an ISO time with a zone, or a quantile of all event times."""
+def moment_of(cut: str | float, log: BehaviorLog, option: str) -> int:
+    """A cut as Unix seconds: an ISO time with a zone, or a quantile of all event times.
+
+    Raises:
+        ConfigError: It is neither.
+    """
     if isinstance(cut, (int, float)):
         if not 0 < cut < 1:
             raise _bad_cut(cut, option)
@@ -310,7 +318,7 @@ def _moment(cut: str | float, log: BehaviorLog, option: str) -> int:
 def _bad_cut(cut: str | float, option: str) -> ConfigError:
     return ConfigError(
         f"{option} is {cut!r}",
-        where="global_time split",
+        where=option,
         expected="an ISO time with a zone, such as 2024-05-01T00:00:00Z, or a number in (0, 1)",
         fix=f"correct {option}",
     )
@@ -340,7 +348,8 @@ def _describe(
     }
 
 
-def _iso(moment: int) -> str:
+def iso(moment: int) -> str:
+    """Unix seconds as an ISO time in UTC."""
     return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llm_influence.errors import ModelError
+
 SURE = 1e4
 """Log-odds of what is certain: beyond any that finite scores give."""
 
@@ -80,8 +82,14 @@ class ItemScores:
         Args:
             targets: (B,) item codes.
             seen: (B, S) codes of items that are no candidates, -1 where a row has fewer.
+
+        Raises:
+            ModelError: A target's score is no number: it would be above and below nothing, and a
+                model that has diverged would rank everything first.
         """
         own, ranks = self.at(targets)[:, None], torch.ones(len(targets), dtype=torch.int64)
+        if own.isnan().any():
+            raise _no_number()
         for start, values in self.chunks():
             own, targets = own.to(values), targets.to(values.device)
             codes = torch.arange(start, start + values.shape[1], device=values.device)
@@ -151,3 +159,12 @@ def _odds(scores: Tensor, rest: Tensor) -> Tensor:
     after = torch.cat([nothing, scores.flip(1).logcumsumexp(dim=1)[:, :-1]], dim=1).flip(1)
     others = torch.logaddexp(torch.logaddexp(before, after), rest)
     return (scores - others).clamp(-SURE, SURE)
+
+
+def _no_number() -> ModelError:
+    return ModelError(
+        "the scores of items are not numbers",
+        where="ranking",
+        expected="a model whose weights are finite",
+        fix="train with lower learning rates, or with train.precision fp32",
+    )

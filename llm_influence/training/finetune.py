@@ -6,10 +6,12 @@ import json
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import TrainerCallback
 
 from llm_influence.config import RunConfig
 from llm_influence.data.sources import open_data
@@ -38,17 +40,24 @@ class FinetuneResult:
         folder: The model folder.
         validation: Metrics of the chosen epoch on validation, of all trained heads: ``ndcg@10``,
             ``feedback_auc``, ``behavior_accuracy`` and so on (`evaluation.heads.head_metrics`).
-        test: Metrics of the same model on test, measured once.
+        test: Metrics of the same model on test, measured once; None where it was left out.
         seconds: Wall-clock seconds of training, validations included.
     """
 
     folder: Path
     validation: dict[str, float]
-    test: dict[str, float]
+    test: dict[str, float] | None
     seconds: float
 
 
-def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
+def finetune(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    measure_test: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+    cache: Path | None = None,
+) -> FinetuneResult:
     """Fine-tune as ``config`` says and write the model folder ``config.output``.
 
     With a ``pretraining`` block the model reads the log without labels first; what that learned is
@@ -60,6 +69,10 @@ def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
     Args:
         config: The run.
         resume: Go on from the last checkpoint in the folder, if there is one.
+        measure_test: False leaves the test split unread: what trains and measures the model is
+            given a split without test questions. The folder holds the whole split all the same.
+        callbacks: More of them for the trainer.
+        cache: Folder of the items' text vectors, for runs that share them; default: in the run's.
 
     Raises:
         OutputError: The folder holds another run and ``resume`` was not asked for, or it cannot
@@ -68,33 +81,42 @@ def finetune(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
     """
     chosen_metric(config)  # a choice that cannot be made is refused before anything is read
     folder, state = Path(config.output), PartialState(cpu=on_cpu())
-    checkpoint = _last_checkpoint(folder, resume=resume)
+    checkpoint = checkpoint_of(folder, resume=resume)
     with state.main_process_first():  # one process fetches what has to be fetched
         split = split_log(open_data(config.data), config.data.split)
-        model = InfluenceModel.build(config, split.train, cache=folder / "text_vectors")
+        model = InfluenceModel.build(config, split.train, cache=cache or folder / "text_vectors")
     if state.is_main_process:
-        _start_folder(folder, config, split)
+        start_folder(folder, config, split)
+    split = split if measure_test else split.without_test()
     pretrained = pretrain(config, model, split.train, folder)
     pseudo, rounds = teach(config, model, split, folder)
     arguments = training_arguments(config, folder, state.num_processes)
     trainer = InfluenceTrainer(config, model, split, arguments, pseudo)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - begun
     result = FinetuneResult(
         folder=folder,
         validation=trainer.measure(split.validation),
-        test=trainer.measure(split.test),
+        test=trainer.measure(split.test) if measure_test else None,
         seconds=seconds,
     )
     if state.is_main_process:
-        before: dict[str, object] = {"pretraining": pretrained, "pseudo_labels": rounds}
-        _finish_folder(result, config, split, model, trainer.state.log_history, before)
+        before = {"pretraining": pretrained, "pseudo_labels": rounds}
+        more = {block: found for block, found in before.items() if found}
+        finish_folder(result, config, split, model, trainer.state.log_history, more)
     state.wait_for_everyone()
     return result
 
 
-def _last_checkpoint(folder: Path, *, resume: bool) -> str | None:
+def checkpoint_of(folder: Path, *, resume: bool) -> str | None:
+    """The newest whole checkpoint of a run, to go on from.
+
+    Raises:
+        OutputError: The folder holds a run and ``resume`` was not asked for.
+    """
     found = last_checkpoint(folder / "checkpoints")
     traces = ("model.json", pretraining.PLACE, pseudo_labels.PLACE)
     if (found or any((folder / name).exists() for name in traces)) and not resume:
@@ -107,7 +129,8 @@ def _last_checkpoint(folder: Path, *, resume: bool) -> str | None:
     return found
 
 
-def _start_folder(folder: Path, config: RunConfig, split: Split) -> None:
+def start_folder(folder: Path, config: RunConfig, split: Split) -> None:
+    """Write what is known before training: the configuration and the whole split."""
     config.save(folder / "run.yaml")
     split.save(folder / "split")
 
@@ -120,14 +143,15 @@ def _grouped(metrics: dict[str, float]) -> dict[str, dict[str, float | None]]:
     }
 
 
-def _finish_folder(
+def finish_folder(
     result: FinetuneResult,
     config: RunConfig,
     split: Split,
     model: InfluenceModel,
     history: list[dict[str, float]],
-    before: dict[str, object],
+    more: Mapping[str, object] | None = None,
 ) -> None:
+    """Write the model and its metrics; ``more`` is put beside them in ``metrics.json``."""
     model.protocol = {
         "data": config.data.source,
         "split": split.description,
@@ -137,13 +161,13 @@ def _finish_folder(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     metrics = {
         "validation": _grouped(result.validation),
-        "test": _grouped(result.test),
+        "test": None if result.test is None else _grouped(result.test),
         "protocol": model.protocol,
         "seconds": result.seconds,
         "trainable_parameters": trained,
         "history": history,
+        **(more or {}),
     }
-    metrics |= {block: found for block, found in before.items() if found}
     text = json.dumps(metrics, indent=2, ensure_ascii=False) + "\n"
     write_text(result.folder / "metrics.json", text)
     logger.info("model folder: %s", result.folder)

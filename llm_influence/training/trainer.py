@@ -44,7 +44,8 @@ class InfluenceTrainer(ModelTrainer):
     """Trains an `InfluenceModel` on windows and measures all of its heads on validation.
 
     Its predictions are a few numbers a row instead of logits (`evaluation.heads.row_scores`):
-    small enough to gather from every process.
+    small enough to gather from every process. ``windows`` are those of ``split.train`` to train
+    on; default: all of them.
     """
 
     data_collator: WindowCollator | RowCollator
@@ -56,6 +57,7 @@ class InfluenceTrainer(ModelTrainer):
         split: Split,
         args: TrainingArguments,
         pseudo: WeightedLabels | None = None,
+        windows: WindowDataset | None = None,
     ) -> None:
         self._top = 0
         check_chosen(config, split.validation)
@@ -70,7 +72,8 @@ class InfluenceTrainer(ModelTrainer):
             adversarial=train.adversarial,
         )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
-        windows = WindowDataset(split.train, model.encoder)
+        if windows is None:
+            windows = WindowDataset(split.train, model.encoder)
         lengths = [window.stop - window.start for window in windows.windows]
         sampler = LengthSampler(lengths, train.batch_size, seed=train.seed)
         steps = math.ceil(len(windows) / train.batch_size)

@@ -35,13 +35,15 @@ Inputs = dict[str, Any]
 class Window:
     """Events ``start`` to ``stop`` of one user; the event at ``stop``, if any, is a label too.
 
-    ``epoch`` is the pass over the data that the window is read in; augmentation draws by it.
+    ``epoch`` is the pass over the data that the window is read in; augmentation draws by it. Events
+    before place ``taught`` of the user's history are read but are no labels.
     """
 
     user: int
     start: int
     stop: int
     epoch: int = 0
+    taught: int = 0
 
     def draws_by(self) -> dict[str, int]:
         """What random draws about the window depend on, beside the seed."""
@@ -164,10 +166,14 @@ class WindowCollator:
         ]
         labels = self._encoder.lexicon.columns(shown)
         places = _pad(np.concatenate(before), labels.lengths, 0)
+        codes = {
+            name: np.where(_untaught(windows, views), IGNORE, labels.codes[name])
+            for name in ("item", "behavior")
+        }
         inputs = {
             **batch_inputs(batch),
-            "labels": _pad(labels.codes["item"], labels.lengths, IGNORE),
-            "behavior_labels": _pad(labels.codes["behavior"], labels.lengths, IGNORE),
+            "labels": _pad(codes["item"], labels.lengths, IGNORE),
+            "behavior_labels": _pad(codes["behavior"], labels.lengths, IGNORE),
             "asked_at": batch.ends.gather(1, places),
         }
         if self._when:  # hidden events are there, so that the gap is measured from them
@@ -251,6 +257,13 @@ class RowCollator:
 def batch_inputs(batch: EncodedBatch) -> Inputs:
     """The tensors of an `EncodedBatch` by name, as the Trainer moves them about."""
     return {name: getattr(batch, name) for name in batch.__slots__}
+
+
+def _untaught(windows: Sequence[Window], views: Sequence[View]) -> BoolArray:
+    """Which labels of all views are none, as they come before what their window teaches."""
+    places = [w.start + np.append(v.shown, v.after) for w, v in zip(windows, views, strict=True)]
+    taught = [window.taught for window in windows]
+    return np.concatenate(places) < np.repeat(taught, [len(each) for each in places])
 
 
 def _gaps(
