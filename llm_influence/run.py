@@ -64,12 +64,14 @@ class Run:
     def test_histories(self, users: int, *, seed: int = 0, skip: int = 0) -> list[History]:
         """Histories before the tested events of ``users`` users drawn by the seed, in their order.
 
-        All users where there are fewer. The first ``skip`` drawn are left out: whoever chooses a
-        method on some users can measure it on others.
+        All users where there are fewer; of a user who is asked several times, the first question.
+        The first ``skip`` drawn are left out: whoever chooses a method on some users can measure it
+        on others.
         """
         rows = self.split.test
-        drawn = np.random.default_rng(seed).permutation(len(rows))[skip : skip + users]
-        return [rows.history(int(row)) for row in sorted(drawn)]
+        first = np.unique(rows.users, return_index=True)[1]
+        drawn = np.random.default_rng(seed).permutation(len(first))[skip : skip + users]
+        return [rows.history(int(first[each])) for each in sorted(drawn)]
 
     def report_facts(self, metrics: list[Record], shown: list[History], k: int = 10) -> ReportFacts:
         """What a report says beside the explanations, with the top k of the users it shows."""

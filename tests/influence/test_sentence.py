@@ -157,7 +157,7 @@ def assert_no_other_number(text, influence, named, written, count):
     allowed |= {signed(influence.full_value - influence.base_value), str(count)}
     allowed |= {plain(e.value) for e in influence.events if e.value is not None}
     allowed |= {str(days) for days in range(count)} | {"1", "2"}
-    for number in re.findall(r"[+−<]?\d[\d.]*(?:e-\d+)?%?", text):
+    for number in re.findall(r"[+−<>]?\d[\d.]*(?:e-\d+)?%?", text):
         assert number.rstrip(".") in allowed, (number, text)
 
 

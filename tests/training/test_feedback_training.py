@@ -196,6 +196,8 @@ def test_a_run_learns_what_is_liked_and_measures_every_head(liking):
     assert groups["feedback"]["auc"] > 0.8
     assert {"coverage@10", "popularity@10", "target_popularity"} < groups["items"].keys()
     run = Run.open(result.folder)
+    drawn = [history.user_id for history in run.test_histories(len(run.split.log))]
+    assert len(drawn) == len(set(drawn)) == len(run.split.test) / 2
     found = predict_rows(run.model, run.split.test, config.evaluation, top=10)
     assert head_metrics(run.model, found, 10) == pytest.approx(result.test, abs=1e-5)
     records = compare_heads(run.model, run.split, config.evaluation)
