@@ -130,7 +130,16 @@ def test_a_run_goes_through_its_rounds_and_goes_on_to_the_same_weights(tmp_path,
     for name in ("unbroken", "broken"):
         (tmp_path / name).mkdir()
         configs.append(config_in(tmp_path / name, events, **sections))
-    unbroken = finetune(configs[0])
+    starts, usual = [], module._round
+
+    def noted(config, model, *rest):
+        starts.append(model.item_head.project.weight.detach().clone())
+        usual(config, model, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_round", noted)
+        unbroken = finetune(configs[0])
+    assert torch.equal(*starts)  # every model begins where the first one did
     rounds = json.loads((unbroken.folder / "metrics.json").read_text())["pseudo_labels"]
     assert len(rounds) == 2
     assert all(row["guessed"] > 0 and row["labels"] == rounds[0]["labels"] for row in rounds)
