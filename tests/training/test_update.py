@@ -21,6 +21,7 @@ from llm_influence.errors import (
     OutputError,
     UnknownNameError,
 )
+from llm_influence.evaluation.heads import by_head
 from llm_influence.evaluation.ranking import ModelRecommender, evaluate
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.run import Run
@@ -150,15 +151,18 @@ def test_before_is_the_old_run_and_after_the_folder_that_was_written(run, done, 
     _, periods = periods_of(run, tmp_path)
     opened = Run.open(done.folder)
     recommender, config = ModelRecommender(opened.model), opened.config.evaluation
-    assert done.old["after"] == pytest.approx(evaluate(recommender, periods.old, config)[0])
-    assert done.new["after"] == pytest.approx(evaluate(recommender, opened.split.test, config)[0])
+    of_items = evaluate(recommender, periods.old, config)[0]
+    assert {name: done.old["after"][name] for name in of_items} == pytest.approx(of_items)
+    of_items = evaluate(recommender, opened.split.test, config)[0]
+    assert {name: done.new["after"][name] for name in of_items} == pytest.approx(of_items)
     old = InfluenceModel.from_pretrained(run)
     module.prepare(old, periods)
-    found = evaluate(ModelRecommender(old), periods.old, config)[0]
-    assert done.old["before"] == pytest.approx(found)
+    of_items = evaluate(ModelRecommender(old), periods.old, config)[0]
+    assert {name: done.old["before"][name] for name in of_items} == pytest.approx(of_items)
     assert done.new["after"] != done.new["before"]
     written = json.loads((done.folder / "metrics.json").read_text(encoding="utf-8"))
-    assert written["test"] == written["update"]["new_period"]["after"] == done.new["after"]
+    assert written["test"] == by_head(done.new["after"])
+    assert written["update"]["new_period"]["after"] == done.new["after"]
     assert written["update"]["old_period"]["before"] == done.old["before"]
     assert written["update"]["new_items"] == 2
     assert "ndcg@10" in done.to_text()
