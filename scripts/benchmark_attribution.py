@@ -130,7 +130,9 @@ def protocol(run: Run, options: argparse.Namespace) -> dict[str, object]:
         "seconds_to_error": f"relative RMSE {TOLERANCE}: budgets double until the median error is "
         f"within, then {shapley_part.STEPS} halvings; on all histories for 10 events, on the "
         f"first {options.pilot} for 40 and then raised until all histories agree; at most "
-        f"{options.most_passes} passes. The best peer is the one with the least seconds",
+        f"{options.most_passes} passes. The best peer is the one with the least seconds; one that "
+        "has not reached the error stands with its largest budget, and the ratio to it is a lower "
+        "bound",
         "leave_one_out": f"the two systems' values were equal to {loo_part.EQUAL:g} log-odds; "
         "ratio of the sums of seconds",
         "integrated_gradients": f"Captum LayerIntegratedGradients, {ig_part.STEPS} steps, fastest "
