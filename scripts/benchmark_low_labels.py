@@ -110,6 +110,8 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     config = config_of(SUPERVISED, 0, options)
     log = open_data(config.data)
+    if options.users is not None:
+        log = log.select(log.user_ids[: options.users].to_pylist())
     runs: dict[str, list[dict]] = {arm: [] for arm in ARMS}
     for seed in options.seeds:
         split = with_few_labels(log, config, options.share, seed)
@@ -132,7 +134,7 @@ def main(options: argparse.Namespace) -> None:
         options.write,
         name="low_labels",
         protocol={
-            "data": "movielens_100k",
+            "data": f"movielens_100k, {len(log)} users",
             "split": "of a user's events the last 10 are tested, the 10 before validate",
             "labels": f"{options.share:.0%} of the users, drawn by the seed, keep their ratings; "
             "the others' events have no value and no label, in histories too",
@@ -192,6 +194,9 @@ def mean_of(rows: list[dict], name: str) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--users", type=int, help="the first so many alone, to try it; default: all"
+    )
     parser.add_argument("--share", type=float, default=0.1, help="of the users who keep ratings")
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--pretraining_epochs", type=float, default=5)

@@ -46,7 +46,7 @@ def check_objective(config: PretrainingConfig, model: InfluenceModel) -> None:
     several = model.encoder.style == "text" or len(said) > 1
     found, fix = "", ""
     if config.objective == "masked" and not encoder:
-        found = "a decoder never sees what stands behind a hidden token"
+        found = f"a {model.backbone.kind} model never sees what stands behind a hidden token"
         fix = "set pretraining.objective to causal"
     elif config.objective == "causal" and encoder and several:
         found = "an encoder sees all tokens of an event at once, those to be predicted too"

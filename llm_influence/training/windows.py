@@ -166,9 +166,9 @@ class WindowCollator:
         ]
         labels = self._encoder.lexicon.columns(shown)
         places = _pad(np.concatenate(before), labels.lengths, 0)
+        untaught = _untaught(windows, views)
         codes = {
-            name: np.where(_untaught(windows, views), IGNORE, labels.codes[name])
-            for name in ("item", "behavior")
+            name: np.where(untaught, IGNORE, labels.codes[name]) for name in ("item", "behavior")
         }
         inputs = {
             **batch_inputs(batch),
@@ -184,7 +184,7 @@ class WindowCollator:
             inputs["label_when"] = _pad(_gaps(shown, times, rendered), labels.lengths, 0)
         if self._feedback is not None:
             asked = [self._places(w, view) for w, view in zip(windows, views, strict=True)]
-            found = self._feedback[np.concatenate(asked)]
+            found = np.where(untaught, np.nan, self._feedback[np.concatenate(asked)])
             inputs["feedback_labels"] = _pad(found, labels.lengths, np.nan)
             if self._weights is not None:
                 weights = self._weights[np.concatenate(asked)]

@@ -166,7 +166,7 @@ def test_words_are_scored_by_their_input_vectors(train, kind, config, monkeypatc
 def test_only_a_decoder_or_one_token_an_event_is_causal_and_only_an_encoder_masked():
     with pytest.raises(ConfigError, match="encoder sees all tokens of an event"):
         objective_of(tiny.tiny_model("bert", "token"), CAUSAL)
-    with pytest.raises(ConfigError, match="decoder never sees"):
+    with pytest.raises(ConfigError, match="decoder model never sees"):
         objective_of(tiny.tiny_model("gpt2", "token"), MASKED)
 
 

@@ -11,6 +11,7 @@ import pytest
 from transformers import TrainerCallback
 
 from llm_influence.attribution.explainer import Explainer
+from llm_influence.config import FeedbackHeadConfig
 from llm_influence.data import periods
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import Split
@@ -107,7 +108,10 @@ def test_new_events_are_taught_once_and_old_ones_as_the_run_was_taught(run, tmp_
     windows = ReplayWindows(
         train, model.encoder, known=periods.known, trained=periods.trained, share=share, seed=0
     )
-    labels = WindowCollator(train, model.encoder)(list(windows))["labels"]
+    inputs = WindowCollator(train, model.encoder, feedback=FeedbackHeadConfig())(list(windows))
+    labels = inputs["labels"]
+    assert inputs["feedback_labels"][labels == IGNORE].isnan().all()
+    assert not inputs["feedback_labels"].isnan().all()
     taught = []
     for window, row in zip(windows, labels, strict=True):
         places = window.start + np.flatnonzero((row != IGNORE).numpy())
