@@ -77,13 +77,14 @@ class UnitVectors(nn.Module):
 
     @torch.no_grad()
     def begin_at_random(self) -> None:
-        """Give every item a residual whose vector has length one on average.
+        """Give every unit a residual: an item's vector has length one on average.
 
         Nothing else would tell items apart that have no words. The units before the items, the
-        template's words, still begin at zero: what is added to an event must not drown its item.
+        template's words, begin a hundred times shorter: what is added to an event must not drown
+        its item, and a direction at zero, where a cosine has none, could not be learned.
         """
-        items = self.residual[self.first_item :]
-        items.normal_(std=1 / math.sqrt(self.width))
+        self.residual.normal_(std=1 / math.sqrt(self.width))
+        self.residual[: self.first_item] *= 0.01
 
     def forward(self, ids: Tensor | slice) -> Tensor:
         """(..., H) vectors of the units ``ids``."""

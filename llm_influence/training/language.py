@@ -54,6 +54,10 @@ def check_objective(config: PretrainingConfig, model: InfluenceModel) -> None:
     elif not set(said) - {"value"}:
         found = f"template {template.name!r} says nothing but values, which are not predicted"
         fix = "use a template that says items or behaviours"
+    elif model.encoder.style == "text" and model.backbone.input_width != model.backbone.width:
+        width = model.backbone.input_width
+        found = f"words have vectors of {width} numbers, states {model.backbone.width}"
+        fix = f"choose a backbone whose states are as wide (model.recurrent.width {width})"
     elif model.encoder.style == "text" and model.config.adapter.kind == "frozen":
         found = "a frozen backbone learns nothing from words"
         fix = "choose another model.adapter.kind, or set pretraining.epochs to 0"

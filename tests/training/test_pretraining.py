@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from llm_influence.config import PretrainingConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
-from llm_influence.modeling.model import inference
+from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.rendering.pieces import UnitPieces
 from llm_influence.rendering.template import FIELDS
 from llm_influence.training import pretraining as module
@@ -168,6 +168,24 @@ def test_only_a_decoder_or_one_token_an_event_is_causal_and_only_an_encoder_mask
         objective_of(tiny.tiny_model("bert", "token"), CAUSAL)
     with pytest.raises(ConfigError, match="decoder model never sees"):
         objective_of(tiny.tiny_model("gpt2", "token"), MASKED)
+    with pytest.raises(ConfigError, match="recurrent model never sees"):
+        objective_of(tiny.tiny_model("gru", "token"), MASKED)
+
+
+def test_a_recurrent_backbone_is_causal_where_its_states_are_as_wide_as_its_words(train, log):
+    for kind, style in (("gru", "token"), ("lstm", "text")):
+        model = tiny.tiny_model(kind, style)
+        inputs, objective = inputs_of(model, train, CAUSAL), objective_of(model, CAUSAL)
+        loss = objective(**inputs)["loss"]
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert model.backbone.model.cell.weight_ih_l0.grad.abs().max() > 0
+    narrow = tiny.recurrent_options("gru", "text") | {
+        "recurrent": {"width": 16, "words": tiny.backbone_folder("bert")}
+    }
+    config = tiny.run_config("gru", "text", model=narrow)
+    with pytest.raises(ConfigError, match=r"vectors of 32 numbers, states 16.*width 32"):
+        objective_of(InfluenceModel.build(config, log), CAUSAL)
 
 
 def test_predictable_are_words_of_fields_and_not_padding(model, train):
