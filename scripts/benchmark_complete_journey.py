@@ -19,7 +19,8 @@ from benchmark_json import write_benchmark
 from benchmark_prediction import make_environment
 from domain_report import INTERVAL, Measured, of_gains, of_scores, report, trial_rows
 from domain_runs import OURS, our_runs, save_arrays, save_result
-from prediction_runs import NDCG, Bench, Budget, read_runs, read_trials
+from peer_runs import Budget, read_trials
+from prediction_runs import NDCG, Bench, read_runs
 from redemption_tree import GRID, features, fit
 from torch import Tensor
 

@@ -19,14 +19,17 @@ from benchmark_prediction import make_environment
 from feedback_joint import run_joint
 from feedback_report import write_report
 from feedback_runs import OURS, FeedbackBench
+from peer_runs import Budget
 from peers.click_settings import PROGRAMS
-from prediction_runs import HERE, Budget
+from pinned import HERE
 
 from llm_influence.config import RunConfig
 
 STAGES = ("export", "peers", "ours", "joint", "report")
 CONFIG = Path("configs/movielens_100k_feedback.yaml")
 REQUIREMENTS = HERE / "peers" / "requirements_feedback.txt"
+BUDGET = Budget(12, tuning_seconds=900, trial_seconds=180, final_seconds=450, patience=5)
+"""What a peer may spend, if nothing else is said."""
 
 
 def main(options: argparse.Namespace) -> None:
@@ -37,13 +40,7 @@ def main(options: argparse.Namespace) -> None:
     if "export" in stages:
         bench.export(RunConfig.load(options.config, options.ours))
     if "peers" in stages:
-        budget = Budget(
-            options.trials,
-            options.tuning_seconds,
-            options.trial_seconds,
-            options.final_seconds,
-            options.patience,
-        )
+        budget = Budget.of(options)
         bench.references()
         make_environment(options.environment, REQUIREMENTS)
         for system in filter(None, options.systems.split(",")):
@@ -69,11 +66,7 @@ def _options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--environment", type=Path, default=Path(".peers_feedback"))
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/feedback_ml100k.json"))
     parser.add_argument("--core", type=int, default=0, help="the core that runs are pinned to")
-    parser.add_argument("--trials", type=int, default=12, help="settings tried of a peer, at most")
-    parser.add_argument("--tuning-seconds", type=float, default=900)
-    parser.add_argument("--trial-seconds", type=float, default=180)
-    parser.add_argument("--final-seconds", type=float, default=450)
-    parser.add_argument("--patience", type=int, default=5)
+    BUDGET.add_to(parser)
     return parser.parse_known_args()
 
 

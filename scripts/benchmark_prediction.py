@@ -17,13 +17,17 @@ import sys
 from pathlib import Path
 
 from beauty import write_tables
+from peer_runs import Budget
 from peers.settings import PROGRAMS
+from pinned import HERE
 from prediction_report import write_report
-from prediction_runs import HERE, Bench, Budget
+from prediction_runs import Bench
 
 from llm_influence.config import RunConfig
 
 REQUIREMENTS = HERE / "peers" / "requirements.txt"
+BUDGET = Budget(8, tuning_seconds=600, trial_seconds=150, final_seconds=450, patience=10)
+"""What a peer may spend, if nothing else is said."""
 STAGES = ("export", "peers", "ours", "report")
 CONFIGS = {
     "ml100k": Path("configs/movielens_100k.yaml"),
@@ -47,13 +51,7 @@ def main(options: argparse.Namespace) -> None:
     if "export" in stages:
         bench.export(RunConfig.load(None, overrides))
     if "peers" in stages:
-        budget = Budget(
-            options.trials,
-            options.tuning_seconds,
-            options.trial_seconds,
-            options.final_seconds,
-            options.patience,
-        )
+        budget = Budget.of(options)
         make_environment(options.environment)
         bench.baselines()
         for system in options.systems.split(","):
@@ -95,11 +93,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
     parser.add_argument("--environment", type=Path, default=Path(".peers"))
     parser.add_argument("--core", type=int, default=0, help="the core that runs are pinned to")
-    parser.add_argument("--trials", type=int, default=8, help="settings tried of a peer, at most")
-    parser.add_argument("--tuning-seconds", type=float, default=600)
-    parser.add_argument("--trial-seconds", type=float, default=150)
-    parser.add_argument("--final-seconds", type=float, default=450)
-    parser.add_argument("--patience", type=int, default=10)
+    BUDGET.add_to(parser)
     return parser.parse_args()
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pinned import finetune_pinned
 
 from llm_influence.evaluation.heads import predict_rows
 from llm_influence.files import write_text, write_whole
 from llm_influence.run import Run
 
-HERE = Path(__file__).resolve().parent
 OURS = "llm_influence"
 
 
@@ -44,12 +40,8 @@ def our_runs(
 
 
 def _our_run(folder: Path, config: Path, overrides: Sequence[str], seed: int, core: int) -> OurRun:
-    model, answers = folder / "model", folder / "test.npz"
-    if not (model / "metrics.json").exists():
-        shutil.rmtree(model, ignore_errors=True)  # one that was cut short begins anew
-        words = [str(HERE / "finetune.py"), "--config", str(config), "--output", str(model)]
-        print(f"{OURS} {folder.name}", flush=True)
-        run_pinned([*words, "--train.seed", str(seed), *overrides], folder, core)
+    answers = folder / "test.npz"
+    model = finetune_pinned(config, overrides, folder, seed, core)
     if not answers.exists():
         run = Run.open(model)
         found = predict_rows(run.model, run.split.test, run.config.evaluation)
@@ -57,20 +49,6 @@ def _our_run(folder: Path, config: Path, overrides: Sequence[str], seed: int, co
     metrics = json.loads((model / "metrics.json").read_text(encoding="utf-8"))
     print(f"{OURS} {folder.name}: {json.dumps(metrics['validation'])}", flush=True)
     return OurRun(seed, np.load(answers), metrics)
-
-
-def run_pinned(words: Sequence[str], folder: Path, core: int) -> None:
-    """Run one of our Python programs on one core with one thread; it writes to ``log.txt``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run(  # noqa: S603
-            ["taskset", "-c", str(core), sys.executable, *words],  # noqa: S607
-            check=True,
-            env=os.environ | threads,
-            stdout=log,
-            stderr=log,
-        )
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -14,8 +14,8 @@ from feedback_joint import joint_rows
 from feedback_references import REFERENCES
 from feedback_runs import AUC, OURS, FeedbackBench, measure, read_seeds
 from intervals import mean_interval
+from peer_runs import Result, read_trials
 from peers.click_settings import LIKED_FROM, PROGRAMS
-from prediction_runs import Result, read_trials
 
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.evaluation.intervals import percentiles

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feedback_references import REFERENCES
-from peers.click_settings import LIKED_FROM, PROGRAMS, Settings, points
-from pinned import run_pinned
-from prediction_runs import HERE, Budget, Result, check_same, our_result, read_result
+from peer_runs import Budget, PeerRuns, Result, Settings, read_result
+from peers.click_settings import LIKED_FROM, PROGRAMS, points
+from pinned import finetune_pinned
+from prediction_runs import check_same, our_result
 
 from llm_influence.config import RunConfig
 from llm_influence.data.catalogue import Catalogue
@@ -107,56 +107,26 @@ class FeedbackBench:
             print(f"{name}: validation {max(quality):.4f}", flush=True)
 
     def tune(self, system: str, budget: Budget) -> Settings:
-        """Try settings on validation with seed 0 until the budget is spent; the best one."""
-        spent, tried = 0.0, []
-        for number, settings in enumerate(points(system)):
-            if number >= budget.trials or spent >= budget.tuning_seconds:
-                break
-            folder = self.folder / system / f"trial_{number:02d}"
-            limit = ["--no-test", f"--max-seconds={budget.trial_seconds}"]
-            result = self._peer(system, folder, settings, 0, budget.patience, limit)
-            spent += float(str(result["train_seconds"]))
-            tried.append(result)
-        return max(tried, key=lambda result: result[f"validation_{AUC}"])["settings"]
+        """The best setting of a peer, see `PeerRuns.tune`; test is not asked."""
+        return self._peers().tune(system, points(system), budget)
 
     def seeds(self, system: str, settings: Settings, seeds: list[int], budget: Budget) -> None:
         """Train the chosen setting with every seed."""
-        limit = [f"--max-seconds={budget.final_seconds}"]
-        for seed in seeds:
-            folder = self.folder / system / f"seed_{seed}"
-            self._peer(system, folder, settings, seed, budget.patience, limit)
+        self._peers().seeds(system, settings, seeds, budget)
 
-    def _peer(
-        self,
-        system: str,
-        folder: Path,
-        settings: Settings,
-        seed: int,
-        patience: int,
-        limit: list[str],
-    ) -> Result:
-        done = folder / "result.json"
-        if not done.exists() or read_result(done)["settings"] != settings:
-            print(f"{system} {folder.name}: {json.dumps(settings)}", flush=True)
-            words = [
-                str(self.environment / "bin" / "python"),
-                str(HERE / "peers" / PROGRAMS[system]),
-                f"--task={self.task}",
-                f"--output={folder}",
-                f"--settings={json.dumps(settings)}",
-                f"--seed={seed}",
-                f"--patience={patience}",
-            ]
-            run_pinned([*words, *limit], folder, self.core)
-        result = read_result(done)
-        found, cost = float(str(result[f"validation_{AUC}"])), float(str(result["train_seconds"]))
-        print(f"{system} {folder.name}: validation {found:.4f}, {cost:.0f} s", flush=True)
-        return result
+    def _peers(self) -> PeerRuns:
+        return PeerRuns(
+            self.folder,
+            self.task,
+            self.core,
+            self.environment,
+            PROGRAMS,
+            AUC,
+            of_trials=("--no-test",),
+        )
 
     def ours(self, name: str, config: Path, overrides: list[str], seeds: list[int]) -> None:
         """Fine-tune our model with every seed and ask it everything.
-
-        A fine-tuning that was cut short begins anew: its seconds would not be those of one run.
 
         Args:
             name: What the runs are called; the folder's name.
@@ -166,15 +136,9 @@ class FeedbackBench:
         """
         for seed in seeds:
             folder = self.folder / name / f"seed_{seed}"
-            if (folder / "result.json").exists():
-                continue
-            if not (folder / "model" / "metrics.json").exists():
-                print(f"{name} {folder.name}", flush=True)
-                shutil.rmtree(folder / "model", ignore_errors=True)
-                words = [sys.executable, str(HERE / "finetune.py"), "--config", str(config)]
-                words += ["--output", str(folder / "model"), "--train.seed", str(seed)]
-                run_pinned([*words, *overrides], folder, self.core)
-            self._ask_ours(folder, seed)
+            if not (folder / "result.json").exists():
+                finetune_pinned(config, overrides, folder, seed, self.core)
+                self._ask_ours(folder, seed)
 
     def _ask_ours(self, folder: Path, seed: int) -> None:
         """Write what a peer writes, and the ranks of an item head, from a run folder."""

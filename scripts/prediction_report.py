@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from benchmark_json import Scalar, write_benchmark
 from intervals import Floats, mean_interval, paired_bootstrap
-from prediction_runs import NDCG, OURS, Bench, Result, metrics_of, read_runs, read_trials
+from peer_runs import Result, read_trials
+from prediction_runs import NDCG, OURS, Bench, metrics_of, read_runs
 
 from llm_influence.evaluation.ranking import ndcg_of_rows
 

@@ -7,16 +7,15 @@ it is a peer's run of another setting.
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from peers.settings import PROGRAMS, Settings, points
-from pinned import run_pinned
+from peer_runs import Budget, PeerRuns, Result, Settings, read_result
+from peers.settings import PROGRAMS, points
+from pinned import finetune_pinned
 
 from llm_influence.config import EvaluationConfig, RunConfig
 from llm_influence.data.catalogue import Catalogue
@@ -33,29 +32,8 @@ from llm_influence.evaluation.ranking import (
 from llm_influence.files import write_text, write_whole
 from llm_influence.run import Run
 
-HERE = Path(__file__).resolve().parent
 NDCG = "ndcg@10"
 OURS = ModelRecommender.name
-Result = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What each peer may spend, in seconds of training.
-
-    Attributes:
-        trials: At most so many settings are tried.
-        tuning_seconds: No trial begins after so many, all trials together.
-        trial_seconds: A trial ends with the epoch in which they are over.
-        final_seconds: The same for a run of the chosen setting.
-        patience: Epochs without a better validation NDCG@10 before a run stops.
-    """
-
-    trials: int
-    tuning_seconds: float
-    trial_seconds: float
-    final_seconds: float
-    patience: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,69 +67,31 @@ class Bench:
         print(json.dumps(split.description), flush=True)
 
     def tune(self, system: str, budget: Budget) -> Settings:
-        """Try settings on validation with seed 0 until the budget is spent; the best one."""
-        spent, tried = 0.0, []
-        for number, settings in enumerate(points(system, self.task)):
-            if number >= budget.trials or spent >= budget.tuning_seconds:
-                break
-            folder = self.folder / system / f"trial_{number:02d}"
-            result = self._peer(system, folder, settings, 0, budget.trial_seconds, budget.patience)
-            spent += float(str(result["train_seconds"]))
-            tried.append(result)
-        best = max(tried, key=lambda result: result[f"validation_{NDCG}"])
-        return best["settings"]
+        """The best setting of a peer, see `PeerRuns.tune`."""
+        return self._peers().tune(system, points(system, self.task), budget)
 
     def seeds(self, system: str, settings: Settings, seeds: list[int], budget: Budget) -> None:
         """Train the chosen setting with every seed."""
-        for seed in seeds:
-            folder = self.folder / system / f"seed_{seed}"
-            self._peer(system, folder, settings, seed, budget.final_seconds, budget.patience)
+        self._peers().seeds(system, settings, seeds, budget)
 
-    def _peer(
-        self,
-        system: str,
-        folder: Path,
-        settings: Settings,
-        seed: int,
-        seconds: float,
-        patience: int,
-    ) -> Result:
-        done = folder / "result.json"
-        if not done.exists() or read_result(done)["settings"] != settings:
-            print(f"{system} {folder.name}: {json.dumps(settings)}", flush=True)
-            program = HERE / "peers" / PROGRAMS[system]
-            options = {
-                "task": self.split,
-                "output": folder,
-                "settings": json.dumps(settings),
-                "seed": seed,
-                "max-seconds": seconds,
-                "patience": patience,
-                "repeats": int(self.repeats),
-            }
-            words = [str(self.environment / "bin" / "python"), str(program)]
-            words += [f"--{name}={value}" for name, value in options.items()]
-            run_pinned(words, folder, self.core)
-        result = read_result(done)
-        found, cost = float(str(result[f"validation_{NDCG}"])), float(str(result["train_seconds"]))
-        print(f"{system} {folder.name}: validation {found:.4f}, {cost:.0f} s", flush=True)
-        return result
+    def _peers(self) -> PeerRuns:
+        return PeerRuns(
+            self.folder,
+            self.split,
+            self.core,
+            self.environment,
+            PROGRAMS,
+            NDCG,
+            options={"repeats": int(self.repeats)},
+        )
 
     def ours(self, config: Path, overrides: list[str], seeds: list[int]) -> None:
-        """Fine-tune our model with every seed and rank with it.
-
-        A fine-tuning that was cut short begins anew: its seconds would not be those of one run.
-        """
+        """Fine-tune our model with every seed and rank with it."""
         for seed in seeds:
             folder = self.folder / OURS / f"seed_{seed}"
-            if (folder / "result.json").exists():
-                continue
-            if not (folder / "model" / "metrics.json").exists():
-                shutil.rmtree(folder / "model", ignore_errors=True)
-                words = [sys.executable, str(HERE / "finetune.py"), "--config", str(config)]
-                words += ["--output", str(folder / "model"), "--train.seed", str(seed)]
-                run_pinned([*words, *overrides], folder, self.core)
-            self._rank_ours(folder, seed)
+            if not (folder / "result.json").exists():
+                finetune_pinned(config, overrides, folder, seed, self.core)
+                self._rank_ours(folder, seed)
 
     def _rank_ours(self, folder: Path, seed: int) -> None:
         """Write what a peer writes, from a run folder."""
@@ -249,11 +189,6 @@ def read_runs(folder: Path) -> list[tuple[Result, np.ndarray]]:
     ]
 
 
-def read_trials(folder: Path) -> list[Result]:
-    """Results of all trials of a system, in the order in which they were tried."""
-    return [read_result(path) for path in sorted(folder.glob("trial_*/result.json"))]
-
-
 def metrics_of(ranks: np.ndarray) -> dict[str, float]:
     """HR@10, NDCG@10 and MRR, computed in one place for every system."""
     return ranking_metrics(ranks, 10)
@@ -273,8 +208,3 @@ def check_same(exported: Path, ours: Path) -> None:
             expected=f"the events of {exported}",
             fix="export the split again with the configuration of our run, and repeat the peers",
         )
-
-
-def read_result(path: Path) -> Result:
-    """The record of a run."""
-    return json.loads(path.read_text(encoding="utf-8"))
