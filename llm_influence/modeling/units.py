@@ -88,7 +88,10 @@ class UnitVectors(nn.Module):
 
     def forward(self, ids: Tensor | slice) -> Tensor:
         """(..., H) vectors of the units ``ids``."""
-        return self.project(self.words[ids]) + self.widen(self._residuals()[ids])
+        residuals = self._residuals()
+        # a lookup, as gradients of an index by threads add up in the order in which they come
+        own = residuals[ids] if isinstance(ids, slice) else F.embedding(ids, residuals)
+        return self.project(self.words[ids]) + self.widen(own)
 
     def learned(self, ids: Tensor) -> Tensor:
         """(..., H) sum of the residuals of the (..., A) units ``ids``, -1 for none.
@@ -97,7 +100,7 @@ class UnitVectors(nn.Module):
         vectors instead, it drowns the item (docs/experiments.md).
         """
         known = (ids >= 0)[..., None]
-        return self.widen((self.residual[ids.clamp(min=0)] * known).sum(dim=-2))
+        return self.widen((F.embedding(ids.clamp(min=0), self.residual) * known).sum(dim=-2))
 
     def _residuals(self) -> Tensor:
         """(V, R) residuals, in training without those that dropout takes."""

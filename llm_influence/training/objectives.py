@@ -108,7 +108,6 @@ class NextEventObjective(nn.Module):
             inputs: The tensors of an `EncodedBatch`.
         """
         batch, known = EncodedBatch(**inputs), labels != IGNORE
-        rows = torch.arange(len(labels), device=labels.device)[:, None]
         wanted = Wanted(
             labels[known],
             behavior_labels[known],
@@ -121,7 +120,8 @@ class NextEventObjective(nn.Module):
         def loss_at(vectors: Tensor) -> Tensor:
             """Summed loss of all heads, from (B, T, H) input vectors."""
             states = self.model.states(batch, vectors)
-            return self._heads_loss(states[rows, asked_at][known], wanted)
+            states = torch.take_along_dim(states, asked_at[..., None], dim=1)
+            return self._heads_loss(states[known], wanted)
 
         loss = adversarial_loss(loss_at, self.model.embed(batch), self.adversarial)
         if pairs is not None and owners is not None:

@@ -126,8 +126,8 @@ def _asked(
     **inputs: Tensor,
 ) -> Tensor:
     known = labels != IGNORE
-    rows = torch.arange(len(labels), device=labels.device)[:, None]
-    states = model.states(EncodedBatch(**inputs))[rows, asked_at][known]
+    states = model.states(EncodedBatch(**inputs))
+    states = torch.take_along_dim(states, asked_at[..., None], dim=1)[known]
     if label_when is not None:
         states = model.asked(states, label_when[known])
     return model.feedback(states, labels[known], behavior_labels[known])

@@ -101,3 +101,18 @@ def test_a_narrow_residual_starts_at_nothing_and_moves_vectors_as_far_as_a_full_
     narrow.extend(torch.randn(2, 64))
     assert narrow.residual.shape == (11, 4)
     assert narrow.state_dict().keys() - full.state_dict().keys() == {"widen.weight"}
+
+
+def test_gradients_are_the_same_to_the_last_bit_for_any_number_of_threads():
+    units = UnitVectors(torch.randn(50, 64), 64)
+    ids = torch.randint(50, (64, 40, 2), generator=torch.Generator().manual_seed(0))
+    usual, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 2, 4, 4):
+            torch.set_num_threads(threads)
+            units.residual.grad = None
+            (units(ids[..., 0]) * units.learned(ids)).sin().sum().backward()
+            found.append(units.residual.grad.clone())
+    finally:
+        torch.set_num_threads(usual)
+    assert all(torch.equal(found[0], other) for other in found[1:])
