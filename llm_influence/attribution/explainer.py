@@ -89,7 +89,7 @@ class Explainer:
         self.seed, self.batch_size = seed, batch_size
         self.card = CardOptions(fidelity_masks, _other_method(agree_with, self.spec))
         for spec in self._specs:
-            check_model(spec, model)
+            check_model(spec, model, options if spec is self.spec else {})
             check_players(spec, players)
         if fidelity_masks < 0:
             raise ExplanationError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
 from typing import Literal
 
 from llm_influence.attribution.engine import PRECISIONS, Precision
@@ -43,7 +42,6 @@ class MethodSpec:
         paper: Where it comes from.
         caution: When not to trust it.
         gradients: It follows the target's gradient, so it needs a target that has one.
-        attention: It reads attention weights, so it needs a backbone that attends.
         players: Who may get a score, as `Players` writes it; always whole events.
         to_zero: Options with which it follows input vectors to zero: {} whatever the options are,
             None never. A backbone that normalises its inputs first cannot feel that, and is
@@ -61,9 +59,13 @@ class MethodSpec:
     paper: str
     caution: str
     gradients: bool
-    attention: bool
     players: tuple[str, ...]
     to_zero: Mapping[str, object] | None
+
+    @property
+    def attention(self) -> bool:
+        """Whether it reads attention weights, so that it needs a backbone that attends."""
+        return self.family == "attention"
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -101,18 +103,16 @@ def register(
 ) -> Callable[[Method], Method]:
     """Make a function a method; the arguments are those of `MethodSpec`.
 
-    ``gradients`` need not be given: the family ``gradient`` follows them, others do not. The family
-    ``attention`` reads attention weights. Nor need ``players``: what can replace an event can
-    replace a part of it, what cannot explains events.
+    ``gradients`` need not be given: the family ``gradient`` follows them, others do not. Nor need
+    ``players``: what can replace an event can replace a part of it, what cannot explains events.
     """
     able = players or (EVERY_PLAYER if "replace" in removals else EVERY_PLAYER[:1])
     follows = family == "gradient" if gradients is None else gradients
-    looks = family == "attention"
 
     def add(run: Method) -> Method:
         METHODS[name] = MethodSpec(
             name=name,
-            run=run if to_zero is None else _refusing(name, run),
+            run=run,
             family=family,
             units=units,
             removals=removals,
@@ -122,31 +122,12 @@ def register(
             paper=paper,
             caution=caution,
             gradients=follows,
-            attention=looks,
             players=able,
             to_zero=to_zero,
         )
         return run
 
     return add
-
-
-def _refusing(name: str, run: Method) -> Method:
-    """The method, refusing a backbone that it does not serve."""
-
-    @wraps(run)
-    def refusing(task: Task, **options: object) -> Attribution:
-        backbone = task.model.backbone
-        if not METHODS[name].serves(backbone, options):
-            raise ExplanationError(
-                f"{backbone.model.config.model_type} normalises its input vectors first",
-                where=f"method {name!r}, which follows them to zero",
-                expected="a backbone that feels the length of an input vector",
-                fix="use integrated_gradients with baseline 'mean', or a perturbation method",
-            )
-        return run(task, **options)
-
-    return refusing
 
 
 def find_method(name: str) -> MethodSpec:
@@ -181,20 +162,30 @@ def check_target(spec: MethodSpec, target: BoundTarget) -> None:
         )
 
 
-def check_model(spec: MethodSpec, model: InfluenceModel) -> None:
-    """Refuse a model that the method cannot explain.
+def check_model(spec: MethodSpec, model: InfluenceModel, options: Mapping[str, object]) -> None:
+    """Refuse a model that the method cannot explain with these of its options.
 
     Raises:
-        ExplanationError: The method reads attention weights and the backbone has none.
+        ExplanationError: The method reads attention weights and the backbone has none, or it
+            follows input vectors to zero and the backbone does not feel their length.
     """
-    if spec.attention and not model.backbone.attends:
+    backbone = model.backbone
+    if spec.serves(backbone, options):
+        return
+    if spec.attention:
         able = [name for name, each in METHODS.items() if not each.attention]
         raise ExplanationError(
-            f"backbone {model.backbone.source!r} does not attend to events: it carries a state",
+            f"backbone {backbone.source!r} does not attend to events: it carries a state",
             where=f"method {spec.name!r}",
             expected="a transformer, whose attention weights are read",
             fix=f"choose a method that reads none: {', '.join(able)}",
         )
+    raise ExplanationError(
+        f"{backbone.model.config.model_type} normalises its input vectors first",
+        where=f"method {spec.name!r}, which follows them to zero",
+        expected="a backbone that feels the length of an input vector",
+        fix="use integrated_gradients with baseline 'mean', or a perturbation method",
+    )
 
 
 def run_method(spec: MethodSpec, task: Task, options: Mapping[str, object]) -> Attribution:
@@ -203,7 +194,7 @@ def run_method(spec: MethodSpec, task: Task, options: Mapping[str, object]) -> A
     Raises:
         ExplanationError: See `check_model`, and the method.
     """
-    check_model(spec, task.model)
+    check_model(spec, task.model, options)
     return spec.run(task, **options)
 
 

@@ -18,7 +18,14 @@ import pyarrow.compute as pc
 from llm_influence.config import SplitConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.splits import EvaluationSet, Split, iso, split_log
+from llm_influence.data.splits import (
+    EvaluationSet,
+    Split,
+    events_before,
+    events_per_user,
+    iso,
+    split_log,
+)
 from llm_influence.errors import ConfigError, DataError, EmptyLogError
 
 Ints = npt.NDArray[np.int64]
@@ -88,9 +95,9 @@ def part_periods(
         validation=_part(whole.validation, since, old=False),
         test=_part(whole.test, since, old=False),
     )
-    known = _events_before(log, since)
+    known = events_before(log, since)
     in_train = pc.index_in(split.train.user_ids, value_set=log.user_ids).to_numpy()
-    trained = _lengths_in(before.train, split.train)
+    trained = events_per_user(before.train, split.train)
     old = _old_questions(before, log, since)
     found = Periods(
         since=since,
@@ -134,7 +141,7 @@ def _joined(old: BehaviorLog, newer: BehaviorLog, since: int, added: Catalogue) 
     """Old events before the moment and newer ones from it on, in the old log's codes."""
     late = newer.to_table()
     late = late.filter(pc.greater_equal(late["timestamp"], since))
-    early = old.prefix(_events_before(old, since)).to_table()
+    early = old.prefix(events_before(old, since)).to_table()
     table = pa.concat_tables([early, late], promote_options="permissive")
     catalogue = old.catalogue.extend(added)
     joined = BehaviorLog.read(table, catalogue, _users(old, newer), duplicates="keep")
@@ -155,10 +162,6 @@ def _users(old: BehaviorLog, newer: BehaviorLog) -> pa.Table | None:
     return pa.concat_tables([tables[0], *rest], promote_options="default")
 
 
-def _events_before(log: BehaviorLog, moment: int) -> Ints:
-    return np.add.reduceat(log.timestamps < moment, log.offsets[:-1], dtype=np.int64)
-
-
 def _part(rows: EvaluationSet, since: int, *, old: bool) -> EvaluationSet:
     return rows.select((rows.log.timestamps[rows.events] < since) == old)
 
@@ -170,13 +173,6 @@ def _old_questions(before: Split, log: BehaviorLog, since: int) -> EvaluationSet
     ids = before.log.user_ids.take(pa.array(rows.users))
     users = pc.index_in(ids, value_set=log.user_ids).to_numpy().astype(np.int64)
     return EvaluationSet(log, users, rows.positions)
-
-
-def _lengths_in(part: BehaviorLog, log: BehaviorLog) -> Ints:
-    """(U,) events that each user of ``log`` has in ``part``."""
-    places = pc.index_in(log.user_ids, value_set=part.user_ids)
-    found = places.fill_null(-1).to_numpy()
-    return np.where(found < 0, 0, part.lengths[found])
 
 
 def _described(split: Split, since: int) -> Split:

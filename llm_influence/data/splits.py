@@ -120,7 +120,7 @@ class Split:
     def parts(self) -> npt.NDArray[np.int8]:
         """(N events,) the part of each event of the log, as a place in `PARTS`."""
         parts = np.full(self.log.num_events, PARTS.index("rest"), dtype=np.int8)
-        trained = _per_user(self.train, self.log)
+        trained = events_per_user(self.train, self.log)
         parts[self.log.positions() < np.repeat(trained, self.log.lengths)] = PARTS.index("train")
         parts[self.validation.events] = PARTS.index("validation")
         parts[self.test.events] = PARTS.index("test")
@@ -265,7 +265,7 @@ def _global_time(
             expected="validation_from < test_from",
             fix="move one of them",
         )
-    trained, seen = _events_before(log, first), _events_before(log, second)
+    trained, seen = events_before(log, first), events_before(log, second)
     asked = log.lengths >= config.min_events
     if config.questions == "all":
         users = np.flatnonzero(asked)
@@ -291,7 +291,7 @@ def _first_after(log: BehaviorLog, before: Ints, which: npt.NDArray[np.bool_]) -
     return EvaluationSet(log, users, before[users])
 
 
-def _events_before(log: BehaviorLog, moment: int) -> Ints:
+def events_before(log: BehaviorLog, moment: int) -> Ints:
     """(U,) how many of each user's events lie before a moment."""
     return np.add.reduceat(log.timestamps < moment, log.offsets[:-1], dtype=np.int64)
 
@@ -353,12 +353,10 @@ def iso(moment: int) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _per_user(part: BehaviorLog, log: BehaviorLog) -> Ints:
-    """(U,) how many events of each user of ``log`` are in ``part``, 0 for users left out."""
-    lengths = np.zeros(len(log), dtype=np.int64)
-    places = pa.compute.index_in(part.user_ids, value_set=log.user_ids).to_numpy()
-    lengths[places] = part.lengths
-    return lengths
+def events_per_user(part: BehaviorLog, log: BehaviorLog) -> Ints:
+    """(U,) how many events each user of ``log`` has in ``part``, 0 where it has no such user."""
+    places = pa.compute.index_in(log.user_ids, value_set=part.user_ids).fill_null(-1).to_numpy()
+    return np.where(places < 0, 0, part.lengths[places])
 
 
 def _questions(

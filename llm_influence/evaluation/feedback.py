@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from llm_influence.types import FloatArray, IntArray
 
@@ -31,7 +32,7 @@ def feedback_metrics(
     """
     ones, logits = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     groups = np.unique(np.asarray(users), return_inverse=True)[1]
-    chances = _sigmoid(logits)
+    chances = expit(logits)
     losses = np.where(ones > 0, np.logaddexp(0, -logits), np.logaddexp(0, logits))
     each, rows = auc_by_group(ones, logits, groups)
     both = ~np.isnan(each)
@@ -85,7 +86,3 @@ def calibration_error(ones: FloatArray, chances: FloatArray, bins: int = BINS) -
     bin_of = np.searchsorted(np.unique(edges), chances, side="left")
     apart = np.bincount(bin_of, weights=chances - ones)
     return float(np.abs(apart).sum() / len(ones))
-
-
-def _sigmoid(logits: FloatArray) -> FloatArray:
-    return np.exp(-np.logaddexp(0, -logits))
