@@ -1,0 +1,72 @@
+"""Where the log lies, how it is cut, and how histories become tokens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from llm_influence.config.document import Section
+
+
+class SplitConfig(Section):
+    """How histories are cut into training, validation and test.
+
+    ``leave_one_out``: a user's last event is tested, the one before it validates; with
+    ``held_out`` n, the last n are tested and the n before them validate.
+    ``global_time``: events before ``validation_from`` train, those before ``test_from`` validate,
+    the rest is tested; both are ISO times with a zone, or quantiles of all event times in (0, 1).
+    A user is asked for the ``first`` event after each moment, or for ``all`` of them. Of the
+    questions of either kind, those for events with other ``behaviors`` than these are left out.
+    """
+
+    kind: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    validation_from: str | float = 0.8
+    test_from: str | float = 0.9
+    min_events: int = Field(3, ge=2, description="users with fewer events only train")
+    held_out: int = Field(1, ge=1, description="events of a user tested, and as many validate")
+    questions: Literal["first", "all"] = Field("first", description="asked after each moment")
+    behaviors: list[str] = Field([], description="only their events are asked; default: all")
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> SplitConfig:
+        if self.kind == "global_time" and self.held_out != 1:
+            raise ValueError("no held_out: a global_time split reads questions instead")
+        if self.kind == "leave_one_out" and self.questions != "first":
+            raise ValueError("no questions: a leave_one_out split reads held_out instead")
+        if self.kind == "leave_one_out" and self.min_events < 2 * self.held_out:
+            raise ValueError(
+                f"min_events of at least {2 * self.held_out}: {self.held_out} events are tested "
+                "and as many validate"
+            )
+        return self
+
+
+class DataConfig(Section):
+    """Where the log lies and what its columns mean.
+
+    ``source`` is a file (Parquet, CSV, JSONL, RecBole .inter) or the name of a public data set
+    (`llm_influence.data.public`). ``columns`` maps the contract's names to the file's own.
+    """
+
+    source: str = "movielens_100k"
+    items: str | None = None
+    users: str | None = None
+    columns: dict[str, str] = Field({})
+    item_text: list[str] | None = Field(
+        None, description="item columns that make the item's text, in order; default: all text"
+    )
+    item_title: str | None = Field(None, description="item column shown to people")
+    default_behavior: str = "interact"
+    timezone: str | None = Field(None, description="zone of times written without one")
+    duplicates: Literal["error", "drop", "keep"] = "error"
+    split: SplitConfig = SplitConfig()
+
+
+class RenderingConfig(Section):
+    """How a history becomes tokens (see `llm_influence.rendering`)."""
+
+    style: Literal["token", "text"] = "token"
+    template: str = Field("fused", description="a shipped template's name, or a YAML file")
+    max_events: int = Field(50, ge=1, description="the most recent events that are kept")
+    max_tokens: int | None = Field(None, ge=8, description="default: the backbone's context")

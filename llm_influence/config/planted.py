@@ -1,0 +1,63 @@
+"""A log made by a known law."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from llm_influence.config.document import Document
+
+
+class PlantedConfig(Document):
+    """A log made by a known law (`llm_influence.data.planted`); what makes it easy or hard.
+
+    ``behaviors`` are weights: what an event counts, positive for and negative against the items
+    like its own. Distractors count for nothing: a share of all events has a behaviour of weight
+    zero, and ``distractor_items`` have no affinity to any item.
+    """
+
+    users: int = Field(2000, ge=1)
+    items: int = Field(40, ge=2, description="of the clusters")
+    min_events: int = Field(8, ge=3, description="of a user; the last one is what came next")
+    max_events: int = Field(13, ge=3)
+    behaviors: dict[str, float] = Field({"purchase": 1.0, "click": 0.5, "dismiss": -0.5})
+    half_life: float = Field(6 * 3600.0, gt=0, description="in units of the clock")
+    clock: Literal["seconds", "steps"] = "seconds"
+    clusters: int = Field(5, ge=2, le=12)
+    rank: int | None = Field(
+        None,
+        ge=1,
+        description="of the affinity; below clusters these oppose and support each other",
+    )
+    spread: float = Field(0.0, ge=0, description="how far items lie from their cluster's centre")
+    distractor_share: float = Field(0.2, ge=0, lt=1, description="of events")
+    distractor_items: int = Field(0, ge=0)
+    pair_strength: float = Field(0.0, description="of two events together beyond each alone")
+    temperature: float = Field(1.0, gt=0, description="higher: the law is harder to see")
+    session_share: float = Field(0.5, ge=0, lt=1, description="of events seconds after the last")
+    gap_hours: float = Field(4.0, gt=0, description="median time between sessions")
+    gap_spread: float = Field(0.8, ge=0, description="of its logarithm")
+    target: Literal["contrast", "item"] = Field(
+        "contrast", description="contrast: the best item over the best of another cluster"
+    )
+    cause_share: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="of a history's largest influence, from which on one is a cause",
+    )
+    seed: int = Field(0, ge=0, description="of the law and the users")
+    user_seed: int = Field(0, ge=0, description="other users under the same law")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PlantedConfig:
+        if self.max_events < self.min_events:
+            raise ValueError(f"max_events {self.max_events} not below min_events")
+        if self.items < self.clusters:
+            raise ValueError(f"at least one item for each of {self.clusters} clusters")
+        if not any(self.behaviors.values()):
+            raise ValueError("at least one behaviour whose weight is not zero")
+        if "impression" in self.behaviors:
+            raise ValueError("another name than 'impression', which is the distractors'")
+        return self

@@ -1,0 +1,44 @@
+"""Everything one fine-tuning run needs."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from llm_influence.config.data import DataConfig, RenderingConfig
+from llm_influence.config.document import Document
+from llm_influence.config.model import ModelConfig
+from llm_influence.config.training import (
+    EvaluationConfig,
+    PretrainingConfig,
+    PseudoLabelsConfig,
+    TrainConfig,
+    UpdateConfig,
+)
+
+
+class RunConfig(Document):
+    """Everything one fine-tuning run needs; written beside the model it made."""
+
+    output: str = "runs/run"
+    data: DataConfig = DataConfig()
+    rendering: RenderingConfig = RenderingConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    update: UpdateConfig = UpdateConfig()
+
+    @model_validator(mode="after")
+    def _has_whom_to_ask(self) -> RunConfig:
+        feedback = self.model.feedback
+        if self.pseudo_labels.rounds and (feedback is None or feedback.kind != "binary"):
+            raise ValueError(
+                "a feedback head of kind 'binary' (model.feedback_head) for pseudo_labels.rounds"
+            )
+        if self.pseudo_labels.rounds and self.model.adapter.kind == "adalora":
+            raise ValueError(
+                "another adapter than adalora for pseudo_labels.rounds: what it has pruned cannot "
+                "be grown again for the next round"
+            )
+        return self
