@@ -17,6 +17,8 @@ from llm_influence.demo import demo_config, run_demo
 
 def main(output: Path, users: int) -> None:
     """Run the demo into ``output`` and record what it measured."""
+    if output.exists():
+        raise SystemExit(f"{output} is there: a run that is only opened again has no seconds")
     config = demo_config(["--output", str(output)])
     begun = time.perf_counter()
     result = run_demo(config, users=users)

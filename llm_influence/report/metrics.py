@@ -9,6 +9,7 @@ from dataclasses import dataclass
 # Only of these is it known that more is better; nothing is marked as best in other columns.
 _HIGHER_IS_BETTER = re.compile(r"(hr|ndcg|mrr|recall|precision|map|auc|accuracy|hit)", re.I)
 _AT_K = re.compile(r"(hr|ndcg|mrr|recall|precision|map|hit)_?@?(\d+)", re.I)
+_SHORT = {"mrr", "auc", "gauc", "map"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ def _cell(value: str | float | None, best: bool) -> MetricCell:
 
 
 def _heading(key: str) -> str:
-    """``ndcg10`` is ``NDCG@10``; other keys lose their underscores."""
+    """``ndcg10`` is ``NDCG@10``, ``mrr`` is ``MRR``; other keys lose their underscores."""
     if match := _AT_K.fullmatch(key):
         return f"{match[1].upper()}@{match[2]}"
+    if key in _SHORT:
+        return key.upper()
     return key.replace("_", " ")
