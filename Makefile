@@ -17,7 +17,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install ## fine-tune on MovieLens-100K, evaluate, explain, write the report (about 10 minutes)
+demo: install ## fine-tune on MovieLens-100K, evaluate, explain, write the report (3 to 10 minutes)
 	$(BIN)/llm-influence demo --output $(RUN)
 
 test: install ## run the tests
