@@ -1,5 +1,6 @@
 """Small runs from files, and what they leave on disk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from llm_influence.config import RunConfig
+from llm_influence.training.objectives import NextEventObjective
+from llm_influence.training.windows import IGNORE, Window, WindowCollator
 from tests import tiny
 
 NO_DROPOUT = {"dropout": 0.0, "adapter": {"rank": 4, "dropout": 0.0}}
@@ -56,3 +59,21 @@ def weights(folder: Path) -> dict[str, Tensor]:
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     assert one.keys() == other.keys()
     return max(float((one[n] - other[n]).abs().max()) for n in one if one[n].numel())
+
+
+def step_in_parts(
+    objective: NextEventObjective,
+    collator: WindowCollator,
+    windows: Sequence[Window],
+    cuts: Sequence[int],
+) -> tuple[float, list[Tensor]]:
+    """Loss and gradients of one step over all windows, cut into micro-batches of these sizes."""
+    labels = int((collator(windows)["labels"] != IGNORE).sum())
+    objective.zero_grad()
+    total, start = 0.0, 0
+    for size in cuts:
+        part = collator(windows[start : start + size])
+        piece = objective(**part, num_items_in_batch=labels)["loss"]
+        piece.backward()
+        total, start = total + float(piece.detach()), start + size
+    return total, [p.grad.clone() for p in objective.parameters() if p.grad is not None]

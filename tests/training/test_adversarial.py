@@ -7,8 +7,9 @@ from llm_influence.config import AdversarialConfig
 from llm_influence.data.splits import split_log
 from llm_influence.training.adversarial import adversarial_loss, perturbation
 from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.windows import IGNORE, WindowCollator, WindowDataset
+from llm_influence.training.windows import WindowCollator, WindowDataset
 from tests import tiny
+from tests.training.runs import step_in_parts
 
 
 def test_every_window_is_moved_by_epsilon_along_its_own_gradient():
@@ -37,20 +38,9 @@ def test_a_step_does_not_depend_on_its_cut_grows_the_loss_and_leaves_the_weights
     windows = list(WindowDataset(train, model.encoder))[:7]
     collator = WindowCollator(train, model.encoder)
     inputs = collator(windows)
-    labels = int((inputs["labels"] != IGNORE).sum())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     objective = NextEventObjective(model, adversarial=AdversarialConfig(epsilon=0.02)).eval()
-    found = []
-    for cuts in ([7], [1, 4, 2]):
-        objective.zero_grad()
-        loss, start = 0.0, 0
-        for size in cuts:
-            part = collator(windows[start : start + size])
-            piece = objective(**part, num_items_in_batch=labels)["loss"]
-            piece.backward()
-            loss, start = loss + float(piece.detach()), start + size
-        gradients = [p.grad.clone() for p in objective.parameters() if p.grad is not None]
-        found.append((loss, gradients))
+    found = [step_in_parts(objective, collator, windows, cuts) for cuts in ([7], [1, 4, 2])]
     (whole, gradients), (cut, gradients_of_cut) = found
     assert cut == pytest.approx(whole, rel=1e-5)
     torch.testing.assert_close(gradients_of_cut, gradients, rtol=1e-3, atol=1e-5)

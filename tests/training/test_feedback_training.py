@@ -20,7 +20,7 @@ from llm_influence.training.finetune import finetune
 from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.windows import IGNORE, Window, WindowCollator, WindowDataset
 from tests import tiny
-from tests.training.runs import NO_DROPOUT, config_in, largest_difference, weights
+from tests.training.runs import NO_DROPOUT, config_in, largest_difference, step_in_parts, weights
 
 KINDS = ("binary", "ordinal", "regression")
 SEEN, WINDOW = 2, Window(user=7, start=0, stop=5)
@@ -122,18 +122,8 @@ def test_a_step_does_not_depend_on_how_it_is_cut(answering, train):
     """One part holds no answer at all; its head must still be part of the graph."""
     windows = list(WindowDataset(train, answering.encoder))[:6]
     objective = NextEventObjective(answering).eval()
-    inputs = collator(answering, train)(windows)
-    labels, found = int((inputs["labels"] != IGNORE).sum()), []
-    for cuts in ([6], [1, 5]):
-        objective.zero_grad()
-        start, total = 0, 0.0
-        for size in cuts:
-            part = collator(answering, train)(windows[start : start + size])
-            piece = objective(**part, num_items_in_batch=labels)["loss"]
-            piece.backward()
-            start, total = start + size, total + float(piece.detach())
-        gradients = [p.grad.clone() for p in objective.parameters() if p.grad is not None]
-        found.append((total, gradients))
+    render = collator(answering, train)
+    found = [step_in_parts(objective, render, windows, cuts) for cuts in ([6], [1, 5])]
     objective.zero_grad()
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-6)

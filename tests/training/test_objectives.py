@@ -16,6 +16,7 @@ from llm_influence.training.negatives import Negatives, half_popular
 from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.windows import IGNORE, Window, WindowCollator, WindowDataset
 from tests import tiny
+from tests.training.runs import step_in_parts
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +69,8 @@ def test_loss_and_gradient_of_a_step_do_not_depend_on_how_it_is_cut(model, train
     """Uneven parts, so that a mean of means would differ."""
     windows, inputs = windows_and_inputs(train, model, 9)
     objective = with_loss(loss, None if loss == "full" else Negatives(np.ones(30), 9))
-    labels = int((inputs["labels"] != IGNORE).sum())
     collator = WindowCollator(train, model.encoder)
-    found = []
-    for cuts in ([9], [1, 6, 2]):
-        objective.zero_grad()
-        loss, start = 0.0, 0
-        for size in cuts:
-            part = collator(windows[start : start + size])
-            piece = objective(**part, num_items_in_batch=labels)["loss"]
-            piece.backward()
-            loss, start = loss + float(piece), start + size
-        gradients = [p.grad.clone() for p in objective.parameters() if p.grad is not None]
-        found.append((loss, gradients))
+    found = [step_in_parts(objective, collator, windows, cuts) for cuts in ([9], [1, 6, 2])]
     objective.zero_grad()
     (whole, gradients), (cut, gradients_of_cut) = found
     assert cut == pytest.approx(whole, rel=1e-5)
