@@ -15,19 +15,16 @@ import numpy as np
 from llm_influence.extras import require
 from llm_influence.faithfulness.game import STEPS
 from llm_influence.faithfulness.result import FaithfulnessResult
+from llm_influence.influence.palette import MARKERS, OKABE_ITO, REFERENCE
 from llm_influence.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Colours that remain apart for colour-blind readers; markers tell lines apart without them."""
-REFERENCE = "#8A8F98"
 SPREAD = 5.0
 """Points of the horizontal axis over which methods stand side by side, so that bars do not hide
 each other."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 PANELS = {
     "deletion": ("most influential events removed (%)", "Deletion: lower is better"),
     "insertion": ("most influential events kept (%)", "Insertion: higher is better"),

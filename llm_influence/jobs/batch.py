@@ -21,6 +21,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import OutputError
 from llm_influence.influence.table import to_arrow, write_table
 from llm_influence.jobs.plan import SHARD, Plan, write_manifest
+from llm_influence.jobs.side_tables import write_side_tables
 from llm_influence.modeling.devices import on_cpu
 
 
@@ -61,7 +62,8 @@ def explain_batch(
     Args:
         explainer: Model, method and options.
         log: Whose histories; items and behaviours must be known to the model.
-        out: Folder of the shards, ``part-00000.parquet`` and on (schema: `influence.table`).
+        out: Folder of the shards, ``part-00000.parquet`` and on (schema: `influence.table`), with
+            ``items.parquet`` and ``users.parquet`` beside them (`jobs.side_tables`).
         target: As on the command line: ``top1``, ``item:ID``, ``behavior:NAME``, ``contrast:A,B``,
             ``slate:K``, ``feedback:ID``.
         shard_size: Users of a shard: what a kill may lose.
@@ -87,6 +89,7 @@ def explain_batch(
     if state.is_main_process:
         plan.claim(folder)
         _sweep(folder)
+        write_side_tables(log, folder)
     state.wait_for_everyone()
     missing = [n for n in range(len(plan.shards)) if not _shard_path(folder, n).exists()]
     mine = missing[state.process_index :: state.num_processes]

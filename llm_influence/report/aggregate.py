@@ -14,28 +14,17 @@ reasons that have nothing to do with what names it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llm_influence.analysis.buckets import GAPS, RECENCY
 from llm_influence.influence.numbers import plain
 from llm_influence.influence.table import explanation_starts
 from llm_influence.types import IntArray
 
-# Positions from the end, 0 the latest event: one by one where influence changes fast.
-_RECENCY_EDGES = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200)
-_GAPS = (
-    (0, "same moment"),
-    (1, "under a minute"),
-    (60, "under an hour"),
-    (3_600, "under a day"),
-    (86_400, "under a week"),
-    (7 * 86_400, "under a month"),
-    (30 * 86_400, "a month or more"),
-)
 # A value with more distinct numbers than this (amounts, prices) is cut into ranges.
 _MOST_VALUES = 10
 _RANGES = 5
@@ -50,12 +39,7 @@ def by_recency(table: pa.Table) -> pa.Table:
     starts = explanation_starts(table)
     lengths = np.diff(starts, append=len(table))
     from_end = np.repeat(lengths, lengths) - 1 - table["position"].to_numpy()
-    edges = np.array(_RECENCY_EDGES)
-    codes = np.searchsorted(edges, from_end, side="right") - 1
-    labels = [
-        str(low + 1) if high == low + 1 else f"{low + 1} to {high}" for low, high in pairwise(edges)
-    ]
-    return _means(table, codes, [*labels, f"over {edges[-1]}"])
+    return _means(table, RECENCY.codes(from_end), RECENCY.names)
 
 
 def by_behavior(table: pa.Table) -> pa.Table:
@@ -67,10 +51,8 @@ def by_behavior(table: pa.Table) -> pa.Table:
 
 def by_gap(table: pa.Table) -> pa.Table:
     """Groups of the time since the event before, from ``"first event"`` to a month or more."""
-    edges = np.array([edge for edge, _ in _GAPS])
     gaps = pc.fill_null(table["gap_seconds"], -1).to_numpy()
-    codes = np.searchsorted(edges, gaps, side="right")
-    return _means(table, codes, ["first event", *(label for _, label in _GAPS)])
+    return _means(table, GAPS.codes(gaps), GAPS.names)
 
 
 def by_value(table: pa.Table) -> pa.Table:

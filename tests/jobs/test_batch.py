@@ -169,3 +169,14 @@ def test_a_full_disk_keeps_the_shards_already_written(tmp_path, bert, log, monke
     assert len(list(tmp_path.glob("part-*.parquet"))) == 2
     result = explain_batch(Explainer(bert), log, tmp_path, shard_size=3, progress=False)
     assert result.explained_now == 6
+
+
+def test_items_and_users_stand_beside_the_shards(bert, tmp_path):
+    log = tiny.small_log()
+    explain_batch(Explainer(bert, "recency"), log, tmp_path, progress=False)
+    items = pq.read_table(tmp_path / "items.parquet")
+    assert items.to_pylist() == tiny.items_table().to_pylist()
+    assert pq.read_table(tmp_path / "users.parquet").to_pylist() == [
+        {"user_id": user, **log.features(row)} for row, user in enumerate(log.user_ids.to_pylist())
+    ]
+    assert set(read_tables(tmp_path)["user_id"].to_pylist()) == set(log.user_ids.to_pylist())

@@ -1,0 +1,129 @@
+"""The columns of the view: what each is in SQL, and which tables it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from llm_influence.analysis.buckets import AGES, DAY_PARTS, GAPS, RECENCY, SESSIONS
+from llm_influence.influence.schema import SCHEMA
+
+JOINS = {
+    "items": "LEFT JOIN items AS i ON i.item_id = r.item_id",
+    "users": "LEFT JOIN users AS u ON u.user_id = r.user_id",
+    "chosen": "LEFT JOIN items AS chosen ON chosen.item_id = x.chosen",
+    "other": "LEFT JOIN items AS other ON other.item_id = x.other",
+}
+"""Tables that a column may need beside the rows ``r`` and their explanations ``x``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the view.
+
+    Attributes:
+        sql: Its expression over ``r`` (an event's row) and ``x`` (its explanation).
+        needs: Columns of the influence table that ``sql`` reads of ``r``.
+        joins: Keys of `JOINS`.
+        levels: Its names in order, where they are fixed.
+        number: It may be a number: with many distinct values it is cut into ranges.
+    """
+
+    sql: str
+    needs: tuple[str, ...] = ()
+    joins: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    number: bool = False
+
+
+_OF_EVENTS = [name for name in SCHEMA.names if name not in ("player", "field", "rank")]
+_FROM_END = "(x.events - 1 - r.position)"
+_AGE = "(x.last_time - r.timestamp)"
+_BACK = "coalesce(len(list_filter(x.session_starts, lambda place: place > r.position)), 0)"
+_HOUR = "((r.timestamp // 3600) % 24)"
+
+COLUMNS: dict[str, Column] = {
+    **{name: Column(f"r.{name}", (name,)) for name in _OF_EVENTS},
+    "explanation": Column("r.explanation"),
+    "user": Column("x.user_code"),
+    "events": Column("x.events"),
+    "from_end": Column(_FROM_END, ("position",)),
+    "age_seconds": Column(_AGE, ("timestamp",)),
+    "hour": Column(_HOUR, ("timestamp",)),
+    "sessions_back": Column(_BACK, ("position",)),
+    "gap": Column(GAPS.sql("r.gap_seconds"), ("gap_seconds",), levels=GAPS.names),
+    "recency": Column(RECENCY.sql(_FROM_END), ("position",), levels=RECENCY.names),
+    "age": Column(AGES.sql(_AGE), ("timestamp",), levels=AGES.names),
+    "day_part": Column(DAY_PARTS.sql(_HOUR), ("timestamp",), levels=DAY_PARTS.names),
+    "weekday": Column(
+        # 1 January 1970 was a Thursday.
+        "['Thursday', 'Friday', 'Saturday', 'Sunday', 'Monday', 'Tuesday', 'Wednesday']"
+        "[(r.timestamp // 86400) % 7 + 1]",
+        ("timestamp",),
+        levels=("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+    ),
+    "session": Column(SESSIONS.sql(_BACK), ("position",), levels=SESSIONS.names),
+    "value": Column("r.value", ("value",), number=True),
+}
+"""Columns that every influence table has. All times are UTC; a session ends with a pause of more
+than half an hour."""
+
+MATCHES = ("target", "other", "neither")
+
+
+def side_columns(items: Mapping[str, bool], users: Mapping[str, bool]) -> dict[str, Column]:
+    """Columns of the side tables: ``item:genres``, ``user:age``, ``match:genres``.
+
+    ``match`` says whether the event's item shares the column with the target's item (``target``),
+    with the item that a contrast holds against it (``other``) or with none of them.
+
+    Args:
+        items: Columns of the item table beside `item_id`, and whether they are numbers.
+        users: Columns of the user table beside `user_id`, likewise.
+    """
+    found = {}
+    for name, number in items.items():
+        own = f"i.{named(name)}"
+        found[f"item:{name}"] = Column(own, ("item_id",), ("items",), number=number)
+        if not number:
+            match = (
+                f"CASE WHEN {own} IS NULL OR chosen.{named(name)} IS NULL THEN NULL "
+                f"WHEN {own} = chosen.{named(name)} THEN 'target' "
+                f"WHEN {own} = other.{named(name)} THEN 'other' ELSE 'neither' END"
+            )
+            joins = ("items", "chosen", "other")
+            found[f"match:{name}"] = Column(match, ("item_id",), joins, levels=MATCHES)
+    for name, number in users.items():
+        own = f"u.{named(name)}"
+        found[f"user:{name}"] = Column(own, ("user_id",), ("users",), number=number)
+    return found
+
+
+def select(columns: Mapping[str, Column], *, parts: bool) -> str:
+    """A query that gives these columns of every event.
+
+    Args:
+        columns: By the name they get.
+        parts: The rows are of parts of events and have to be added up first.
+    """
+    listed = ", ".join(f"{column.sql} AS {named(name)}" for name, column in columns.items())
+    needed = sorted({name for column in columns.values() for name in column.needs} - {"position"})
+    wanted = {join for column in columns.values() for join in column.joins}
+    joins = " ".join(sql for name, sql in JOINS.items() if name in wanted)
+    source = _added_up(needed) if parts else "influence_rows"
+    return (
+        f"SELECT {listed} FROM {source} AS r JOIN explanations AS x "
+        f"ON x.explanation = r.explanation {joins} WHERE r.position IS NOT NULL"
+    )
+
+
+def named(name: str) -> str:
+    """A column's name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _added_up(needed: Iterable[str]) -> str:
+    one = [f"any_value({name}) AS {name}" for name in needed if name != "score"]
+    columns = ", ".join(["explanation", "position", *one, "sum(score) AS score"])
+    grouped = f"SELECT {columns} FROM influence_rows WHERE position IS NOT NULL"
+    return f"({grouped} GROUP BY explanation, position ORDER BY explanation, position)"
