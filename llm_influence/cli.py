@@ -1,7 +1,7 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
-llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | report |
-methods | planted | tokenizer
+llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | analyze |
+report | methods | planted | tokenizer
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 import yaml
 
+from llm_influence.cli_analyze import analyze
 from llm_influence.errors import ConfigError, InfluenceError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which of the things a user did made the model predict what they do next, and how much?",
 )
+app.add_typer(analyze, name="analyze")
 
 Overrides = {"allow_extra_args": True, "ignore_unknown_options": True}
 ConfigFile = Annotated[Path | None, typer.Option(help="YAML file of the run; default: the demo's")]

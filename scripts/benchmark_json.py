@@ -19,6 +19,7 @@ PACKAGES = (
     "llm-influence",
     "accelerate",
     "datasets",
+    "duckdb",
     "numpy",
     "pandas",
     "peft",

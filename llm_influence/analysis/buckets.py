@@ -48,6 +48,14 @@ class Buckets:
         none = "NULL" if self.missing is None else quoted(self.missing)
         return f"CASE WHEN {number} IS NULL THEN {none} {cases} ELSE {quoted(self.labels[-1])} END"
 
+    def codes_sql(self, number: str) -> str:
+        """SQL that gives the place of ``number``'s range in ``names``."""
+        shift = self.missing is not None
+        cuts = enumerate(self.edges[1:], start=int(shift))
+        cases = " ".join(f"WHEN {number} < {edge} THEN {code}" for code, edge in cuts)
+        none = "0" if shift else "NULL"
+        return f"CASE WHEN {number} IS NULL THEN {none} {cases} ELSE {len(self.names) - 1} END"
+
 
 def quoted(text: str) -> str:
     """A text as SQL writes it."""

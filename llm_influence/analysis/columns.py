@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from llm_influence.analysis.buckets import AGES, DAY_PARTS, GAPS, RECENCY, SESSIONS
+from llm_influence.analysis.buckets import (
+    AGES,
+    DAY_PARTS,
+    GAPS,
+    RECENCY,
+    SESSIONS,
+    WEEKDAYS,
+    Buckets,
+    quoted,
+)
 from llm_influence.influence.schema import SCHEMA
 
 JOINS = {
@@ -26,6 +35,7 @@ class Column:
         needs: Columns of the influence table that ``sql`` reads of ``r``.
         joins: Keys of `JOINS`.
         levels: Its names in order, where they are fixed.
+        codes: Then the expression of their places in this order.
         number: It may be a number: with many distinct values it is cut into ranges.
     """
 
@@ -33,6 +43,7 @@ class Column:
     needs: tuple[str, ...] = ()
     joins: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
+    codes: str = ""
     number: bool = False
 
 
@@ -41,6 +52,13 @@ _FROM_END = "(x.events - 1 - r.position)"
 _AGE = "(x.last_time - r.timestamp)"
 _BACK = "coalesce(len(list_filter(x.session_starts, lambda place: place > r.position)), 0)"
 _HOUR = "((r.timestamp // 3600) % 24)"
+_WEEKDAY = "((r.timestamp // 86400 + 3) % 7)"  # 1 January 1970 was a Thursday
+
+
+def _ranges(buckets: Buckets, number: str, need: str) -> Column:
+    sql, codes = buckets.sql(number), buckets.codes_sql(number)
+    return Column(sql, (need,), levels=buckets.names, codes=codes)
+
 
 COLUMNS: dict[str, Column] = {
     **{name: Column(f"r.{name}", (name,)) for name in _OF_EVENTS},
@@ -51,18 +69,14 @@ COLUMNS: dict[str, Column] = {
     "age_seconds": Column(_AGE, ("timestamp",)),
     "hour": Column(_HOUR, ("timestamp",)),
     "sessions_back": Column(_BACK, ("position",)),
-    "gap": Column(GAPS.sql("r.gap_seconds"), ("gap_seconds",), levels=GAPS.names),
-    "recency": Column(RECENCY.sql(_FROM_END), ("position",), levels=RECENCY.names),
-    "age": Column(AGES.sql(_AGE), ("timestamp",), levels=AGES.names),
-    "day_part": Column(DAY_PARTS.sql(_HOUR), ("timestamp",), levels=DAY_PARTS.names),
+    "gap": _ranges(GAPS, "r.gap_seconds", "gap_seconds"),
+    "recency": _ranges(RECENCY, _FROM_END, "position"),
+    "age": _ranges(AGES, _AGE, "timestamp"),
+    "day_part": _ranges(DAY_PARTS, _HOUR, "timestamp"),
     "weekday": Column(
-        # 1 January 1970 was a Thursday.
-        "['Thursday', 'Friday', 'Saturday', 'Sunday', 'Monday', 'Tuesday', 'Wednesday']"
-        "[(r.timestamp // 86400) % 7 + 1]",
-        ("timestamp",),
-        levels=("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+        f"{list(WEEKDAYS)}[{_WEEKDAY} + 1]", ("timestamp",), levels=WEEKDAYS, codes=_WEEKDAY
     ),
-    "session": Column(SESSIONS.sql(_BACK), ("position",), levels=SESSIONS.names),
+    "session": _ranges(SESSIONS, _BACK, "position"),
     "value": Column("r.value", ("value",), number=True),
 }
 """Columns that every influence table has. All times are UTC; a session ends with a pause of more
@@ -85,18 +99,26 @@ def side_columns(items: Mapping[str, bool], users: Mapping[str, bool]) -> dict[s
     for name, number in items.items():
         own = f"i.{named(name)}"
         found[f"item:{name}"] = Column(own, ("item_id",), ("items",), number=number)
-        if not number:
-            match = (
-                f"CASE WHEN {own} IS NULL OR chosen.{named(name)} IS NULL THEN NULL "
-                f"WHEN {own} = chosen.{named(name)} THEN 'target' "
-                f"WHEN {own} = other.{named(name)} THEN 'other' ELSE 'neither' END"
-            )
-            joins = ("items", "chosen", "other")
-            found[f"match:{name}"] = Column(match, ("item_id",), joins, levels=MATCHES)
+        found[f"match:{name}"] = _match(name)
     for name, number in users.items():
         own = f"u.{named(name)}"
         found[f"user:{name}"] = Column(own, ("user_id",), ("users",), number=number)
     return found
+
+
+def _match(name: str) -> Column:
+    own, chosen, other = (f"{table}.{named(name)}" for table in ("i", "chosen", "other"))
+    cases = (
+        f"CASE WHEN {own} IS NULL OR {chosen} IS NULL THEN NULL WHEN {own} = {chosen} THEN {{}} "
+        f"WHEN {own} = {other} THEN {{}} ELSE {{}} END"
+    )
+    return Column(
+        cases.format(*map(quoted, MATCHES)),
+        ("item_id",),
+        ("items", "chosen", "other"),
+        levels=MATCHES,
+        codes=cases.format(0, 1, 2),
+    )
 
 
 def select(columns: Mapping[str, Column], *, parts: bool) -> str:

@@ -24,7 +24,7 @@ from llm_influence.errors import ConfigError, DataError, OutputError, choices
 from llm_influence.extras import require
 from llm_influence.influence.parquet import check_file, table_files
 
-BATCH = 1 << 18
+BATCH = 1 << 17
 """Rows that `InfluenceView.batches` gives at a time."""
 
 _ROWS = """
@@ -103,6 +103,7 @@ class InfluenceView:
         explanations: How many there are.
         events: Events explained, rows of the view.
         users: How many users.
+        parts: The rows are of parts of events; the view adds them up.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class InfluenceView:
                     expected=choices(self.columns, name),
                     fix="correct the name, or pass the item or user table that has it",
                 )
-        return select({name: self.columns[name] for name in names}, parts=self._parts)
+        return select({name: self.columns[name] for name in names}, parts=self.parts)
 
     def execute(self, statement: str) -> None:
         """Run a statement that gives no rows, such as CREATE TABLE.
@@ -289,7 +290,7 @@ class InfluenceView:
         self.explanations: int = counts["explanations"]
         self.events: int = counts["events"]
         self.users: int = counts["users"]
-        self._parts: bool = counts["parts"]
+        self.parts: bool = counts["parts"]
         self.execute(_USERS)
         self.execute(_CODED)
         self.execute("DROP TABLE explanations")

@@ -1,0 +1,72 @@
+"""Influence tables of planted logs: the exact truth, and what a trained model says."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.targets import Contrast
+from llm_influence.data.planted import Truth
+from llm_influence.files import write_whole
+from llm_influence.influence import Influence, QualityCard
+from llm_influence.influence.table import to_arrow, write_table
+
+EXACT = "true_influence"
+"""What the tables of the truth name as their method."""
+
+
+def write_truth(truth: Truth, folder: Path) -> Path:
+    """What each event alone truly moved, as an influence table with the items beside it."""
+    return _write(list(_exact(truth)), truth, folder)
+
+
+def write_explained(truth: Truth, explainer: Explainer, folder: Path) -> Path:
+    """The same histories and questions, explained by a model."""
+    ids, together = truth.law.item_ids.to_pylist(), defaultdict(list)
+    for user in range(len(truth.log)):
+        together[_question(truth, ids, user)].append(user)
+    found: dict[int, Influence] = {}
+    for question, users in together.items():
+        influences = explainer.explain([truth.history(user) for user in users], question)
+        found |= dict(zip(users, influences, strict=True))
+    return _write([found[user] for user in range(len(truth.log))], truth, folder)
+
+
+def _exact(truth: Truth) -> Iterator[Influence]:
+    ids, titles = truth.law.item_ids.to_pylist(), truth.log.catalogue.titles
+    named = dict(zip(ids, titles, strict=True))
+    for user, scores in enumerate(truth.influence):
+        history, question = truth.history(user), _question(truth, ids, user)
+        pair = (question.chosen, question.other)
+        yield Influence(
+            user_id=history.user_id,
+            events=tuple(history.events(named)),
+            scores=scores,
+            frame_score=0.0,
+            target="contrast",
+            target_id=" over ".join(pair),
+            target_name=" over ".join(named[item] for item in pair),
+            base_value=0.0,
+            full_value=float(scores.sum()),
+            prediction=0.5,
+            quality=QualityCard(EXACT, "drop", "target", 0.0, passes=0, seed=0, left_out=0),
+        )
+
+
+def _question(truth: Truth, ids: list[str], user: int) -> Contrast:
+    if truth.others is None:
+        raise ValueError("a planted log whose target is a contrast is needed")
+    return Contrast(ids[truth.targets[user]], ids[truth.others[user]])
+
+
+def _write(records: list[Influence], truth: Truth, folder: Path) -> Path:
+    write_table(to_arrow(records, "planted"), folder / "part-00000.parquet")
+    items: pa.Table = truth.log.catalogue.table
+    write_whole(folder / "items.parquet", partial(pq.write_table, items))
+    return folder
