@@ -54,7 +54,7 @@ def factors(
     ] = 0.05,
     sample: Annotated[
         int, typer.Option(min=1, help="events for permutation importance, about")
-    ] = 200_000,
+    ] = 100_000,
     seed: Annotated[int, typer.Option(help="of the sample and the shuffles")] = 0,
     items: Items = None,
     users: Users = None,

@@ -53,7 +53,7 @@ class FactorOptions:
     response: Response = "score"
     match: str | None = None
     alpha: float = 0.05
-    sample: int = 200_000
+    sample: int = 100_000
     seed: int = 0
 
 
