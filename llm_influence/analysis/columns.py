@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from llm_influence.analysis.buckets import (
     AGES,
     DAY_PARTS,
@@ -60,15 +62,20 @@ def _ranges(buckets: Buckets, number: str, need: str) -> Column:
     return Column(sql, (need,), levels=buckets.names, codes=codes)
 
 
+def _counts(name: str) -> bool:
+    kind = SCHEMA.field(name).type
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
 COLUMNS: dict[str, Column] = {
-    **{name: Column(f"r.{name}", (name,)) for name in _OF_EVENTS},
-    "explanation": Column("r.explanation"),
-    "user": Column("x.user_code"),
-    "events": Column("x.events"),
-    "from_end": Column(_FROM_END, ("position",)),
-    "age_seconds": Column(_AGE, ("timestamp",)),
-    "hour": Column(_HOUR, ("timestamp",)),
-    "sessions_back": Column(_BACK, ("position",)),
+    **{name: Column(f"r.{name}", (name,), number=_counts(name)) for name in _OF_EVENTS},
+    "explanation": Column("r.explanation", number=True),
+    "user": Column("x.user_code", number=True),
+    "events": Column("x.events", number=True),
+    "from_end": Column(_FROM_END, ("position",), number=True),
+    "age_seconds": Column(_AGE, ("timestamp",), number=True),
+    "hour": Column(_HOUR, ("timestamp",), number=True),
+    "sessions_back": Column(_BACK, ("position",), number=True),
     "gap": _ranges(GAPS, "r.gap_seconds", "gap_seconds"),
     "recency": _ranges(RECENCY, _FROM_END, "position"),
     "age": _ranges(AGES, _AGE, "timestamp"),
@@ -77,7 +84,6 @@ COLUMNS: dict[str, Column] = {
         f"{list(WEEKDAYS)}[{_WEEKDAY} + 1]", ("timestamp",), levels=WEEKDAYS, codes=_WEEKDAY
     ),
     "session": _ranges(SESSIONS, _BACK, "position"),
-    "value": Column("r.value", ("value",), number=True),
 }
 """Columns that every influence table has. All times are UTC; a session ends with a pause of more
 than half an hour."""

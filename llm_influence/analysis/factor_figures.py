@@ -45,19 +45,23 @@ def draw_effects(effects: Records) -> Figure:
         handle = _points(axis, rows, ("effect", "low", "high"), names, BLUE, "o")
         places = np.arange(len(rows))
         trees = [row["partial_dependence"] for row in rows]
-        (line,) = axis.plot(trees, places, color=ORANGE, marker="s", markersize=3.5, linestyle="--")
+        (mark,) = axis.plot(
+            trees, places, color=ORANGE, marker="s", markersize=5, markerfacecolor="none", ls="none"
+        )
+        axis.locator_params(axis="x", nbins=5)
         axis.set_title(str(rows[0]["factor"]), loc="left", fontsize=10, parse_math=False)
     for axis in axes[len(groups) :]:
         axis.set_visible(False)
     figure.legend(
-        [handle, line],
+        [handle, mark],
         ["effect by regression, 95% interval over users", "partial dependence of trees"],
         loc="outside lower center",
         ncols=2,
+        title="change of influence against the average event",
         fontsize=8,
+        title_fontsize=9,
         frameon=False,
     )
-    figure.supxlabel("change of influence against the average event", fontsize=9)
     return figure
 
 

@@ -23,7 +23,7 @@ RANGES = 5
 LEAST_USERS = 5
 """A user feature's level with fewer users is no level of its own: nothing is known of how such
 users differ among themselves."""
-UNKNOWN, OTHER = "unknown", "other"
+UNKNOWN, OTHER = "(unknown)", "(others)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _counts(view: InfluenceView, name: str) -> dict[str, list[Any]]:
 def _level(column: Column) -> str:
     """Numbers are counted at three digits, so that amounts of money stay a short list."""
     if not column.number:
-        return "v"
+        return "v::VARCHAR"
     return (
         "CASE WHEN isnan(v) THEN NULL WHEN v = 0 THEN 0 "
         "ELSE round(v::DOUBLE, 2 - floor(log10(abs(v::DOUBLE)))::INTEGER) END"

@@ -169,5 +169,5 @@ def test_temporary_files_go_when_the_view_is_closed(folder, tmp_path):
 
 
 def test_the_room_needs_no_torch():
-    code = "import sys, llm_influence.analysis.tables; sys.exit('torch' in sys.modules)"
+    code = "import sys, llm_influence.analysis.factors; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
