@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from llm_influence.analysis.coded import Batch
@@ -103,6 +104,25 @@ def test_a_pair_is_tested_and_sized_as_in_the_regression_that_holds_it():
     low, high = strong.spread[1:]
     true = 1.5 * np.sqrt(2 / 9 * 3 / 16)  # of a product of two centred indicators
     assert low < true < high
+
+
+def test_the_test_of_a_pair_is_the_one_of_dense_matrices():
+    batch = data(pair=0.5)
+    (found,) = interactions(fitted(batch), cut(batch, 41), [(1, 2)])
+    dummies = [np.eye(size)[batch.codes[:, n]] for n, size in enumerate(SIZES)]
+    x = np.concatenate([np.ones((len(batch.user), 1)), *(d[:, 1:] for d in dummies)], axis=1)
+    z = (dummies[1][:, :, None] * dummies[2][:, None, :]).reshape(len(batch.user), -1)
+    residuals = batch.response - x @ np.linalg.lstsq(x, batch.response)[0]
+    net = z - x @ np.linalg.lstsq(x, z)[0]
+    users = np.eye(batch.user.max() + 1)[batch.user]
+    scores = users.T @ (net * residuals[:, None])
+    count = len(scores)
+    covariance = count / (count - 1) * scores.T @ scores
+    rank = 3  # of 4 x 2 cells beside the effects of both
+    total = scores.sum(axis=0)
+    inverse = np.linalg.pinv(covariance, rcond=1e-9, hermitian=True)
+    scaled = total @ inverse @ total * (count - rank) / (rank * (count - 1))
+    assert found.p_value == pytest.approx(stats.f.sf(scaled, rank, count - rank), rel=1e-6)
 
 
 def test_holm_is_that_of_statsmodels_and_leaves_out_what_was_not_tested():
