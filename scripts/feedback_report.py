@@ -44,7 +44,9 @@ PROTOCOL = {
     "peers": "setting chosen on validation AUC, seed 0, the same budget of trials and training "
     "seconds each; test is not read until the setting is chosen, then once a seed",
     "epoch": "chosen on validation AUC by every system",
-    "gauc": "AUC within a user, averaged by rows over users with both labels",
+    "gauc": "AUC within a user, averaged by rows over users with both labels. A user's ten "
+    "questions follow one another, so whoever reads the first answers is marked down: a like seen "
+    "raises the mean and leaves fewer of the ten. Compare systems that read as much",
     "ece": "expected calibration error, 15 bins of equal mass",
     "core": "one core, one thread, every system",
     "seconds": "training until the run stopped, without imports, data and validation; of peers and "

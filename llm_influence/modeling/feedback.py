@@ -238,7 +238,11 @@ class FeedbackHead(nn.Module):
         self.state, self.item = nn.Linear(width, size), nn.Linear(width, size, bias=False)
         self.behavior = nn.Embedding(behaviors, size)
         self.mix, self.score = nn.Linear(3 * size, size), nn.Linear(size, 1, bias=False)
+        self.taste = nn.Linear(size, 1, bias=False)
+        self.quality = nn.Linear(width, 1, bias=False)
         self.dropout = nn.Dropout(config.dropout)
+        nn.init.zeros_(self.taste.weight)
+        nn.init.zeros_(self.quality.weight)
         nn.init.zeros_(self.behavior.weight)
         nn.init.zeros_(self.score.weight)
         self.link: Link = LINKS[config.kind](config, scale)
@@ -254,7 +258,8 @@ class FeedbackHead(nn.Module):
         state = self.state(_levelled(states)) + self.behavior(behaviors)
         item = self.item(_levelled(items))
         mixed = F.gelu(self.mix(torch.cat([state, item, state * item], dim=-1)))
-        return self.score(self.dropout(mixed)).float()[..., 0]
+        found = self.score(self.dropout(mixed)) + self.taste(state) + self.quality(_levelled(items))
+        return found.float()[..., 0]
 
 
 def _levelled(vectors: Tensor) -> Tensor:
