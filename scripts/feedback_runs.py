@@ -64,11 +64,12 @@ class FeedbackBench:
             ConfigError: The configuration asks something else than whether a film is liked.
         """
         head = config.model.feedback_head
-        if (head.kind, head.label, head.positive_from) != ("binary", "value", LIKED_FROM):
+        asked = (head.label, head.positive_from) == ("value", LIKED_FROM)
+        if head.kind == "regression" or not asked:
             raise ConfigError(
                 f"the head is {head.kind} of {head.label} from {head.positive_from:g}",
                 where="model.feedback_head",
-                expected=f"binary of value from {LIKED_FROM:g}, as the peers are asked",
+                expected=f"binary or ordinal, of value from {LIKED_FROM:g}, as the peers are asked",
                 fix="give benchmark_feedback.py a configuration with this head",
             )
         split = split_log(open_data(config.data), config.data.split)
