@@ -35,8 +35,7 @@ from llm_influence.attribution.explainer import Explainer
 from llm_influence.config import RunConfig
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.files import write_text, write_whole
-from llm_influence.influence.parquet import OUTCOMES
-from llm_influence.jobs.questions import explain_questions, outcomes
+from llm_influence.jobs.questions import explain_questions
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
@@ -169,7 +168,7 @@ def _chances(
 def redemption(options: argparse.Namespace) -> None:
     """Explain the labelled contacts of the test split and lay redemptions to channels."""
     folder = options.output / "redemption"
-    model = options.model or _finetuned(folder / "model", options.overrides)
+    model = options.model or _finetuned(folder / "model", options.config, options.overrides)
     run = Run.open(model)
     rows = run.split.test
     asked = np.flatnonzero(~np.isnan(rows.log.labels[rows.events]))[: options.most]
@@ -179,8 +178,6 @@ def redemption(options: argparse.Namespace) -> None:
     explain_questions(explainer, contacts, tables, target="feedback", shard_size=32)
     channels = folder / "channels.parquet"
     write_whole(channels, partial(pq.write_table, _channels(run.model.catalogue.ids.to_pylist())))
-    written = tables / OUTCOMES
-    write_whole(written, partial(pq.write_table, outcomes(contacts)))
     with InfluenceView(tables, items=channels) as view:
         analysis = analyze_attribution(view, AttributionOptions("item:channel"))
     analysis.write(folder / "analysis")
@@ -190,9 +187,9 @@ def redemption(options: argparse.Namespace) -> None:
     write_text(folder / "rows.json", json.dumps(found, indent=1) + "\n")
 
 
-def _finetuned(folder: Path, overrides: list[str]) -> Path:
+def _finetuned(folder: Path, source: Path, overrides: list[str]) -> Path:
     if not (folder / "metrics.json").exists():
-        config = RunConfig.load(REDEMPTION, [*overrides, "--output", str(folder)])
+        config = RunConfig.load(source, [*overrides, "--output", str(folder)])
         finetune(config, resume=True)
     return folder
 
@@ -296,6 +293,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=6000)
     parser.add_argument("--test-users", type=int, default=3000)
     parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--config", type=Path, default=REDEMPTION)
     parser.add_argument("--model", type=Path, help="a run of the redemption configuration")
     parser.add_argument("--most", type=int, help="labelled contacts to explain; default: all")
     parser.add_argument("--threads", type=int, default=1)

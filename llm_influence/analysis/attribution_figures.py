@@ -20,7 +20,7 @@ WIDTH = 0.76
 
 def draw_shares(shares: Records, channels: Sequence[str], estimators: Sequence[str]) -> Figure:
     """A row a channel; in it, a point with its interval an estimator."""
-    figure = new_figure(8.4, 1.5 + 0.17 * len(channels) * (len(estimators) + 1))
+    figure = new_figure(8.4, 1.3 + 0.12 * len(channels) * (len(estimators) + 1))
     axis = figure.subplots()
     places = {name: place for place, name in enumerate(channels)}
     for number, name in enumerate(estimators):

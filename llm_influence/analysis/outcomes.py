@@ -124,8 +124,10 @@ def _read(file: Path, conversion: str | None, positive_from: float) -> pa.Table:
 
 
 def _number(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    """As float64, null where there is no number."""
     try:
-        return column.cast(pa.float64())
+        numbers = column.cast(pa.float64())
+        return pc.if_else(pc.is_nan(numbers), None, numbers)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SchemaError(
             f"column {name!r} has {column.type} ({error})",

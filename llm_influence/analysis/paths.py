@@ -67,17 +67,15 @@ class ChannelPaths:
         columns = {name: view.columns[name] for name in names} | {"value": view.columns[channel]}
         events = f"({select(columns, parts=view.parts)})"
         isin = "TRUE" if touches is None else f"behavior IN ({_listed(view, touches)})"
-        self.channels = self._names(f"{events} WHERE {isin} AND value IS NOT NULL", channel)
+        named, rare = self._names(f"{events} WHERE {isin} AND value IS NOT NULL", channel)
+        self.channels = (*named, OTHER) if rare else named
         cases = " ".join(
-            f"WHEN value::VARCHAR = {quoted(name)} THEN {code}"
-            for code, name in enumerate(self.channels)
-            if name != OTHER
+            f"WHEN value::VARCHAR = {quoted(name)} THEN {code}" for code, name in enumerate(named)
         )
-        rest = len(self.channels) - 1 if OTHER in self.channels else _NONE
         view.execute("DROP TABLE IF EXISTS touches")
         view.execute(
             'CREATE TABLE touches AS SELECT o.user_code AS "user", explanation, o.converted, '
-            f"(CASE WHEN value IS NULL OR NOT ({isin}) THEN {_NONE} {cases} ELSE {rest} END)"
+            f"(CASE WHEN value IS NULL OR NOT ({isin}) THEN {_NONE} {cases} ELSE {len(named)} END)"
             "::UTINYINT AS channel, age_seconds, score, full_value "
             f"FROM {events} JOIN outcome_of AS o USING (explanation) "
             'ORDER BY "user", explanation, position'
@@ -96,7 +94,8 @@ class ChannelPaths:
         if rest is not None:
             yield self._explained(rest)
 
-    def _names(self, touched: str, channel: str) -> tuple[str, ...]:
+    def _names(self, touched: str, channel: str) -> tuple[tuple[str, ...], bool]:
+        """Channels that keep their names, and whether there are others."""
         found = self._view.table(
             "SELECT value::VARCHAR AS name, count(*) AS events "
             f"FROM {touched} GROUP BY 1 ORDER BY events DESC, name"
@@ -108,8 +107,8 @@ class ChannelPaths:
                 expected="at least two, to tell what each is worth",
                 fix="name another column with --channel, or more behaviours with --touches",
             )
-        cut = len(found) > MOST_CHANNELS
-        return (*found[: MOST_CHANNELS - 1], OTHER) if cut else tuple(found)
+        rare = len(found) > MOST_CHANNELS
+        return tuple(found[: MOST_CHANNELS - 1] if rare else found), rare
 
     def _explained(self, rows: pa.Table) -> Explained:
         explanation = rows["explanation"].to_numpy()

@@ -171,6 +171,12 @@ def test_a_behaviour_can_be_the_conversion_and_a_user_can_have_many_questions(
         analysed(folder, outcomes=other)
 
 
+def test_older_events_that_did_not_fit_count_as_before_the_question(tmp_path, records):
+    cut = [replace(r, quality=replace(r.quality, left_out=3)) for r in records]
+    folder = with_outcomes(tmp_path, cut, {"before": [len(r.events) + 3 for r in cut]})
+    assert analysed(folder, estimators=("linear",)).facts["explanations"] == 60
+
+
 def outcomes(folder, **columns):
     users = [f"u{n}" for n in range(60)]
     table = {"user_id": users, "label": [1.0, 0.0] * 30, **columns}
@@ -191,6 +197,9 @@ def test_bad_outcomes_are_refused(folder, tmp_path):
     ):
         with pytest.raises(kind, match=message):
             analysed(folder, outcomes=outcomes(tmp_path, **columns))
+    some = outcomes(tmp_path, label=[1.0, 0.0, float("nan"), None] * 15)
+    facts = analysed(folder, outcomes=some).facts
+    assert [facts[k] for k in ("conversions", "explanations", "without_outcome")] == [15, 30, 30]
     only = analysed(
         folder,
         outcomes=outcomes(tmp_path, label=[1.0] * 60),
