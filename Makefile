@@ -46,6 +46,9 @@ bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some 
 	$(BIN)/python scripts/benchmark_cold_items.py --layers 3
 	$(BIN)/python scripts/benchmark_warm_update.py
 	$(BIN)/python scripts/benchmark_analysis_scale.py
+	$(BIN)/python scripts/benchmark_debiasing.py
+	$(BIN)/python scripts/benchmark_campaign_attribution.py --stage planted
+	$(BIN)/python scripts/benchmark_campaign_attribution.py --stage redemption
 
 clean: ## remove the environment and everything made here
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,7 +11,8 @@ from accelerate import PartialState
 from llm_influence.config import RECURRENT, DataConfig, ModelConfig, RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.sources import open_data
-from llm_influence.data.splits import Split
+from llm_influence.data.splits import EvaluationSet, Split
+from llm_influence.errors import ConfigError, choices
 from llm_influence.evaluation.comparison import Record
 from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.model import InfluenceModel
@@ -60,6 +61,22 @@ class Run:
             return self.split.log
         data = self.config.data.model_dump() | {"source": source, "items": items, "users": users}
         return open_data(DataConfig.model_validate(data))
+
+    def questions(self, part: str) -> EvaluationSet:
+        """The questions of ``validation`` or ``test``.
+
+        Raises:
+            ConfigError: ``part`` is neither.
+        """
+        known = {"validation": self.split.validation, "test": self.split.test}
+        if part not in known:
+            raise ConfigError(
+                f"no questions {part!r}",
+                where="questions",
+                expected=choices(known, part),
+                fix="name the part of the split that is asked",
+            )
+        return known[part]
 
     def test_histories(self, users: int, *, seed: int = 0, skip: int = 0) -> list[History]:
         """Histories before the tested events of ``users`` users drawn by the seed, in their order.

@@ -25,21 +25,19 @@ import numpy as np
 import torch
 from benchmark_json import write_benchmark
 from planted_fit import ASKED, FittedLaw, alone, fit_law
-from transformers import EarlyStoppingCallback
+from whole_log import fitted
 
 from llm_influence.attribution.explainer import METHODS, Explainer
 from llm_influence.attribution.targets import Contrast
 from llm_influence.config import PlantedConfig, RunConfig, ScratchConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.planted import DISTRACTOR, Truth, generate
-from llm_influence.data.splits import EvaluationSet, Split
 from llm_influence.errors import ExplanationError
 from llm_influence.evaluation.intervals import bootstrap_interval
 from llm_influence.faithfulness.recovery import Recovery, recovery
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scratch import make_backbone
 from llm_influence.rendering.template import Template
-from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 from llm_influence.types import FloatArray
 
 LAW = {
@@ -116,16 +114,7 @@ def trained(options: argparse.Namespace, log: BehaviorLog) -> InfluenceModel:
                 vocab_size=400, layers=options.layers, width=options.width, context=64
             )
             make_backbone(few, Template.load("compact"), sizes, backbone)
-        model = InfluenceModel.build(config, log)
-        nothing = EvaluationSet(log, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
-        arguments = training_arguments(config, options.output, world_size=1)
-        arguments.eval_strategy = arguments.save_strategy = "no"
-        arguments.load_best_model_at_end = False
-        trainer = InfluenceTrainer(config, model, Split(log, log, nothing, nothing, {}), arguments)
-        trainer.remove_callback(EarlyStoppingCallback)
-        trainer.train()
-        model.save_pretrained(folder)
-    return InfluenceModel.from_pretrained(folder)
+    return fitted(config, log, options.output)
 
 
 def likelihood(model: InfluenceModel, truth: Truth) -> dict[str, float]:

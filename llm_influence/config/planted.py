@@ -38,6 +38,12 @@ class PlantedConfig(Document):
     session_share: float = Field(0.5, ge=0, lt=1, description="of events seconds after the last")
     gap_hours: float = Field(4.0, gt=0, description="median time between sessions")
     gap_spread: float = Field(0.8, ge=0, description="of its logarithm")
+    exposure_spread: float = Field(
+        0.0,
+        ge=0,
+        description="of the logarithm of how often items are shown, whatever their affinity; a "
+        "user takes an item by affinity times exposure",
+    )
     target: Literal["contrast", "item"] = Field(
         "contrast", description="contrast: the best item over the best of another cluster"
     )

@@ -46,6 +46,30 @@ class AdversarialConfig(Section):
     weight: float = Field(1.0, gt=0, description="of the loss there, beside the usual one")
 
 
+class PropensityConfig(Section):
+    """Labels weighted by the inverse chance that their item was seen (docs/learning.md).
+
+    ``popularity`` takes the item's share of training's events, relative to the largest, to
+    ``power`` 0.5 (Saito et al. 2020, arXiv:1909.03601); ``exposure`` takes ``column`` of the item
+    table, how often each item was shown or its chance of it, relative to the largest. Weights are
+    clipped and divided by their mean over training's labels (Schnabel et al. 2016,
+    arXiv:1602.05352).
+    """
+
+    source: Literal["none", "popularity", "exposure"] = "none"
+    column: str | None = Field(None, description="of the item table, a number; exposure alone")
+    power: float | None = Field(
+        None, gt=0, description="of the propensity; default: 0.5 of popularity, 1 of exposure"
+    )
+    clip: float = Field(0.05, gt=0, le=1, description="smaller propensities count as this")
+
+    @model_validator(mode="after")
+    def _names_a_column(self) -> PropensityConfig:
+        if (self.source == "exposure") != (self.column is not None):
+            raise ValueError("column, the item table's column of exposures, with source 'exposure'")
+        return self
+
+
 class TrainConfig(Section):
     """Fine-tuning. ``batch_size`` counts histories over all processes and accumulation steps."""
 
@@ -67,6 +91,7 @@ class TrainConfig(Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
+    propensity: PropensityConfig = PropensityConfig()
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the chip computes it, else fp32"

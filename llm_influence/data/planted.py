@@ -6,6 +6,10 @@ a method can be held against the truth instead of against another method.
 Users act in sessions: events of one session are seconds apart, sessions hours or days. A user's
 history ends in a session of at least two events. So the time of the last one is still told by its
 neighbour when it is dropped, and a drop moves no other event's age by more than a minute.
+
+With ``exposure_spread`` the log is confounded: an item comes next with a chance proportional to
+what the law says times how often the item is shown (`exposure` of the item table). The law and the
+truth stay what they are: what would come next if all items were shown alike.
 """
 
 from __future__ import annotations
@@ -36,6 +40,9 @@ THEMES = (
     *("oil painting", "camping tent", "wooden toy", "office chair", "dog food", "bicycle part"),
 )
 """What the items of each cluster are called."""
+
+EXPOSURE = "exposure"
+"""Column of the item table, where items are shown unequally often."""
 
 PLAIN = "gift card"
 """What items without any affinity are called."""
@@ -167,6 +174,8 @@ def _law(config: PlantedConfig) -> tuple[Law, Catalogue]:
     ids = [f"i{code:0{width}}" for code in range(len(names))]
     titles = [f"{name} {code}" for code, name in enumerate(names)]
     table = pa.table({"item_id": ids, "title": titles, "cluster": clusters})
+    if config.exposure_spread:
+        table = table.append_column(EXPOSURE, pa.array(_exposures(config, len(ids))))
     catalogue = Catalogue.from_table(table)
     rank = config.rank or config.clusters
     behaviors = {**config.behaviors, **({DISTRACTOR: 0.0} if config.distractor_share else {})}
@@ -190,9 +199,11 @@ def _log(config: PlantedConfig, law: Law, catalogue: Catalogue) -> BehaviorLog:
     times = _times(config, lengths, random)
     behaviors = random.choice(len(law.behaviors), size=(users, most), p=_shares(config, law))
     items = np.zeros((users, most), dtype=np.int64)
+    shown = np.log(_exposures(config, len(catalogue))) if config.exposure_spread else 0.0
     for step in range(most):  # Gumbel's trick draws from the softmax
         past = (part[:, :step] for part in (items, behaviors, times))
         logits = law.logits(*past) if step else np.zeros((users, len(catalogue)))
+        logits = logits + shown
         items[:, step] = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
     real = np.arange(most) < lengths[:, None]
     width = len(str(users - 1))
@@ -205,6 +216,13 @@ def _log(config: PlantedConfig, law: Law, catalogue: Catalogue) -> BehaviorLog:
         behaviors=behaviors[real],
         behavior_names=law.behaviors,
     )
+
+
+def _exposures(config: PlantedConfig, items: int) -> npt.NDArray[np.float64]:
+    """(I,) how often each item is shown, the most shown being 1."""
+    random = np.random.default_rng([config.seed, 2])
+    steps = config.exposure_spread * random.normal(size=items)
+    return np.exp(steps - steps.max())
 
 
 def _shares(config: PlantedConfig, law: Law) -> npt.NDArray[np.float64]:
@@ -233,6 +251,9 @@ def _described(config: PlantedConfig, law: Law) -> dict[str, object]:
         "* 2^(-age / half_life) * dot(factors(event's item), factors(item)) "
         "* [1 + pair_strength / 2 * sum over other events of their weight * decay * affinity]) "
         "/ temperature; age is counted from the history's last event",
+        "exposure": "what comes next in the log is drawn by P(item) * exposure of the item table"
+        if config.exposure_spread
+        else None,
         "target": config.target,
         "behaviors": dict(zip(law.behaviors, law.weights.tolist(), strict=True)),
         "half_life": law.half_life,

@@ -45,13 +45,17 @@ class ItemLoss:
             )
         self._model, self._smoothing, self._negatives = model, label_smoothing, negatives
 
-    def __call__(self, states: Tensor, labels: Tensor, step: int) -> Tensor:
-        """Summed loss of the (N,) labels from (N, H) states in optimiser step ``step``."""
+    def __call__(
+        self, states: Tensor, labels: Tensor, step: int, weights: Tensor | None = None
+    ) -> Tensor:
+        """Summed loss of the (N,) labels from (N, H) states in optimiser step ``step``.
+
+        ``weights`` (N,) say how much each label counts; default: 1.
+        """
         head = self._model.item_head
         if self._negatives is None:
             logits = head(states, self._model.item_vectors()).float()
-            smoothing = self._smoothing
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+            return weighted_entropy(logits, labels, weights, smoothing=self._smoothing)
         drawn, real = (column.to(labels.device) for column in _filled(self._negatives.draw(step)))
         # one call: an item is the same item as a label and as one that was drawn
         vectors = self._model.units(self._model.first_item + torch.cat([labels, drawn]))
@@ -62,9 +66,22 @@ class ItemLoss:
         config = self._model.config.item_head
         if config.loss == "gbce":
             rate, t = float(inclusion[0]), config.calibration
-            return gbce(own, others, unused, rate=rate, items=len(inclusion), calibration=t).sum()
-        own_log_q, others_log_q = inclusion[labels].log(), inclusion[drawn].log()
-        return sampled_softmax(own, others, unused, own_log_q, others_log_q).sum()
+            size = len(inclusion)
+            losses = gbce(own, others, unused, rate=rate, items=size, calibration=t)
+        else:
+            own_log_q, others_log_q = inclusion[labels].log(), inclusion[drawn].log()
+            losses = sampled_softmax(own, others, unused, own_log_q, others_log_q)
+        return losses.sum() if weights is None else losses @ weights
+
+
+def weighted_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, *, smoothing: float = 0.0
+) -> Tensor:
+    """Summed cross-entropy of (N, K) logits, each label counted by its (N,) weight; default: 1."""
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+    losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    return losses @ weights
 
 
 def _filled(drawn: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from llm_influence.config import AdversarialConfig, ContrastiveConfig
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.adversarial import adversarial_loss
 from llm_influence.training.contrastive import contrastive_loss
-from llm_influence.training.item_loss import ItemLoss
+from llm_influence.training.item_loss import ItemLoss, weighted_entropy
 from llm_influence.training.negatives import Negatives
 from llm_influence.training.windows import IGNORE, Inputs
+from llm_influence.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Wanted:
         when: (N,) gap codes from the last event to each, where heads read them.
         feedback: (N,) labels, NaN where none is asked; None without a feedback head.
         weights: (N,) how much each of these counts; None: 1.
+        propensity: (N,) how much each event counts in all losses; None: 1.
         step: Number of the optimiser step.
     """
 
@@ -36,6 +37,7 @@ class Wanted:
     when: Tensor | None
     feedback: Tensor | None
     weights: Tensor | None
+    propensity: Tensor | None
     step: int
 
 
@@ -55,10 +57,14 @@ class NextEventObjective(nn.Module):
             are then those of the inputs, the labels and the drawn items alone.
         contrastive: Weight and temperature of the loss between ``pairs``, where they are given.
         adversarial: How far input vectors are moved for a second loss; default: not at all.
+        propensity: (I,) how much a label counts by its item, with a mean of 1 over all labels
+            (`training.propensity`); default: all alike.
 
     Raises:
         ConfigError: Labels are to be smoothed over a catalogue that is not scored whole.
     """
+
+    propensity: Tensor | None
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class NextEventObjective(nn.Module):
         negatives: Negatives | None = None,
         contrastive: ContrastiveConfig | None = None,
         adversarial: AdversarialConfig | None = None,
+        propensity: FloatArray | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -75,6 +82,8 @@ class NextEventObjective(nn.Module):
         self.item_loss = ItemLoss(model, label_smoothing=label_smoothing, negatives=negatives)
         self.contrastive = contrastive or ContrastiveConfig()
         self.adversarial = adversarial or AdversarialConfig()
+        weights = None if propensity is None else torch.from_numpy(propensity)
+        self.register_buffer("propensity", weights, persistent=False)
 
     def forward(
         self,
@@ -114,6 +123,7 @@ class NextEventObjective(nn.Module):
             None if label_when is None else label_when[known],
             None if feedback_labels is None else feedback_labels[known],
             None if feedback_weights is None else feedback_weights[known],
+            None if self.propensity is None else self.propensity[labels[known]],
             step,
         )
 
@@ -137,11 +147,11 @@ class NextEventObjective(nn.Module):
         if wanted.when is not None:
             states = self.model.asked(states, wanted.when)
         if config.item_head.weight:
-            found = self.item_loss(states, wanted.items, wanted.step)
+            found = self.item_loss(states, wanted.items, wanted.step, wanted.propensity)
             losses.append(config.item_head.weight * found)
         if config.behavior_head.weight:
             logits = self.model.behavior_head(states).float()
-            entropy = F.cross_entropy(logits, wanted.behaviors, reduction="sum")
+            entropy = weighted_entropy(logits, wanted.behaviors, wanted.propensity)
             losses.append(config.behavior_head.weight * entropy)
         if wanted.feedback is not None:
             answered = self._feedback_loss(states, wanted, wanted.feedback)
@@ -161,6 +171,8 @@ class NextEventObjective(nn.Module):
         losses = head.link.loss(scores, labels[asked])
         if wanted.weights is not None:
             losses = losses * wanted.weights[asked]
+        if wanted.propensity is not None:
+            losses = losses * wanted.propensity[asked]
         return losses.sum() / head.scale.share
 
     def _pairs_loss(self, pairs: Inputs, owners: Tensor, known: Tensor) -> Tensor:

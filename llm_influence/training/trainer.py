@@ -26,6 +26,7 @@ from llm_influence.training.augmentation import EventDropout
 from llm_influence.training.base import AttentionOf, EpochOf, ModelTrainer, shared_arguments
 from llm_influence.training.negatives import drawn_items
 from llm_influence.training.objectives import NextEventObjective
+from llm_influence.training.propensity import label_weights
 from llm_influence.training.sampling import LengthSampler
 from llm_influence.training.schedule import AdapterSchedule
 from llm_influence.training.validations import InnerValidations
@@ -70,6 +71,7 @@ class InfluenceTrainer(ModelTrainer):
             else None,
             contrastive=train.contrastive,
             adversarial=train.adversarial,
+            propensity=label_weights(train.propensity, model.catalogue, split.train),
         )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
         if windows is None:

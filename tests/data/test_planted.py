@@ -156,3 +156,20 @@ def test_the_command_line_makes_the_same(tmp_path):
 def test_what_cannot_be_planted_is_refused(option, value, expected):
     with pytest.raises(ConfigError, match=expected):
         PlantedConfig.load(None, [f"--{option}", value])
+
+
+def test_exposure_changes_what_comes_next_and_neither_law_nor_truth():
+    options = {"users": 400, "temperature": 2.0}
+    (log, truth), (plain, same) = made(**options, exposure_spread=1.0), made(**options)
+    np.testing.assert_array_equal(truth.law.factors, same.law.factors)
+    np.testing.assert_array_equal(log.timestamps, plain.timestamps)
+    shown = log.catalogue.table["exposure"].to_numpy()
+    assert shown.max() == 1
+    assert "exposure" not in plain.catalogue.table.column_names
+    first = log.offsets[:-1]  # nothing came before: drawn by exposure alone
+    counts = np.bincount(log.items[first], minlength=12)
+    np.testing.assert_allclose(counts / counts.sum(), shown / shown.sum(), atol=0.06)
+    assert made(exposure_spread=0.0)[0].to_table().equals(made()[0].to_table())
+    history = truth.history(0)
+    alone = [truth.law.log_probabilities(history), same.law.log_probabilities(history)]
+    np.testing.assert_array_equal(*alone)
