@@ -104,6 +104,7 @@ class InfluenceView:
         events: Events explained, rows of the view.
         users: How many users.
         parts: The rows are of parts of events; the view adds them up.
+        folder: For temporary files; it goes with the view.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class InfluenceView:
         self._where = ", ".join(str(place) for place in sources)
         self._duckdb = require("duckdb", extra="analysis", purpose="analysis of influence tables")
         self._folder, self._connection = self._connect(resources or Resources())
+        self.folder = Path(self._folder.name)
         try:
             self._load("items", item_table)
             self._load("users", user_table)
