@@ -117,15 +117,20 @@ def trained(options: argparse.Namespace, log: BehaviorLog) -> InfluenceModel:
             )
             make_backbone(few, Template.load("compact"), sizes, backbone)
         model = InfluenceModel.build(config, log)
-        nothing = EvaluationSet(log, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
-        arguments = training_arguments(config, options.output, world_size=1)
-        arguments.eval_strategy = arguments.save_strategy = "no"
-        arguments.load_best_model_at_end = False
-        trainer = InfluenceTrainer(config, model, Split(log, log, nothing, nothing, {}), arguments)
-        trainer.remove_callback(EarlyStoppingCallback)
-        trainer.train()
+        train(model, config, log, options.output)
         model.save_pretrained(folder)
     return InfluenceModel.from_pretrained(folder)
+
+
+def train(model: InfluenceModel, config: RunConfig, log: BehaviorLog, output: Path) -> None:
+    """Train on all of a log, to the last epoch."""
+    nothing = EvaluationSet(log, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    arguments = training_arguments(config, output, world_size=1)
+    arguments.eval_strategy = arguments.save_strategy = "no"
+    arguments.load_best_model_at_end = False
+    trainer = InfluenceTrainer(config, model, Split(log, log, nothing, nothing, {}), arguments)
+    trainer.remove_callback(EarlyStoppingCallback)
+    trainer.train()
 
 
 def likelihood(model: InfluenceModel, truth: Truth) -> dict[str, float]:

@@ -27,6 +27,7 @@ from llm_influence.analysis.parts import (
     LEAST_PARTS,
     correction,
     critical,
+    divide,
     half_widths,
     means,
     occupied,
@@ -36,7 +37,9 @@ from llm_influence.analysis.regression import holm
 from llm_influence.types import FloatArray
 
 FOLDS = 10
-SECOND, CENTURY = np.log(1.0), np.log(3.2e9)
+SHORTEST = 1.0
+"""Seconds; times have no finer unit."""
+SECOND, CENTURY = np.log(SHORTEST), np.log(3.2e9)
 STEP = 1e-5
 """Of numerical derivatives, in logarithms."""
 
@@ -47,7 +50,7 @@ class Form:
 
     Attributes:
         name: As reported.
-        shape: (K,) of its parameters, logarithms all, and (K,) ages in seconds.
+        shape: (..., K) of (..., n) parameters, logarithms all, and (K,) ages in seconds.
         half_life: Logarithm of the half-life in seconds, of the parameters.
         starts: Grids of the parameters, from the best point of which a fit goes on.
     """
@@ -59,13 +62,13 @@ class Form:
 
 
 def _exponential(parameters: FloatArray, ages: FloatArray) -> FloatArray:
-    shape: FloatArray = np.exp2(-ages / np.exp(parameters[0]))
+    shape: FloatArray = np.exp2(-ages / np.exp(parameters))
     return shape
 
 
 def _power(parameters: FloatArray, ages: FloatArray) -> FloatArray:
-    scale, exponent = np.exp(parameters)
-    shape: FloatArray = (1 + ages / scale) ** -exponent
+    own = np.exp(parameters)
+    shape: FloatArray = (1 + ages / own[..., :1]) ** -own[..., 1:]
     return shape
 
 
@@ -88,7 +91,7 @@ class FittedForm:
         start: A, influence at age 0.
         parameters: Of the form, logarithms.
         half_life: In seconds.
-        interval: The ends of its 95% interval.
+        interval: The ends of its 95% interval; nan where the half-life is too short to be told.
         explained: Share of what the mean score varies with age.
     """
 
@@ -98,6 +101,11 @@ class FittedForm:
     half_life: float
     interval: tuple[float, float]
     explained: float
+
+    @property
+    def too_short(self) -> bool:
+        """Whether all that is known is that it is no longer than `SHORTEST`."""
+        return self.half_life <= SHORTEST * 1.01
 
     def at(self, ages: FloatArray) -> FloatArray:
         """(K,) its curve."""
@@ -145,7 +153,7 @@ def decay_of(cells: Cells) -> Decay:
         "fades" if towards else "grows",
         p_value(slope, error, parts),
         forms,
-        _better(totals, events, ages),
+        _better(totals, events, ages, forms),
     )
 
 
@@ -154,25 +162,48 @@ def corrected(decays: Sequence[Decay]) -> FloatArray:
     return holm([each.p_value for each in decays])
 
 
-def curve(cells: Cells) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-    """The curve by doublings of (1 minute + age), for people: ages without events are left out.
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """A curve for people: J doublings of (1 minute + age), those without events left out.
 
-    Returns:
-        Lower edges and mean ages in seconds, means, half widths of 95% intervals (nan with too few
-        users), events; (J,).
+    Attributes:
+        edges: (J,) lower edges in seconds.
+        ages: (J,) mean ages.
+        events: (J,) how many.
+        means: (J,) mean influence.
+        halves: (J,) half the widths of 95% intervals; nan with too few users.
+        fitted: (J,) mean over the same events of a form; nan without one.
     """
+
+    edges: FloatArray
+    ages: FloatArray
+    events: FloatArray
+    means: FloatArray
+    halves: FloatArray
+    fitted: FloatArray
+
+
+def curve(cells: Cells, form: FittedForm | None = None) -> Curve:
+    """The curve of a group, and a form beside it."""
 
     def doublings(values: FloatArray) -> FloatArray:
         return values.reshape(*values.shape[:-1], BINS // FINE, FINE).sum(axis=-1)
 
-    events = doublings(cells.events)
+    def mean(values: FloatArray) -> FloatArray:
+        return divide(doublings(np.nan_to_num(values) * count), doublings(count))
+
+    events, count = doublings(cells.events), cells.events.sum(axis=0)
     seen = events.sum(axis=0) > 0
-    count = cells.events.sum(axis=0)
-    edges = MINUTE * (np.exp2(np.arange(BINS // FINE)) - 1)
-    ages = doublings(np.nan_to_num(cells.ages) * count)[seen] / doublings(count)[seen]
+    ages = np.nan_to_num(cells.ages)
     middle, error = means(doublings(cells.totals)[:, seen], events[:, seen])
-    half = half_widths(error, occupied(events[:, seen]))
-    return edges[seen], ages, middle, half, events.sum(axis=0)[seen]
+    return Curve(
+        edges=MINUTE * (np.exp2(np.arange(BINS // FINE)) - 1)[seen],
+        ages=mean(ages)[seen],
+        events=events.sum(axis=0)[seen],
+        means=middle,
+        halves=half_widths(error, occupied(events[:, seen])),
+        fitted=mean(form.at(ages))[seen] if form else np.full(int(seen.sum()), np.nan),
+    )
 
 
 def _slope(totals: FloatArray, events: FloatArray, ages: FloatArray) -> tuple[float, float]:
@@ -188,18 +219,25 @@ def _slope(totals: FloatArray, events: FloatArray, ages: FloatArray) -> tuple[fl
     return slope, float(np.sqrt(correction(parts) * (scores**2).sum()) / spread)
 
 
-def _best(form: Form, total: FloatArray, count: FloatArray, ages: FloatArray) -> FloatArray:
-    """Parameters of the least squares; A follows from them in closed form."""
+def _best(
+    form: Form,
+    total: FloatArray,
+    count: FloatArray,
+    ages: FloatArray,
+    start: FloatArray | None = None,
+) -> FloatArray:
+    """Parameters of the least squares, sought from ``start``; A follows in closed form."""
 
-    def missed(parameters: FloatArray) -> float:
+    def missed(parameters: FloatArray) -> FloatArray:
         shape = form.shape(parameters, ages)
-        return float(-((shape @ total) ** 2) / (shape**2 @ count))
+        return -((shape @ total) ** 2) / (shape**2 @ count)
 
-    grid = [np.array(point) for point in product(*(np.linspace(*axis) for axis in form.starts))]
-    start = min(grid, key=missed)
-    scale = -missed(start) or 1.0
+    if start is None:
+        grid = np.array(list(product(*(np.linspace(*axis) for axis in form.starts))))
+        start = grid[missed(grid).argmin()]
+    scale = float(-missed(start)) or 1.0
     found = optimize.minimize(
-        lambda own: missed(own) / scale,
+        lambda own: float(missed(own)) / scale,
         start,
         method="Nelder-Mead",
         bounds=[axis[:2] for axis in form.starts],
@@ -231,15 +269,21 @@ def _fitted(form: Form, totals: FloatArray, events: FloatArray, ages: FloatArray
     parts = int((events.sum(axis=1) > 0).sum())
     variance = correction(np.array(parts)) * ((scores @ bread @ gradient) ** 2).sum()
     half = float(critical(parts) * np.sqrt(variance))
-    log = form.half_life(own)
+    log = max(form.half_life(own), SECOND)
+    if log <= SECOND + STEP:
+        half = float("nan")
     mean = total / count
     around = count @ (mean - total.sum() / count.sum()) ** 2
     explained = 1 - count @ (mean - fitted) ** 2 / around if around else 0.0
-    ends = (float(np.exp(max(log - half, -700))), float(np.exp(min(log + half, 700))))
-    return FittedForm(form, start, own, float(np.exp(log)), ends, float(explained))
+    low, high = np.exp(np.clip([log - half, log + half], -700, 700))
+    return FittedForm(
+        form, start, own, float(np.exp(log)), (float(low), float(high)), float(explained)
+    )
 
 
-def _better(totals: FloatArray, events: FloatArray, ages: FloatArray) -> float:
+def _better(
+    totals: FloatArray, events: FloatArray, ages: FloatArray, whole: dict[str, FittedForm]
+) -> float:
     """Squared error on held-out parts that the power law saves, in its standard errors."""
     parts = np.flatnonzero(events.sum(axis=1))
     saved = np.zeros(len(parts))
@@ -250,7 +294,8 @@ def _better(totals: FloatArray, events: FloatArray, ages: FloatArray) -> float:
         seen = count > 0
         lost = []
         for form in FORMS:
-            own = _best(form, total[seen], count[seen], ages[seen])
+            near = whole[form.name].parameters
+            own = _best(form, total[seen], count[seen], ages[seen], near)
             start = _start(form, own, total[seen], count[seen], ages[seen])
             fitted = start * form.shape(own, ages)
             lost.append(events[asked] @ fitted**2 - 2 * totals[asked] @ fitted)

@@ -6,7 +6,8 @@ each age, over all windows. Change points are found by binary segmentation (Scot
 Vostrikova 1981): the split that explains most is kept if it is more than chance, and each side is
 split again. Chance is what remains when signs are drawn at random for parts of the users, with the
 largest of all splits taken each time (the wild bootstrap, Wu 1986; the largest statistic, Westfall
-and Young 1993), so looking at every split is paid for; looking at several groups is by Bonferroni.
+and Young 1993), so looking at every split is paid for. Both sides of a split get half of its error
+level, so that all segments together keep to it (Kraft's inequality), and groups share it evenly.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from llm_influence.analysis.parts import (
 )
 from llm_influence.types import FloatArray
 
-DRAWS = 9999
+DRAWS = 19_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,8 @@ def drift_of(cells: Cells, *, groups: int, alpha: float, seed: int) -> Drift:
     level = cells.totals.sum() / cells.events.sum()
     middle, error = means(residuals, events)
     signs = np.random.default_rng(seed).integers(0, 2, size=(DRAWS, len(events))) * 2.0 - 1
-    segments = _Segments(residuals, events, signs, alpha / groups)
-    segments.search(0, len(middle))
+    segments = _Segments(residuals, events, signs)
+    segments.search(0, len(middle), alpha / groups)
     bounds = [0, *sorted(segments.found), len(middle)]
     changes = [
         segments.change(first, window, end, level, groups)
@@ -104,16 +105,14 @@ class _Segments:
     """Binary segmentation of W windows.
 
     Attributes:
-        found: First windows after changes, and the p-value of each.
+        found: First windows after changes, and the p-value of each, for all segments together.
     """
 
-    def __init__(
-        self, totals: FloatArray, events: FloatArray, signs: FloatArray, alpha: float
-    ) -> None:
-        self._totals, self._events, self._signs, self._alpha = totals, events, signs, alpha
+    def __init__(self, totals: FloatArray, events: FloatArray, signs: FloatArray) -> None:
+        self._totals, self._events, self._signs = totals, events, signs
         self.found: dict[int, float] = {}
 
-    def search(self, first: int, end: int) -> None:
+    def search(self, first: int, end: int, alpha: float, halvings: int = 0) -> None:
         """Split the windows from ``first`` to before ``end``, and both sides again."""
         if end - first < 2:
             return
@@ -124,10 +123,10 @@ class _Segments:
         if not enough.any() or not totals.any():
             return
         split, p_value = self._test(t_left, t_right, n_left, n_right, enough)
-        if p_value <= self._alpha:
-            self.found[first + split] = p_value
-            self.search(first, first + split)
-            self.search(first + split, end)
+        if p_value <= alpha:
+            self.found[first + split] = p_value * 2**halvings
+            self.search(first, first + split, alpha / 2, halvings + 1)
+            self.search(first + split, end, alpha / 2, halvings + 1)
 
     def _test(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 from llm_influence.analysis.cells import Cells, gather_cells
 from llm_influence.analysis.coded import Response
 from llm_influence.analysis.comparison import compare
-from llm_influence.analysis.decay import POWER, Decay, corrected, curve, decay_of
+from llm_influence.analysis.decay import POWER, Decay, FittedForm, corrected, curve, decay_of
 from llm_influence.analysis.drift import Drift, drift_of
 from llm_influence.analysis.dynamics_figures import draw_decay, draw_drift, draw_moved
 from llm_influence.analysis.levels import Factor, factor_of
@@ -173,23 +173,29 @@ def _half_life(decay: Decay, p_holm: float, alpha: float) -> Record:
         "events": int(cells.events.sum()),
         "form": form,
         "half_life_hours": found.half_life / HOUR if found else None,
+        "bound": _bound(found, float(np.nanmax(cells.ages))) if found else "",
         "low": found.interval[0] / HOUR if found else None,
         "high": found.interval[1] / HOUR if found else None,
         "start": found.start if found else None,
         "exponent": None if own is None else float(own[1]),
         "scale_hours": None if own is None else float(own[0]) / HOUR,
         "explained": found.explained if found else None,
-        "extrapolated": bool(found and found.half_life > np.nanmax(cells.ages)),
         "p_value": decay.p_value,
         "p_holm": p_holm,
         "power_better": decay.better,
     }
 
 
+def _bound(found: FittedForm, oldest: float) -> str:
+    """``at most`` where no more is known; ``beyond`` where it is longer than any age seen."""
+    return "at most" if found.too_short else "beyond" if found.half_life > oldest else ""
+
+
 def _curve(decay: Decay, life: Record) -> Iterator[Record]:
     """One record a doubling of age that has events."""
-    fitted = decay.chosen if life["half_life_hours"] is not None else None
-    for low, age, mean, half, events in zip(*curve(decay.cells), strict=True):
+    found = curve(decay.cells, decay.chosen if life["half_life_hours"] is not None else None)
+    columns = (found.edges, found.ages, found.events, found.means, found.halves, found.fitted)
+    for low, age, events, mean, half, fitted in zip(*columns, strict=True):
         yield {
             "factor": decay.cells.factor,
             "level": decay.cells.level,
@@ -199,7 +205,7 @@ def _curve(decay: Decay, life: Record) -> Iterator[Record]:
             "mean": float(mean),
             "low": float(mean - half),
             "high": float(mean + half),
-            "fitted": float(fitted.at(np.array([age]))[0]) if fitted else None,
+            "fitted": None if np.isnan(fitted) else float(fitted),
         }
 
 
@@ -242,7 +248,9 @@ def _drift_tables(drifts: Sequence[Drift], windows: Windows) -> dict[str, Table]
 
 
 def _duration(hours: float | None) -> str | None:
-    return None if hours is None or hours > LONGEST else human_duration(round(hours * HOUR))
+    if hours is None or not hours <= LONGEST:
+        return None
+    return human_duration(round(hours * HOUR))
 
 
 def _shown(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
@@ -251,7 +259,9 @@ def _shown(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
         {**row, **{name: _duration(row[key]) for name, key in _LIFE.items()}}
         for row in tables["half_lives"].records
     ]
-    lines += aligned(lives[:SHOWN], ["factor", "level", "events", "form", *_LIFE, "p_holm"])
+    lines += aligned(
+        lives[:SHOWN], ["factor", "level", "events", "form", "bound", *_LIFE, "p_holm"]
+    )
     if "drift" in tables:
         lines += ["", *_shown_changes(facts, tables)]
     if "moved" in tables:

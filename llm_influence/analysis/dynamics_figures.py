@@ -100,9 +100,18 @@ def _lines(rows: Records) -> Iterable[tuple[str, Records]]:
 
 
 def _label(level: str, life: Mapping[str, Any]) -> str:
-    hours = life["half_life_hours"]
-    told = life["form"] if hours is None else f"{life['form']}, half-life {hours:.3g} h"
-    return f"{level}: {told}" if level else str(told)
+    hours, told = life["half_life_hours"], str(life["form"])
+    if hours is not None:
+        told += f", half-life {life['bound']} ".rstrip() + f" {_duration(hours)}"
+    return f"{level}: {told}" if level else told
+
+
+def _duration(hours: float) -> str:
+    """Hours at three digits, in the unit that suits."""
+    for unit, name in ((24.0, "d"), (1.0, "h"), (1 / 60, "min")):
+        if hours >= 2 * unit:
+            return f"{hours / unit:.3g} {name}"
+    return f"{hours * 3600:.3g} s"
 
 
 def _interval(

@@ -23,7 +23,7 @@ class Windows:
     Attributes:
         kind: ``day``, ``week`` (from Monday), ``month``, or ``N days``.
         starts: (W,) first day of each.
-        sql: Expression over ``{}``, Unix seconds, that gives the place of its window.
+        sql: Expression over ``{0}``, Unix seconds, that gives the place of its window.
     """
 
     kind: str
@@ -52,7 +52,7 @@ def windows_of(first: int, last: int, asked: str | None = None) -> Windows:
     if kind == "month":
         begin, end = (_month(day) for day in days)
         starts = [date(number // 12, number % 12 + 1, 1) for number in range(begin, end + 1)]
-        moment = "make_timestamp({}::BIGINT * 1000000)"
+        moment = "make_timestamp({0}::BIGINT * 1000000)"
         sql = f"(year({moment}) * 12 + month({moment}) - {begin + 1})"
     else:
         size, origin = _size(kind), days[0]
@@ -61,7 +61,7 @@ def windows_of(first: int, last: int, asked: str | None = None) -> Windows:
         count = (days[1] - origin) // size + 1
         _refuse_many(count, kind)
         starts = [EPOCH + timedelta(origin + size * place) for place in range(count)]
-        sql = f"floor(({{}} - {origin * DAY}) / {size * DAY})"
+        sql = f"floor(({{0}} - {origin * DAY}) / {size * DAY})"
     _refuse_many(len(starts), kind)
     if asked and len(starts) == 1:
         raise DataError(

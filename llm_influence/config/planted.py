@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from llm_influence.config.document import Document
+from llm_influence.config.document import Document, Section
+
+
+class DriftConfig(Section):
+    """A change of the law: what behaviours count in predictions from a date on."""
+
+    date: datetime.date = Field(description="its first moment, UTC; logs begin on 2025-06-15")
+    behaviors: dict[str, float] = Field(description="weights from then on, of the same behaviours")
 
 
 class PlantedConfig(Document):
@@ -38,6 +46,7 @@ class PlantedConfig(Document):
     session_share: float = Field(0.5, ge=0, lt=1, description="of events seconds after the last")
     gap_hours: float = Field(4.0, gt=0, description="median time between sessions")
     gap_spread: float = Field(0.8, ge=0, description="of its logarithm")
+    drift: DriftConfig | None = None
     target: Literal["contrast", "item"] = Field(
         "contrast", description="contrast: the best item over the best of another cluster"
     )
@@ -60,4 +69,6 @@ class PlantedConfig(Document):
             raise ValueError("at least one behaviour whose weight is not zero")
         if "impression" in self.behaviors:
             raise ValueError("another name than 'impression', which is the distractors'")
+        if self.drift is not None and set(self.drift.behaviors) != set(self.behaviors):
+            raise ValueError(f"drift.behaviors of the names {sorted(self.behaviors)}")
         return self
