@@ -38,7 +38,7 @@ DRIFT = DriftConfig(
     date=date(2025, 6, 30), behaviors={"purchase": 0.5, "click": 1.0, "dismiss": -0.5}
 )
 """From a Monday on, a purchase counts half and a click twice."""
-WINDOWS = {"week": 7, "2 days": 2}
+WINDOWS = {"week": 7, "day": 1}
 Row = dict[str, str | float]
 
 
@@ -108,7 +108,7 @@ def drift_rows(tables: Path, law: Law, system: str) -> Iterator[Row]:
         behaviors = [c["level"] for c in changes if c["factor"] == "behavior"]
         false = len(behaviors) - sum(name in behaviors for name in changed)
         yield {**row, "metric": "drift_windows_off", "value": max(off.values())}
-        yield {**row, "metric": "false changes of behaviours", "value": false}
+        yield {**row, "metric": "further changes of behaviours", "value": false}
 
 
 def _after(behavior: str) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from llm_influence.analysis.buckets import AGES, MINUTE
+from llm_influence.analysis.buckets import MINUTE
 from llm_influence.analysis.coded import Response, coded_column
 from llm_influence.analysis.columns import Column, select
 from llm_influence.analysis.levels import Factor
@@ -25,6 +25,8 @@ FINE = 4
 """Ages for decay curves are cut so many times in a doubling of (1 minute + age)..."""
 BINS = 26 * FINE
 """... up to about a century."""
+WIDE = 2
+"""Fine ages that make one age of a window."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +39,7 @@ class Cells:
         totals: (P, K) scores added up, by part of the users and age, K `BINS`.
         events: (P, K) how many.
         ages: (K,) mean age in seconds, nan where there is no event.
-        window_totals: (P, W, C) the same by window of the prediction and age, C ranges of `AGES`.
+        window_totals: (P, W, C) the same by window of the prediction and age, C wider ages.
         window_events: (P, W, C) how many.
     """
 
@@ -92,15 +94,15 @@ def _query(
     plain = ["user", "age_seconds", "last_time", "score", *([match] if match else [])]
     taken: dict[str, Column] = {
         **{"side" if name == match else name: view.columns[name] for name in plain},
-        "old": Column(AGES.codes_sql(view.columns["age_seconds"].sql), ("timestamp",)),
         **{f"f{place}": coded_column(view, factor) for place, factor in enumerate(factors)},
     }
     codes = [f"f{place}" for place in range(len(factors))]
     side = speaking(view, match)
     score = f"abs(score * {side})" if response == "size" else f"score * {side}"
+    fine = f"least(floor({FINE} * log2(1 + age_seconds / {MINUTE})), {BINS - 1})::INTEGER"
     events = (
-        f'SELECT "user" % {PARTS} AS part, old, age_seconds AS age, '
-        f"least(floor({FINE} * log2(1 + age_seconds / {MINUTE})), {BINS - 1})::INTEGER AS fine, "
+        f'SELECT "user" % {PARTS} AS part, age_seconds AS age, {fine} AS fine, '
+        f"{fine} // {WIDE} AS old, "
         f"{windows.sql.format('last_time')} AS by_window, {score} AS score"
         + "".join(f", {name}" for name in codes)
         + f" FROM ({select(taken, parts=view.parts)}) WHERE {side} IS NOT NULL"
@@ -130,7 +132,7 @@ def _cells(
     events = _dense(fine, ("part", "fine"), "events", shape)
     ages = _dense(fine, ("part", "fine"), "age", shape).sum(axis=0)
     count = events.sum(axis=0)
-    cut = (PARTS, len(windows.starts), len(AGES.names))
+    cut = (PARTS, len(windows.starts), BINS // WIDE)
     by = ("part", "by_window", "old")
     return Cells(
         *name,

@@ -1,13 +1,14 @@
 """Drift: does an event of one kind count more or less as the calendar goes on?
 
 A window holds the predictions made in it. Influence fades with age, and histories of one window may
-be older than those of another, so what is followed is the residual against the group's mean at
-each age, over all windows. Change points are found by binary segmentation (Scott and Knott 1974;
+be older than those of another, so what is followed is the residual against the group's mean at each
+age, over all windows. Change points are found by binary segmentation (Scott and Knott 1974;
 Vostrikova 1981): the split that explains most is kept if it is more than chance, and each side is
-split again. Chance is what remains when signs are drawn at random for parts of the users, with the
-largest of all splits taken each time (the wild bootstrap, Wu 1986; the largest statistic, Westfall
-and Young 1993), so looking at every split is paid for. Both sides of a split get half of its error
-level, so that all segments together keep to it (Kraft's inequality), and groups share it evenly.
+split again, against its own mean at each age. Chance is what remains when signs are drawn at random
+for parts of the users, with the largest of all splits taken each time (the wild bootstrap, Wu 1986;
+the largest statistic, Westfall and Young 1993), so looking at every split is paid for. Both sides
+of a split get half of its error level, so that all segments together keep to it (Kraft's
+inequality), and groups share it evenly.
 """
 
 from __future__ import annotations
@@ -79,17 +80,14 @@ def drift_of(cells: Cells, *, groups: int, alpha: float, seed: int) -> Drift:
         seed: Of the signs.
     """
     events = cells.window_events.sum(axis=2)
-    usual = divide(cells.window_totals.sum(axis=(0, 1)), cells.window_events.sum(axis=(0, 1)))
-    expected = cells.window_events @ np.nan_to_num(usual)
-    residuals = cells.window_totals.sum(axis=2) - expected
     level = cells.totals.sum() / cells.events.sum()
-    middle, error = means(residuals, events)
+    middle, error = means(_residuals(cells.window_totals, cells.window_events), events)
     signs = np.random.default_rng(seed).integers(0, 2, size=(DRAWS, len(events))) * 2.0 - 1
-    segments = _Segments(residuals, events, signs)
+    segments = _Segments(cells.window_totals, cells.window_events, signs)
     segments.search(0, len(middle), alpha / groups)
     bounds = [0, *sorted(segments.found), len(middle)]
     changes = [
-        segments.change(first, window, end, level, groups)
+        segments.change(first, window, end, groups)
         for first, window, end in zip(bounds, bounds[1:], bounds[2:], strict=False)
     ]
     return Drift(
@@ -116,9 +114,8 @@ class _Segments:
         """Split the windows from ``first`` to before ``end``, and both sides again."""
         if end - first < 2:
             return
-        totals, events = self._totals[:, first:end], self._events[:, first:end]
-        left, right = _sides(totals), _sides(events)
-        (t_left, t_right), (n_left, n_right) = left, right
+        totals, events = self._within(first, end)
+        (t_left, t_right), (n_left, n_right) = _sides(totals), _sides(events)
         enough = np.minimum(occupied(n_left), occupied(n_right)) >= LEAST_PARTS
         if not enough.any() or not totals.any():
             return
@@ -127,6 +124,11 @@ class _Segments:
             self.found[first + split] = p_value * 2**halvings
             self.search(first, first + split, alpha / 2, halvings + 1)
             self.search(first + split, end, alpha / 2, halvings + 1)
+
+    def _within(self, first: int, end: int) -> tuple[FloatArray, FloatArray]:
+        """(P, W) residuals and events of some windows, against their own mean at each age."""
+        totals, events = self._totals[:, first:end], self._events[:, first:end]
+        return _residuals(totals, events), events.sum(axis=2)
 
     def _test(
         self,
@@ -155,11 +157,12 @@ class _Segments:
         p_value = (1 + (drawn >= largest * (1 - 1e-9)).sum()) / (1 + len(drawn))
         return 1 + int(places[gain.argmax()]), float(p_value)
 
-    def change(self, first: int, window: int, end: int, level: float, groups: int) -> Change:
+    def change(self, first: int, window: int, end: int, groups: int) -> Change:
         """What changed at a window, between the change before it and the next one."""
-        sides = (slice(first, window), slice(window, end))
-        totals = [self._totals[:, side].sum(axis=1) for side in sides]
-        events = [self._events[:, side].sum(axis=1) for side in sides]
+        within = self._within(first, end)
+        cut = [(each[:, : window - first], each[:, window - first :]) for each in within]
+        totals, events = ([side.sum(axis=1) for side in each] for each in cut)
+        level = self._totals[:, first:end].sum() / self._events[:, first:end].sum()
         before, after = (t.sum() / n.sum() for t, n in zip(totals, events, strict=True))
         added = (totals[1] - events[1] * after) / events[1].sum()
         added -= (totals[0] - events[0] * before) / events[0].sum()
@@ -167,6 +170,13 @@ class _Segments:
         half = critical(parts) * np.sqrt(correction(parts) * (added**2).sum())
         p_value = min(1.0, self.found[window] * groups)
         return Change(window, level + before, level + after, float(half), p_value)
+
+
+def _residuals(totals: FloatArray, events: FloatArray) -> FloatArray:
+    """(P, W) what (P, W, C) sums have beyond the mean at each age over all of them."""
+    usual = divide(totals.sum(axis=(0, 1)), events.sum(axis=(0, 1)))
+    residuals: FloatArray = totals.sum(axis=2) - events @ np.nan_to_num(usual)
+    return residuals
 
 
 def _sides(values: FloatArray) -> tuple[FloatArray, FloatArray]:

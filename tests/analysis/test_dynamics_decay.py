@@ -134,6 +134,6 @@ def test_the_curve_holds_every_event_once_at_its_age():
 def test_a_half_life_below_a_second_is_said_to_be_too_short():
     user, age, window, noise = drawn(0)
     age[::10] = 0
-    found = decay_of(cells_of(user, age, window, (age == 0) + 0.1 * noise)).chosen
+    found = decay_of(cells_of(user, age, window, (age == 0) * (1 + 0.1 * noise))).chosen
     assert found.too_short
     assert np.isnan(found.interval).all()

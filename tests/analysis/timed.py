@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from llm_influence.analysis.buckets import AGES
-from llm_influence.analysis.cells import BINS, EVERYTHING, FINE, Cells
+from llm_influence.analysis.cells import BINS, EVERYTHING, FINE, WIDE, Cells
 from llm_influence.analysis.parts import PARTS
 from llm_influence.influence import Influence
 from tests.analysis.tables import influences
@@ -43,11 +42,11 @@ def cells_of(user, age, window, scores, *, windows=1, name=(EVERYTHING, "")) -> 
     """What `gather_cells` should find, event by event."""
     fine = np.minimum(np.floor(FINE * np.log2(1 + age / 60)), BINS - 1).astype(int)
     totals, events, ages = np.zeros((3, PARTS, BINS))
-    wide = np.zeros((2, PARTS, windows, len(AGES.names)))
+    wide = np.zeros((2, PARTS, windows, BINS // WIDE))
     at = (user % PARTS, fine)
     for array, values in ((totals, scores), (events, 1.0), (ages, age)):
         np.add.at(array, at, values)
-    at = (user % PARTS, window, AGES.codes(age))
+    at = (user % PARTS, window, fine // WIDE)
     np.add.at(wide[0], at, scores)
     np.add.at(wide[1], at, 1.0)
     count = events.sum(axis=0)
