@@ -250,6 +250,7 @@ class InfluenceView:
             "temp_directory": str(Path(folder.name) / "spilled"),
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
+            "enable_progress_bar": False,
         }
         if resources.threads is not None:
             settings["threads"] = resources.threads
