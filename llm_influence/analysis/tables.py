@@ -141,6 +141,7 @@ class InfluenceView:
         self._folder, self._connection = self._connect(resources or Resources())
         self.folder = Path(self._folder.name)
         try:
+            self.execute("SET enable_progress_bar = false")  # bars would stand in logs
             self._load("items", item_table)
             self._load("users", user_table)
             self._define(files, choice or Choice())
@@ -250,7 +251,6 @@ class InfluenceView:
             "temp_directory": str(Path(folder.name) / "spilled"),
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
-            "enable_progress_bar": False,
         }
         if resources.threads is not None:
             settings["threads"] = resources.threads
