@@ -10,6 +10,7 @@ import typer
 from llm_influence.errors import ConfigError, choices
 
 if TYPE_CHECKING:
+    from llm_influence.analysis.coded import Response
     from llm_influence.analysis.output import Analysis
     from llm_influence.analysis.tables import InfluenceView
 
@@ -72,16 +73,9 @@ def factors(
     """
     from llm_influence.analysis.factors import FactorOptions, analyze_factors
 
-    if response not in ("score", "size"):
-        raise ConfigError(
-            f"unknown response {response!r}",
-            where="--response",
-            expected=choices(("score", "size"), response),
-            fix="correct the option",
-        )
     options = FactorOptions(
         factors=None if factor is None else tuple(factor),
-        response="size" if response == "size" else "score",
+        response=as_response(response),
         match=match,
         alpha=alpha,
         sample=sample,
@@ -99,6 +93,93 @@ def factors(
         threads=threads,
     ) as view:
         finish(analyze_factors(view, options), out)
+
+
+@analyze.command()
+def dynamics(
+    tables: Tables,
+    out: Out,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="a column, as behavior or item:genres; repeatable; default: the usual"),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="day, week, month or a number of days; default: by the time covered"),
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="tables of another model or period, the earlier; repeatable"),
+    ] = None,
+    response: Annotated[str, typer.Option(help="score, or size: without its sign")] = "score",
+    match: Annotated[
+        str | None,
+        typer.Option(help="column as match:genres: which events speak for the target"),
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="chance of any false alarm among all groups")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(help="of what change points are held against")] = 0,
+    items: Items = None,
+    users: Users = None,
+    method: Method = None,
+    target: Target = None,
+    run: RunName = None,
+    memory: Memory = "2GB",
+    temp: Temp = None,
+    threads: Threads = None,
+) -> None:
+    """Measure how influence fades with age, when it changed, and what moved between two tables.
+
+    Writes dynamics.json, and dynamics_half_lives, dynamics_decay, dynamics_drift,
+    dynamics_changes and dynamics_moved as CSV and figures.
+    """
+    from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
+
+    options = DynamicsOptions(
+        by=None if by is None else tuple(by),
+        window=window,
+        response=as_response(response),
+        match=match,
+        alpha=alpha,
+        seed=seed,
+    )
+
+    def opened(places: list[Path]) -> InfluenceView:
+        return open_view(
+            places,
+            items=items,
+            users=users,
+            method=method,
+            target=target,
+            run=run,
+            memory=memory,
+            temp=temp,
+            threads=threads,
+        )
+
+    with opened(tables) as view:
+        if not against:
+            finish(analyze_dynamics(view, options), out)
+            return
+        with opened(against) as earlier:
+            finish(analyze_dynamics(view, options, earlier), out)
+
+
+def as_response(name: str) -> Response:
+    """What of a score is asked.
+
+    Raises:
+        ConfigError: It is neither ``score`` nor ``size``.
+    """
+    if name not in ("score", "size"):
+        raise ConfigError(
+            f"unknown response {name!r}",
+            where="--response",
+            expected=choices(("score", "size"), name),
+            fix="correct the option",
+        )
+    return "size" if name == "size" else "score"
 
 
 @analyze.command()

@@ -26,16 +26,40 @@ def write_truth(truth: Truth, folder: Path) -> Path:
     return _write(list(_exact(truth)), truth, folder)
 
 
-def write_explained(truth: Truth, explainer: Explainer, folder: Path) -> Path:
-    """The same histories and questions, explained by a model."""
+def write_explained(
+    truth: Truth, explainer: Explainer, folder: Path, later: Explainer | None = None
+) -> Path:
+    """The same histories and questions, explained by a model.
+
+    Args:
+        truth: The histories and questions.
+        explainer: Of the model.
+        folder: For the tables.
+        later: Explains the histories that end when the law has changed; default: ``explainer``.
+    """
+    everyone = range(len(truth.log))
+    changed = [user for user in everyone if later is not None and is_changed(truth, user)]
+    found = _explained(truth, explainer, sorted(set(everyone) - set(changed)))
+    if later is not None:
+        found |= _explained(truth, later, changed)
+    return _write([found[user] for user in everyone], truth, folder)
+
+
+def is_changed(truth: Truth, user: int) -> bool:
+    """Whether a user's history ends when the law has changed."""
+    drift = truth.law.drift
+    return drift is not None and int(truth.history(user).timestamps[-1]) >= drift.date
+
+
+def _explained(truth: Truth, explainer: Explainer, users: list[int]) -> dict[int, Influence]:
     ids, together = truth.law.item_ids.to_pylist(), defaultdict(list)
-    for user in range(len(truth.log)):
+    for user in users:
         together[_question(truth, ids, user)].append(user)
     found: dict[int, Influence] = {}
-    for question, users in together.items():
-        influences = explainer.explain([truth.history(user) for user in users], question)
-        found |= dict(zip(users, influences, strict=True))
-    return _write([found[user] for user in range(len(truth.log))], truth, folder)
+    for question, same in together.items():
+        influences = explainer.explain([truth.history(user) for user in same], question)
+        found |= dict(zip(same, influences, strict=True))
+    return found
 
 
 def _exact(truth: Truth) -> Iterator[Influence]:

@@ -19,13 +19,18 @@ def fitted(config: RunConfig, log: BehaviorLog, folder: Path) -> InfluenceModel:
     place = folder / "model"
     if not (place / "model.json").exists():  # which is written last
         model = InfluenceModel.build(config, log)
-        last = EvaluationSet(log, np.arange(len(log)), log.lengths.astype(np.int64) - 1)
-        arguments = training_arguments(config, folder, world_size=1)
-        arguments.eval_strategy = arguments.save_strategy = "no"
-        arguments.load_best_model_at_end = False
-        # The trainer wants questions to choose an epoch by; none is chosen, so none is asked.
-        trainer = InfluenceTrainer(config, model, Split(log, log, last, last, {}), arguments)
-        trainer.remove_callback(EarlyStoppingCallback)
-        trainer.train()
+        train(model, config, log, folder)
         model.save_pretrained(place)
     return InfluenceModel.from_pretrained(place)
+
+
+def train(model: InfluenceModel, config: RunConfig, log: BehaviorLog, folder: Path) -> None:
+    """Train on all of a log, to the last epoch."""
+    last = EvaluationSet(log, np.arange(len(log)), log.lengths.astype(np.int64) - 1)
+    arguments = training_arguments(config, folder, world_size=1)
+    arguments.eval_strategy = arguments.save_strategy = "no"
+    arguments.load_best_model_at_end = False
+    # The trainer wants questions to choose an epoch by; none is chosen, so none is asked.
+    trainer = InfluenceTrainer(config, model, Split(log, log, last, last, {}), arguments)
+    trainer.remove_callback(EarlyStoppingCallback)
+    trainer.train()

@@ -7,5 +7,9 @@ levels        columns of the view cut into few levels: factors
 coded         every event as a few small integers, on disk
 factors       the analysis: regression, permutation, interactions, weights, factor_figures
 attribution   conversions laid to channels: touch, outcomes, paths, bootstrap, attribution_figures
+parts         means and their errors from sums by parts of the users
+cells         sums by part, level, age and window: all that decay and drift need
+windows       calendar windows
+dynamics      the analysis: decay, drift, comparison of two sets of tables, dynamics_figures
 output        an analysis as JSON, CSV and figures
 """

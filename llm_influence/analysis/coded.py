@@ -52,7 +52,7 @@ class CodedEvents:
             "explanation": view.columns["explanation"],
             "position": view.columns["position"],
             "response": view.columns["score"],
-            **{f"f{place}": _coded(view, factor) for place, factor in enumerate(factors)},
+            **{f"f{place}": coded_column(view, factor) for place, factor in enumerate(factors)},
         }
         codes = ", ".join(f"f{place}::UTINYINT AS f{place}" for place in range(len(factors)))
         score = "abs(response)" if response == "size" else "response"
@@ -86,7 +86,8 @@ class CodedEvents:
             )
 
 
-def _coded(view: InfluenceView, factor: Factor) -> Column:
+def coded_column(view: InfluenceView, factor: Factor) -> Column:
+    """The column of the view that holds the codes of a factor's levels."""
     column = view.columns[factor.name]
     sql = factor.codes if factor.of_rows else factor.codes.format(column.sql)
     return Column(sql, column.needs, column.joins)

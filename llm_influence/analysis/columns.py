@@ -72,6 +72,7 @@ COLUMNS: dict[str, Column] = {
     "explanation": Column("r.explanation", number=True),
     "user": Column("x.user_code", number=True),
     "events": Column("x.events", number=True),
+    "last_time": Column("x.last_time", number=True),
     "from_end": Column(_FROM_END, ("position",), number=True),
     "age_seconds": Column(_AGE, ("timestamp",), number=True),
     "hour": Column(_HOUR, ("timestamp",), number=True),

@@ -25,9 +25,9 @@ def draw_ranking(ranking: Records) -> Figure:
     figure = new_figure(10, 1.3 + 0.36 * len(ranking))
     left, right = figure.subplots(1, 2, sharey=True)
     names = [str(row["factor"]) + ("" if row["matters"] else " (n.s.)") for row in ranking]
-    _points(left, ranking, ("spread", "spread_low", "spread_high"), names, BLUE, "o")
+    draw_points(left, ranking, ("spread", "spread_low", "spread_high"), names, BLUE, "o")
     columns = ("permutation_share", "permutation_low", "permutation_high")
-    _points(right, ranking, columns, names, ORANGE, "s")
+    draw_points(right, ranking, columns, names, ORANGE, "s")
     left.set_xlabel("spread of its effects (units of influence)")
     right.set_xlabel("permutation importance (share of variance)")
     return figure
@@ -42,7 +42,7 @@ def draw_effects(effects: Records) -> Figure:
     axes = figure.subplots(down, min(ACROSS, len(groups)), squeeze=False).ravel()
     for axis, rows in zip(axes, groups, strict=False):
         names = [str(row["level"]) for row in rows]
-        handle = _points(axis, rows, ("effect", "low", "high"), names, BLUE, "o")
+        handle = draw_points(axis, rows, ("effect", "low", "high"), names, BLUE, "o")
         places = np.arange(len(rows))
         trees = [row["partial_dependence"] for row in rows]
         (mark,) = axis.plot(
@@ -72,7 +72,7 @@ def draw_interactions(pairs: Records) -> Figure:
     names = [
         f"{row['first']} x {row['second']}" + ("" if row["matters"] else " (n.s.)") for row in pairs
     ]
-    _points(axis, pairs, ("spread", "low", "high"), names, BLUE, "o")
+    draw_points(axis, pairs, ("spread", "low", "high"), names, BLUE, "o")
     axis.set_xlabel("spread of what the pair adds (units of influence)")
     return figure
 
@@ -82,12 +82,12 @@ def draw_weights(weights: Records) -> Figure:
     figure = new_figure(6, 1.3 + 0.34 * len(weights))
     axis = figure.subplots()
     names = [str(row["behavior"]) for row in weights]
-    _points(axis, weights, ("weight", "low", "high"), names, BLUE, "o")
+    draw_points(axis, weights, ("weight", "low", "high"), names, BLUE, "o")
     axis.set_xlabel("what one event counts at equal age, the largest being 1")
     return figure
 
 
-def _points(
+def draw_points(
     axis: Axes,
     rows: Records,
     columns: tuple[str, str, str],

@@ -105,6 +105,7 @@ class InfluenceView:
         users: How many users.
         parts: The rows are of parts of events; the view adds them up.
         sources: Files and folders as they were given.
+        folder: For temporary files; it goes with the view.
     """
 
     def __init__(
@@ -140,7 +141,9 @@ class InfluenceView:
         self._where = ", ".join(str(place) for place in sources)
         self._duckdb = require("duckdb", extra="analysis", purpose="analysis of influence tables")
         self._folder, self._connection = self._connect(resources or Resources())
+        self.folder = Path(self._folder.name)
         try:
+            self.execute("SET enable_progress_bar = false")  # bars would stand in logs
             self.load("items", item_table)
             self.load("users", user_table)
             self._define(files, choice or Choice())

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from llm_influence.analysis.parts import speaking
 from llm_influence.analysis.regression import LEVEL
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.types import FloatArray
@@ -56,14 +57,14 @@ def behavior_weights(view: InfluenceView, match: str | None = None) -> Weights:
 
     Args:
         view: The tables; at least 2 users.
-        match: A column ``match:...``. An event that matches the target counts as it is, one that
-            matches the contrast's other item with its sign turned, any other not at all. Default:
-            every event counts as it is.
+        match: A column ``match:...`` that tells what each event counts for
+            (`llm_influence.analysis.parts.speaking`). Default: every event counts as it is.
 
     Raises:
         DataError: There is no such column.
+        ConfigError: It is another column.
     """
-    side = "1" if match is None else "CASE side WHEN 'target' THEN 1 WHEN 'other' THEN -1 END"
+    side = speaking(view, match)
     columns = ["user", "behavior", "age_seconds", "score", *([match] if match else [])]
     names = ["u", "behavior", "age", "score", *(["side"] if match else [])]
     cells = view.table(

@@ -25,7 +25,7 @@ from llm_influence.config.heads import (
     ItemHeadConfig,
 )
 from llm_influence.config.model import RECURRENT, ModelConfig, RecurrentConfig, ScratchConfig
-from llm_influence.config.planted import PlantedConfig
+from llm_influence.config.planted import DriftConfig, PlantedConfig
 from llm_influence.config.run import RunConfig
 from llm_influence.config.search import PrunerConfig, SearchConfig, SearchedOption
 from llm_influence.config.training import (
@@ -53,6 +53,7 @@ __all__ = [
     "ContrastiveConfig",
     "DataConfig",
     "Document",
+    "DriftConfig",
     "EvaluationConfig",
     "FeedbackHeadConfig",
     "ItemHeadConfig",

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from llm_influence.config.document import Document
+from llm_influence.config.document import Document, Section
+
+
+class DriftConfig(Section):
+    """A change of the law: what behaviours count in predictions from a date on."""
+
+    date: datetime.date = Field(description="its first moment, UTC; logs begin on 2025-06-15")
+    behaviors: dict[str, float] = Field(description="weights from then on, of the same behaviours")
 
 
 class PlantedConfig(Document):
@@ -44,6 +52,7 @@ class PlantedConfig(Document):
         description="of the logarithm of how often items are shown, whatever their affinity; a "
         "user takes an item by affinity times exposure",
     )
+    drift: DriftConfig | None = None
     target: Literal["contrast", "item"] = Field(
         "contrast", description="contrast: the best item over the best of another cluster"
     )
@@ -66,4 +75,6 @@ class PlantedConfig(Document):
             raise ValueError("at least one behaviour whose weight is not zero")
         if "impression" in self.behaviors:
             raise ValueError("another name than 'impression', which is the distractors'")
+        if self.drift is not None and set(self.drift.behaviors) != set(self.behaviors):
+            raise ValueError(f"drift.behaviors of the names {sorted(self.behaviors)}")
         return self

@@ -31,6 +31,20 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
+class Drift:
+    """A change of the law.
+
+    Attributes:
+        date: Unix seconds; what comes after a history that ends at this moment or later follows
+            the changed law, whatever the age of its events.
+        weights: (B,) weight of each behaviour from then on.
+    """
+
+    date: int
+    weights: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class Law:
     """The law over I items and B behaviours.
 
@@ -43,6 +57,7 @@ class Law:
         clock: Ages in ``seconds``, or in ``steps`` (how many events lie behind).
         pair_strength: p of the equation.
         temperature: Of the softmax.
+        drift: What changes at a date; None: nothing.
     """
 
     item_ids: pa.StringArray
@@ -53,6 +68,7 @@ class Law:
     clock: Literal["seconds", "steps"] = "seconds"
     pair_strength: float = 0.0
     temperature: float = 1.0
+    drift: Drift | None = None
 
     @cached_property
     def affinity(self) -> Floats:
@@ -73,13 +89,22 @@ class Law:
         Returns:
             (..., I); the leading dimensions broadcast.
         """
-        a = self.weights[behaviors] * self.decay(timestamps) * np.asarray(kept)  # (..., E)
+        weights = self.weights_of(behaviors, timestamps)
+        a = weights * self.decay(timestamps) * np.asarray(kept)  # (..., E)
         if self.pair_strength:
             near = self.affinity[items[..., :, None], items[..., None, :]]  # (..., E, E)
             near = near * ~np.eye(items.shape[-1], dtype=bool)
             a = a * (1 + self.pair_strength / 2 * (near @ a[..., None])[..., 0])
         evidence = (a[..., None] * self.factors[items]).sum(axis=-2)  # (..., R)
         return evidence @ self.factors.T / self.temperature
+
+    def weights_of(self, behaviors: IntArray, timestamps: IntArray) -> Floats:
+        """(..., E) weight of each event's behaviour when the last event happened."""
+        weights = self.weights[behaviors]
+        if self.drift is None:
+            return weights
+        changed = timestamps[..., -1:] >= self.drift.date
+        return np.where(changed, self.drift.weights[behaviors], weights)
 
     def decay(self, timestamps: IntArray) -> Floats:
         """(..., E) what is left of each event at its age: all of the last, half a half-life ago."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime, time
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 
 from llm_influence.config import PlantedConfig
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.data.law import Law, cluster_factors
+from llm_influence.data.law import Drift, Law, cluster_factors
 from llm_influence.data.log import BehaviorLog
 from llm_influence.files import write_text, write_whole
 from llm_influence.types import History
@@ -188,8 +189,18 @@ def _law(config: PlantedConfig) -> tuple[Law, Catalogue]:
         clock=config.clock,
         pair_strength=config.pair_strength,
         temperature=config.temperature,
+        drift=_drift(config, tuple(behaviors)),
     )
     return law, catalogue
+
+
+def _drift(config: PlantedConfig, behaviors: tuple[str, ...]) -> Drift | None:
+    if config.drift is None:
+        return None
+    begins = datetime.combine(config.drift.date, time(), UTC)
+    # Distractors stay without weight.
+    weights = [config.drift.behaviors.get(name, 0.0) for name in behaviors]
+    return Drift(int(begins.timestamp()), np.array(weights))
 
 
 def _log(config: PlantedConfig, law: Law, catalogue: Catalogue) -> BehaviorLog:
@@ -246,6 +257,9 @@ def _times(config: PlantedConfig, lengths: Ints, random: np.random.Generator) ->
 
 
 def _described(config: PlantedConfig, law: Law) -> dict[str, object]:
+    # A law that stays the same is written as it was before laws could change.
+    kept = config.model_dump(mode="json", exclude=None if config.drift else {"drift"})
+    drift = {"drift": kept["drift"]} if config.drift else {}
     return {
         "equation": "P(item) = softmax over items of (sum over events of weight(behavior) "
         "* 2^(-age / half_life) * dot(factors(event's item), factors(item)) "
@@ -256,11 +270,12 @@ def _described(config: PlantedConfig, law: Law) -> dict[str, object]:
         else None,
         "target": config.target,
         "behaviors": dict(zip(law.behaviors, law.weights.tolist(), strict=True)),
+        **drift,
         "half_life": law.half_life,
         "clock": law.clock,
         "pair_strength": law.pair_strength,
         "temperature": law.temperature,
         "item_ids": law.item_ids.to_pylist(),
         "factors": law.factors.tolist(),
-        "config": config.model_dump(mode="json"),
+        "config": kept,
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_influence.data.law import Law, cluster_factors
+from llm_influence.data.law import Drift, Law, cluster_factors
 from llm_influence.errors import UnknownNameError
 from llm_influence.types import Event, History
 
@@ -54,6 +54,18 @@ def test_steps_count_instead_of_hours():
     np.testing.assert_allclose(
         slow.log_probabilities(PAST), np.log(softmax(np.array([a, a, b, 0])))
     )
+
+
+def test_a_law_that_drifts_goes_by_the_date_of_the_last_event():
+    drift = Drift(4 * HOUR, np.array([0.0, 1.0, 0.0]))
+    before, after = law(), law(drift=drift)
+    early = PAST.keep(slice(3))
+    for one in (before, after):
+        np.testing.assert_allclose(one.log_probabilities(early), before.log_probabilities(early))
+    # of the four events the third alone counts from then on, an hour back: 2^-1/2
+    wanted = np.log(softmax(np.array([2**-0.5, 2**-0.5, 0, 0])))
+    np.testing.assert_allclose(after.log_probabilities(PAST), wanted)
+    np.testing.assert_allclose(np.exp(after.log_probabilities(PAST.keep(slice(0)))), 1 / 4)
 
 
 def test_in_a_contrast_without_pairs_an_event_gives_weight_times_decay_times_affinity():

@@ -75,6 +75,28 @@ def test_the_next_item_follows_the_law():
     assert entropy.mean() < np.log(12) - 0.2  # far from an even draw
 
 
+def test_a_drift_changes_the_items_drawn_from_its_date_on_and_is_written_down(tmp_path):
+    weights = {"purchase": -1.0, "click": 0.5, "dismiss": 2.0}
+    config = PlantedConfig(**SMALL, drift={"date": "2025-07-01", "behaviors": weights})
+    drifted, truth = write_planted(config, tmp_path)
+    log, _ = made()
+    begins = truth.law.drift.date
+    assert begins == 1_751_328_000
+    np.testing.assert_array_equal(drifted.timestamps, log.timestamps)
+    # What is drawn after an event is drawn by the law in force at that event.
+    last = np.repeat(log.timestamps[log.offsets[1:] - 1], log.lengths)
+    np.testing.assert_array_equal(drifted.items[last < begins], log.items[last < begins])
+    assert (drifted.items[log.timestamps >= begins] != log.items[log.timestamps >= begins]).any()
+    law = json.loads((tmp_path / "law.json").read_text(encoding="utf-8"))
+    assert law["drift"] == {"date": "2025-07-01", "behaviors": weights}
+    write_planted(PlantedConfig(**SMALL), tmp_path / "plain")
+    plain = json.loads((tmp_path / "plain" / "law.json").read_text(encoding="utf-8"))
+    assert "drift" not in plain
+    assert "drift" not in plain["config"]
+    with pytest.raises(ConfigError, match="of the names"):
+        PlantedConfig.load(None, ["--drift.date", "2025-07-01", "--drift.behaviors", "{buy: 1}"])
+
+
 def test_distractors_have_no_influence_and_are_no_causes():
     log, truth = made(users=200, distractor_share=0.4, distractor_items=3)
     idle = truth.law.behaviors.index(DISTRACTOR)

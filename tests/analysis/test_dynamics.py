@@ -1,0 +1,214 @@
+"""Dynamics of tables whose law is known, before and after, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from llm_influence import cli
+from llm_influence.analysis.comparison import compare
+from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
+from llm_influence.analysis.levels import factor_of
+from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config import DriftConfig, PlantedConfig
+from llm_influence.data.planted import generate
+from llm_influence.errors import ConfigError, DataError
+from tests.analysis.tables import write
+from tests.analysis.timed import rescored, timed
+
+HOUR = 3_600
+WEIGHTS = {"purchase": 1.0, "click": 0.5, "dismiss": -0.5}
+HALF_LIVES = {"purchase": 40, "click": 20, "dismiss": 20}
+CHANGE = 1_003_104_000
+"""A Monday, 2001-10-15. From then on a dismissal counts for nothing."""
+
+
+def law(behavior, age, moment, random):
+    """A weight halved with every half-life, and noise."""
+    weight = 0.0 if behavior == "dismiss" and moment >= CHANGE else WEIGHTS[behavior]
+    return weight * 0.5 ** (age / HOUR / HALF_LIVES[behavior]) + 0.05 * random.normal()
+
+
+@pytest.fixture(scope="module")
+def records():
+    return timed(law, users=300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, records):
+    return write(tmp_path_factory.mktemp("t"), records)
+
+
+def rows(analysis, table, **where):
+    found = analysis.tables[table].records if table in analysis.tables else []
+    return [row for row in found if all(row[name] == value for name, value in where.items())]
+
+
+def test_half_lives_and_the_date_of_a_change_are_found(folder):
+    with InfluenceView(folder) as view:
+        found = analyze_dynamics(view, DynamicsOptions(by=("behavior",), window="week"))
+    for behavior in ("purchase", "click"):
+        (row,) = rows(found, "half_lives", level=behavior)
+        assert row["form"] == "exponential"
+        assert row["half_life_hours"] == pytest.approx(HALF_LIVES[behavior], rel=0.1)
+        assert row["low"] < HALF_LIVES[behavior] < row["high"]
+    (change,) = rows(found, "changes", factor="behavior")
+    assert change["window"] == "2001-10-15"
+    assert change["level"] == "dismiss"
+    assert change["low"] < change["change"] < change["high"]
+    segments = [row["segment"] for row in rows(found, "drift", level="dismiss")]
+    assert segments == sorted(segments)
+    assert set(segments) == {0, 1}
+
+
+def test_what_a_new_model_moved_is_found_event_by_event(tmp_path, folder, records):
+    def moved(behavior, age, moment, random):
+        return law(behavior, age, moment, random) + 0.3 * (behavior == "click")
+
+    later = write(tmp_path, rescored(records, moved))
+    with InfluenceView(later) as after, InfluenceView(folder) as before:
+        options = DynamicsOptions(by=("behavior",))
+        found = analyze_dynamics(after, options, before)
+    told = found.facts["comparison"]
+    assert told["paired_explanations"] == 300
+    assert told["paired_events"] == after.events
+    assert (told["only_after"], told["only_before"]) == (0, 0)
+    changes = {row["level"]: row for row in rows(found, "moved", factor="behavior")}
+    assert {row["how"] for row in changes.values()} == {"paired"}
+    assert {level for level, row in changes.items() if row["moved"]} == {"click"}
+    click = changes["click"]
+    assert click["low"] < 0.3 < click["high"]
+    assert click["high"] - click["low"] < 0.02
+    values = {
+        name: np.mean(
+            [
+                s
+                for r in of
+                for e, s in zip(r.events, r.scores, strict=True)
+                if e.behavior == "click"
+            ]
+        )
+        for name, of in (("before", records), ("after", rescored(records, moved)))
+    }
+    assert click["before"] == pytest.approx(values["before"], abs=1e-6)
+    assert click["after"] == pytest.approx(values["after"], abs=1e-6)
+    items = rows(found, "moved", factor="item")
+    assert len(items) == 9
+    assert [row["p_value"] for row in items] == sorted(row["p_value"] for row in items)
+
+
+def test_other_periods_are_compared_without_pairs(tmp_path):
+    def law_of(weight):
+        return lambda behavior, _age, _moment, random: (
+            weight * (behavior == "click") + 0.1 * random.normal()
+        )
+
+    early = write(tmp_path / "a", timed(law_of(0.5), users=150, seed=1))
+    late = write(tmp_path / "b", timed(law_of(0.8), users=150, seed=2))
+    with InfluenceView(late) as after, InfluenceView(early) as before:
+        rows = compare(after, before, [factor_of(after, "behavior")]).moved(0.05)
+        assert not after.table("SHOW TABLES")["name"].to_pylist().count("both_events")
+    found = {row.level: row for row in rows if row.factor == "behavior"}
+    assert found["click"].how == "unpaired"
+    assert found["click"].low < 0.3 < found["click"].high
+    assert [row.level for row in rows if row.factor == "behavior" and row.moved] == ["click"]
+
+
+def test_events_alike_in_all_but_place_are_paired_once(tmp_path, records):
+    def twice(record):
+        events = tuple(
+            replace(event, timestamp=record.events[0].timestamp, item="i1", behavior="click")
+            for event in record.events
+        )
+        return replace(record, events=events)
+
+    double = [twice(record) for record in records[:40]]
+    one = write(tmp_path / "a", double)
+    two = write(tmp_path / "b", [replace(r, scores=r.scores + 1) for r in double])
+    with InfluenceView(two) as after, InfluenceView(one) as before:
+        found = compare(after, before, [])
+    assert found.facts["paired_events"] == 40 * 12
+    assert found.rows[0].change == pytest.approx(1)
+    assert found.rows[0].low == pytest.approx(1)
+
+
+def test_tables_that_cannot_be_compared_are_refused(tmp_path, folder, records):
+    other = write(
+        tmp_path / "o",
+        [replace(r, quality=replace(r.quality, method="shapley")) for r in records[:20]],
+    )
+    few = write(tmp_path / "f", records[:20])
+    half = write(tmp_path / "h", records[100:105])
+    double = [*records[:20], *records[:20]]
+    with InfluenceView(few) as view:
+        with (
+            InfluenceView(other) as earlier,
+            pytest.raises(DataError, match="method leave_one_out here, shapley"),
+        ):
+            compare(view, earlier, [])
+        with (
+            InfluenceView(half) as earlier,
+            pytest.raises(DataError, match="no events, levels or items"),
+        ):
+            compare(view, earlier, [])
+        with (
+            InfluenceView(write(tmp_path / "d", double)) as earlier,
+            pytest.raises(DataError, match="--against: user 'u0' is explained twice"),
+        ):
+            compare(view, earlier, [])
+        with InfluenceView(folder) as earlier:  # and a refusal leaves the view as it was
+            assert compare(view, earlier, []).facts["paired_explanations"] == 20
+
+
+def test_what_cannot_be_analysed_is_refused(tmp_path, folder, records):
+    one = write(tmp_path / "one", records[:1], shards=1)
+    with InfluenceView(one) as view, pytest.raises(DataError, match="explanations of 1 user"):
+        analyze_dynamics(view)
+    with InfluenceView(folder) as view:
+        for options, error, words in (
+            (DynamicsOptions(by=("behaviour",)), DataError, "did you mean 'behavior'"),
+            (DynamicsOptions(by=("method",)), DataError, "on every row"),
+            (DynamicsOptions(by=("behavior",), window="3000"), DataError, "one window"),
+            (
+                DynamicsOptions(by=("behavior",), match="behavior"),
+                ConfigError,
+                "which item an event",
+            ),
+        ):
+            with pytest.raises(error, match=words):
+                analyze_dynamics(view, options)
+    nothing = write(tmp_path / "n", rescored(records[:20], lambda *_: 0.0))
+    with InfluenceView(nothing) as view, pytest.raises(DataError, match="every score is zero"):
+        analyze_dynamics(view, DynamicsOptions(by=("behavior",)))
+    apart = write(tmp_path / "m", [replace(r, target_id="i77") for r in records[:20]])
+    with InfluenceView(apart) as view, pytest.raises(DataError, match="no event matches"):
+        analyze_dynamics(view, DynamicsOptions(by=("behavior",), match="match:genre"))
+
+
+def test_the_drift_of_a_planted_log_is_found_from_its_true_influences(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend("scripts")
+    planted_tables = pytest.importorskip("planted_tables")
+    drift = DriftConfig(date="2025-06-30", behaviors={"purchase": 0.4, "click": 1, "dismiss": -0.5})
+    _, truth = generate(PlantedConfig(users=300, seed=3, drift=drift))
+    planted_tables.write_truth(truth, tmp_path)
+    with InfluenceView(tmp_path) as view:
+        options = DynamicsOptions(by=("behavior",), window="week", match="match:cluster")
+        found = analyze_dynamics(view, options)
+    changes = {row["level"]: row["window"] for row in rows(found, "changes", factor="behavior")}
+    assert changes == {"purchase": "2025-06-30", "click": "2025-06-30"}
+
+
+def test_the_command_writes_files_and_prints_what_was_found(tmp_path, folder):
+    words = ["analyze", "dynamics", folder, "--out", tmp_path, "--by", "behavior"]
+    words += ["--window", "14", "--against", folder, "--threads", 1]
+    result = CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "exponential" in result.output
+    tree = json.loads((tmp_path / "dynamics.json").read_text(encoding="utf-8"))
+    assert tree["tables"]["half_lives"][0]["factor"] == "all events"
+    names = {path.name for path in tmp_path.iterdir()}
+    for table in ("decay", "drift", "moved"):
+        assert {f"dynamics_{table}.{kind}" for kind in ("csv", "png", "svg")} <= names
+    assert {"dynamics_half_lives.csv", "dynamics_changes.csv"} <= names
