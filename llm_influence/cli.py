@@ -1,7 +1,7 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
 llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | analyze |
-report | methods | planted | tokenizer
+flips | report | methods | planted | tokenizer
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 import yaml
 
 from llm_influence.cli_analyze import analyze
+from llm_influence.cli_audit import flips
 from llm_influence.errors import ConfigError, InfluenceError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Which of the things a user did made the model predict what they do next, and how much?",
 )
 app.add_typer(analyze, name="analyze")
+app.command()(flips)
 
 Overrides = {"allow_extra_args": True, "ignore_unknown_options": True}
 ConfigFile = Annotated[Path | None, typer.Option(help="YAML file of the run; default: the demo's")]
