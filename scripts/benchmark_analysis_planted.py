@@ -3,8 +3,8 @@
     python scripts/benchmark_analysis_planted.py --model runs/planted_truth/model
 
 Asks tables of exact true influences, and tables that a trained model's explanations make (the
-model of benchmark_planted_truth.py, for users it never saw). Writes
-docs/benchmarks/analysis_planted.json.
+model of benchmark_planted_truth.py, for users it never saw). Audits fair and unfair laws, a hundred
+of each. Writes docs/benchmarks/analysis_planted.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from benchmark_json import write_benchmark
 from benchmark_planted_truth import LAW
+from planted_audit import FAIR, SHUFFLES, UNFAIR, audit_figures, audit_rows
+from planted_audit import LAW as AUDITED
 from planted_tables import write_explained, write_truth
 from scipy import stats
 
@@ -76,6 +78,7 @@ def main(options: argparse.Namespace) -> None:
     _, truth = generate(config)
     with tempfile.TemporaryDirectory() as place:
         rows = list(measured(options, truth, Path(place)))
+    rows += audit_rows(options.audits, options.audit_seeds)
     for row in rows:
         print(f"{row['system']:8}{row['metric']:32}{row['value']:10.4f}")
     write_benchmark(
@@ -85,11 +88,13 @@ def main(options: argparse.Namespace) -> None:
             "law": config.model_dump(mode="json"),
             "truth": "exact influence of every event, no model",
             "model": f"{options.method} of the model of planted_truth.json",
+            "audit": {"law": AUDITED, "fair": FAIR, "unfair": UNFAIR, "shuffles": SHUFFLES},
+            "audit_seeds": options.audit_seeds,
             "weight_error": "largest distance of a behaviour's weight from the law's, the largest "
             "weight being 1",
         },
         rows=rows,
-        figures=factor_figures(rows),
+        figures=factor_figures(rows) | audit_figures(rows),
         seeds=[options.seed],
     )
 
@@ -112,4 +117,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=11, help="of the law the model was trained on")
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--audits", type=Path, default=Path("runs/planted_audit"))
+    parser.add_argument("--audit-seeds", type=int, default=100)
     main(parser.parse_args())
