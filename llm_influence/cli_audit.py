@@ -40,3 +40,27 @@ def flips(
             "changes with another value"
         )
     typer.echo(f"flips: {found.path}")
+
+
+def review(
+    tables: Annotated[list[Path], typer.Option(help="folder that `explain` wrote; repeatable")],
+    out: Annotated[Path, typer.Option(help="the CSV; decisions that stand there are kept")],
+    size: Annotated[int, typer.Option(help="explanations that are to wait for a decision")] = 20,
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    method: Annotated[str | None, typer.Option(help="take this method's explanations only")] = None,
+    target: Annotated[str | None, typer.Option(help="take this kind of target only")] = None,
+) -> None:
+    """Draw risky explanations into a CSV where people write accept or reject, and a note.
+
+    Run again, it keeps what is decided and draws others. `report --review` withholds what was
+    rejected.
+    """
+    from llm_influence.analysis.review import update_queue
+    from llm_influence.analysis.tables import Choice, InfluenceView
+
+    with InfluenceView(tables, choice=Choice(method, target)) as view:
+        queue = update_queue(view, out, size=size, seed=seed)
+    typer.echo(
+        f"{queue.waiting} wait, {queue.decided('accept')} accepted, "
+        f"{queue.decided('reject')} rejected: {out}"
+    )

@@ -7,5 +7,6 @@ levels        columns of the view cut into few levels: factors
 coded         every event as a few small integers, on disk
 factors       the analysis: regression, permutation, interactions, weights, factor_figures
 audit         sensitive features: audit_users, gaps, proxies, flips, audit_figures
+review        a queue of risky explanations for people to accept or reject
 output        an analysis as JSON, CSV and figures
 """

@@ -161,7 +161,7 @@ class _Removals(_Search):
         super().__init__(model, history)
         self.history = model.encoder.trim(self.history)
         self.changed: list[int] = []
-        self._harm = {place: -np.inf for place in range(len(self.history))}
+        self._harm = dict.fromkeys(range(len(self.history)), -np.inf)
 
     def step(self, tried: int) -> bool:
         """Remove the event whose loss hurts most; whether there was one to remove."""
@@ -173,7 +173,9 @@ class _Removals(_Search):
         kept = np.ones((len(left), len(self.history)), dtype=bool)
         kept[:, self.changed] = False
         kept[np.arange(len(left)), left] = False
-        leads, firsts = self.ask([self.history.keep(mask) for mask in kept], [self.seen] * len(left))
+        leads, firsts = self.ask(
+            [self.history.keep(mask) for mask in kept], [self.seen] * len(left)
+        )
         self._harm |= dict(zip(left, leads.tolist(), strict=True))
         best = int(leads.argmin())
         self.changed.append(left[best])
@@ -219,7 +221,7 @@ class _Injections(_Search):
         )
 
     def _promising(self, tried: int) -> IntArray:
-        """(tried,) items whose vectors, in the place of a repeated last one, lower the lead most."""
+        """(tried,) items whose vectors, as one more last event, promise to lower the lead most."""
         model, last = self.model, int(self.history.items[-1])
         batch = collate(model.encoder.encode([self._with(last)])).to(model.device)
         event = batch.num_events[0] - 1

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_influence.config import AdversarialConfig, ContrastiveConfig
+from llm_influence.config import AdversarialConfig, ContrastiveConfig, FairnessConfig
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.adversarial import adversarial_loss
 from llm_influence.training.contrastive import contrastive_loss
+from llm_influence.training.fairness import check_scores, inconsistency
 from llm_influence.training.item_loss import ItemLoss
 from llm_influence.training.negatives import Negatives
 from llm_influence.training.windows import IGNORE, Inputs
@@ -55,9 +56,11 @@ class NextEventObjective(nn.Module):
             are then those of the inputs, the labels and the drawn items alone.
         contrastive: Weight and temperature of the loss between ``pairs``, where they are given.
         adversarial: How far input vectors are moved for a second loss; default: not at all.
+        fairness: Weight of the penalty between windows and ``swapped`` ones, where they are given.
 
     Raises:
-        ConfigError: Labels are to be smoothed over a catalogue that is not scored whole.
+        ConfigError: Labels are to be smoothed over a catalogue that is not scored whole, or a
+            penalty is asked for that the item head cannot give.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class NextEventObjective(nn.Module):
         negatives: Negatives | None = None,
         contrastive: ContrastiveConfig | None = None,
         adversarial: AdversarialConfig | None = None,
+        fairness: FairnessConfig | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -75,6 +79,8 @@ class NextEventObjective(nn.Module):
         self.item_loss = ItemLoss(model, label_smoothing=label_smoothing, negatives=negatives)
         self.contrastive = contrastive or ContrastiveConfig()
         self.adversarial = adversarial or AdversarialConfig()
+        self.fairness = fairness or FairnessConfig()
+        check_scores(self.fairness, model.config.item_head, len(model.catalogue))
 
     def forward(
         self,
@@ -88,6 +94,8 @@ class NextEventObjective(nn.Module):
         feedback_weights: Tensor | None = None,
         pairs: Inputs | None = None,
         owners: Tensor | None = None,
+        swapped: Inputs | None = None,
+        swapped_at: Tensor | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """The loss of one micro-batch.
@@ -105,6 +113,8 @@ class NextEventObjective(nn.Module):
             feedback_weights: (B, L) how much each of these counts; default: 1.
             pairs: The tensors of an `EncodedBatch` of 2B rows, two views of each window.
             owners: (B,) users of the windows, see `contrastive_loss`.
+            swapped: The tensors of an `EncodedBatch` of B rows, a feature of each user changed.
+            swapped_at: (B, L) as ``asked_at``.
             inputs: The tensors of an `EncodedBatch`.
         """
         batch, known = EncodedBatch(**inputs), labels != IGNORE
@@ -126,16 +136,28 @@ class NextEventObjective(nn.Module):
         loss = adversarial_loss(loss_at, self.model.embed(batch), self.adversarial)
         if pairs is not None and owners is not None:
             loss = loss + self.contrastive.weight * self._pairs_loss(pairs, owners, known)
+        if swapped is not None and swapped_at is not None:
+            others = self._asked_states(EncodedBatch(**swapped), swapped_at)[known]
+            own = self._asked_states(batch, asked_at)[known]
+            pair = [self._when_asked(each, wanted) for each in (own, others)]
+            loss = loss + self.fairness.weight * inconsistency(self.model, pair)
         penalty = self.model.adapter.penalty()
         if penalty is not None:  # by labels, so that a step adds it once, however it is cut
             loss = loss + penalty * known.sum()
         return {"loss": loss / (known.sum() if num_items_in_batch is None else num_items_in_batch)}
 
+    def _asked_states(self, batch: EncodedBatch, places: Tensor) -> Tensor:
+        """(B, L, H) states at (B, L) places."""
+        states = self.model.states(batch)
+        return torch.take_along_dim(states, places[..., None], dim=1)
+
+    def _when_asked(self, states: Tensor, wanted: Wanted) -> Tensor:
+        return states if wanted.when is None else self.model.asked(states, wanted.when)
+
     def _heads_loss(self, states: Tensor, wanted: Wanted) -> Tensor:
         """Summed loss of all trained heads, from (N, H) states before what is wanted of them."""
         config, losses = self.model.config, []
-        if wanted.when is not None:
-            states = self.model.asked(states, wanted.when)
+        states = self._when_asked(states, wanted)
         if config.item_head.weight:
             found = self.item_loss(states, wanted.items, wanted.step)
             losses.append(config.item_head.weight * found)
