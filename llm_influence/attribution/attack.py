@@ -211,13 +211,15 @@ class _Injections(_Search):
         return True
 
     def _with(self, item: int) -> History:
-        history = self.history
+        history, now = self.history, self.history.timestamps[-1] + PAUSE
+        asked = history.asked_at
         return replace(
             history,
             items=np.append(history.items, np.int32(item)),
             behaviors=np.append(history.behaviors, history.behaviors[-1]),
-            timestamps=np.append(history.timestamps, history.timestamps[-1] + PAUSE),
+            timestamps=np.append(history.timestamps, now),
             values=np.append(history.values, history.values[-1]),
+            asked_at=None if asked is None else max(asked, int(now)),
         )
 
     def _promising(self, tried: int) -> IntArray:

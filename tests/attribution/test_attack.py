@@ -1,5 +1,6 @@
 """Attacks: every step is what the model says, and no budget is exceeded."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -74,6 +75,12 @@ def test_injected_items_take_the_recommendation_away(model, log):
         assert lead(model, longer, found.item, seen) == (found.leads[-1] >= 0)
         flipped += found.needed is not None
     assert flipped
+
+
+def test_an_injected_event_may_not_come_after_the_question(model, log):
+    history = replace(log.at(3), asked_at=int(log.at(3).timestamps[-1]))
+    found = attack(model, history, "injection", budget=2, tried=4)
+    assert found.changed == attack(model, log.at(3), "injection", budget=2, tried=4).changed
 
 
 def test_items_that_the_gradient_promises_hurt_almost_as_much_as_any(log):
