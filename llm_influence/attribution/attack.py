@@ -51,7 +51,7 @@ class Attack:
     user_id: str
     kind: Kind
     item: str
-    changed: tuple[int, ...] | tuple[str, ...]
+    changed: tuple[int | str, ...]
     leads: tuple[float, ...]
     flipped_to: str | None
     passes: int
@@ -88,12 +88,12 @@ def attack(
     for _ in range(budget):
         if search.leads[-1] < 0 or not search.step(tried):
             break
-    ids = model.catalogue.ids
+    ids, changed = model.catalogue.ids, list[int | str](search.changed)
     return Attack(
         user_id=history.user_id,
         kind=kind,
         item=ids[search.item].as_py(),
-        changed=tuple(search.changed),
+        changed=tuple(changed),
         leads=tuple(search.leads),
         flipped_to=ids[search.first].as_py() if search.leads[-1] < 0 else None,
         passes=search.passes,

@@ -74,9 +74,7 @@ def test_swapped_users_differ_in_the_feature_alone(model):
         assert changed.user["age"] != history.user["age"]
         assert changed.user["age"] in model.encoder.lexicon.features["age"]
         assert changed.items is history.items
-    drawn = {
-        swaps.of(log.at(0), epoch=epoch, user=0, start=0).user["age"] for epoch in range(20)
-    }
+    drawn = {swaps.of(log.at(0), epoch=epoch, user=0, start=0).user["age"] for epoch in range(20)}
     assert len(drawn) == 2
 
 
