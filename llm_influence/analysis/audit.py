@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm_influence.analysis.audit_figures import draw_flips, draw_gaps, draw_proxies
-from llm_influence.analysis.audit_users import AuditUsers, large_groups
+from llm_influence.analysis.audit_users import AuditUsers, Measure, large_groups
 from llm_influence.analysis.flips import Flips, flips_beside, flips_of
 from llm_influence.analysis.gaps import Gaps, gaps, same_history
 from llm_influence.analysis.intervals import mean_of
@@ -33,6 +33,8 @@ from llm_influence.types import FloatArray, IntArray
 
 LEAST_USERS = 20
 LEAST_GROUP = 10
+EXPECTED = 5
+"""What is recommended so rarely that a group could expect fewer users with it is not compared."""
 MOST_SHOWN = 15
 PREFIX = "user:"
 
@@ -68,6 +70,7 @@ class Found:
     groups: tuple[str, ...]
     sizes: IntArray
     unknown: int
+    measures: list[Measure]
     plain: Gaps
     given: Gaps
     proxies: Proxies
@@ -98,7 +101,7 @@ def analyze_audit(view: InfluenceView, options: AuditOptions) -> Analysis:
         )
     found = [_audited(users, name, flipped, options) for name in dict.fromkeys(options.sensitive)]
     verdicts = [_verdict(each, users, options) for each in found]
-    compared = [row for each in found for row in _gap_rows(each, users, options)]
+    compared = [row for each in found for row in _gap_rows(each, options)]
     telling = [row for each in found for row in _proxy_rows(each, options)]
     pairs = [row for each in found if each.flips for row in each.flips.pairs]
     tables = {
@@ -150,7 +153,15 @@ def _audited(
         members = members[np.isin(codes[members], kept)]
     groups = np.searchsorted(kept, codes[members])
     facts = users.facts[members]
-    measured = np.column_stack([each.values[members] for each in users.measures])
+    measures = [each for each in users.measures if _common(each, members, groups)]
+    if not measures:
+        raise DataError(
+            f"what is recommended differs for too few of {len(members)} users",
+            where=feature,
+            expected=f"recommendations of a kind that {EXPECTED} users of each group could expect",
+            fix="explain more users, or join small groups in the user table",
+        )
+    measured = np.column_stack([each.values[members] for each in measures])
     draws = {"shuffles": options.shuffles, "seed": options.seed}
     kinds = [kind.of(members) for kind in users.kinds]
     proxies = find_proxies(kinds, groups, **draws)
@@ -159,6 +170,7 @@ def _audited(
         groups=tuple(levels[place] for place in kept),
         sizes=np.bincount(groups),
         unknown=int(len(codes) - np.isin(codes, kept).sum()),
+        measures=measures,
         plain=gaps(measured, groups, None, **draws),
         given=gaps(measured, groups, same_history(facts, groups), **draws),
         proxies=proxies,
@@ -169,6 +181,13 @@ def _audited(
         if flipped is None
         else flips_of(flipped, feature[len(PREFIX) :], options.tolerated),
     )
+
+
+def _common(measure: Measure, members: IntArray, groups: IntArray) -> bool:
+    """Whether the smallest group could expect enough users (Cochran's rule), and any difference."""
+    values = measure.values[members]
+    there = (values > 0).mean() if measure.kind == "exposure" else 1.0
+    return bool(np.ptp(values) > 0 and there * np.bincount(groups).min() >= EXPECTED)
 
 
 def _verdict(found: Found, users: AuditUsers, options: AuditOptions) -> Record:
@@ -202,11 +221,11 @@ def _verdict(found: Found, users: AuditUsers, options: AuditOptions) -> Record:
     }
 
 
-def _gap_rows(found: Found, users: AuditUsers, options: AuditOptions) -> list[Record]:
+def _gap_rows(found: Found, options: AuditOptions) -> list[Record]:
     """One record a measure and group; of two groups the first says it all."""
     shown = range(1) if len(found.groups) == 2 else range(len(found.groups))
     rows = []
-    for column, measure in enumerate(users.measures):
+    for column, measure in enumerate(found.measures):
         for place in shown:
             row: Record = {"feature": found.feature, "kind": measure.kind, "measure": measure.name}
             row |= {"group": found.groups[place], "users": int(found.sizes[place])}
