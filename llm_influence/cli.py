@@ -1,7 +1,7 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
 llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | analyze |
-report | methods | planted | tokenizer
+flips | review | report | methods | planted | tokenizer
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 import yaml
 
 from llm_influence.cli_analyze import analyze
+from llm_influence.cli_audit import flips, review
 from llm_influence.errors import ConfigError, InfluenceError
 
 app = typer.Typer(
@@ -24,6 +25,8 @@ app = typer.Typer(
     help="Which of the things a user did made the model predict what they do next, and how much?",
 )
 app.add_typer(analyze, name="analyze")
+app.command()(flips)
+app.command()(review)
 
 Overrides = {"allow_extra_args": True, "ignore_unknown_options": True}
 ConfigFile = Annotated[Path | None, typer.Option(help="YAML file of the run; default: the demo's")]
@@ -280,6 +283,9 @@ def report(
     items: ItemsFile = None,
     users: UsersFile = None,
     shown: Annotated[int, typer.Option(help="users shown one by one")] = 12,
+    review: Annotated[
+        Path | None, typer.Option(help="queue of `review`: what was rejected is withheld")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about explanations."""
     from llm_influence.evaluation.comparison import compare
@@ -288,6 +294,10 @@ def report(
     from llm_influence.run import Run
 
     run, table = Run.open(model), read_tables(influence)
+    if review is not None:
+        from llm_influence.analysis.review import read_queue, withhold
+
+        table = withhold(table, read_queue(review))
     behavior_log = run.open_log(log, items=items, users=users)
     ids = table["user_id"].unique().to_pylist()[:shown]
     facts = run.report_facts(

@@ -96,6 +96,63 @@ def factors(
 
 
 @analyze.command()
+def audit(
+    tables: Tables,
+    out: Out,
+    sensitive: Annotated[
+        list[str], typer.Option(help="a feature of users, as user:gender; repeatable")
+    ],
+    alpha: Annotated[
+        float, typer.Option(help="chance of accusing a feature that means nothing")
+    ] = 0.05,
+    tolerated: Annotated[
+        float,
+        typer.Option(help="share of users whose recommendation may change with the feature alone"),
+    ] = 0.05,
+    shuffles: Annotated[int, typer.Option(help="for every permutation test")] = 999,
+    most_users: Annotated[int, typer.Option(help="drawn for the tests where there are more")] = (
+        20_000
+    ),
+    seed: Annotated[int, typer.Option(help="of the shuffles and the drawn users")] = 0,
+    items: Items = None,
+    users: Users = None,
+    method: Method = None,
+    target: Target = None,
+    run: RunName = None,
+    memory: Memory = "2GB",
+    temp: Temp = None,
+    threads: Threads = None,
+) -> None:
+    """Ask whether sensitive features of users decide what they get.
+
+    Reads flips.parquet beside the tables too, if `llm-influence flips` wrote it. Writes audit.json,
+    and audit_verdict, audit_gaps, audit_proxies and audit_flips as CSV and figures.
+    """
+    from llm_influence.analysis.audit import AuditOptions, analyze_audit
+
+    options = AuditOptions(
+        sensitive=tuple(sensitive),
+        alpha=alpha,
+        tolerated=tolerated,
+        shuffles=shuffles,
+        most_users=most_users,
+        seed=seed,
+    )
+    with open_view(
+        tables,
+        items=items,
+        users=users,
+        method=method,
+        target=target,
+        run=run,
+        memory=memory,
+        temp=temp,
+        threads=threads,
+    ) as view:
+        finish(analyze_audit(view, options), out)
+
+
+@analyze.command()
 def dynamics(
     tables: Tables,
     out: Out,

@@ -5,7 +5,8 @@
 Asks tables of exact true influences, and tables that a trained model's explanations make (the
 model of benchmark_planted_truth.py, for users it never saw). Then the law changes at a date: a
 copy of the model is trained on, briefly, with what came after it, and each model explains the users
-of its own time. Writes docs/benchmarks/analysis_planted.json.
+of its own time. Audits fair and unfair laws, a hundred of each. Writes
+docs/benchmarks/analysis_planted.json.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import numpy as np
 import torch
 from benchmark_json import write_benchmark
 from benchmark_planted_truth import LAW, run_config
+from planted_audit import FAIR, SHUFFLES, UNFAIR, audit_figures, audit_rows
+from planted_audit import LAW as AUDITED
 from planted_tables import is_changed, write_explained, write_truth
 from scipy import stats
 from whole_log import train
@@ -169,6 +172,7 @@ def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as place:
         rows = list(measured(options, truth, Path(place)))
         rows += drift_measured(options, drifting, Path(place))
+    rows += audit_rows(options.audits, options.audit_seeds)
     for row in rows:
         print(f"{row['system']:8}{row['metric']:32}{row['value']:10.4f}")
     write_benchmark(
@@ -184,11 +188,13 @@ def main(options: argparse.Namespace) -> None:
             "half_life_error": "largest relative error of a behaviour's half-life",
             "drift_windows_off": "weeks between the date and the change found, of the behaviour "
             "whose change is found farthest off",
+            "audit": {"law": AUDITED, "fair": FAIR, "unfair": UNFAIR, "shuffles": SHUFFLES},
+            "audit_seeds": options.audit_seeds,
             "weight_error": "largest distance of a behaviour's weight from the law's, the largest "
             "weight being 1",
         },
         rows=rows,
-        figures=factor_figures(rows) | dynamics_figures(rows),
+        figures=factor_figures(rows) | dynamics_figures(rows) | audit_figures(rows),
         seeds=[options.seed],
     )
 
@@ -232,4 +238,6 @@ if __name__ == "__main__":
     parser.add_argument("--updated-users", type=int, default=20_000, help="of the changing law")
     parser.add_argument("--epochs", type=float, default=1, help="of the training after the date")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--audits", type=Path, default=Path("runs/planted_audit"))
+    parser.add_argument("--audit-seeds", type=int, default=100)
     main(parser.parse_args())

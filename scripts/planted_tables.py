@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.targets import Contrast
 from llm_influence.data.planted import Truth
-from llm_influence.files import write_whole
 from llm_influence.influence import Influence, QualityCard
+from llm_influence.influence.record import USER, Player
 from llm_influence.influence.table import to_arrow, write_table
+from llm_influence.jobs.side_tables import write_side_tables
 
 EXACT = "true_influence"
 """What the tables of the truth name as their method."""
@@ -68,17 +67,24 @@ def _exact(truth: Truth) -> Iterator[Influence]:
     for user, scores in enumerate(truth.influence):
         history, question = truth.history(user), _question(truth, ids, user)
         pair = (question.chosen, question.other)
+        chosen, other = truth.targets[user], truth.others[user]
+        players = None
+        if truth.log.users is not None:  # what the user's feature adds is one more score
+            shift = truth.law.shift_of(history.user) + np.zeros(len(ids))
+            scores = np.append(scores, (shift[chosen] - shift[other]) / truth.law.temperature)
+            players = [*(Player(event) for event in range(len(history))), USER]
         yield Influence(
             user_id=history.user_id,
             events=tuple(history.events(named)),
             scores=scores,
+            players=players,
             frame_score=0.0,
             target="contrast",
             target_id=" over ".join(pair),
             target_name=" over ".join(named[item] for item in pair),
             base_value=0.0,
             full_value=float(scores.sum()),
-            prediction=0.5,
+            prediction=float(np.exp(truth.law.log_probabilities(history)[chosen])),
             quality=QualityCard(EXACT, "drop", "target", 0.0, passes=0, seed=0, left_out=0),
         )
 
@@ -91,6 +97,5 @@ def _question(truth: Truth, ids: list[str], user: int) -> Contrast:
 
 def _write(records: list[Influence], truth: Truth, folder: Path) -> Path:
     write_table(to_arrow(records, "planted"), folder / "part-00000.parquet")
-    items: pa.Table = truth.log.catalogue.table
-    write_whole(folder / "items.parquet", partial(pq.write_table, items))
+    write_side_tables(truth.log, folder)
     return folder

@@ -11,5 +11,7 @@ parts         means and their errors from sums by parts of the users
 cells         sums by part, level, age and window: all that decay and drift need
 windows       calendar windows
 dynamics      the analysis: decay, drift, comparison of two sets of tables, dynamics_figures
+audit         sensitive features: audit_users, gaps, proxies, flips, audit_figures
+review        a queue of risky explanations for people to accept or reject
 output        an analysis as JSON, CSV and figures
 """

@@ -103,6 +103,7 @@ class InfluenceView:
         explanations: How many there are.
         events: Events explained, rows of the view.
         users: How many users.
+        sources: The files and folders that were opened.
         parts: The rows are of parts of events; the view adds them up.
         sources: Files and folders as they were given.
         folder: For temporary files; it goes with the view.
@@ -133,6 +134,7 @@ class InfluenceView:
             ConfigError: DuckDB is not installed, or ``resources`` are not what it understands.
         """
         sources = [tables] if isinstance(tables, (str, Path)) else list(tables)
+        self.sources = [Path(place) for place in sources]
         files = table_files(sources)
         for file in files:
             check_file(file)

@@ -23,6 +23,10 @@ class PlantedConfig(Document):
     ``behaviors`` are weights: what an event counts, positive for and negative against the items
     like its own. Distractors count for nothing: a share of all events has a behaviour of weight
     zero, and ``distractor_items`` have no affinity to any item.
+
+    With ``group_share`` users have a feature ``group``, a or b. By itself it means nothing;
+    ``group_shift`` makes the law unfair, ``group_taste`` makes the groups do different things
+    under a law that does not know of them.
     """
 
     users: int = Field(2000, ge=1)
@@ -62,6 +66,13 @@ class PlantedConfig(Document):
         le=1,
         description="of a history's largest influence, from which on one is a cause",
     )
+    group_share: float = Field(0.0, ge=0, lt=1, description="of users in group b; 0: no feature")
+    group_shift: float = Field(
+        0.0, description="added to the scores of the first cluster's items for group b"
+    )
+    group_taste: float = Field(
+        0.0, description="the same for what group b does before, but not for what comes next"
+    )
     seed: int = Field(0, ge=0, description="of the law and the users")
     user_seed: int = Field(0, ge=0, description="other users under the same law")
 
@@ -73,6 +84,8 @@ class PlantedConfig(Document):
             raise ValueError(f"at least one item for each of {self.clusters} clusters")
         if not any(self.behaviors.values()):
             raise ValueError("at least one behaviour whose weight is not zero")
+        if (self.group_shift or self.group_taste) and not self.group_share:
+            raise ValueError("group_share above 0: without it no user is of group b")
         if "impression" in self.behaviors:
             raise ValueError("another name than 'impression', which is the distractors'")
         if self.drift is not None and set(self.drift.behaviors) != set(self.behaviors):

@@ -70,6 +70,19 @@ class PropensityConfig(Section):
         return self
 
 
+class FairnessConfig(Section):
+    """Predictions kept the same where a user's feature alone is another; docs/analysis_audit.md."""
+
+    features: list[str] = Field([], description="of users, as the template says them")
+    weight: float = Field(0.0, ge=0, description="of the penalty in the loss; 0: off")
+
+    @model_validator(mode="after")
+    def _names_features(self) -> FairnessConfig:
+        if self.weight and not self.features:
+            raise ValueError("at least one of features, for a weight above 0")
+        return self
+
+
 class TrainConfig(Section):
     """Fine-tuning. ``batch_size`` counts histories over all processes and accumulation steps."""
 
@@ -92,6 +105,7 @@ class TrainConfig(Section):
     contrastive: ContrastiveConfig = ContrastiveConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     propensity: PropensityConfig = PropensityConfig()
+    fairness: FairnessConfig = FairnessConfig()
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the chip computes it, else fp32"

@@ -11,10 +11,13 @@ strength of pair effects. Without these (p = 0) events add up, and what event i 
 
 Ages count back from the last event of the whole history. When an event is taken away the ages of
 the others stay: the law has a clock, and the clock does not stop for an event that never happened.
+
+An unfair law adds a constant to some items' scores for the users of one group, whatever they did.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -28,6 +31,9 @@ from llm_influence.errors import UnknownNameError, choices
 from llm_influence.types import BoolArray, History, IntArray
 
 Floats = npt.NDArray[np.float64]
+
+GROUP, GROUPS = "group", ("a", "b")
+"""A feature of users that may shift the law's scores, and its values; b is the shifted one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +64,7 @@ class Law:
         pair_strength: p of the equation.
         temperature: Of the softmax.
         drift: What changes at a date; None: nothing.
+        group_shift: (I,) added to the scores for users whose feature ``group`` is b; None: nothing.
     """
 
     item_ids: pa.StringArray
@@ -69,6 +76,7 @@ class Law:
     pair_strength: float = 0.0
     temperature: float = 1.0
     drift: Drift | None = None
+    group_shift: Floats | None = None
 
     @cached_property
     def affinity(self) -> Floats:
@@ -76,7 +84,12 @@ class Law:
         return self.factors @ self.factors.T
 
     def logits(
-        self, items: IntArray, behaviors: IntArray, timestamps: IntArray, kept: object = True
+        self,
+        items: IntArray,
+        behaviors: IntArray,
+        timestamps: IntArray,
+        kept: object = True,
+        shift: Floats | float = 0.0,
     ) -> Floats:
         """Scores divided by the temperature, of all items.
 
@@ -85,6 +98,7 @@ class Law:
             behaviors: (..., E) codes of their behaviours.
             timestamps: (..., E) their times.
             kept: (..., E) bool, which events count; default: all.
+            shift: (..., I) added to the scores, see `shift_of`; default: nothing.
 
         Returns:
             (..., I); the leading dimensions broadcast.
@@ -96,7 +110,13 @@ class Law:
             near = near * ~np.eye(items.shape[-1], dtype=bool)
             a = a * (1 + self.pair_strength / 2 * (near @ a[..., None])[..., 0])
         evidence = (a[..., None] * self.factors[items]).sum(axis=-2)  # (..., R)
-        return evidence @ self.factors.T / self.temperature
+        return (evidence @ self.factors.T + shift) / self.temperature
+
+    def shift_of(self, user: Mapping[str, str]) -> Floats | float:
+        """(I,) what the law adds to the scores for a user with these features, or 0."""
+        if self.group_shift is None or user.get(GROUP) != GROUPS[1]:
+            return 0.0
+        return self.group_shift
 
     def weights_of(self, behaviors: IntArray, timestamps: IntArray) -> Floats:
         """(..., E) weight of each event's behaviour when the last event happened."""
@@ -120,7 +140,8 @@ class Law:
         Raises:
             UnknownNameError: An item or behaviour of the history is not the law's.
         """
-        logits = self.logits(*self._codes(history), history.timestamps)
+        shift = self.shift_of(history.user)
+        logits = self.logits(*self._codes(history), history.timestamps, shift=shift)
         return logits - np.logaddexp.reduce(logits)
 
     def values(
@@ -134,7 +155,8 @@ class Law:
         Raises:
             UnknownNameError: An item or behaviour of the history is not the law's.
         """
-        logits = self.logits(*self._codes(history), history.timestamps, masks)
+        shift = self.shift_of(history.user)
+        logits = self.logits(*self._codes(history), history.timestamps, masks, shift)
         if other is not None:
             return logits[:, item] - logits[:, other]
         rest = np.delete(logits, item, axis=1)

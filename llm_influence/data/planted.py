@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from llm_influence.config import PlantedConfig
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.data.law import Drift, Law, cluster_factors
+from llm_influence.data.law import GROUP, GROUPS, Drift, Law, cluster_factors
 from llm_influence.data.log import BehaviorLog
 from llm_influence.files import write_text, write_whole
 from llm_influence.types import History
@@ -147,7 +147,8 @@ def generate(config: PlantedConfig) -> tuple[BehaviorLog, Truth]:
 def write_planted(config: PlantedConfig, folder: Path) -> tuple[BehaviorLog, Truth]:
     """`generate`, and write all of it.
 
-    ``events.parquet`` and ``items.parquet`` are a log like any other, ``truth.parquet`` has the
+    ``events.parquet`` and ``items.parquet`` (and ``users.parquet``, where users have a group) are a
+    log like any other, ``truth.parquet`` has the
     influence of every event (`Truth.to_table`), ``law.json`` the law.
 
     Raises:
@@ -159,6 +160,8 @@ def write_planted(config: PlantedConfig, folder: Path) -> tuple[BehaviorLog, Tru
         "items": log.catalogue.table,
         "truth": truth.to_table(),
     }
+    if log.users is not None:
+        tables["users"] = log.users.add_column(0, "user_id", log.user_ids)
     for name, table in tables.items():
         write_whole(folder / f"{name}.parquet", partial(pq.write_table, table))
     text = json.dumps(_described(config, truth.law), indent=2, ensure_ascii=False)
@@ -190,6 +193,7 @@ def _law(config: PlantedConfig) -> tuple[Law, Catalogue]:
         pair_strength=config.pair_strength,
         temperature=config.temperature,
         drift=_drift(config, tuple(behaviors)),
+        group_shift=config.group_shift * (clusters == 0) if config.group_shift else None,
     )
     return law, catalogue
 
@@ -211,9 +215,14 @@ def _log(config: PlantedConfig, law: Law, catalogue: Catalogue) -> BehaviorLog:
     behaviors = random.choice(len(law.behaviors), size=(users, most), p=_shares(config, law))
     items = np.zeros((users, most), dtype=np.int64)
     shown = np.log(_exposures(config, len(catalogue))) if config.exposure_spread else 0.0
+    in_b = _in_group_b(config)
+    shift = np.outer(in_b, law.shift_of({GROUP: GROUPS[1]}) + np.zeros(len(catalogue)))
+    first = catalogue.table["cluster"].to_numpy() == 0
+    taste = np.outer(in_b, config.group_taste * first)
     for step in range(most):  # Gumbel's trick draws from the softmax
-        past = (part[:, :step] for part in (items, behaviors, times))
-        logits = law.logits(*past) if step else np.zeros((users, len(catalogue)))
+        past = (items[:, :step], behaviors[:, :step], times[:, :step])
+        added = shift + taste * (step < lengths - 1)[:, None]
+        logits = law.logits(*past, shift=added) if step else added / law.temperature
         logits = logits + shown
         items[:, step] = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
     real = np.arange(most) < lengths[:, None]
@@ -226,6 +235,7 @@ def _log(config: PlantedConfig, law: Law, catalogue: Catalogue) -> BehaviorLog:
         catalogue=catalogue,
         behaviors=behaviors[real],
         behavior_names=law.behaviors,
+        users=pa.table({GROUP: np.array(GROUPS)[in_b.astype(int)]}) if config.group_share else None,
     )
 
 
@@ -234,6 +244,12 @@ def _exposures(config: PlantedConfig, items: int) -> npt.NDArray[np.float64]:
     random = np.random.default_rng([config.seed, 2])
     steps = config.exposure_spread * random.normal(size=items)
     return np.exp(steps - steps.max())
+
+
+def _in_group_b(config: PlantedConfig) -> npt.NDArray[np.bool_]:
+    """(U,) who is of group b; drawn apart, so that the same users without groups stay the same."""
+    random = np.random.default_rng([config.seed, 2, config.user_seed])
+    return random.random(config.users) < config.group_share
 
 
 def _shares(config: PlantedConfig, law: Law) -> npt.NDArray[np.float64]:
@@ -275,6 +291,7 @@ def _described(config: PlantedConfig, law: Law) -> dict[str, object]:
         "clock": law.clock,
         "pair_strength": law.pair_strength,
         "temperature": law.temperature,
+        "group_shift": None if law.group_shift is None else law.group_shift.tolist(),
         "item_ids": law.item_ids.to_pylist(),
         "factors": law.factors.tolist(),
         "config": kept,

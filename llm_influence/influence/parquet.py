@@ -14,9 +14,11 @@ from llm_influence.files import write_whole
 from llm_influence.influence.schema import SCHEMA, check_columns, check_version, with_schema
 
 SIDE_TABLES = ("items.parquet", "users.parquet")
-"""What stands beside the shards of a batch explanation and is no influence table."""
+"""Items and users, beside the shards of a batch explanation."""
 OUTCOMES = "outcomes.parquet"
-"""Likewise, where questions were explained: what came after each history."""
+"""What came after each history, where questions were explained; beside the shards too."""
+FLIPS = "flips.parquet"
+"""Counterfactual flips (`influence.flips`), beside the shards too."""
 
 
 def write_table(table: pa.Table, path: Path | str) -> Path:
@@ -44,7 +46,7 @@ def read_tables(source: Path | str | Sequence[Path | str]) -> pa.Table:
 
     Args:
         source: A Parquet file, a folder of them (read in order of name, hidden files,
-            `SIDE_TABLES` and `OUTCOMES` left aside), or several of either.
+            `SIDE_TABLES`, `OUTCOMES` and `FLIPS` left aside), or several of either.
 
     Returns:
         One table with `SCHEMA`; further columns in the files are not read.
@@ -92,7 +94,7 @@ def _files(place: Path) -> list[Path]:
     found = sorted(
         file
         for file in place.rglob("*.parquet")
-        if file.name not in (*SIDE_TABLES, OUTCOMES)
+        if file.name not in (*SIDE_TABLES, OUTCOMES, FLIPS)
         and not any(part.startswith(".") for part in file.relative_to(place).parts)
     )
     if not found:

@@ -13,6 +13,7 @@ views       windows cut, hidden in part, in another order, in other words
 augmentation  events left out
 contrastive two views of a window told from others
 adversarial input vectors moved to where the loss grows
+fairness    predictions kept the same where a feature of the user is another
 language    masked and causal language modelling on the rendered log
 pretraining that, before fine-tuning
 pseudo_labels  confident predictions as labels

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from llm_influence.config import AdversarialConfig, ContrastiveConfig
+from llm_influence.config import AdversarialConfig, ContrastiveConfig, FairnessConfig
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.adversarial import adversarial_loss
 from llm_influence.training.contrastive import contrastive_loss
+from llm_influence.training.fairness import check_scores, inconsistency
 from llm_influence.training.item_loss import ItemLoss, weighted_entropy
 from llm_influence.training.negatives import Negatives
 from llm_influence.training.windows import IGNORE, Inputs
@@ -59,9 +60,11 @@ class NextEventObjective(nn.Module):
         adversarial: How far input vectors are moved for a second loss; default: not at all.
         propensity: (I,) how much a label counts by its item, with a mean of 1 over all labels
             (`training.propensity`); default: all alike.
+        fairness: Weight of the penalty between windows and ``swapped`` ones, where they are given.
 
     Raises:
-        ConfigError: Labels are to be smoothed over a catalogue that is not scored whole.
+        ConfigError: Labels are to be smoothed over a catalogue that is not scored whole, or a
+            penalty is asked for that the item head cannot give.
     """
 
     propensity: Tensor | None
@@ -75,6 +78,7 @@ class NextEventObjective(nn.Module):
         contrastive: ContrastiveConfig | None = None,
         adversarial: AdversarialConfig | None = None,
         propensity: FloatArray | None = None,
+        fairness: FairnessConfig | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -84,6 +88,8 @@ class NextEventObjective(nn.Module):
         self.adversarial = adversarial or AdversarialConfig()
         weights = None if propensity is None else torch.from_numpy(propensity)
         self.register_buffer("propensity", weights, persistent=False)
+        self.fairness = fairness or FairnessConfig()
+        check_scores(self.fairness, model.config.item_head, len(model.catalogue))
 
     def forward(
         self,
@@ -97,6 +103,8 @@ class NextEventObjective(nn.Module):
         feedback_weights: Tensor | None = None,
         pairs: Inputs | None = None,
         owners: Tensor | None = None,
+        swapped: Inputs | None = None,
+        swapped_at: Tensor | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """The loss of one micro-batch.
@@ -114,6 +122,8 @@ class NextEventObjective(nn.Module):
             feedback_weights: (B, L) how much each of these counts; default: 1.
             pairs: The tensors of an `EncodedBatch` of 2B rows, two views of each window.
             owners: (B,) users of the windows, see `contrastive_loss`.
+            swapped: The tensors of an `EncodedBatch` of B rows, a feature of each user changed.
+            swapped_at: (B, L) as ``asked_at``.
             inputs: The tensors of an `EncodedBatch`.
         """
         batch, known = EncodedBatch(**inputs), labels != IGNORE
@@ -136,16 +146,28 @@ class NextEventObjective(nn.Module):
         loss = adversarial_loss(loss_at, self.model.embed(batch), self.adversarial)
         if pairs is not None and owners is not None:
             loss = loss + self.contrastive.weight * self._pairs_loss(pairs, owners, known)
+        if swapped is not None and swapped_at is not None:
+            others = self._asked_states(EncodedBatch(**swapped), swapped_at)[known]
+            own = self._asked_states(batch, asked_at)[known]
+            pair = [self._when_asked(each, wanted) for each in (own, others)]
+            loss = loss + self.fairness.weight * inconsistency(self.model, pair)
         penalty = self.model.adapter.penalty()
         if penalty is not None:  # by labels, so that a step adds it once, however it is cut
             loss = loss + penalty * known.sum()
         return {"loss": loss / (known.sum() if num_items_in_batch is None else num_items_in_batch)}
 
+    def _asked_states(self, batch: EncodedBatch, places: Tensor) -> Tensor:
+        """(B, L, H) states at (B, L) places."""
+        states = self.model.states(batch)
+        return torch.take_along_dim(states, places[..., None], dim=1)
+
+    def _when_asked(self, states: Tensor, wanted: Wanted) -> Tensor:
+        return states if wanted.when is None else self.model.asked(states, wanted.when)
+
     def _heads_loss(self, states: Tensor, wanted: Wanted) -> Tensor:
         """Summed loss of all trained heads, from (N, H) states before what is wanted of them."""
         config, losses = self.model.config, []
-        if wanted.when is not None:
-            states = self.model.asked(states, wanted.when)
+        states = self._when_asked(states, wanted)
         if config.item_head.weight:
             found = self.item_loss(states, wanted.items, wanted.step, wanted.propensity)
             losses.append(config.item_head.weight * found)

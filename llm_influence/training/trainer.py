@@ -24,6 +24,7 @@ from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.augmentation import EventDropout
 from llm_influence.training.base import AttentionOf, EpochOf, ModelTrainer, shared_arguments
+from llm_influence.training.fairness import Swaps
 from llm_influence.training.negatives import drawn_items
 from llm_influence.training.objectives import NextEventObjective
 from llm_influence.training.propensity import label_weights
@@ -72,6 +73,7 @@ class InfluenceTrainer(ModelTrainer):
             contrastive=train.contrastive,
             adversarial=train.adversarial,
             propensity=label_weights(train.propensity, model.catalogue, split.train),
+            fairness=train.fairness,
         )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
         if windows is None:
@@ -94,6 +96,7 @@ class InfluenceTrainer(ModelTrainer):
                 feedback=config.model.feedback,
                 pseudo=pseudo,
                 when=config.model.when,
+                swaps=Swaps(train.fairness, model.encoder, seed=train.seed),
             ),
             compute_metrics=lambda found: head_metrics(model, found.predictions, cutoff),
             callbacks=[

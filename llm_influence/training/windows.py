@@ -21,6 +21,7 @@ from llm_influence.rendering.encoder import Encoder, join
 from llm_influence.rendering.gaps import asked_codes
 from llm_influence.training.augmentation import EventDropout, events_before
 from llm_influence.training.contrastive import NOBODY
+from llm_influence.training.fairness import Swaps
 from llm_influence.training.views import View, Views, paraphrases
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
@@ -123,6 +124,9 @@ class WindowCollator:
         feedback: What is asked of a feedback head; default: nothing.
         pseudo: Labels and weights to use instead of the log's own; default: those, all alike.
         when: Whether heads read the gap to the question.
+        swaps: Also render every window with a feature of its user changed: ``swapped``, an
+            `EncodedBatch` of B rows by name, and ``swapped_at`` (B, L) as ``asked_at``; default:
+            do not.
 
     Raises:
         ConfigError: A template of ``views`` does not say the same fields as the encoder's.
@@ -139,8 +143,9 @@ class WindowCollator:
         feedback: FeedbackHeadConfig | None = None,
         pseudo: WeightedLabels | None = None,
         when: bool = False,
+        swaps: Swaps | None = None,
     ) -> None:
-        self._log, self._encoder = log, encoder
+        self._log, self._encoder, self._swaps = log, encoder, swaps
         self._dropout, self._views = dropout or EventDropout(), views or Views()
         self._encoders = [encoder, *paraphrases(encoder, self._views.config.templates)]
         self._contrast, self._when = contrast, when
@@ -189,7 +194,28 @@ class WindowCollator:
             if self._weights is not None:
                 weights = self._weights[np.concatenate(asked)]
                 inputs["feedback_weights"] = _pad(weights, labels.lengths, 0.0)
+        if self._swaps is not None and self._swaps.on:
+            inputs |= self._swapped(self._swaps, windows, shown, views, kept)
         return inputs | self._pairs(windows, whole) if self._contrast else inputs
+
+    def _swapped(
+        self,
+        swaps: Swaps,
+        windows: Sequence[Window],
+        shown: Sequence[History],
+        views: Sequence[View],
+        kept: Sequence[BoolArray],
+    ) -> Inputs:
+        """The same events of changed users; their words may leave room for more or fewer."""
+        changed = [swaps.of(h, **w.draws_by()) for h, w in zip(shown, windows, strict=True)]
+        batch, left_out = self._rendered(changed, views, kept)
+        before = [
+            (events_before(k, view.hidden) - n).clip(0)
+            for k, view, n in zip(kept, views, left_out, strict=True)
+        ]
+        lengths = np.array([len(each) for each in before])
+        places = _pad(np.concatenate(before), lengths, 0)
+        return {"swapped": batch_inputs(batch), "swapped_at": batch.ends.gather(1, places)}
 
     def _rendered(
         self, shown: Sequence[History], views: Sequence[View], kept: Sequence[BoolArray]
