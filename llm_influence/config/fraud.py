@@ -10,23 +10,23 @@ from llm_influence.config.document import Document
 class PlantedFraudConfig(Document):
     """A generated log of accounts with planted takeovers (`llm_influence.data.planted_fraud`).
 
-    An alarm is a large transfer to a new payee. It is fraud where a new device, small test payments
-    and a change of password all lie within ``window_hours`` before it. Of the other alarms,
-    ``near_miss_share`` have some of these in their window, but not all.
+    An alarm is a large transfer to a new payee. It is fraud where a new device, ``tests`` small
+    online payments and a change of password all lie within ``window_hours`` before it. A near miss
+    has one event too few of these, and is no fraud.
     """
 
     accounts: int = Field(1600, ge=10)
-    days: int = Field(90, ge=10, description="that an account is watched")
+    days: int = Field(60, ge=10, description="that an account is watched")
     events_a_week: float = Field(1.2, gt=0, description="of an account, outside of alarms")
     innocent_share: float = Field(
-        0.15, ge=0, lt=1, description="of these: new devices, small payments, password changes"
+        0.2, ge=0, lt=1, description="of these: new devices, small payments, password changes"
     )
     alarms: int = Field(3, ge=1, description="of an account, at most; at least one")
-    fraud_share: float = Field(0.35, gt=0, lt=1, description="of alarms")
-    near_miss_share: float = Field(0.7, ge=0, le=1, description="of alarms that are no fraud")
+    fraud_share: float = Field(0.4, gt=0, lt=1, description="of alarms")
+    near_miss_share: float = Field(0.8, ge=0, le=1, description="of alarms that are no fraud")
     window_hours: float = Field(48.0, gt=1)
-    most_tests: int = Field(3, ge=2, description="small payments of a takeover, at most")
-    busy: int = Field(4, ge=0, description="ordinary events in an alarm's window, on average")
+    tests: int = Field(2, ge=1, description="small payments of a takeover")
+    busy: float = Field(4, ge=0, description="ordinary events in an alarm's window, on average")
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -4,12 +4,12 @@ Nothing here is real: no bank, customer or payment. Accounts log in, pay, transf
 know, and now and then use a new device, pay a small sum online or change their password, as
 anybody does. An *alarm* is a large transfer to a new payee. The law that labels it:
 
-    fraud if, within the window before it, there are a login from a new device, at least two small
-    online payments and a change of password.
+    fraud if, within the window before it, there are a login from a new device, at least so many
+    small online payments (two) and a change of password.
 
-Other alarms are near misses: some of the three lie in their window, but not all. All kinds of event
-stand in innocent histories too, and ordinary events stand between the planted ones and after them,
-so that neither the kind of an event alone nor its being recent tells who raised the alarm.
+Most other alarms are near misses: one event too few of these lies in their window. All kinds of
+event stand in innocent histories too, and ordinary events stand between the planted ones and after
+them, so that neither the kind of an event nor its being recent alone tells what raised the alarm.
 """
 
 from __future__ import annotations
@@ -33,9 +33,6 @@ from llm_influence.types import BoolArray, History, IntArray
 
 SOURCE = "planted_fraud"
 """The name under which a configuration asks for this log."""
-
-LEAST_TESTS = 2
-"""Small online payments in the window that the law asks for."""
 
 NEW_DEVICE, TEST, PASSWORD, ORDINARY = 0, 1, 2, 3
 """Kinds of event, as the law sees them."""
@@ -83,10 +80,12 @@ class FraudTruth:
     Attributes:
         log: The generated log.
         window: Seconds before an alarm that the law looks at.
+        tests: Small payments that it asks for.
     """
 
     log: BehaviorLog
     window: int
+    tests: int
 
     @cached_property
     def alarms(self) -> IntArray:
@@ -105,13 +104,19 @@ class FraudTruth:
         return self.log.at(user, stop), int(self.log.timestamps[event])
 
     def causes(self, history: History, moment: int) -> BoolArray:
-        """(E,) which events raised an alarm at ``moment``; none where the law sees no fraud.
+        """(E,) which events raised an alarm at ``moment``: the risky ones in the window before it.
+
+        None where the law sees no fraud. Item ids and behaviour names are read, so that histories
+        of any log with these names will do.
 
         Args:
             history: The events before the alarm, or the latest of them.
             moment: Unix seconds.
         """
-        return causes(history, moment, self.window)
+        kinds = np.where(history.timestamps >= moment - self.window, _kinds(history), ORDINARY)
+        counts = np.bincount(kinds, minlength=ORDINARY)
+        enough = counts[NEW_DEVICE] and counts[PASSWORD] and counts[TEST] >= self.tests
+        return (kinds != ORDINARY) & bool(enough)
 
     def to_table(self) -> pa.Table:
         """One row an event before an alarm: user_id, alarm, label, position, is_cause.
@@ -134,17 +139,6 @@ class FraudTruth:
                 )
             )
         return pa.concat_tables(parts)
-
-
-def causes(history: History, moment: int, window: int) -> BoolArray:
-    """(E,) the risky events within ``window`` seconds before ``moment``, if the law is fulfilled.
-
-    Reads item ids and behaviour names, so that histories of any log with these names will do.
-    """
-    kinds = np.where(history.timestamps >= moment - window, _kinds(history), ORDINARY)
-    counts = np.bincount(kinds, minlength=ORDINARY)
-    enough = counts[NEW_DEVICE] and counts[PASSWORD] and counts[TEST] >= LEAST_TESTS
-    return (kinds != ORDINARY) & bool(enough)
 
 
 def generate(config: PlantedFraudConfig | None = None) -> tuple[BehaviorLog, FraudTruth]:
@@ -170,7 +164,7 @@ def generate(config: PlantedFraudConfig | None = None) -> tuple[BehaviorLog, Fra
         behavior_names=BEHAVIORS,
         values=values,
     )
-    truth = FraudTruth(log, round(config.window_hours * HOUR))
+    truth = FraudTruth(log, round(config.window_hours * HOUR), config.tests)
     labels = np.full(log.num_events, np.nan, dtype=np.float32)
     labels[truth.alarms] = truth.is_fraud
     log = replace(log, labels=labels)
@@ -198,7 +192,7 @@ def write_planted_fraud(config: PlantedFraudConfig, folder: Path) -> tuple[Behav
     described = {
         "generated": "no bank, customer or payment is real",
         "law": f"an alarm (behaviour {ALARM}) is fraud if within the window before "
-        f"it there are a login from device_new, at least {LEAST_TESTS} payments at shop_online of "
+        f"it there are a login from device_new, at least {truth.tests} payments at shop_online of "
         f"at most {max(SMALL):g} and a password_change",
         "window_seconds": truth.window,
         "config": config.model_dump(mode="json"),
@@ -242,11 +236,8 @@ def _account(config: PlantedFraudConfig, random: np.random.Generator) -> list[Ev
 
 def _alarm(config: PlantedFraudConfig, moment: int, random: np.random.Generator) -> list[Event]:
     """An alarm and all that lies in its window."""
-    kinds = _planted_kinds(config, random)
-    counts = {NEW_DEVICE: 1, PASSWORD: 1, TEST: int(random.integers(2, config.most_tests + 1))}
     first = moment - int(config.window_hours * HOUR) + 1
-    planted = [kind for kind in (NEW_DEVICE, TEST, PASSWORD) if kind in kinds]
-    rows = [kind for kind in planted for _ in range(counts[kind])]
+    rows = _planted(config, random)
     when = np.sort(random.integers(first, moment, size=len(rows)))
     found = [_risky(kind, int(time), random) for kind, time in zip(rows, when, strict=True)]
     busy = random.integers(first, moment, size=random.poisson(config.busy))
@@ -254,15 +245,15 @@ def _alarm(config: PlantedFraudConfig, moment: int, random: np.random.Generator)
     return [*found, (moment, _ALARM, _CODES["payee_new"], _drawn(LARGE, random))]
 
 
-def _planted_kinds(config: PlantedFraudConfig, random: np.random.Generator) -> tuple[int, ...]:
-    """All three kinds: a takeover. One or two of them: a near miss. None: a quiet alarm."""
-    every = (NEW_DEVICE, TEST, PASSWORD)
+def _planted(config: PlantedFraudConfig, random: np.random.Generator) -> list[int]:
+    """Kinds of the risky events of an alarm, in their order: a takeover, a near miss, or none."""
+    takeover = [NEW_DEVICE, *[TEST] * config.tests, PASSWORD]
     if random.random() < config.fraud_share:
-        return every
+        return takeover
     if random.random() >= config.near_miss_share:
-        return ()
-    chosen = random.permutation(every)[: int(random.integers(1, len(every)))]
-    return tuple(chosen.tolist())
+        return []
+    missing = int(random.integers(len(takeover)))
+    return takeover[:missing] + takeover[missing + 1 :]
 
 
 def _risky(kind: int, time: int, random: np.random.Generator) -> Event:
