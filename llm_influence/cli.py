@@ -9,17 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 import yaml
 
 from llm_influence.cli_analyze import analyze
 from llm_influence.errors import ConfigError, InfluenceError
-
-if TYPE_CHECKING:
-    from llm_influence.data.log import BehaviorLog
-    from llm_influence.data.splits import EvaluationSet
 
 app = typer.Typer(
     add_completion=False,
@@ -136,25 +132,10 @@ def explain(
     target: Annotated[
         str,
         typer.Option(
-            help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, feedback:ID or "
-            "feedback:ID,BEHAVIOR; of --questions also next, next:behavior, next:feedback"
+            help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, "
+            "feedback:ID or feedback:ID,BEHAVIOR"
         ),
     ] = "top1",
-    questions: Annotated[
-        str | None,
-        typer.Option(
-            help="validation or test: explain the split's questions, each at its own moment; "
-            "default: every user's whole history"
-        ),
-    ] = None,
-    label: Annotated[float | None, typer.Option(help="only questions with this label")] = None,
-    sample: Annotated[
-        int | None, typer.Option(min=1, help="so many users or questions, drawn by --seed")
-    ] = None,
-    asked_at: Annotated[
-        str | None,
-        typer.Option(help='when whole histories are asked, for models with "when": an ISO time'),
-    ] = None,
     removal: Annotated[str | None, typer.Option(help="drop, mask or replace")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="a method's own option, as steps=64; repeatable")
@@ -175,25 +156,13 @@ def explain(
     ] = "float32",
     shard_size: Annotated[int, typer.Option(help="users a shard")] = 128,
 ) -> None:
-    """Explain every user of a log, or the split's questions, into Parquet.
-
-    Killed and started again, it goes on.
-    """
+    """Explain every user of a log into Parquet; killed and started again, it goes on."""
     from llm_influence.attribution.explainer import Explainer
     from llm_influence.attribution.players import Players
-    from llm_influence.data.splits import parse_moment
     from llm_influence.jobs.batch import explain_batch
     from llm_influence.run import Run
-    from llm_influence.run import sample as drawn
 
     run = Run.open(model)
-    source: BehaviorLog | EvaluationSet
-    if questions is None:
-        _refuse_option("--label", label, "--questions")
-        source = run.open_log(log, items=items, users=users)
-    else:
-        _refuse_option("--log", log, "no --questions")
-        source = run.questions(questions, label)
     explainer = Explainer(
         run.model,
         method,
@@ -206,19 +175,13 @@ def explain(
         dtype=dtype,
         **_method_options(option or []),
     )
+    behavior_log = run.open_log(log, items=items, users=users)
     result = explain_batch(
-        explainer,
-        source if sample is None else drawn(source, sample, seed),
-        out,
-        target=target,
-        shard_size=shard_size,
-        run=model.name,
-        asked_at=None if asked_at is None else parse_moment(asked_at, "--asked-at"),
+        explainer, behavior_log, out, target=target, shard_size=shard_size, run=model.name
     )
     rate = result.explained_now / result.seconds
     typer.echo(
-        f"{result.users} {'users' if questions is None else 'questions'}, "
-        f"{result.rows} rows in {result.folder}; "
+        f"{result.users} users, {result.rows} rows in {result.folder}; "
         f"{result.explained_now} explained now, {rate:.1f} a second"
     )
 
@@ -405,16 +368,6 @@ def _method_options(words: list[str]) -> dict[str, object]:
             )
         options[name] = yaml.safe_load(text)
     return options
-
-
-def _refuse_option(option: str, value: object, needs: str) -> None:
-    if value is not None:
-        raise ConfigError(
-            f"{option} {value}",
-            where="explain",
-            expected=f"this option with {needs} alone",
-            fix=f"leave {option} out",
-        )
 
 
 def _names(text: str) -> list[str]:

@@ -77,41 +77,6 @@ class Run:
         drawn = np.random.default_rng(seed).permutation(len(first))[skip : skip + users]
         return [rows.history(int(first[each])) for each in sorted(drawn)]
 
-    def questions(self, part: str, label: float | None = None) -> EvaluationSet:
-        """The questions of the ``validation`` or ``test`` split, those with a label alone if given.
-
-        Raises:
-            ConfigError: There is no such part, no feedback head that reads labels, or no question
-                with this label.
-        """
-        parts = {"validation": self.split.validation, "test": self.split.test}
-        if part not in parts:
-            raise ConfigError(
-                f"no questions of {part!r}",
-                where="questions",
-                expected=choices(parts, part),
-                fix="name one of these parts of the split",
-            )
-        found, head = parts[part], self.config.model.feedback
-        if label is None:
-            return found
-        if head is None:
-            raise ConfigError(
-                f"label {label:g} is asked for, and the model reads none",
-                where="label",
-                expected="a run with a feedback head, which says what its labels are",
-                fix="leave the label out",
-            )
-        labels = feedback_labels(self.split.log, head)[found.events]
-        if not (labels == label).any():
-            raise ConfigError(
-                f"no question of {part} has label {label:g}",
-                where="label",
-                expected=choices(f"{each:g}" for each in np.unique(labels[~np.isnan(labels)])),
-                fix="ask for a label that the questions have",
-            )
-        return found.select(labels == label)
-
     def report_facts(self, metrics: list[Record], shown: list[History], k: int = 10) -> ReportFacts:
         """What a report says beside the explanations, with the top k of the users it shows.
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from llm_influence.attribution.slate import best_unseen, slate_ndcg
-from llm_influence.data.splits import EvaluationSet
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.modeling.model import InfluenceModel, Prediction, log_odds
 from llm_influence.types import FloatArray, History
@@ -74,20 +73,8 @@ class Feedback:
     behavior: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
-    """What really came next after the history; known of the questions of a split alone.
-
-    Attributes:
-        kind: Explain the log-odds of that ``item``, of its ``behavior``, or the ``feedback``
-            expected on it.
-    """
-
-    kind: Literal["item", "behavior", "feedback"] = "item"
-
-
 Kind = Literal["item", "behavior", "contrast", "slate", "feedback", "feedback_value"]
-Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate | Feedback | Next
+Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate | Feedback
 """``"top1"`` is each history's own first recommendation among unseen items. Any other string is an
 item id, or else a behaviour; write `Item` or `Behavior` where a name could be both."""
 
@@ -161,13 +148,6 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
     if isinstance(target, str):
         target = _classify(target, model)
     count = len(histories)
-    if isinstance(target, Next):
-        raise ExplanationError(
-            "what came next is not in a history",
-            where="target next",
-            expected="questions of a split, whose next event is known",
-            fix="explain questions (explain --questions test), or name the item or behaviour",
-        )
     if isinstance(target, Slate):
         return _slate(model, histories, target.k)
     if isinstance(target, Item):
@@ -189,28 +169,12 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
     )
 
 
-def bind_next(target: Next, model: InfluenceModel, questions: EvaluationSet) -> BoundTarget:
-    """Fix what came next as the target of N questions, coded as the model codes them.
-
-    Raises:
-        ExplanationError: The model predicts no such feedback.
-    """
-    codes = questions.target_behaviors.tolist()
-    names = [model.encoder.lexicon.behaviors[code] for code in codes]
-    if target.kind == "behavior":
-        return BoundTarget("behavior", torch.tensor(codes, dtype=torch.long), None, names, names)
-    items = bind_items(model, questions.target_items.tolist())
-    return items if target.kind == "item" else _on_items(model, items, names, named=True)
-
-
 def parse_target(text: str) -> Target:
     """A target from the command line: ``top1``, ``item:42``, ``behavior:click``,
-    ``contrast:42,50``, ``slate:10``, ``feedback:42``, ``feedback:42,purchase``, ``next``,
-    ``next:behavior``, ``next:feedback``, or a bare id or behaviour.
+    ``contrast:42,50``, ``slate:10``, ``feedback:42``, ``feedback:42,purchase``, or a bare id or
+    behaviour.
     """  # noqa: D205
     kind, colon, rest = text.partition(":")
-    if kind == "next":
-        return _parse_next(text, rest or "item")
     if colon and kind == "item":
         return Item(rest)
     if colon and kind == "behavior":
@@ -245,22 +209,6 @@ def parse_target(text: str) -> Target:
             )
         return Slate(int(rest))
     return text
-
-
-def _parse_next(text: str, kind: str) -> Next:
-    kinds: dict[str, Next] = {
-        "item": Next(),
-        "behavior": Next("behavior"),
-        "feedback": Next("feedback"),
-    }
-    if kind in kinds:
-        return kinds[kind]
-    raise ExplanationError(
-        f"cannot read {text!r}",
-        where="target",
-        expected="next, next:behavior or next:feedback",
-        fix="write one of these; item:next names an item whose id is next",
-    )
 
 
 def _classify(name: str, model: InfluenceModel) -> Item | Behavior:
@@ -310,37 +258,25 @@ def bind_items(model: InfluenceModel, codes: Sequence[int]) -> BoundTarget:
 
 
 def _feedback(model: InfluenceModel, target: Feedback, count: int) -> BoundTarget:
-    usual = model.trained_feedback.scale.behaviors[0]
-    items = bind_items(model, [_item_code(target.item, model)] * count)
-    named = target.behavior is not None
-    return _on_items(model, items, [target.behavior or usual] * count, named=named)
-
-
-def _on_items(
-    model: InfluenceModel, items: BoundTarget, behaviors: Sequence[str], *, named: bool
-) -> BoundTarget:
-    """Feedback on these items, if they came next with these (N,) behaviours.
-
-    ``named``: the behaviours are part of the ids and names.
-    """
-    scale = model.trained_feedback.scale
-    for behavior in behaviors:
-        if behavior not in scale.behaviors:
-            raise ExplanationError(
-                f"no feedback on behaviour {behavior!r} was in training",
-                where="target feedback",
-                expected=choices(scale.behaviors, behavior),
-                fix="name one of these, or leave the behaviour out",
-            )
-    numbers = [model.encoder.lexicon.behaviors.index(behavior) for behavior in behaviors]
+    scale, code = model.trained_feedback.scale, _item_code(target.item, model)
+    behavior = scale.behaviors[0] if target.behavior is None else target.behavior
+    if behavior not in scale.behaviors:
+        raise ExplanationError(
+            f"no feedback on behaviour {behavior!r} was in training",
+            where=f"target {target}",
+            expected=choices(scale.behaviors, behavior),
+            fix="name one of these, or leave the behaviour out",
+        )
+    item = bind_items(model, [code] * count)
+    number = model.encoder.lexicon.behaviors.index(behavior)
     regression = model.config.feedback_head.kind == "regression"
-    rows = list(zip(items.ids, items.names, behaviors, strict=True))
+    same = target.behavior is None
     return replace(
-        items,
+        item,
         kind="feedback_value" if regression else "feedback",
-        ids=[f"{item},{behavior}" for item, _, behavior in rows] if named else items.ids,
-        names=[f"{name} ({behavior})" for _, name, behavior in rows] if named else items.names,
-        behaviors=torch.tensor(numbers, dtype=torch.long),
+        ids=item.ids if same else [f"{each},{behavior}" for each in item.ids],
+        names=item.names if same else [f"{each} ({behavior})" for each in item.names],
+        behaviors=torch.full((count,), number),
         middle=scale.mean if regression else 0.0,
     )
 

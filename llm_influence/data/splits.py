@@ -89,10 +89,6 @@ class EvaluationSet:
         """(N,) values of the asked-for events, NaN where they have none."""
         return self.log.values[self.events]
 
-    def align(self, catalogue: Catalogue, behaviors: tuple[str, ...]) -> EvaluationSet:
-        """The same questions in other codes; see `BehaviorLog.align`."""
-        return replace(self, log=self.log.align(catalogue, behaviors))
-
     def select(self, indices: npt.ArrayLike) -> EvaluationSet:
         """Only the questions at ``indices`` (integers or a (N,) mask), in that order."""
         chosen = np.asarray(indices)

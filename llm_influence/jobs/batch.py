@@ -1,9 +1,8 @@
-"""Explain every user of a log, or every question of a split, into Parquet shards.
+"""Explain every user of a log into Parquet shards.
 
-Users are cut into shards by their order in the log, questions by their order in the split. Each
-process takes missing shards, writes each one whole or not at all, and the last word is a manifest.
-A shard is computed the same way whoever computes it, so any number of processes, and any number of
-kills, gives the same rows.
+Users are cut into shards by their order in the log. Each process takes missing shards, writes each
+one whole or not at all, and the last word is a manifest. A shard is computed the same way whoever
+computes it, so any number of processes, and any number of kills, gives the same rows.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.targets import parse_target
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.splits import EvaluationSet
 from llm_influence.errors import OutputError
 from llm_influence.influence.table import to_arrow, write_table
-from llm_influence.jobs.asked import Asked
 from llm_influence.jobs.plan import SHARD, Plan, write_manifest
 from llm_influence.jobs.side_tables import write_side_tables
 from llm_influence.modeling.devices import on_cpu
@@ -34,8 +32,8 @@ class BatchResult:
     Attributes:
         folder: Where the shards lie.
         rows: Rows of all shards, one an explained event or player.
-        users: Users, or questions, explained in all.
-        explained_now: Those that this process explained itself, the rest was there already or
+        users: Users explained in all.
+        explained_now: Users that this process explained itself, the rest was there already or
             is another process's.
         seconds: Wall-clock seconds of this call.
     """
@@ -49,39 +47,32 @@ class BatchResult:
 
 def explain_batch(
     explainer: Explainer,
-    log: BehaviorLog | EvaluationSet,
+    log: BehaviorLog,
     out: str | Path,
     *,
     target: str = "top1",
     shard_size: int = 128,
     run: str = "",
     progress: bool = True,
-    asked_at: int | None = None,
 ) -> BatchResult:
-    """Explain all of ``log`` into ``out``; run again after a kill, it goes on.
+    """Explain every user of ``log`` into ``out``; run again after a kill, it goes on.
 
     Runs alone, or on every process of ``accelerate launch`` or ``torchrun``.
 
     Args:
         explainer: Model, method and options.
-        log: A log, of which every user's whole history is explained, or questions of a split: then
-            the history before each question, asked at its moment. Items and behaviours must be
-            known to the model.
+        log: Whose histories; items and behaviours must be known to the model.
         out: Folder of the shards, ``part-00000.parquet`` and on (schema: `influence.table`), with
             ``items.parquet`` and ``users.parquet`` beside them (`jobs.side_tables`).
         target: As on the command line: ``top1``, ``item:ID``, ``behavior:NAME``, ``contrast:A,B``,
-            ``slate:K``, ``feedback:ID``; of questions also ``next``, ``next:behavior`` and
-            ``next:feedback``: what really came next.
+            ``slate:K``, ``feedback:ID``.
         shard_size: Users of a shard: what a kill may lose.
         run: Name written into the ``run`` column.
         progress: Show a bar with the rate.
-        asked_at: When all whole histories are asked, Unix seconds, for models with "when"; default:
-            it is not known. Questions have their own moments.
 
     Raises:
         UnknownNameError: The log has an item or behaviour that the model does not know; nothing
             is computed then.
-        ExplanationError: ``next`` is asked of whole histories, or ``asked_at`` of questions.
         OutputError: ``out`` cannot be written, or holds another run.
     """
     if shard_size < 1:
@@ -93,27 +84,26 @@ def explain_batch(
         )
     begun, folder, state = time.perf_counter(), Path(out), PartialState(cpu=on_cpu())
     model = explainer.model
-    asked = Asked.of(log.align(model.catalogue, model.encoder.lexicon.behaviors), asked_at)
-    wanted = asked.target(target)
-    plan = Plan.of(explainer, asked, target, shard_size)
+    log = log.align(model.catalogue, model.encoder.lexicon.behaviors)
+    plan = Plan.of(explainer, log, target, shard_size)
     if state.is_main_process:
         plan.claim(folder)
         _sweep(folder)
-        write_side_tables(asked.log, folder)
+        write_side_tables(log, folder)
     state.wait_for_everyone()
     missing = [n for n in range(len(plan.shards)) if not _shard_path(folder, n).exists()]
     mine = missing[state.process_index :: state.num_processes]
     state.wait_for_everyone()  # everyone has counted before anyone writes
-    explained = 0
+    explained, wanted = 0, parse_target(target)
     with tqdm(
         total=sum(len(plan.shards[n]) for n in mine),
-        unit="user" if asked.questions is None else "question",
+        unit="user",
         desc=f"{plan.method}",
         disable=not (progress and state.is_main_process),
     ) as bar:
         for number in mine:
             rows = plan.shards[number]
-            found = asked.explain(explainer, rows, wanted)
+            found = explainer.explain([log.at(row) for row in rows], wanted)
             write_table(to_arrow(found, run), _shard_path(folder, number))
             explained += len(rows)
             bar.update(len(rows))
@@ -123,7 +113,7 @@ def explain_batch(
         write_manifest(folder, plan, counts)
     state.wait_for_everyone()
     seconds = time.perf_counter() - begun
-    return BatchResult(folder, sum(counts.values()), len(asked), explained, seconds)
+    return BatchResult(folder, sum(counts.values()), len(log), explained, seconds)
 
 
 def _shard_path(folder: Path, number: int) -> Path:

@@ -18,7 +18,6 @@ from llm_influence.attribution.explainer import Explainer
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import OutputError
 from llm_influence.files import write_text
-from llm_influence.jobs.asked import Asked
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import History
 
@@ -32,14 +31,14 @@ class Plan:
 
     Attributes:
         model: Fingerprint of the model's trained weights.
-        log: Fingerprint of the log, and of the questions where questions are explained.
+        log: Fingerprint of the log.
         method, removal, options, seed: Of the explainer.
         players: Who gets a score, as text.
         dtype: In which the model is read.
         fidelity_masks, agree_with: What its quality card measures.
         target: What is explained, as text.
-        users: Users of the log, or questions.
-        shard_size: Of them in a shard; shards are cut by their order alone, never by process.
+        users: Users of the log.
+        shard_size: Users of a shard; shards are cut by user order alone, never by process.
     """
 
     model: str
@@ -57,11 +56,11 @@ class Plan:
     shard_size: int
 
     @classmethod
-    def of(cls, explainer: Explainer, asked: Asked, target: str, shard_size: int) -> Plan:
-        """The plan of explaining what is asked."""
+    def of(cls, explainer: Explainer, log: BehaviorLog, target: str, shard_size: int) -> Plan:
+        """The plan of explaining ``log``."""
         return cls(
             model=model_fingerprint(explainer.model),
-            log=asked.fingerprint(log_fingerprint(asked.log)),
+            log=log_fingerprint(log),
             method=explainer.spec.name,
             removal=explainer.removal if explainer.spec.removals else "none",
             options=dict(explainer.spec.options) | explainer.options,
@@ -71,13 +70,13 @@ class Plan:
             fidelity_masks=explainer.card.fidelity_masks,
             agree_with=explainer.card.agree_with.name if explainer.card.agree_with else "",
             target=target,
-            users=len(asked),
+            users=len(log),
             shard_size=shard_size,
         )
 
     @property
     def shards(self) -> list[range]:
-        """Users or questions, by their rows, in each shard."""
+        """Rows of the log's users in each shard."""
         starts = range(0, self.users, self.shard_size)
         return [range(start, min(start + self.shard_size, self.users)) for start in starts]
 
