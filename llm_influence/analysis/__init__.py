@@ -6,5 +6,6 @@ side_tables   items and users beside the influence tables
 levels        columns of the view cut into few levels: factors
 coded         every event as a few small integers, on disk
 factors       the analysis: regression, permutation, interactions, weights, factor_figures
+attribution   conversions laid to channels: touch, outcomes, paths, bootstrap, attribution_figures
 output        an analysis as JSON, CSV and figures
 """

@@ -104,6 +104,7 @@ class InfluenceView:
         events: Events explained, rows of the view.
         users: How many users.
         parts: The rows are of parts of events; the view adds them up.
+        sources: Files and folders as they were given.
     """
 
     def __init__(
@@ -135,12 +136,13 @@ class InfluenceView:
         for file in files:
             check_file(file)
         item_table, user_table = read_side_tables([Path(s) for s in sources], items, users)
+        self.sources = tuple(Path(place) for place in sources)
         self._where = ", ".join(str(place) for place in sources)
         self._duckdb = require("duckdb", extra="analysis", purpose="analysis of influence tables")
         self._folder, self._connection = self._connect(resources or Resources())
         try:
-            self._load("items", item_table)
-            self._load("users", user_table)
+            self.load("items", item_table)
+            self.load("users", user_table)
             self._define(files, choice or Choice())
         except BaseException:
             self.close()
@@ -191,6 +193,16 @@ class InfluenceView:
         """
         with self._translated():
             self._connection.execute(statement)
+
+    def load(self, name: str, table: pa.Table) -> None:
+        """Put a table of our own beside the view's, under a name that is new.
+
+        Raises:
+            ConfigError, OutputError: As in `execute`.
+        """
+        self._connection.register("loading", table)
+        self.execute(f"CREATE TABLE {name} AS SELECT * FROM loading")
+        self._connection.unregister("loading")
 
     def table(self, query: str) -> pa.Table:
         """The answer of a query that fits into memory.
@@ -261,11 +273,6 @@ class InfluenceView:
                 expected="memory as '2GB', and at least one thread",
                 fix=f"correct them ({error})",
             ) from error
-
-    def _load(self, name: str, table: pa.Table) -> None:
-        self._connection.register("loading", table)
-        self.execute(f"CREATE TABLE {name} AS SELECT * FROM loading")
-        self._connection.unregister("loading")
 
     def _define(self, files: list[Path], choice: Choice) -> None:
         """Make ``influence_rows`` and ``explanations``, and check what stands in them."""

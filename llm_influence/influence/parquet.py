@@ -15,6 +15,8 @@ from llm_influence.influence.schema import SCHEMA, check_columns, check_version,
 
 SIDE_TABLES = ("items.parquet", "users.parquet")
 """What stands beside the shards of a batch explanation and is no influence table."""
+OUTCOMES = "outcomes.parquet"
+"""Likewise, where questions were explained: what came after each history."""
 
 
 def write_table(table: pa.Table, path: Path | str) -> Path:
@@ -41,8 +43,8 @@ def read_tables(source: Path | str | Sequence[Path | str]) -> pa.Table:
     """Read influence tables into one.
 
     Args:
-        source: A Parquet file, a folder of them (read in order of name, hidden files and
-            `SIDE_TABLES` left aside), or several of either.
+        source: A Parquet file, a folder of them (read in order of name, hidden files,
+            `SIDE_TABLES` and `OUTCOMES` left aside), or several of either.
 
     Returns:
         One table with `SCHEMA`; further columns in the files are not read.
@@ -90,7 +92,7 @@ def _files(place: Path) -> list[Path]:
     found = sorted(
         file
         for file in place.rglob("*.parquet")
-        if file.name not in SIDE_TABLES
+        if file.name not in (*SIDE_TABLES, OUTCOMES)
         and not any(part.startswith(".") for part in file.relative_to(place).parts)
     )
     if not found:
