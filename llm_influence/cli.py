@@ -133,9 +133,17 @@ def explain(
         str,
         typer.Option(
             help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, "
-            "feedback:ID or feedback:ID,BEHAVIOR"
+            "feedback:ID or feedback:ID,BEHAVIOR; with --questions also item, behavior or "
+            "feedback: of what came"
         ),
     ] = "top1",
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            help="test or validation: explain the questions of the run's split, what came beside "
+            "them; default: what every user of the log does next"
+        ),
+    ] = None,
     removal: Annotated[str | None, typer.Option(help="drop, mask or replace")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="a method's own option, as steps=64; repeatable")
@@ -160,6 +168,7 @@ def explain(
     from llm_influence.attribution.explainer import Explainer
     from llm_influence.attribution.players import Players
     from llm_influence.jobs.batch import explain_batch
+    from llm_influence.jobs.questions import explain_questions
     from llm_influence.run import Run
 
     run = Run.open(model)
@@ -175,13 +184,20 @@ def explain(
         dtype=dtype,
         **_method_options(option or []),
     )
-    behavior_log = run.open_log(log, items=items, users=users)
-    result = explain_batch(
-        explainer, behavior_log, out, target=target, shard_size=shard_size, run=model.name
-    )
+    if questions is None:
+        behavior_log = run.open_log(log, items=items, users=users)
+        result = explain_batch(
+            explainer, behavior_log, out, target=target, shard_size=shard_size, run=model.name
+        )
+    else:
+        rows = run.questions(_of_own_split(questions, log, items, users))
+        result = explain_questions(
+            explainer, rows, out, target=target, shard_size=shard_size, run=model.name
+        )
     rate = result.explained_now / result.seconds
     typer.echo(
-        f"{result.users} users, {result.rows} rows in {result.folder}; "
+        f"{result.users} {'users' if questions is None else 'questions'}, {result.rows} rows in "
+        f"{result.folder}; "
         f"{result.explained_now} explained now, {rate:.1f} a second"
     )
 
@@ -368,6 +384,18 @@ def _method_options(words: list[str]) -> dict[str, object]:
             )
         options[name] = yaml.safe_load(text)
     return options
+
+
+def _of_own_split(questions: str, *others: str | None) -> str:
+    """Questions are those of the run's own log."""
+    if any(others):
+        raise ConfigError(
+            "both --questions and another log",
+            where="explain",
+            expected="--questions alone: they are of the split that the run was measured on",
+            fix="leave out --log, --items and --users, or --questions",
+        )
+    return questions
 
 
 def _names(text: str) -> list[str]:

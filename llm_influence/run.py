@@ -65,6 +65,22 @@ class Run:
         data = self.config.data.model_dump() | {"source": source, "items": items, "users": users}
         return open_data(DataConfig.model_validate(data))
 
+    def questions(self, part: str) -> EvaluationSet:
+        """The questions of ``validation`` or ``test``.
+
+        Raises:
+            ConfigError: ``part`` is neither.
+        """
+        known = {"validation": self.split.validation, "test": self.split.test}
+        if part not in known:
+            raise ConfigError(
+                f"no questions {part!r}",
+                where="questions",
+                expected=choices(known, part),
+                fix="name the part of the split that is asked",
+            )
+        return known[part]
+
     def test_histories(self, users: int, *, seed: int = 0, skip: int = 0) -> list[History]:
         """Histories before the tested events of ``users`` users drawn by the seed, in their order.
 

@@ -8,7 +8,9 @@ computes it, so any number of processes, and any number of kills, gives the same
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +20,7 @@ from tqdm import tqdm
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.targets import parse_target
 from llm_influence.data.log import BehaviorLog
-from llm_influence.errors import OutputError
+from llm_influence.influence.record import Influence
 from llm_influence.influence.table import to_arrow, write_table
 from llm_influence.jobs.plan import SHARD, Plan, write_manifest
 from llm_influence.jobs.side_tables import write_side_tables
@@ -75,26 +77,51 @@ def explain_batch(
             is computed then.
         OutputError: ``out`` cannot be written, or holds another run.
     """
-    if shard_size < 1:
-        raise OutputError(
-            f"shard_size is {shard_size}",
-            where="explain_batch",
-            expected="at least 1",
-            fix="ask for at least one user a shard",
-        )
-    begun, folder, state = time.perf_counter(), Path(out), PartialState(cpu=on_cpu())
     model = explainer.model
     log = log.align(model.catalogue, model.encoder.lexicon.behaviors)
-    plan = Plan.of(explainer, log, target, shard_size)
+    wanted = parse_target(target)
+    return write_shards(
+        Plan.of(explainer, log, target, shard_size),
+        Path(out),
+        lambda rows: explainer.explain([log.at(row) for row in rows], wanted),
+        partial(write_side_tables, log),
+        run=run,
+        progress=progress,
+    )
+
+
+def write_shards(
+    plan: Plan,
+    folder: Path,
+    explain: Callable[[range], list[Influence]],
+    beside: Callable[[Path], None],
+    *,
+    run: str,
+    progress: bool,
+) -> BatchResult:
+    """Write the missing shards of a plan, each process its own.
+
+    Args:
+        plan: What the folder is to hold.
+        folder: Of the shards.
+        explain: Explains these rows of the plan, in order.
+        beside: Writes what stands beside the shards.
+        run: Name written into the ``run`` column.
+        progress: Show a bar with the rate.
+
+    Raises:
+        OutputError: The folder cannot be written, or holds another run.
+    """
+    begun, state = time.perf_counter(), PartialState(cpu=on_cpu())
     if state.is_main_process:
         plan.claim(folder)
         _sweep(folder)
-        write_side_tables(log, folder)
+        beside(folder)
     state.wait_for_everyone()
     missing = [n for n in range(len(plan.shards)) if not _shard_path(folder, n).exists()]
     mine = missing[state.process_index :: state.num_processes]
     state.wait_for_everyone()  # everyone has counted before anyone writes
-    explained, wanted = 0, parse_target(target)
+    explained = 0
     with tqdm(
         total=sum(len(plan.shards[n]) for n in mine),
         unit="user",
@@ -103,8 +130,7 @@ def explain_batch(
     ) as bar:
         for number in mine:
             rows = plan.shards[number]
-            found = explainer.explain([log.at(row) for row in rows], wanted)
-            write_table(to_arrow(found, run), _shard_path(folder, number))
+            write_table(to_arrow(explain(rows), run), _shard_path(folder, number))
             explained += len(rows)
             bar.update(len(rows))
     state.wait_for_everyone()
@@ -113,7 +139,7 @@ def explain_batch(
         write_manifest(folder, plan, counts)
     state.wait_for_everyone()
     seconds = time.perf_counter() - begun
-    return BatchResult(folder, sum(counts.values()), len(log), explained, seconds)
+    return BatchResult(folder, sum(counts.values()), plan.users, explained, seconds)
 
 
 def _shard_path(folder: Path, number: int) -> Path:

@@ -57,7 +57,18 @@ class Plan:
 
     @classmethod
     def of(cls, explainer: Explainer, log: BehaviorLog, target: str, shard_size: int) -> Plan:
-        """The plan of explaining ``log``."""
+        """The plan of explaining ``log``.
+
+        Raises:
+            OutputError: Shards would be empty.
+        """
+        if shard_size < 1:
+            raise OutputError(
+                f"shard_size is {shard_size}",
+                where="batch explanation",
+                expected="at least 1",
+                fix="ask for at least one user a shard",
+            )
         return cls(
             model=model_fingerprint(explainer.model),
             log=log_fingerprint(log),
