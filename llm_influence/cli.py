@@ -144,6 +144,14 @@ def explain(
             "them; default: what every user of the log does next"
         ),
     ] = None,
+    label: Annotated[float | None, typer.Option(help="only questions with this label")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="so many users or questions, drawn by --seed")
+    ] = None,
+    asked_at: Annotated[
+        str | None,
+        typer.Option(help='ISO time at which all users are asked, for models with "when"'),
+    ] = None,
     removal: Annotated[str | None, typer.Option(help="drop, mask or replace")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="a method's own option, as steps=64; repeatable")
@@ -167,9 +175,10 @@ def explain(
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
     from llm_influence.attribution.explainer import Explainer
     from llm_influence.attribution.players import Players
+    from llm_influence.data.splits import parse_moment
     from llm_influence.jobs.batch import explain_batch
     from llm_influence.jobs.questions import explain_questions
-    from llm_influence.run import Run
+    from llm_influence.run import Run, sample_questions, sample_users
 
     run = Run.open(model)
     explainer = Explainer(
@@ -185,14 +194,27 @@ def explain(
         **_method_options(option or []),
     )
     if questions is None:
+        _refuse("--label", label, needs="--questions")
         behavior_log = run.open_log(log, items=items, users=users)
         result = explain_batch(
-            explainer, behavior_log, out, target=target, shard_size=shard_size, run=model.name
+            explainer,
+            behavior_log if sample is None else sample_users(behavior_log, sample, seed),
+            out,
+            target=target,
+            shard_size=shard_size,
+            run=model.name,
+            asked_at=None if asked_at is None else parse_moment(asked_at, "--asked-at"),
         )
     else:
-        rows = run.questions(_of_own_split(questions, log, items, users))
+        _refuse("--asked-at", asked_at, needs="whole histories: a question has its own moment")
+        rows = run.questions(_of_own_split(questions, log, items, users), label)
         result = explain_questions(
-            explainer, rows, out, target=target, shard_size=shard_size, run=model.name
+            explainer,
+            rows if sample is None else sample_questions(rows, sample, seed),
+            out,
+            target=target,
+            shard_size=shard_size,
+            run=model.name,
         )
     rate = result.explained_now / result.seconds
     typer.echo(
@@ -384,6 +406,13 @@ def _method_options(words: list[str]) -> dict[str, object]:
             )
         options[name] = yaml.safe_load(text)
     return options
+
+
+def _refuse(option: str, value: object, *, needs: str) -> None:
+    if value is not None:
+        raise ConfigError(
+            f"{option} {value}", where="explain", expected=needs, fix=f"leave {option} out"
+        )
 
 
 def _of_own_split(questions: str, *others: str | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate import PartialState
@@ -65,11 +66,11 @@ class Run:
         data = self.config.data.model_dump() | {"source": source, "items": items, "users": users}
         return open_data(DataConfig.model_validate(data))
 
-    def questions(self, part: str) -> EvaluationSet:
-        """The questions of ``validation`` or ``test``.
+    def questions(self, part: str, label: float | None = None) -> EvaluationSet:
+        """The questions of ``validation`` or ``test``; of one ``label`` alone where it is given.
 
         Raises:
-            ConfigError: ``part`` is neither.
+            ConfigError: ``part`` is neither, the model reads no labels, or none is this one.
         """
         known = {"validation": self.split.validation, "test": self.split.test}
         if part not in known:
@@ -79,7 +80,26 @@ class Run:
                 expected=choices(known, part),
                 fix="name the part of the split that is asked",
             )
-        return known[part]
+        return known[part] if label is None else self._labelled(known[part], label)
+
+    def _labelled(self, questions: EvaluationSet, label: float) -> EvaluationSet:
+        head = self.config.model.feedback
+        if head is None:
+            raise ConfigError(
+                f"label {label:g} is asked for, and the model reads none",
+                where="label",
+                expected="a run with a feedback head, which says what its labels are",
+                fix="leave the label out",
+            )
+        labels = feedback_labels(self.split.log, head)[questions.events]
+        if not (labels == label).any():
+            raise ConfigError(
+                f"no question has label {label:g}",
+                where="label",
+                expected=choices(f"{each:g}" for each in np.unique(labels[~np.isnan(labels)])),
+                fix="ask for a label that questions have",
+            )
+        return questions.select(labels == label)
 
     def test_histories(self, users: int, *, seed: int = 0, skip: int = 0) -> list[History]:
         """Histories before the tested events of ``users`` users drawn by the seed, in their order.
@@ -121,16 +141,19 @@ class Run:
         )
 
 
-def sample(
-    source: BehaviorLog | EvaluationSet, count: int, seed: int = 0
-) -> BehaviorLog | EvaluationSet:
-    """``count`` users of a log, or questions, drawn by the seed, in their own order."""
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
-    if isinstance(source, EvaluationSet):
-        return source.select(drawn)
-    kept = np.zeros(len(source), dtype=bool)
-    kept[drawn] = True
-    return source.prefix(np.where(kept, source.lengths, 0))
+def sample_users(log: BehaviorLog, count: int, seed: int = 0) -> BehaviorLog:
+    """The log of ``count`` users drawn by the seed, all where there are fewer."""
+    kept = np.isin(np.arange(len(log)), _drawn(len(log), count, seed))
+    return log.prefix(np.where(kept, log.lengths, 0))
+
+
+def sample_questions(questions: EvaluationSet, count: int, seed: int = 0) -> EvaluationSet:
+    """``count`` questions drawn by the seed, in their order, all where there are fewer."""
+    return questions.select(_drawn(len(questions), count, seed))
+
+
+def _drawn(size: int, count: int, seed: int) -> npt.NDArray[np.int64]:
+    return np.sort(np.random.default_rng(seed).permutation(size)[:count])
 
 
 def heads_as_records(heads: dict[str, list[Record]]) -> list[Record]:
