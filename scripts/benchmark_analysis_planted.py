@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from benchmark_json import write_benchmark
 from benchmark_planted_truth import LAW
+from planted_fraud import PROTOCOL as FRAUD
+from planted_fraud import fraud_figures, fraud_rows
 from planted_tables import write_explained, write_truth
 from scipy import stats
 
@@ -76,6 +78,7 @@ def main(options: argparse.Namespace) -> None:
     _, truth = generate(config)
     with tempfile.TemporaryDirectory() as place:
         rows = list(measured(options, truth, Path(place)))
+    rows += fraud_rows(options.fraud)
     for row in rows:
         print(f"{row['system']:8}{row['metric']:32}{row['value']:10.4f}")
     write_benchmark(
@@ -85,11 +88,12 @@ def main(options: argparse.Namespace) -> None:
             "law": config.model_dump(mode="json"),
             "truth": "exact influence of every event, no model",
             "model": f"{options.method} of the model of planted_truth.json",
+            "fraud": FRAUD,
             "weight_error": "largest distance of a behaviour's weight from the law's, the largest "
             "weight being 1",
         },
         rows=rows,
-        figures=factor_figures(rows),
+        figures=factor_figures(rows) | fraud_figures(rows),
         seeds=[options.seed],
     )
 
@@ -112,4 +116,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=11, help="of the law the model was trained on")
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fraud", type=Path, default=Path("runs/fraud"), help="its run folder")
     main(parser.parse_args())

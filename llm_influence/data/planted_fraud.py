@@ -56,7 +56,8 @@ ITEMS = {
     "bill_phone": "Phone bill",
 }
 BEHAVIORS = ("login", "payment", "password_change", "transfer", "large_transfer")
-ALARM = "large_transfer"
+ALARM, ALARM_ITEM = "large_transfer", "payee_new"
+"""Behaviour and item of every alarm."""
 SMALL = (1.0, 2.0)
 """Dollars of a small payment: what a thief tries a card with, and what a song costs."""
 AMOUNTS = (5.0, 10.0, 20.0, 40.0, 80.0, 150.0)
@@ -242,7 +243,7 @@ def _alarm(config: PlantedFraudConfig, moment: int, random: np.random.Generator)
     found = [_risky(kind, int(time), random) for kind, time in zip(rows, when, strict=True)]
     busy = random.integers(first, moment, size=random.poisson(config.busy))
     found += [_ordinary(int(time), random) for time in busy]
-    return [*found, (moment, _ALARM, _CODES["payee_new"], _drawn(LARGE, random))]
+    return [*found, (moment, _ALARM, _CODES[ALARM_ITEM], _drawn(LARGE, random))]
 
 
 def _planted(config: PlantedFraudConfig, random: np.random.Generator) -> list[int]:

@@ -170,7 +170,6 @@ def _records(methods: list[Influence]) -> list[dict[str, object]]:
         f"score_{name}" if names.count(name) == 1 else f"score_{name}_{place}"
         for place, name in enumerate(names, start=1)
     ]
-    gates = [None] * len(first.events) if first.gates is None else first.gates.tolist()
     return [
         {
             "position": place,
@@ -179,11 +178,16 @@ def _records(methods: list[Influence]) -> list[dict[str, object]]:
             "item": event.item,
             "title": event.title,
             "value": event.value,
-            "gate": gates[place],
-            **dict(zip(columns, (float(each.scores[place]) for each in methods), strict=True)),
+            **({} if first.gates is None else {"gate": _six(first.gates[place])}),
+            **dict(zip(columns, (_six(each.scores[place]) for each in methods), strict=True)),
         }
         for place, event in enumerate(first.events)
     ]
+
+
+def _six(number: float) -> float:
+    """Six digits: more than any method is exact to, and half the length."""
+    return float(f"{number:.6g}")
 
 
 def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:
