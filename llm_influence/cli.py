@@ -1,7 +1,7 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
 llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | analyze |
-report | methods | planted | tokenizer
+report | methods | planted | planted-fraud | tokenizer
 """
 
 from __future__ import annotations
@@ -362,6 +362,24 @@ def planted(
         f"{len(log):,} users, {log.num_events:,} events, {len(log.catalogue)} items in {out}"
     )
     typer.echo(f"{causes:,} of {explained:,} explained events are causes")
+
+
+@app.command("planted-fraud", context_settings=Overrides)
+def planted_fraud(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="folder for the log, its truth and its law")],
+    config: Annotated[Path | None, typer.Option(help="YAML file of a PlantedFraudConfig")] = None,
+) -> None:
+    """Make up bank accounts, some taken over, with the events that raised each alarm beside them.
+
+    Any option of PlantedFraudConfig may follow: --accounts 500 --fraud_share 0.1 --seed 1.
+    """
+    from llm_influence.config import PlantedFraudConfig
+    from llm_influence.data.planted_fraud import write_planted_fraud
+
+    log, truth = write_planted_fraud(PlantedFraudConfig.load(config, context.args), out)
+    typer.echo(f"{len(log):,} generated accounts, {log.num_events:,} events in {out}")
+    typer.echo(f"{truth.is_fraud.sum():,} of {len(truth.alarms):,} alarms are fraud")
 
 
 @app.command(context_settings=Overrides)

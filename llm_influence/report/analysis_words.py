@@ -57,6 +57,37 @@ TABLES = {
     ("factors", "weights"): Words(
         "Weights of behaviours", "What one event of each behaviour counts at equal age; most is 1."
     ),
+    ("dynamics", "half_lives"): Words(
+        "Half-lives", "After how long an event counts half, by the form of decay that fits best."
+    ),
+    ("dynamics", "decay"): Words("Decay", "Mean influence by age of the event."),
+    ("dynamics", "drift"): Words("Drift", "Mean influence by window of the calendar."),
+    ("dynamics", "changes"): Words(
+        "Change points", "Windows from which on influence is no longer what it was before."
+    ),
+    ("dynamics", "moved"): Words(
+        "Before and after", "What moved between two tables, the same users and events paired."
+    ),
+    ("attribution", "shares"): Words(
+        "Shares of channels",
+        "What each way of counting lays to a channel, as a share of what it lays to all of them.",
+    ),
+    ("attribution", "channels"): Words("Channels", "Touches and conversions of each channel."),
+    ("attribution", "distances"): Words(
+        "How far the ways of counting are apart",
+        "From the model's shares, the effect of removing the channel's events.",
+    ),
+    ("audit", "verdict"): Words(
+        "Verdict",
+        "Unfair is a feature that moves what users of equal history get, or that alone changes it.",
+    ),
+    ("audit", "gaps"): Words(
+        "Gaps between groups", "Differences as they are, and among users of equal history."
+    ),
+    ("audit", "proxies"): Words("Proxies", "Behaviour that gives the sensitive feature away."),
+    ("audit", "flips"): Words(
+        "Flips", "Share of users whose first recommendation changes with the feature alone."
+    ),
 }
 
 
