@@ -49,10 +49,11 @@ def metric_table(records: Sequence[Mapping[str, str | float]], head: str = "") -
     """Lay records out; on each ``split`` the best of two or more systems is marked.
 
     Args:
-        records: Flat records of texts and numbers. A key that a record lacks is an empty cell.
+        records: Flat records of texts and numbers. A key that a record lacks is an empty cell; one
+            that is a number nowhere (NaN in all) is left out.
         head: Name of the table.
     """
-    keys = list(dict.fromkeys(key for record in records for key in record))
+    keys = list(dict.fromkeys(k for record in records for k, v in record.items() if _said(v)))
     rows = [
         [_cell(record.get(key), _is_best(record, key, records)) for key in keys]
         for record in records
@@ -60,6 +61,10 @@ def metric_table(records: Sequence[Mapping[str, str | float]], head: str = "") -
     whole = [{key: record.get(key) for key in keys} for record in records]
     name = f"metrics_{head}" if head else "metrics"
     return MetricTable([_heading(key) for key in keys], rows, head, csv_link(name, whole))
+
+
+def _said(value: str | float | None) -> bool:
+    return isinstance(value, str) or (value is not None and math.isfinite(value))
 
 
 def _is_best(

@@ -197,6 +197,13 @@ def test_the_best_of_each_split_is_marked():
     assert table.rows[2][3].text == ""
 
 
+def test_what_is_no_number_is_a_dash_or_no_column():
+    nan = float("nan")
+    table = metric_table([{"system": "a", "auc": 0.5, "gauc": nan}, {"system": "b", "auc": nan}])
+    assert table.headings == ["system", "AUC"]
+    assert [row[1].text for row in table.rows] == ["0.5000", "–"]
+
+
 def test_an_output_that_cannot_be_written(make, facts, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
