@@ -1,7 +1,7 @@
 """The command line: thin, it calls the same functions as `scripts/` and the Python API.
 
 llm-influence demo | finetune | search | update | evaluate | explain | faithfulness | analyze |
-flips | review | report | methods | planted | tokenizer
+flips | review | report | methods | planted | planted-fraud | tokenizer
 """
 
 from __future__ import annotations
@@ -147,6 +147,14 @@ def explain(
             "them; default: what every user of the log does next"
         ),
     ] = None,
+    label: Annotated[float | None, typer.Option(help="only questions with this label")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="so many users or questions, drawn by --seed")
+    ] = None,
+    asked_at: Annotated[
+        str | None,
+        typer.Option(help='ISO time at which all users are asked, for models with "when"'),
+    ] = None,
     removal: Annotated[str | None, typer.Option(help="drop, mask or replace")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="a method's own option, as steps=64; repeatable")
@@ -170,9 +178,10 @@ def explain(
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
     from llm_influence.attribution.explainer import Explainer
     from llm_influence.attribution.players import Players
+    from llm_influence.data.splits import parse_moment
     from llm_influence.jobs.batch import explain_batch
     from llm_influence.jobs.questions import explain_questions
-    from llm_influence.run import Run
+    from llm_influence.run import Run, sample_questions, sample_users
 
     run = Run.open(model)
     explainer = Explainer(
@@ -188,14 +197,27 @@ def explain(
         **_method_options(option or []),
     )
     if questions is None:
+        _refuse("--label", label, needs="--questions")
         behavior_log = run.open_log(log, items=items, users=users)
         result = explain_batch(
-            explainer, behavior_log, out, target=target, shard_size=shard_size, run=model.name
+            explainer,
+            behavior_log if sample is None else sample_users(behavior_log, sample, seed),
+            out,
+            target=target,
+            shard_size=shard_size,
+            run=model.name,
+            asked_at=None if asked_at is None else parse_moment(asked_at, "--asked-at"),
         )
     else:
-        rows = run.questions(_of_own_split(questions, log, items, users))
+        _refuse("--asked-at", asked_at, needs="whole histories: a question has its own moment")
+        rows = run.questions(_of_own_split(questions, log, items, users), label)
         result = explain_questions(
-            explainer, rows, out, target=target, shard_size=shard_size, run=model.name
+            explainer,
+            rows if sample is None else sample_questions(rows, sample, seed),
+            out,
+            target=target,
+            shard_size=shard_size,
+            run=model.name,
         )
     rate = result.explained_now / result.seconds
     typer.echo(
@@ -286,12 +308,16 @@ def report(
     review: Annotated[
         Path | None, typer.Option(help="queue of `review`: what was rejected is withheld")
     ] = None,
+    analysis: Annotated[
+        list[Path] | None,
+        typer.Option(help="folder that `analyze ... --out` wrote, for the page; repeatable"),
+    ] = None,
 ) -> None:
-    """Write one self-contained HTML page about explanations."""
-    from llm_influence.evaluation.comparison import compare
+    """Write one self-contained HTML page about explanations, with the analyses of them."""
+    from llm_influence.evaluation.comparison import compare_heads
     from llm_influence.influence.table import read_tables
     from llm_influence.report.page import build_report
-    from llm_influence.run import Run
+    from llm_influence.run import Run, heads_as_records, whole_histories
 
     run, table = Run.open(model), read_tables(influence)
     if review is not None:
@@ -299,12 +325,14 @@ def report(
 
         table = withhold(table, read_queue(review))
     behavior_log = run.open_log(log, items=items, users=users)
-    ids = table["user_id"].unique().to_pylist()[:shown]
     facts = run.report_facts(
-        compare(run.model, run.split, run.config.evaluation),
-        [behavior_log.history(user) for user in ids],
+        heads_as_records(compare_heads(run.model, run.split, run.config.evaluation)),
+        whole_histories(table, behavior_log, shown),
     )
-    typer.echo(f"report: {build_report(influences=table, facts=facts, out=out, users=shown)}")
+    page = build_report(
+        influences=table, facts=facts, out=out, users=shown, analyses=analysis or ()
+    )
+    typer.echo(f"report: {page}")
 
 
 @app.command()
@@ -344,6 +372,24 @@ def planted(
         f"{len(log):,} users, {log.num_events:,} events, {len(log.catalogue)} items in {out}"
     )
     typer.echo(f"{causes:,} of {explained:,} explained events are causes")
+
+
+@app.command("planted-fraud", context_settings=Overrides)
+def planted_fraud(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="folder for the log, its truth and its law")],
+    config: Annotated[Path | None, typer.Option(help="YAML file of a PlantedFraudConfig")] = None,
+) -> None:
+    """Make up bank accounts, some taken over, with the events that raised each alarm beside them.
+
+    Any option of PlantedFraudConfig may follow: --accounts 500 --fraud_share 0.1 --seed 1.
+    """
+    from llm_influence.config import PlantedFraudConfig
+    from llm_influence.data.planted_fraud import write_planted_fraud
+
+    log, truth = write_planted_fraud(PlantedFraudConfig.load(config, context.args), out)
+    typer.echo(f"{len(log):,} generated accounts, {log.num_events:,} events in {out}")
+    typer.echo(f"{truth.is_fraud.sum():,} of {len(truth.alarms):,} alarms are fraud")
 
 
 @app.command(context_settings=Overrides)
@@ -388,6 +434,13 @@ def _method_options(words: list[str]) -> dict[str, object]:
             )
         options[name] = yaml.safe_load(text)
     return options
+
+
+def _refuse(option: str, value: object, *, needs: str) -> None:
+    if value is not None:
+        raise ConfigError(
+            f"{option} {value}", where="explain", expected=needs, fix=f"leave {option} out"
+        )
 
 
 def _of_own_split(questions: str, *others: str | None) -> str:

@@ -96,6 +96,82 @@ def factors(
 
 
 @analyze.command()
+def attribution(
+    tables: Tables,
+    out: Out,
+    channel: Annotated[
+        str, typer.Option(help="column whose values are channels: behavior, item:campaign_type")
+    ],
+    touches: Annotated[
+        list[str] | None,
+        typer.Option(help="behaviour that is a touch; repeatable; default: all with a channel"),
+    ] = None,
+    outcomes: Annotated[
+        Path | None,
+        typer.Option(help="what came after; default: outcomes.parquet beside the tables"),
+    ] = None,
+    conversion: Annotated[
+        str | None, typer.Option(help="behaviour that is a conversion; default: the label says it")
+    ] = None,
+    positive_from: Annotated[
+        float, typer.Option(help="label from which on it is a conversion")
+    ] = 1.0,
+    half_life: Annotated[float, typer.Option(min=1e-6, help="of time decay, in days")] = 7.0,
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="model, last_touch, first_touch, linear, time_decay, markov, shapley, "
+            "shapley_rates; repeatable; default: all"
+        ),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="of users, for intervals")] = 200,
+    seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
+    items: Items = None,
+    users: Users = None,
+    method: Method = None,
+    target: Target = None,
+    run: RunName = None,
+    memory: Memory = "2GB",
+    temp: Temp = None,
+    threads: Threads = None,
+) -> None:
+    """Lay conversions to channels: the model's removal effect beside touch rules, Markov, Shapley.
+
+    Writes attribution.json, and attribution_shares, attribution_channels and
+    attribution_distances as CSV and figures.
+    """
+    from llm_influence.analysis.attribution import (
+        ESTIMATORS,
+        AttributionOptions,
+        analyze_attribution,
+    )
+
+    options = AttributionOptions(
+        channel=channel,
+        touches=None if touches is None else tuple(touches),
+        outcomes=outcomes,
+        conversion=conversion,
+        positive_from=positive_from,
+        half_life=half_life,
+        estimators=ESTIMATORS if estimator is None else tuple(estimator),
+        resamples=resamples,
+        seed=seed,
+    )
+    with open_view(
+        tables,
+        items=items,
+        users=users,
+        method=method,
+        target=target,
+        run=run,
+        memory=memory,
+        temp=temp,
+        threads=threads,
+    ) as view:
+        finish(analyze_attribution(view, options), out)
+
+
+@analyze.command()
 def audit(
     tables: Tables,
     out: Out,
@@ -237,82 +313,6 @@ def as_response(name: str) -> Response:
             fix="correct the option",
         )
     return "size" if name == "size" else "score"
-
-
-@analyze.command()
-def attribution(
-    tables: Tables,
-    out: Out,
-    channel: Annotated[
-        str, typer.Option(help="column whose values are channels: behavior, item:campaign_type")
-    ],
-    touches: Annotated[
-        list[str] | None,
-        typer.Option(help="behaviour that is a touch; repeatable; default: all with a channel"),
-    ] = None,
-    outcomes: Annotated[
-        Path | None,
-        typer.Option(help="what came after; default: outcomes.parquet beside the tables"),
-    ] = None,
-    conversion: Annotated[
-        str | None, typer.Option(help="behaviour that is a conversion; default: the label says it")
-    ] = None,
-    positive_from: Annotated[
-        float, typer.Option(help="label from which on it is a conversion")
-    ] = 1.0,
-    half_life: Annotated[float, typer.Option(min=1e-6, help="of time decay, in days")] = 7.0,
-    estimator: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="model, last_touch, first_touch, linear, time_decay, markov, shapley, "
-            "shapley_rates; repeatable; default: all"
-        ),
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="of users, for intervals")] = 200,
-    seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
-    items: Items = None,
-    users: Users = None,
-    method: Method = None,
-    target: Target = None,
-    run: RunName = None,
-    memory: Memory = "2GB",
-    temp: Temp = None,
-    threads: Threads = None,
-) -> None:
-    """Lay conversions to channels: the model's removal effect beside touch rules, Markov, Shapley.
-
-    Writes attribution.json, and attribution_shares, attribution_channels and
-    attribution_distances as CSV and figures.
-    """
-    from llm_influence.analysis.attribution import (
-        ESTIMATORS,
-        AttributionOptions,
-        analyze_attribution,
-    )
-
-    options = AttributionOptions(
-        channel=channel,
-        touches=None if touches is None else tuple(touches),
-        outcomes=outcomes,
-        conversion=conversion,
-        positive_from=positive_from,
-        half_life=half_life,
-        estimators=ESTIMATORS if estimator is None else tuple(estimator),
-        resamples=resamples,
-        seed=seed,
-    )
-    with open_view(
-        tables,
-        items=items,
-        users=users,
-        method=method,
-        target=target,
-        run=run,
-        memory=memory,
-        temp=temp,
-        threads=threads,
-    ) as view:
-        finish(analyze_attribution(view, options), out)
 
 
 def open_view(

@@ -1,14 +1,17 @@
-"""The whole way on real data: fine-tune, evaluate, explain, report."""
+"""The whole way on real data: fine-tune, evaluate, explain, analyse, report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from llm_influence.analysis.factors import LEAST_USERS, analyze_factors
+from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.config import RunConfig
 from llm_influence.evaluation.comparison import Record, as_text, compare
@@ -74,11 +77,16 @@ def run_demo(
     say("\n" + as_text(metrics) + "\n")
     say(f"3/4 explaining the recommendations of {users} users with {', '.join(METHODS)}")
     written = _explain(run, users)
-    say("4/4 writing the report")
+    say("4/4 analysing the explanations and writing the report")
     shown = _sample(run, users)
     influences = read_tables([folder / "influence" / method for method in METHODS])
     facts = run.report_facts(metrics, [run.split.log.history(user) for user in shown])
-    report = build_report(influences=influences, facts=facts, out=folder / "report.html")
+    report = build_report(
+        influences=influences,
+        facts=facts,
+        out=folder / "report.html",
+        analyses=_analyse(folder, say),
+    )
     say(f"report: {report}")
     seconds = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["seconds"]
     return DemoResult(report, metrics, seconds, written)
@@ -98,3 +106,17 @@ def _explain(run: Run, users: int) -> int:
         out = run.folder / "influence" / method
         written += explain_batch(Explainer(run.model, method), log, out, run=run.folder.name).users
     return written
+
+
+def _analyse(folder: Path, say: Callable[[str], None]) -> list[Path]:
+    """The folder with the factors of the first method's explanations, where they can be had."""
+    if find_spec("duckdb") is None:
+        say("without factors: pip install 'llm-influence[analysis]' brings them into the report")
+        return []
+    out = folder / "analysis"
+    with InfluenceView(folder / "influence" / METHODS[0]) as view:
+        if view.users < LEAST_USERS:
+            say(f"without factors: they take explanations of {LEAST_USERS} users")
+            return []
+        analyze_factors(view).write(out)
+    return [out]

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from accelerate import PartialState
 
 from llm_influence.config import RECURRENT, DataConfig, ModelConfig, RunConfig
+from llm_influence.data.feedback import feedback_labels
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.sources import open_data
 from llm_influence.data.splits import EvaluationSet, Split
@@ -16,7 +20,7 @@ from llm_influence.errors import ConfigError, choices
 from llm_influence.evaluation.comparison import Record
 from llm_influence.modeling.devices import on_cpu
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.report.facts import ReportFacts
+from llm_influence.report.facts import ReportFacts, flat_facts
 from llm_influence.types import History
 
 
@@ -62,11 +66,11 @@ class Run:
         data = self.config.data.model_dump() | {"source": source, "items": items, "users": users}
         return open_data(DataConfig.model_validate(data))
 
-    def questions(self, part: str) -> EvaluationSet:
-        """The questions of ``validation`` or ``test``.
+    def questions(self, part: str, label: float | None = None) -> EvaluationSet:
+        """The questions of ``validation`` or ``test``; of one ``label`` alone where it is given.
 
         Raises:
-            ConfigError: ``part`` is neither.
+            ConfigError: ``part`` is neither, the model reads no labels, or none is this one.
         """
         known = {"validation": self.split.validation, "test": self.split.test}
         if part not in known:
@@ -76,7 +80,26 @@ class Run:
                 expected=choices(known, part),
                 fix="name the part of the split that is asked",
             )
-        return known[part]
+        return known[part] if label is None else self._labelled(known[part], label)
+
+    def _labelled(self, questions: EvaluationSet, label: float) -> EvaluationSet:
+        head = self.config.model.feedback
+        if head is None:
+            raise ConfigError(
+                f"label {label:g} is asked for, and the model reads none",
+                where="label",
+                expected="a run with a feedback head, which says what its labels are",
+                fix="leave the label out",
+            )
+        labels = feedback_labels(self.split.log, head)[questions.events]
+        if not (labels == label).any():
+            raise ConfigError(
+                f"no question has label {label:g}",
+                where="label",
+                expected=choices(f"{each:g}" for each in np.unique(labels[~np.isnan(labels)])),
+                fix="ask for a label that questions have",
+            )
+        return questions.select(labels == label)
 
     def test_histories(self, users: int, *, seed: int = 0, skip: int = 0) -> list[History]:
         """Histories before the tested events of ``users`` users drawn by the seed, in their order.
@@ -91,7 +114,10 @@ class Run:
         return [rows.history(int(first[each])) for each in sorted(drawn)]
 
     def report_facts(self, metrics: list[Record], shown: list[History], k: int = 10) -> ReportFacts:
-        """What a report says beside the explanations, with the top k of the users it shows."""
+        """What a report says beside the explanations, with the top k of the users it shows.
+
+        A model whose item head was not trained recommends nothing.
+        """
         model, rendering = self.config.model, self.config.rendering
         described = self.model.protocol
         return ReportFacts(
@@ -102,7 +128,7 @@ class Run:
                 "Rendering": f"style {rendering.style}, template {rendering.template}",
                 "Events read": f"the last {self.model.encoder.max_events}",
             },
-            protocol=_flat(described),
+            protocol=flat_facts(described),
             # with one relevant item a row, recall@K is HR@K: one column is enough for a reader
             metrics=[{k: v for k, v in each.items() if "recall@" not in k} for each in metrics],
             recommendations={
@@ -110,8 +136,46 @@ class Run:
                     (found.title, found.probability) for found in self.model.recommend(history, k)
                 ]
                 for history in shown
+                if model.item_head.weight > 0
             },
         )
+
+
+def sample_users(log: BehaviorLog, count: int, seed: int = 0) -> BehaviorLog:
+    """The log of ``count`` users drawn by the seed, all where there are fewer."""
+    kept = np.isin(np.arange(len(log)), _drawn(len(log), count, seed))
+    return log.prefix(np.where(kept, log.lengths, 0))
+
+
+def sample_questions(questions: EvaluationSet, count: int, seed: int = 0) -> EvaluationSet:
+    """``count`` questions drawn by the seed, in their order, all where there are fewer."""
+    return questions.select(_drawn(len(questions), count, seed))
+
+
+def _drawn(size: int, count: int, seed: int) -> npt.NDArray[np.int64]:
+    return np.sort(np.random.default_rng(seed).permutation(size)[:count])
+
+
+def heads_as_records(heads: dict[str, list[Record]]) -> list[Record]:
+    """Records of `compare_heads` in one list; where there are several heads, each says its own."""
+    if len(heads) == 1:
+        return next(iter(heads.values()))
+    return [{"head": head, **record} for head, records in heads.items() for record in records]
+
+
+def whole_histories(table: pa.Table, log: BehaviorLog, users: int) -> list[History]:
+    """Histories of the first users of an influence table, of whom nothing later is in the log.
+
+    The history before a question of a split is no whole one: what is recommended at its user's
+    end is no recommendation of that moment.
+    """
+    found = []
+    for user in pc.unique(table["user_id"]).to_pylist()[:users]:
+        history = log.history(user)
+        last = pc.max(table.filter(pc.equal(table["user_id"], user))["timestamp"]).as_py()
+        if last == history.timestamps[-1]:
+            found.append(history)
+    return found
 
 
 def _backbone(model: ModelConfig) -> str:
@@ -121,15 +185,3 @@ def _backbone(model: ModelConfig) -> str:
         words = f", items read by {sizes.words}" if sizes.words else ""
         return f"{model.backbone}, {sizes.layers} x {sizes.width}{words}"
     return model.backbone + (f", its first {model.layers} layers" if model.layers else "")
-
-
-def _flat(tree: dict[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested facts as one level of labels and texts."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        label = f"{prefix}{key}".replace("_", " ")
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{key}: ")
-        else:
-            flat[label] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return flat

@@ -24,6 +24,8 @@ from benchmark_json import write_benchmark
 from benchmark_planted_truth import LAW, run_config
 from planted_audit import FAIR, SHUFFLES, UNFAIR, audit_figures, audit_rows
 from planted_audit import LAW as AUDITED
+from planted_fraud import PROTOCOL as FRAUD
+from planted_fraud import fraud_figures, fraud_rows
 from planted_tables import is_changed, write_explained, write_truth
 from scipy import stats
 from whole_log import train
@@ -173,6 +175,7 @@ def main(options: argparse.Namespace) -> None:
         rows = list(measured(options, truth, Path(place)))
         rows += drift_measured(options, drifting, Path(place))
     rows += audit_rows(options.audits, options.audit_seeds)
+    rows += fraud_rows(options.fraud)
     for row in rows:
         print(f"{row['system']:8}{row['metric']:32}{row['value']:10.4f}")
     write_benchmark(
@@ -190,11 +193,15 @@ def main(options: argparse.Namespace) -> None:
             "whose change is found farthest off",
             "audit": {"law": AUDITED, "fair": FAIR, "unfair": UNFAIR, "shuffles": SHUFFLES},
             "audit_seeds": options.audit_seeds,
+            "fraud": FRAUD,
             "weight_error": "largest distance of a behaviour's weight from the law's, the largest "
             "weight being 1",
         },
         rows=rows,
-        figures=factor_figures(rows) | dynamics_figures(rows) | audit_figures(rows),
+        figures=factor_figures(rows)
+        | dynamics_figures(rows)
+        | audit_figures(rows)
+        | fraud_figures(rows),
         seeds=[options.seed],
     )
 
@@ -240,4 +247,5 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--audits", type=Path, default=Path("runs/planted_audit"))
     parser.add_argument("--audit-seeds", type=int, default=100)
+    parser.add_argument("--fraud", type=Path, default=Path("runs/fraud"), help="its run folder")
     main(parser.parse_args())

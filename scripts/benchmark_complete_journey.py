@@ -3,7 +3,8 @@
     python scripts/benchmark_complete_journey.py --stage category
     python scripts/benchmark_complete_journey.py --stage redemption
 
-What is finished is not repeated. docs/domains.md says what is asked and what is equal for all.
+What is finished is not repeated. docs/domains/retail.md says what is asked and what is equal
+for all.
 """
 
 from __future__ import annotations

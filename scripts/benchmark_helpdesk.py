@@ -2,7 +2,8 @@
 
     python scripts/benchmark_helpdesk.py --shared ../shared/data
 
-What is finished is not repeated. docs/domains.md says what is asked and what is equal for all.
+What is finished is not repeated. docs/domains/customer_service.md says what is asked and what is
+equal for all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From what every system answered to the rows and figures of docs/domains.md's benchmarks."""
+"""From what every system answered to the rows and figures of docs/domains's benchmarks."""
 
 from __future__ import annotations
 

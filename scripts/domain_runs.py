@@ -1,4 +1,4 @@
-"""Our runs for the benchmarks of docs/domains.md: fine-tuned once, asked once, kept in a folder."""
+"""Our runs for the benchmarks of docs/domains: fine-tuned once, asked once, kept in a folder."""
 
 from __future__ import annotations
 

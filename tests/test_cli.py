@@ -1,5 +1,7 @@
 """The command line, as a user types it."""
 
+import shutil
+
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -10,6 +12,7 @@ from llm_influence.attribution.explainer import METHODS
 from llm_influence.config import RunConfig
 from llm_influence.data.splits import split_log
 from llm_influence.demo import demo_config
+from llm_influence.errors import ConfigError
 from llm_influence.influence.table import read_tables
 from llm_influence.modeling.backbone import load_backbone
 from tests import tiny
@@ -201,3 +204,112 @@ def test_users_skipped_and_users_drawn_are_others(run):
     assert len(everyone) == 10
     assert [h.user_id for h in first] == [h.user_id for h in opened.test_histories(5, seed=1)]
     assert len(opened.test_histories(1000)) == len(opened.split.test)
+
+
+@pytest.fixture(scope="module")
+def liking(tmp_path_factory):
+    """A run whose model also predicts whether a value is at least 3, and reads when."""
+    folder, log = tmp_path_factory.mktemp("liking"), tiny.small_log()
+    head = {"weight": 1.0, "kind": "binary", "positive_from": 3.0}
+    options = {"feedback_head": head, "when": True}
+    tiny.tiny_model(**options).save_pretrained(folder)
+    split_log(log).save(folder / "split")
+    tiny.run_config(model=options).save(folder / "run.yaml")
+    return folder
+
+
+def explained(run, out, *words):
+    result = call("explain", "--model", run, "--out", out, "--fidelity-masks", 0, *words)
+    assert result.exit_code == 0
+    return read_tables(out)
+
+
+def test_explain_takes_a_sample_of_users_or_of_questions_with_a_label(liking, tmp_path):
+    some = explained(liking, tmp_path / "users", "--sample", 4, "--seed", 1)
+    users = set(some["user_id"].to_pylist())
+    assert len(users) == 4
+    again = explained(liking, tmp_path / "again", "--sample", 4, "--seed", 2)
+    assert set(again["user_id"].to_pylist()) != users
+    words = ["--questions", "test", "--target", "feedback"]
+    explained(liking, tmp_path / "all", *words)
+    values = pq.read_table(tmp_path / "all" / "outcomes.parquet")["value"].to_pylist()
+    label = next(value for value in values if value is not None)
+    explained(liking, tmp_path / "some", *words, "--label", label)
+    found = pq.read_table(tmp_path / "some" / "outcomes.parquet")["value"].to_pylist()
+    assert found == [label] * values.count(label)
+    explained(liking, tmp_path / "two", *words, "--sample", 2)
+    assert len(pq.read_table(tmp_path / "two" / "outcomes.parquet")) == 2
+
+
+def test_explain_asks_all_at_one_moment(liking, tmp_path):
+    soon, late = (
+        explained(liking, tmp_path / year, "--asked-at", f"{year}-01-01T00:00:00Z")
+        for year in ("1971", "1999")
+    )
+    assert not soon["full_value"].equals(late["full_value"])
+
+
+def test_a_report_on_questions_has_a_table_a_head_and_the_analyses(liking, tmp_path):
+    explained(liking, tmp_path / "influence", "--questions", "test", "--target", "feedback")
+    analyzed = call("analyze", "factors", tmp_path / "influence", "--out", tmp_path / "factors")
+    assert analyzed.exit_code == 0
+    words = ["--influence", tmp_path / "influence", "--analysis", tmp_path / "factors"]
+    page = tmp_path / "page.html"
+    assert call("report", "--model", liking, *words, "--out", page).exit_code == 0
+    html = page.read_text(encoding="utf-8")
+    for heading in ("Feedback", "Items", "Behaviors"):
+        assert f'<h3 class="head">{heading}</h3>' in html
+    assert "Which factors matter" in html
+    assert "factors_ranking.csv" in html
+    assert ">Recommended<" not in html  # the history before a question is not the user's end
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--label", "1"], "--label 1.0"),
+        (["--questions", "test", "--label", "9"], "no question has label 9"),
+        (["--questions", "test", "--asked-at", "1999-01-01T00:00:00Z"], "its own moment"),
+        (["--asked-at", "1970-01-01T00:00:00Z"], "goes on for"),
+        (["--asked-at", "yesterday"], "an ISO time with a zone"),
+        (["--asked-at", "1999-01-01"], "an ISO time with a zone"),
+    ],
+)
+def test_a_mistake_about_what_is_asked_is_one_plain_line(
+    liking, tmp_path, monkeypatch, capsys, words, message
+):
+    command = ["llm-influence", "explain", "--model", str(liking), "--out", str(tmp_path / "o")]
+    monkeypatch.setattr("sys.argv", [*command, *words])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_a_label_is_asked_of_a_model_that_reads_labels(run):
+    from llm_influence.run import Run
+
+    with pytest.raises(ConfigError, match="reads none"):
+        Run.open(run).questions("test", label=1)
+
+
+def test_made_up_accounts_are_written_and_said_to_be_made_up(tmp_path):
+    output = call("planted-fraud", "--out", tmp_path, "--accounts", 20).output
+    assert "20 generated accounts" in output
+    assert (tmp_path / "truth.parquet").exists()
+
+
+def test_factors_stand_in_the_demos_report_where_there_are_users_enough(run, tmp_path):
+    from llm_influence.demo import METHODS, _analyse
+
+    said = []
+    folder = tmp_path / "influence" / METHODS[0]
+    explained(run, folder, "--sample", 3)
+    assert _analyse(tmp_path, said.append) == []
+    assert "10 users" in said[0]
+    shutil.rmtree(folder)
+    explained(run, folder)
+    (out,) = _analyse(tmp_path, said.append)
+    assert (out / "factors.json").exists()

@@ -5,6 +5,7 @@ import torch
 import yaml
 
 from llm_influence.config import AdapterConfig, ItemHeadConfig, RunConfig, TrainConfig
+from llm_influence.data.splits import parse_moment
 from llm_influence.errors import ConfigError
 from llm_influence.training.base import wants_bf16
 
@@ -166,3 +167,17 @@ def test_a_large_catalogue_has_its_own_loss_and_residuals_unless_they_are_chosen
     chosen = ItemHeadConfig(loss="gbce", residual_rank=500)
     assert chosen.loss_for(10) == chosen.loss_for(10**6) == "gbce"
     assert chosen.residual_width(10**6, 384) == 384
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_time_in_yaml_needs_no_quotes(written, quote):
+    day = f"{quote}2017-11-27T05:00:00Z{quote}"
+    path = written(f"data: {{split: {{kind: global_time, validation_from: {day}}}}}")
+    cut = RunConfig.load(path).data.split.validation_from
+    assert parse_moment(cut, "validation_from") == 1_511_758_800
+
+
+def test_a_time_without_a_zone_is_still_refused_where_it_is_read():
+    config = RunConfig.load(None, ["--data.split.validation_from", "2017-11-27"])
+    with pytest.raises(ConfigError, match="with a zone"):
+        parse_moment(config.data.split.validation_from, "validation_from")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Flips:
     pairs: list[dict[str, Any]]
 
 
-def flips_beside(sources: list[Path]) -> pa.Table | None:
+def flips_beside(sources: Sequence[Path]) -> pa.Table | None:
     """The flips beside influence tables, or None.
 
     Raises:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Records = Sequence[Mapping[str, Any]]
 
 FORMATS = ("png", "svg")
+NOTHING = "–"  # noqa: RUF001 - how a table says that there is no number
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def to_csv(records: Records) -> str:
 def aligned(records: Records, columns: Iterable[str]) -> list[str]:
     """Some columns of the records as lines for a terminal, heads first, numbers to the right."""
     columns = list(columns)
-    cells = [columns, *([_shown(record[name]) for name in columns] for record in records)]
+    cells = [columns, *([shown(record[name]) for name in columns] for record in records)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
     left = [
         all(isinstance(record[name], str) for record in records) and bool(records)
@@ -129,11 +130,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any tree of records
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401 - a cell
+def shown(value: Any) -> str:  # noqa: ANN401 - a cell
+    """A cell as people read it: three digits of a number, yes or no, a dash for nothing."""
     if hasattr(value, "item"):
         value = value.item()
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"  # noqa: RUF001 - how a table says nothing
+        return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

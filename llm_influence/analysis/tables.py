@@ -134,7 +134,6 @@ class InfluenceView:
             ConfigError: DuckDB is not installed, or ``resources`` are not what it understands.
         """
         sources = [tables] if isinstance(tables, (str, Path)) else list(tables)
-        self.sources = [Path(place) for place in sources]
         files = table_files(sources)
         for file in files:
             check_file(file)

@@ -11,6 +11,7 @@ heads      what is predicted, and by which loss
 model      the backbone with its adapter and heads; backbones made from nothing
 training   fine-tuning, and what may come before or after it
 planted    a log made by a known law
+fraud      a generated log of accounts, some taken over
 run        everything one fine-tuning run needs
 search     a search for good options of a run
 """
@@ -18,6 +19,7 @@ search     a search for good options of a run
 from llm_influence.config.adapters import ADAPTER_OPTIONS, AdapterConfig
 from llm_influence.config.data import DataConfig, RenderingConfig, SplitConfig
 from llm_influence.config.document import Document, Section, set_option
+from llm_influence.config.fraud import PlantedFraudConfig
 from llm_influence.config.heads import (
     LARGE_CATALOGUE,
     BehaviorHeadConfig,
@@ -61,6 +63,7 @@ __all__ = [
     "ItemHeadConfig",
     "ModelConfig",
     "PlantedConfig",
+    "PlantedFraudConfig",
     "PretrainingConfig",
     "PropensityConfig",
     "PrunerConfig",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llm_influence.config.document import Section
 
@@ -27,6 +28,12 @@ class SplitConfig(Section):
     held_out: int = Field(1, ge=1, description="events of a user tested, and as many validate")
     questions: Literal["first", "all"] = Field("first", description="asked after each moment")
     behaviors: list[str] = Field([], description="only their events are asked; default: all")
+
+    @field_validator("validation_from", "test_from", mode="before")
+    @classmethod
+    def _time_as_text(cls, value: object) -> object:
+        """YAML reads an unquoted ISO time as a time; here it is text, as if it were quoted."""
+        return value.isoformat() if isinstance(value, date) else value
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> SplitConfig:

@@ -1,6 +1,6 @@
 """Complete Journey: a year of a grocer's households, what they bought, got and redeemed.
 
-Three tables become one log. docs/domains.md says which choices that takes and why.
+Three tables become one log. docs/domains/retail.md says which choices that takes and why.
 
 - `purchase`: one event a product category a visit (all that a household buys in one second). The
   item is the category, the value the dollars paid for it. A visit's categories stand from the

@@ -1,34 +1,42 @@
-"""From a configuration to a log: a public data set by name, or the user's own files."""
+"""From a configuration to a log: a public or generated data set by name, or one's own files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from llm_influence.config import DataConfig
+from llm_influence.data import planted_fraud
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.public import PUBLIC
 from llm_influence.errors import ConfigError, DataError, choices
 
 SHARED = ("source", "split")
-"""Options that a public set leaves to the user; all others describe one's own files."""
+"""Options that a named set leaves to the user; all others describe one's own files."""
+
+NAMED: dict[str, Callable[[], BehaviorLog]] = {
+    **{name: dataset.read for name, dataset in PUBLIC.items()},
+    planted_fraud.SOURCE: planted_fraud.generated_log,
+}
+"""Every log that a name stands for: public sets, and one that is generated."""
 
 
 def open_data(config: DataConfig) -> BehaviorLog:
     """Read the log that a configuration names.
 
     Raises:
-        DataError: Neither a public data set nor a file has that name, or reading fails.
-        ConfigError: Options of one's own files stand beside a public data set.
+        DataError: Neither a named data set nor a file has that name, or reading fails.
+        ConfigError: Options of one's own files stand beside a named data set.
         AssetError: A public data set cannot be fetched.
     """
-    if config.source in PUBLIC:
+    if config.source in NAMED:
         _refuse_own_options(config)
-        return PUBLIC[config.source].read()
+        return NAMED[config.source]()
     if not Path(config.source).exists():
         raise DataError(
-            f"{config.source!r} is neither a file nor a public data set",
+            f"{config.source!r} is neither a file nor a named data set",
             where="data.source",
-            expected=f"an existing path, or {choices(PUBLIC, config.source)}",
+            expected=f"an existing path, or {choices(NAMED, config.source)}",
             fix="check the path, or the name",
         )
     return BehaviorLog.read(
@@ -53,8 +61,8 @@ def _refuse_own_options(config: DataConfig) -> None:
     ]
     if given:
         raise ConfigError(
-            f"data.{given[0]} is set beside the public data set {config.source!r}",
+            f"data.{given[0]} is set beside the data set {config.source!r}",
             where="data",
-            expected="no options about columns and tables: a public set brings its own",
+            expected="no options about columns and tables: a named set brings its own",
             fix=f"remove data.{given[0]}, or name your own file as data.source",
         )

@@ -304,22 +304,31 @@ def moment_of(cut: str | float, log: BehaviorLog, option: str) -> int:
     """
     if isinstance(cut, (int, float)):
         if not 0 < cut < 1:
-            raise _bad_cut(cut, option)
+            raise _bad_moment(cut, option, " or a number in (0, 1)")
         return int(np.quantile(log.timestamps, cut, method="lower"))
+    return parse_moment(cut, option, " or a number in (0, 1)")
+
+
+def parse_moment(text: str, option: str, else_: str = "") -> int:
+    """An ISO time with a zone as Unix seconds; ``else_`` is what the error offers beside it.
+
+    Raises:
+        ConfigError: It is none.
+    """
     try:
-        moment = datetime.fromisoformat(cut)
+        moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise _bad_cut(cut, option) from error
+        raise _bad_moment(text, option, else_) from error
     if moment.tzinfo is None:
-        raise _bad_cut(cut, option)
+        raise _bad_moment(text, option, else_)
     return int(moment.timestamp())
 
 
-def _bad_cut(cut: str | float, option: str) -> ConfigError:
+def _bad_moment(found: str | float, option: str, else_: str) -> ConfigError:
     return ConfigError(
-        f"{option} is {cut!r}",
+        f"{option} is {found!r}",
         where=option,
-        expected="an ISO time with a zone, such as 2024-05-01T00:00:00Z, or a number in (0, 1)",
+        expected=f"an ISO time with a zone, such as 2024-05-01T00:00:00Z,{else_}".rstrip(","),
         fix=f"correct {option}",
     )
 

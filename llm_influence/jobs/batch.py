@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from tqdm import tqdm
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.targets import parse_target
 from llm_influence.data.log import BehaviorLog
+from llm_influence.data.splits import iso
+from llm_influence.errors import ExplanationError
 from llm_influence.influence.record import Influence
 from llm_influence.influence.table import to_arrow, write_table
 from llm_influence.jobs.plan import SHARD, Plan, write_manifest
@@ -56,6 +58,7 @@ def explain_batch(
     shard_size: int = 128,
     run: str = "",
     progress: bool = True,
+    asked_at: int | None = None,
 ) -> BatchResult:
     """Explain every user of ``log`` into ``out``; run again after a kill, it goes on.
 
@@ -71,8 +74,11 @@ def explain_batch(
         shard_size: Users of a shard: what a kill may lose.
         run: Name written into the ``run`` column.
         progress: Show a bar with the rate.
+        asked_at: Unix seconds at which every user is asked what comes next, for models with "when";
+            default: not known.
 
     Raises:
+        ExplanationError: A history goes on after ``asked_at``.
         UnknownNameError: The log has an item or behaviour that the model does not know; nothing
             is computed then.
         OutputError: ``out`` cannot be written, or holds another run.
@@ -80,14 +86,31 @@ def explain_batch(
     model = explainer.model
     log = log.align(model.catalogue, model.encoder.lexicon.behaviors)
     wanted = parse_target(target)
+    plan = Plan.of(explainer, log, target, shard_size)
+    if asked_at is not None:
+        _check_moment(log, asked_at)
+        plan = replace(plan, log=f"{plan.log} at {asked_at}")
     return write_shards(
-        Plan.of(explainer, log, target, shard_size),
+        plan,
         Path(out),
-        lambda rows: explainer.explain([log.at(row) for row in rows], wanted),
+        lambda rows: explainer.explain(
+            [replace(log.at(row), asked_at=asked_at) for row in rows], wanted
+        ),
         partial(write_side_tables, log),
         run=run,
         progress=progress,
     )
+
+
+def _check_moment(log: BehaviorLog, moment: int) -> None:
+    last = int(log.timestamps.max())
+    if moment < last:
+        raise ExplanationError(
+            f"a history goes on for {last - moment:,} seconds after the moment asked",
+            where="asked_at",
+            expected=f"a moment not before the log's last event ({iso(last)})",
+            fix="ask later, or explain a log that ends earlier",
+        )
 
 
 def write_shards(

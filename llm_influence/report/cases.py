@@ -16,6 +16,7 @@ from llm_influence.influence.sentence import to_text
 from llm_influence.influence.table import explanation_starts, from_arrow
 from llm_influence.rendering.gaps import gap_codes, gap_words
 from llm_influence.report.bars import Bar, Scale
+from llm_influence.report.csv_link import CsvLink, csv_link
 
 _MOST_NAMED = 5
 
@@ -80,6 +81,7 @@ class Case:
         supporting: The strongest supporting events of the first method.
         opposing: The strongest opposing events of the first method.
         recommended: The user's top list, empty if it was not given.
+        csv: The events with their scores.
     """
 
     number: int
@@ -95,6 +97,7 @@ class Case:
     supporting: list[Named]
     opposing: list[Named]
     recommended: list[Recommended]
+    csv: CsvLink
 
 
 def cases(table: pa.Table, recommendations: Recommendations, users: int) -> list[Case]:
@@ -156,7 +159,35 @@ def _case(
         supporting=_named(first, 1),
         opposing=_named(first, -1),
         recommended=_top_list(recommendations, name if on_the_list else None),
+        csv=csv_link(f"prediction_{number}", _records(methods)),
     )
+
+
+def _records(methods: list[Influence]) -> list[dict[str, object]]:
+    """One record an event: what it was, and its score by each method."""
+    first, names = methods[0], [each.quality.method for each in methods]
+    columns = [  # one method may stand twice, with two removals
+        f"score_{name}" if names.count(name) == 1 else f"score_{name}_{place}"
+        for place, name in enumerate(names, start=1)
+    ]
+    return [
+        {
+            "position": place,
+            "timestamp": event.timestamp,
+            "behavior": event.behavior,
+            "item": event.item,
+            "title": event.title,
+            "value": event.value,
+            **({} if first.gates is None else {"gate": _six(first.gates[place])}),
+            **dict(zip(columns, (_six(each.scores[place]) for each in methods), strict=True)),
+        }
+        for place, event in enumerate(first.events)
+    ]
+
+
+def _six(number: float) -> float:
+    """Six digits: more than any method is exact to, and half the length."""
+    return float(f"{number:.6g}")
 
 
 def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from llm_influence.analysis.output import NOTHING
+from llm_influence.report.csv_link import CsvLink, csv_link
 
 # Only of these is it known that more is better; nothing is marked as best in other columns.
 _HIGHER_IS_BETTER = re.compile(r"(hr|ndcg|mrr|recall|precision|map|auc|accuracy|hit)", re.I)
@@ -23,24 +27,44 @@ class MetricCell:
 
 @dataclass(frozen=True, slots=True)
 class MetricTable:
-    """Headings and rows."""
+    """Headings and rows; ``head`` names what is predicted where there are several tables."""
 
     headings: list[str]
     rows: list[list[MetricCell]]
+    head: str
+    csv: CsvLink
 
 
-def metric_table(records: Sequence[Mapping[str, str | float]]) -> MetricTable:
+def metric_tables(records: Sequence[Mapping[str, str | float]]) -> list[MetricTable]:
+    """A table for each ``head`` of the records, in their order; without heads, one."""
+    heads = list(dict.fromkeys(str(record.get("head", "")) for record in records))
+    groups = {head: [each for each in records if each.get("head", "") == head] for head in heads}
+    return [
+        metric_table([{k: v for k, v in each.items() if k != "head"} for each in group], head)
+        for head, group in groups.items()
+    ]
+
+
+def metric_table(records: Sequence[Mapping[str, str | float]], head: str = "") -> MetricTable:
     """Lay records out; on each ``split`` the best of two or more systems is marked.
 
     Args:
-        records: Flat records of texts and numbers. A key that a record lacks is an empty cell.
+        records: Flat records of texts and numbers. A key that a record lacks is an empty cell; one
+            that is a number nowhere (NaN in all) is left out.
+        head: Name of the table.
     """
-    keys = list(dict.fromkeys(key for record in records for key in record))
+    keys = list(dict.fromkeys(k for record in records for k, v in record.items() if _said(v)))
     rows = [
         [_cell(record.get(key), _is_best(record, key, records)) for key in keys]
         for record in records
     ]
-    return MetricTable([_heading(key) for key in keys], rows)
+    whole = [{key: record.get(key) for key in keys} for record in records]
+    name = f"metrics_{head}" if head else "metrics"
+    return MetricTable([_heading(key) for key in keys], rows, head, csv_link(name, whole))
+
+
+def _said(value: str | float | None) -> bool:
+    return isinstance(value, str) or (value is not None and math.isfinite(value))
 
 
 def _is_best(
@@ -60,6 +84,7 @@ def _cell(value: str | float | None, best: bool) -> MetricCell:
     if value is None or isinstance(value, str):
         return MetricCell(value or "", number=False, best=False)
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    text = text if math.isfinite(value) else NOTHING
     return MetricCell(text, number=True, best=best)
 
 

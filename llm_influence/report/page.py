@@ -15,9 +15,10 @@ from llm_influence.influence.card import card_words
 from llm_influence.influence.numbers import signed
 from llm_influence.influence.record import Influence
 from llm_influence.influence.table import by_event, explanation_starts, to_arrow
+from llm_influence.report.analyses import MOST_ROWS, read_analyses
 from llm_influence.report.cases import cases
 from llm_influence.report.facts import ReportFacts
-from llm_influence.report.metrics import metric_table
+from llm_influence.report.metrics import metric_tables
 from llm_influence.report.panels import panels
 
 
@@ -27,6 +28,7 @@ def build_report(
     facts: ReportFacts,
     out: Path | str,
     users: int = 12,
+    analyses: Sequence[Path | str] = (),
 ) -> Path:
     """Write the report.
 
@@ -40,21 +42,28 @@ def build_report(
         facts: Title, model, protocol, metrics and recommendations.
         out: The HTML file; missing folders are created, a file there is replaced.
         users: How many users to show one by one, at most. Default 12.
+        analyses: Folders that `llm-influence analyze ... --out FOLDER` wrote; what they hold
+            becomes part of the page.
 
     Returns:
         The path written.
 
     Raises:
-        DataError: Rows of an explanation are missing or out of order.
+        DataError: Rows of an explanation are missing or out of order, or a folder of ``analyses``
+            holds none.
         SchemaError: The table lacks a column.
         OutputError: No permission or no space. Nothing is left half written.
     """
-    page = render_report(influences=influences, facts=facts, users=users)
+    page = render_report(influences=influences, facts=facts, users=users, analyses=analyses)
     return write_text(Path(out), page)
 
 
 def render_report(
-    *, influences: pa.Table | Sequence[Influence], facts: ReportFacts, users: int = 12
+    *,
+    influences: pa.Table | Sequence[Influence],
+    facts: ReportFacts,
+    users: int = 12,
+    analyses: Sequence[Path | str] = (),
 ) -> str:
     """The page of `build_report` as text."""
     table = influences if isinstance(influences, pa.Table) else to_arrow(influences)
@@ -62,9 +71,11 @@ def render_report(
     methods = pc.unique(table["method"]).to_pylist()
     return _template().render(
         facts=facts,
-        metrics=metric_table(facts.metrics),
+        metrics=metric_tables(facts.metrics),
         cases=cases(table, facts.recommendations, users),
         panels=panels(table, methods[0]) if methods else [],
+        analyses=read_analyses(analyses),
+        most_rows=MOST_ROWS,
         methods=methods,
         explanations=len(explanation_starts(table)),
         users=pc.count_distinct(table["user_id"]).as_py(),

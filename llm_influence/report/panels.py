@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from llm_influence.influence.numbers import aligned, decimals_for, percent
 from llm_influence.report.aggregate import by_behavior, by_gap, by_recency, by_value
 from llm_influence.report.bars import Bar, Scale
+from llm_influence.report.csv_link import CsvLink, csv_link
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Panel:
     note: str
     mean_zero: float
     rows: list[PanelRow]
+    csv: CsvLink
 
 
 _VIEWS = (
@@ -72,7 +74,8 @@ def _panel(title: str, note: str, means: pa.Table, share: bool) -> Panel:
         )
         for row in means.to_pylist()
     ]
-    return Panel(title, note, mean.zero, rows)
+    csv = csv_link(title.lower().replace(" ", "_"), means.to_pylist())
+    return Panel(title, note, mean.zero, rows, csv)
 
 
 def _written(value: float, decimals: int, share: bool) -> str:

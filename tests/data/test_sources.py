@@ -22,7 +22,7 @@ def test_neither_a_file_nor_a_public_set():
 
 
 def test_a_public_set_brings_its_own_tables():
-    with pytest.raises(ConfigError, match=r"data.items is set beside the public data set"):
+    with pytest.raises(ConfigError, match=r"data.items is set beside the data set"):
         open_data(DataConfig(source="movielens_100k", items="items.csv"))
 
 
