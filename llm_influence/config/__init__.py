@@ -7,6 +7,7 @@ reads a file and puts dotted command-line overrides on top of it.
 document   what every configuration is: sections that refuse unknown keys, and YAML files of them
 data       where the log lies, how it is cut, and how histories become tokens
 adapters   what is trained inside the backbone
+knowledge  a knowledge graph, and what is made of it
 heads      what is predicted, and by which loss
 model      the backbone with its adapter and heads; backbones made from nothing
 training   fine-tuning, and what may come before or after it
@@ -24,6 +25,7 @@ from llm_influence.config.heads import (
     FeedbackHeadConfig,
     ItemHeadConfig,
 )
+from llm_influence.config.knowledge import KnowledgeConfig, NeighborsConfig
 from llm_influence.config.model import RECURRENT, ModelConfig, RecurrentConfig, ScratchConfig
 from llm_influence.config.planted import PlantedConfig
 from llm_influence.config.run import RunConfig
@@ -55,7 +57,9 @@ __all__ = [
     "EvaluationConfig",
     "FeedbackHeadConfig",
     "ItemHeadConfig",
+    "KnowledgeConfig",
     "ModelConfig",
+    "NeighborsConfig",
     "PlantedConfig",
     "PretrainingConfig",
     "PrunerConfig",

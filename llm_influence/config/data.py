@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from llm_influence.config.document import Section
+from llm_influence.config.knowledge import KnowledgeConfig
 
 
 class SplitConfig(Section):
@@ -61,6 +62,7 @@ class DataConfig(Section):
     timezone: str | None = Field(None, description="zone of times written without one")
     duplicates: Literal["error", "drop", "keep"] = "error"
     split: SplitConfig = SplitConfig()
+    knowledge: KnowledgeConfig = KnowledgeConfig()
 
 
 class RenderingConfig(Section):

@@ -16,13 +16,16 @@ from transformers import Cache
 
 from llm_influence.config import RECURRENT, ModelConfig, RunConfig
 from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.item_facts import ItemFacts
 from llm_influence.data.log import BehaviorLog
+from llm_influence.data.sources import open_knowledge
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.adapters import Adapter, Body, attach_adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.feedback import FeedbackHead, FeedbackScale
 from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
 from llm_influence.modeling.masks import encoder_masks, mask_as_taken
+from llm_influence.modeling.neighbors import all_bags, item_bags
 from llm_influence.modeling.recurrent import start_recurrent
 from llm_influence.modeling.scoring import SURE, BestItems, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
@@ -81,6 +84,7 @@ class InfluenceModel(nn.Module):
         config: The model's configuration.
         adapter: What is trained inside the backbone; its ``body`` computes the states.
         protocol: How the model was trained and measured, kept with its folder.
+        facts: What a knowledge graph says of items, these and others; None without one.
     """
 
     body: Body
@@ -110,6 +114,7 @@ class InfluenceModel(nn.Module):
             )
         self.when = WhenEmbedding(backbone.width) if config.when else None
         self.protocol: dict[str, object] = {}
+        self.facts: ItemFacts | None = None
 
     @classmethod
     def build(
@@ -154,6 +159,16 @@ class InfluenceModel(nn.Module):
         model = cls(backbone, adapter, encoder, units, wanted, feedback)
         if not units.has_words:
             units.begin_at_random()
+        model.facts = open_knowledge(config.data)
+        if model.facts is not None and wanted.item_head.neighbors.share:
+            units.mix(
+                *all_bags(
+                    model.facts,
+                    wanted.item_head.neighbors,
+                    model.catalogue.ids,
+                    first_item=model.first_item,
+                )
+            )
         check_past_alone(model)
         return model
 
@@ -202,6 +217,9 @@ class InfluenceModel(nn.Module):
     def add_items(self, items: Catalogue) -> None:
         """Add items that have only text: they can be recommended and stand in histories at once.
 
+        With ``item_head.neighbors`` their vectors are mixed with those of the items known before
+        that share entities with them, as far as `facts` knows the new ones.
+
         Raises:
             DuplicateError: An item id is already known.
             ModelError: The backbone itself was tuned (``full``): new texts need the untuned one.
@@ -209,7 +227,17 @@ class InfluenceModel(nn.Module):
         lexicon = self.encoder.lexicon.with_catalogue(self.catalogue.extend(items))
         with inference(self), self.adapter.off():
             texts = text_vectors(self.backbone, list(items.texts))
-        self.units.extend(texts)
+        neighbors, mixed = self.config.item_head.neighbors, ()
+        if self.facts is not None and neighbors.share:
+            mixed = item_bags(
+                self.facts,
+                neighbors,
+                items.ids,
+                first=len(self.units),
+                first_item=self.first_item,
+                known=self.catalogue.ids,
+            )
+        self.units.extend(texts, *mixed)
         self.encoder = self.encoder.with_lexicon(lexicon)
 
     # --- the forward pass -----------------------------------------------------------------

@@ -5,11 +5,16 @@ never trained; ``project`` is shared by all units; ``residual`` starts at zero. 
 model reads the words (a recurrent backbone), an item is its residual alone, begun at random. An
 item added after training borrows the residuals of the items whose words are nearest. In a large
 catalogue a residual is ``widen(narrow residual)`` (docs/decisions/0007-narrow-residuals.md).
+
+With neighbours (`UnitVectors.mix`) a unit's vector is a weighted sum of such vectors, its own and
+theirs: items that a knowledge graph says are alike. What training learns of one is learned of the
+others as well, and an item that nobody has met stands where its neighbours are.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +54,8 @@ class UnitVectors(nn.Module):
 
     words: Tensor
     centre: Tensor
+    bags: Tensor | None
+    bag_weights: Tensor | None
 
     def __init__(
         self, texts: Tensor, width: int, *, scale: float = 1.0, rank: int | None = None
@@ -58,6 +65,8 @@ class UnitVectors(nn.Module):
         rank = width if rank is None else rank
         self.register_buffer("centre", texts.mean(dim=0))
         self.register_buffer("words", _directions(texts, self.centre))
+        self.register_buffer("bags", None)
+        self.register_buffer("bag_weights", None)
         size = texts.shape[1]
         self.project: nn.Module = nn.Linear(size, width, bias=False) if size else _Nothing(width)
         self.residual = nn.Parameter(torch.zeros(len(texts), rank))
@@ -89,9 +98,30 @@ class UnitVectors(nn.Module):
     def forward(self, ids: Tensor | slice) -> Tensor:
         """(..., H) vectors of the units ``ids``."""
         residuals = self._residuals()
+        if self.bags is not None:  # project and widen are linear: what they are given is mixed
+            return self.project(self._mixed(self.words, ids)) + self.widen(
+                self._mixed(residuals, ids)
+            )
         # a lookup, as gradients of an index by threads add up in the order in which they come
         own = residuals[ids] if isinstance(ids, slice) else F.embedding(ids, residuals)
         return self.project(self.words[ids]) + self.widen(own)
+
+    @torch.no_grad()
+    def mix(self, bags: Tensor, weights: Tensor) -> None:
+        """Let the vectors of some units be weighted sums of vectors; others stay their own.
+
+        Args:
+            bags: (V, K) units that each unit is made of.
+            weights: (V, K) their shares; 0 for places that are not used.
+        """
+        self.bags, self.bag_weights = bags.to(self.words.device), weights.to(self.words)
+
+    def _mixed(self, table: Tensor, ids: Tensor | slice) -> Tensor:
+        """(..., C) weighted sums of rows of a (V, C) table, gathered row by row."""
+        bags, weights = cast("Tensor", self.bags)[ids], cast("Tensor", self.bag_weights)[ids]
+        flat = bags.flatten(0, -2), weights.flatten(0, -2).to(table)
+        sums = F.embedding_bag(flat[0], table, per_sample_weights=flat[1], mode="sum")
+        return sums.unflatten(0, bags.shape[:-1])
 
     def learned(self, ids: Tensor) -> Tensor:
         """(..., H) sum of the residuals of the (..., A) units ``ids``, -1 for none.
@@ -110,8 +140,12 @@ class UnitVectors(nn.Module):
         kept[: self.first_item] = True
         return self.residual * kept[:, None]
 
-    def extend(self, texts: Tensor) -> None:
+    def extend(
+        self, texts: Tensor, bags: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
         """Add items at the end, from their (N, D) text vectors.
+
+        Where units are mixed, ``bags`` and ``weights`` (N, K) say what the new ones are made of.
 
         What training learned beside the words is much alike for items whose words are alike, so
         a new item starts with the mean residual of its nearest known items. Without any, its
@@ -122,6 +156,13 @@ class UnitVectors(nn.Module):
         borrowed = _borrowed(new, known, learned)
         self.words = torch.cat([self.words, new])
         self.residual = nn.Parameter(torch.cat([self.residual.detach(), borrowed]))
+        if self.bags is not None and self.bag_weights is not None:
+            if bags is None or weights is None:
+                raise ValueError("units are mixed: bags and weights of the new ones are needed")
+            self.mix(
+                torch.cat([self.bags, bags.to(self.bags)]),
+                torch.cat([self.bag_weights, weights.to(self.bag_weights)]),
+            )
 
 
 class _Nothing(nn.Module):
