@@ -33,6 +33,7 @@ LogSource = Annotated[
     typer.Option("--log", help="behaviour log, a file or public name; default: the run's own"),
 ]
 ItemsFile = Annotated[str | None, typer.Option(help="item table that goes with --log")]
+RulesFile = Annotated[Path | None, typer.Option(help="YAML file of rules; default: the run's own")]
 UsersFile = Annotated[str | None, typer.Option(help="user table that goes with --log")]
 
 
@@ -110,12 +111,12 @@ def update(
 
 
 @app.command()
-def evaluate(model: ModelFolder) -> None:
+def evaluate(model: ModelFolder, rules: RulesFile = None) -> None:
     """Measure every head of a run on its own test split beside item-kNN, popularity and means."""
     from llm_influence.evaluation.comparison import as_text, compare_heads
     from llm_influence.run import Run
 
-    run = Run.open(model)
+    run = Run.open(model, rules=rules)
     found = compare_heads(run.model, run.split, run.config.evaluation)
     for head, records in found.items():
         typer.echo(f"{head}\n{as_text(records)}" if len(found) > 1 else as_text(records))
@@ -155,6 +156,7 @@ def explain(
         str, typer.Option(help="float32; bfloat16: faster, its error measured on the card")
     ] = "float32",
     shard_size: Annotated[int, typer.Option(help="users a shard")] = 128,
+    rules: RulesFile = None,
 ) -> None:
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
     from llm_influence.attribution.explainer import Explainer
@@ -162,7 +164,7 @@ def explain(
     from llm_influence.jobs.batch import explain_batch
     from llm_influence.run import Run
 
-    run = Run.open(model)
+    run = Run.open(model, rules=rules)
     explainer = Explainer(
         run.model,
         method,
@@ -264,6 +266,7 @@ def report(
     items: ItemsFile = None,
     users: UsersFile = None,
     shown: Annotated[int, typer.Option(help="users shown one by one")] = 12,
+    rules: RulesFile = None,
 ) -> None:
     """Write one self-contained HTML page about explanations."""
     from llm_influence.evaluation.comparison import compare
@@ -271,7 +274,7 @@ def report(
     from llm_influence.report.page import build_report
     from llm_influence.run import Run
 
-    run, table = Run.open(model), read_tables(influence)
+    run, table = Run.open(model, rules=rules), read_tables(influence)
     behavior_log = run.open_log(log, items=items, users=users)
     ids = table["user_id"].unique().to_pylist()[:shown]
     facts = run.report_facts(

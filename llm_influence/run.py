@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
-from llm_influence.config import RECURRENT, DataConfig, ModelConfig, RunConfig
+from llm_influence.config import RECURRENT, DataConfig, ModelConfig, RunConfig, load_rules
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.sources import open_data
 from llm_influence.data.splits import Split
@@ -36,8 +36,12 @@ class Run:
     split: Split
 
     @classmethod
-    def open(cls, folder: str | Path) -> Run:
+    def open(cls, folder: str | Path, *, rules: str | Path | None = None) -> Run:
         """Open a run folder.
+
+        Args:
+            folder: The folder.
+            rules: YAML file of rules that stand in place of the run's own.
 
         Raises:
             ModelFolderError, DataError, ConfigError: A part is missing or damaged.
@@ -45,6 +49,8 @@ class Run:
         folder = Path(folder)
         model = InfluenceModel.from_pretrained(folder)
         model.to(PartialState(cpu=on_cpu()).device)
+        if rules is not None:
+            model.rules = load_rules(rules)
         split = Split.load(folder / "split", catalogue=model.catalogue)
         return cls(folder, RunConfig.load(folder / "run.yaml"), model, split)
 
@@ -59,6 +65,7 @@ class Run:
         if source is None:
             return self.split.log
         data = self.config.data.model_dump() | {"source": source, "items": items, "users": users}
+        data.pop("knowledge")  # the model's own catalogue says what items are called
         return open_data(DataConfig.model_validate(data))
 
     def test_histories(self, users: int, *, seed: int = 0, skip: int = 0) -> list[History]:
@@ -91,6 +98,12 @@ class Run:
             recommendations={
                 history.user_id: [
                     (found.title, found.probability) for found in self.model.recommend(history, k)
+                ]
+                for history in shown
+            },
+            rules={
+                history.user_id: [
+                    change.to_text() for change in self.model.rule_changes(history, k)
                 ]
                 for history in shown
             },

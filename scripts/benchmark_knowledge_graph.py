@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark_cold_items import EVALUATION, knn_ranks, mean_ndcg, model_ranks, read_log
+from benchmark_cold_items import knn_ranks, mean_ndcg, model_ranks, read_log
 from benchmark_json import write_benchmark
 from validated_run import train
 

@@ -91,6 +91,8 @@ class BoundTarget:
         ids: N ids as text.
         names: The same for people.
         seen: (N, S) codes of items that a slate leaves out, -1 where there are fewer; else None.
+        changes: (N, I) what rules add to the logits that a slate is ordered by, those of the whole
+            history whatever is removed; else None.
         behaviors: (N,) behaviour codes of the candidates of feedback, else None.
         middle: A value above it speaks for the target, below it against: 0 of log-odds, the mean
             label of a regression.
@@ -102,6 +104,7 @@ class BoundTarget:
     ids: Sequence[str]
     names: Sequence[str]
     seen: Tensor | None = None
+    changes: Tensor | None = None
     behaviors: Tensor | None = None
     middle: float = 0.0
 
@@ -123,7 +126,10 @@ class BoundTarget:
         """(B,) target values of predictions made for the histories numbered ``rows`` (B,)."""
         codes = self.codes[rows].to(prediction.item_logits.device)
         if self.seen is not None:
-            return slate_ndcg(prediction.item_logits, codes, self.seen[rows])
+            logits = prediction.item_logits
+            if self.changes is not None:
+                logits = logits + self.changes[rows].to(logits)
+            return slate_ndcg(logits, codes, self.seen[rows])
         if self.kind == "behavior":
             return log_odds(prediction.behavior_logits, codes)
         if self.behaviors is not None and prediction.feedback is not None:
@@ -298,6 +304,7 @@ def _slate(model: InfluenceModel, histories: Sequence[History], k: int) -> Bound
         [", ".join(each.ids) for each in lists],
         [_slate_name(each.names) for each in lists],
         seen,
+        model.rule_scores(histories),
     )
 
 

@@ -12,6 +12,7 @@ heads      what is predicted, and by which loss
 model      the backbone with its adapter and heads; backbones made from nothing
 training   fine-tuning, and what may come before or after it
 planted    a log made by a known law
+rules      what may be recommended to whom, and what is preferred
 run        everything one fine-tuning run needs
 search     a search for good options of a run
 """
@@ -28,6 +29,7 @@ from llm_influence.config.heads import (
 from llm_influence.config.knowledge import KnowledgeConfig, NeighborsConfig
 from llm_influence.config.model import RECURRENT, ModelConfig, RecurrentConfig, ScratchConfig
 from llm_influence.config.planted import PlantedConfig
+from llm_influence.config.rules import Rule, load_rules, read_rules
 from llm_influence.config.run import RunConfig
 from llm_influence.config.search import PrunerConfig, SearchConfig, SearchedOption
 from llm_influence.config.training import (
@@ -66,6 +68,7 @@ __all__ = [
     "PseudoLabelsConfig",
     "RecurrentConfig",
     "RenderingConfig",
+    "Rule",
     "RunConfig",
     "ScratchConfig",
     "SearchConfig",
@@ -74,5 +77,7 @@ __all__ = [
     "SplitConfig",
     "TrainConfig",
     "UpdateConfig",
+    "load_rules",
+    "read_rules",
     "set_option",
 ]

@@ -72,9 +72,9 @@ def movielens_graph() -> KnowledgeGraph:
 def same_films(ours: dict[str, str], theirs: Iterable[str]) -> dict[str, str]:
     """Item -> the one of ``theirs`` that is the same film; an item without one is left out.
 
-    Titles are "Title, The (1980)". Those written alike are the same film; else two of the same year
-    one of which is a part of the other ("Star Wars", "Star Wars: Episode IV - A New Hope"), if there
-    is only one such pair.
+    Titles are "Title, The (1980)". Those written alike are the same film; else two of the same
+    year one of which is a part of the other ("Star Wars", "Star Wars: Episode IV - A New Hope"),
+    if there is only one such pair.
 
     Args:
         ours: Item -> title.

@@ -1,6 +1,6 @@
 """A model on disk: one folder of safetensors and JSON.
 
-model.json          format version, style, template, lexicon, configuration, protocol
+model.json          format version, style, template, lexicon, configuration, protocol, rules
 catalogue.parquet   the items
 facts.parquet       what a knowledge graph says of items (absent without one)
 counts.npy          how many events of training each item has
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llm_influence.config import RECURRENT, ModelConfig
+from llm_influence.config import RECURRENT, ModelConfig, read_rules
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.item_facts import ItemFacts
 from llm_influence.errors import DataError, ModelError, ModelFolderError
@@ -95,6 +95,8 @@ def load_model(folder: Path) -> InfluenceModel:
     elif config.item_head.neighbors.share:
         raise _missing(folder, [FACTS])
     model.protocol = described["protocol"]
+    # folders of the time before there were rules have none
+    model.rules = read_rules(described.get("rules", []), str(folder / "model.json"))
     return model.eval()
 
 
@@ -127,6 +129,7 @@ def _description(model: InfluenceModel) -> dict[str, object]:
         },
         "feedback": None if head is None else asdict(head.scale),
         "protocol": model.protocol,
+        "rules": [rule.model_dump(mode="json") for rule in model.rules],
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from llm_influence.config import RECURRENT, ModelConfig, RunConfig
+from llm_influence.config import RECURRENT, ModelConfig, Rule, RunConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.item_facts import ItemFacts
 from llm_influence.data.log import BehaviorLog
@@ -35,6 +35,8 @@ from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.pieces import UnitPieces
 from llm_influence.rendering.template import Template
+from llm_influence.rules.book import RuleBook, RuleEffect
+from llm_influence.rules.trace import RuleChange
 from llm_influence.types import History
 
 if TYPE_CHECKING:
@@ -66,12 +68,14 @@ class Recommendation:
         title: Its name for people; the id where there is none.
         log_odds: Of the item against all others of the catalogue.
         probability: That the item comes next, over the whole catalogue.
+        rules: Names of the rules that moved it; log-odds and probability are the model's own.
     """
 
     item: str
     title: str
     log_odds: float
     probability: float
+    rules: tuple[str, ...] = ()
 
 
 class InfluenceModel(nn.Module):
@@ -115,6 +119,7 @@ class InfluenceModel(nn.Module):
         self.when = WhenEmbedding(backbone.width) if config.when else None
         self.protocol: dict[str, object] = {}
         self.facts: ItemFacts | None = None
+        self._rules: RuleBook | None = None
 
     @classmethod
     def build(
@@ -169,6 +174,7 @@ class InfluenceModel(nn.Module):
                     first_item=model.first_item,
                 )
             )
+        model.rules = config.rules
         check_past_alone(model)
         return model
 
@@ -227,7 +233,8 @@ class InfluenceModel(nn.Module):
         lexicon = self.encoder.lexicon.with_catalogue(self.catalogue.extend(items))
         with inference(self), self.adapter.off():
             texts = text_vectors(self.backbone, list(items.texts))
-        neighbors, mixed = self.config.item_head.neighbors, ()
+        neighbors = self.config.item_head.neighbors
+        mixed: tuple[Tensor, ...] = ()
         if self.facts is not None and neighbors.share:
             mixed = item_bags(
                 self.facts,
@@ -239,6 +246,32 @@ class InfluenceModel(nn.Module):
             )
         self.units.extend(texts, *mixed)
         self.encoder = self.encoder.with_lexicon(lexicon)
+        self.rules = self.rules  # bound to the longer catalogue
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The rules that its recommendations, and their evaluation, follow; saved with it.
+
+        They are set as `config.load_rules` reads them, after training as well as before.
+
+        Raises:
+            ConfigError: A field of a rule is not known to the model; names the rule and the field.
+        """
+        return [] if self._rules is None else self._rules.rules
+
+    @rules.setter
+    def rules(self, rules: Sequence[Rule]) -> None:
+        book = RuleBook(rules, self.encoder.lexicon, self.facts) if rules else None
+        self._rules = book
+
+    def rule_scores(self, histories: Sequence[History]) -> Tensor | None:
+        """(B, I) what the rules add to the scores after B histories, -inf for what they exclude.
+
+        None without rules.
+        """
+        if self._rules is None:
+            return None
+        return torch.from_numpy(self._rules.changes(histories)).to(self.device)
 
     # --- the forward pass -----------------------------------------------------------------
 
@@ -432,10 +465,12 @@ class InfluenceModel(nn.Module):
             yield slice(start, start + len(part)), prediction
 
     def score(self, histories: Sequence[History]) -> ItemScores:
-        """The logits of all items after B histories, a chunk of items at a time."""
+        """The logits of all items after B histories, a chunk of items at a time, under `rules`."""
         batch = collate(self.encoder.encode(histories)).to(self.device)
         with inference(self):
-            return self.item_scores(self.query(batch))
+            scores = self.item_scores(self.query(batch))
+        changes = self.rule_scores(histories)
+        return scores if changes is None else scores.under(changes)
 
     def recommend(
         self,
@@ -459,6 +494,22 @@ class InfluenceModel(nn.Module):
         """
         scores = self.score([history])
         return self.choose(scores, history, k, exclude_seen=exclude_seen, candidates=candidates)
+
+    def rule_changes(
+        self, history: History, k: int = 10, *, exclude_seen: bool = True
+    ) -> list[RuleChange]:
+        """What the rules changed among the ``k`` recommendations: what is there, or would be.
+
+        Args:
+            history: Of any user.
+            k: Length of the list.
+            exclude_seen: As for `recommend`.
+        """
+        if self._rules is None:
+            return []
+        from llm_influence.modeling.ruled import rule_changes
+
+        return rule_changes(self, self._rules, history, k, exclude_seen=exclude_seen)
 
     def follow(self, history: History, *, keep: int | None = None) -> GrowingHistory:
         """Predict for a history that goes on growing, reading each new event alone.
@@ -491,16 +542,19 @@ class InfluenceModel(nn.Module):
         seen = None
         if exclude_seen:
             seen = torch.from_numpy(self.encoder.lexicon.item_codes(history).astype(np.int64))[None]
-        return self._described(scores.best(k, seen=seen, allowed=allowed))
+        best = scores.best(k, seen=seen, allowed=allowed)
+        effects = [] if self._rules is None else list(self._rules.effects(history))
+        return self._described(best, effects)
 
-    def _described(self, best: BestItems) -> list[Recommendation]:
+    def _described(self, best: BestItems, effects: Sequence[RuleEffect]) -> list[Recommendation]:
         found = []
         columns = (best.codes[0], best.candidate[0], best.log_odds[0])
         for code, candidate, odds in zip(*(c.tolist() for c in columns), strict=True):
             if candidate:
                 item, title = self.catalogue.ids[code].as_py(), self.catalogue.titles[code]
                 probability = float(torch.sigmoid(torch.tensor(odds, dtype=torch.float64)))
-                found.append(Recommendation(item, title or item, odds, probability))
+                rules = tuple(effect.rule for effect in effects if effect.items[code])
+                found.append(Recommendation(item, title or item, odds, probability, rules))
         return found
 
 

@@ -18,6 +18,7 @@ class ReportFacts:
             "split": "test", "hr10": 0.19, "ndcg10": 0.10}``. Texts and numbers; the first keys
             of the first record are the first columns.
         recommendations: By user id, the top list as (item title, probability), best first.
+        rules: By user id, a line for each change that a rule made to that list.
     """
 
     title: str
@@ -25,3 +26,4 @@ class ReportFacts:
     protocol: Mapping[str, str] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, str | float]] = ()
     recommendations: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    rules: Mapping[str, Sequence[str]] = field(default_factory=dict)
