@@ -91,11 +91,11 @@ class BoundTarget:
         ids: N ids as text.
         names: The same for people.
         seen: (N, S) codes of items that a slate leaves out, -1 where there are fewer; else None.
-        changes: (N, I) what rules add to the logits that a slate is ordered by, those of the whole
-            history whatever is removed; else None.
         behaviors: (N,) behaviour codes of the candidates of feedback, else None.
         middle: A value above it speaks for the target, below it against: 0 of log-odds, the mean
             label of a regression.
+        changes: (N, I) what rules add to the logits that a slate is ordered by, those of the whole
+            history whatever is removed; else None.
     """
 
     kind: Kind
@@ -104,9 +104,9 @@ class BoundTarget:
     ids: Sequence[str]
     names: Sequence[str]
     seen: Tensor | None = None
-    changes: Tensor | None = None
     behaviors: Tensor | None = None
     middle: float = 0.0
+    changes: Tensor | None = None
 
     @property
     def has_probability(self) -> bool:
@@ -304,7 +304,7 @@ def _slate(model: InfluenceModel, histories: Sequence[History], k: int) -> Bound
         [", ".join(each.ids) for each in lists],
         [_slate_name(each.names) for each in lists],
         seen,
-        model.rule_scores(histories),
+        changes=model.rule_scores(histories),
     )
 
 
