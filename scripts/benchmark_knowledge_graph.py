@@ -3,9 +3,10 @@
     python scripts/benchmark_knowledge_graph.py [--output runs/knowledge_graph] [--folds 3]
 
 The task is that of benchmark_cold_items.py: every fold keeps other films back (5% for validation,
-10% for the test). Films enter without knowledge, with the graph in their text, with the graph in
-their vectors, and with both. The neighbours' share is chosen on validation films, of all folds
-together; test films are asked once, of the chosen models. Beside them stand kNNs that train
+10% for the test). Films enter without knowledge, with the graph in their text, in all vectors
+(trained with), in the vectors of new films alone (not trained with), and in text and vectors.
+The neighbours' shares are chosen on validation films, of all folds together; test films are asked
+once, of the chosen models. Beside them stand kNNs that train
 nothing, by text, by text with the graph, and by the graph alone, chosen in the same way.
 One JSON file a run: broken off, it goes on. Writes docs/benchmarks/knowledge_graph.json.
 """
@@ -23,7 +24,7 @@ from benchmark_cold_items import knn_ranks, mean_ndcg, model_ranks, read_log
 from benchmark_json import write_benchmark
 from validated_run import train
 
-from llm_influence.config import DataConfig, RunConfig
+from llm_influence.config import DataConfig, NeighborsConfig, RunConfig
 from llm_influence.data.cold import ColdSplit, cold_split
 from llm_influence.data.enrichment import enriched
 from llm_influence.data.item_facts import ItemFacts
@@ -42,29 +43,50 @@ GRAPH = "movielens_100k"
 
 @dataclass(frozen=True)
 class Setting:
-    """How the graph enters a model: in the items' text, and with a share in their vectors."""
+    """How the graph enters a model: in texts, in vectors, in the vectors of new items alone."""
 
     text: bool
-    share: float
+    share: float = 0.0
+    new_share: float = 0.0
 
     @property
     def name(self) -> str:
         """As the tables call it."""
-        parts = ["text"] * self.text + [f"neighbours {self.share:g}"] * bool(self.share)
+        parts = ["text"] * self.text
+        parts += [f"neighbours {self.share:g}"] * bool(self.share)
+        parts += [f"neighbours of new items {self.new_share:g}"] * bool(self.new_share)
         return " and ".join(parts) or "no knowledge"
 
-    def config(self, options: argparse.Namespace, folder: Path) -> RunConfig:
+    def folder(self, options: argparse.Namespace, fold: int) -> Path:
+        """Where its run of a fold lies."""
+        return options.output / f"fold{fold}_{self.name.replace(' ', '_')}"
+
+    def trained(self) -> Setting:
+        """The setting whose weights it has: what new items are given is not trained."""
+        return replace(self, new_share=0.0)
+
+    def config(self, options: argparse.Namespace, fold: int) -> RunConfig:
         """The run of one fold."""
         item_head = {"neighbors": {"share": self.share, "count": options.count}}
         model = {"layers": options.layers, "residual_dropout": options.dropout}
         tree = {
-            "output": str(folder),
+            "output": str(self.folder(options, fold)),
             "model": {**model, "item_head": item_head},
             "train": {"epochs": options.epochs, "seed": options.seed},
         }
         if self.share:
             tree["data"] = {"knowledge": {"source": GRAPH}}
         return RunConfig.model_validate(tree)
+
+    def open(self, facts: ItemFacts, options: argparse.Namespace, fold: int) -> InfluenceModel:
+        """Its saved model of a fold, ready to be given new items."""
+        model = InfluenceModel.from_pretrained(self.trained().folder(options, fold) / "model")
+        if self.new_share:
+            neighbors = NeighborsConfig(new_share=self.new_share, count=options.count)
+            head = model.config.item_head.model_copy(update={"neighbors": neighbors})
+            model.config = model.config.model_copy(update={"item_head": head})
+            model.facts = facts
+        return model
 
 
 def fold_task(log: BehaviorLog, facts: ItemFacts | None, fold: int) -> ColdSplit:
@@ -77,15 +99,18 @@ def fold_task(log: BehaviorLog, facts: ItemFacts | None, fold: int) -> ColdSplit
     return cold_split(replace(log, catalogue=told), seed=fold)  # draws the same films
 
 
-def validated(setting: Setting, task: ColdSplit, options: argparse.Namespace, fold: int) -> dict:
+def validated(
+    setting: Setting, task: ColdSplit, facts: ItemFacts, options: argparse.Namespace, fold: int
+) -> dict:
     """NDCG@10 of one run on validation films, new and old; trained unless that is done."""
-    folder = options.output / f"fold{fold}_{setting.name.replace(' ', '_')}"
-    path = folder / "validation.json"
+    path = setting.folder(options, fold) / "validation.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    config = setting.config(options, folder)
-    model = train(config, task.warm).influence_model
-    model.save_pretrained(folder / "model", with_backbone=False)
+    saved = setting.trained().folder(options, fold) / "model"
+    if not (saved / "model.json").exists():  # which is written last
+        model = train(setting.config(options, fold), task.warm).influence_model
+        model.save_pretrained(saved, with_backbone=False)
+    model = setting.open(facts, options, fold)
     found = {"old": mean_ndcg(model_ranks(model, task.warm.validation))}
     model.add_items(task.cold)
     ranks = model_ranks(model, task.validation)
@@ -95,12 +120,13 @@ def validated(setting: Setting, task: ColdSplit, options: argparse.Namespace, fo
     return found
 
 
-def tested(setting: Setting, task: ColdSplit, options: argparse.Namespace, fold: int) -> np.ndarray:
+def tested(
+    setting: Setting, task: ColdSplit, facts: ItemFacts, options: argparse.Namespace, fold: int
+) -> np.ndarray:
     """(N,) ranks of a saved model on its fold's test films."""
-    folder = options.output / f"fold{fold}_{setting.name.replace(' ', '_')}"
-    path = folder / "test.json"
+    path = setting.folder(options, fold) / "test.json"
     if not path.exists():
-        model = InfluenceModel.from_pretrained(folder / "model")
+        model = setting.open(facts, options, fold)
         model.add_items(task.cold)
         write_text(path, json.dumps(model_ranks(model, task.test).tolist()) + "\n")
     return np.array(json.loads(path.read_text(encoding="utf-8")))
@@ -138,25 +164,41 @@ def main(options: argparse.Namespace) -> None:
         for told in (False, True)
     }
 
-    def validate(setting: Setting) -> dict[str, float]:
-        found = [validated(setting, tasks[setting.text][fold], options, fold) for fold in folds]
+    tried: dict[Setting, dict[str, float]] = {}
+
+    def validate(setting: Setting) -> float:
+        found = [
+            validated(setting, tasks[setting.text][fold], facts, options, fold) for fold in folds
+        ]
         questions = np.array([each["questions"] for each in found])
         new = float((np.array([each["new"] for each in found]) * questions).sum() / questions.sum())
-        return {"new": new, "old": float(np.mean([each["old"] for each in found]))}
+        tried[setting] = {"new": new, "old": float(np.mean([each["old"] for each in found]))}
+        return new
 
-    tried = {Setting(text, 0.0): {} for text in (False, True)}
-    tried |= {Setting(False, share): {} for share in options.shares}
-    tried = {setting: validate(setting) for setting in tried}
-    share = max(options.shares, key=lambda each: tried[Setting(False, each)]["new"])
-    chosen = [Setting(False, 0.0), Setting(True, 0.0), Setting(False, share), Setting(True, share)]
-    tried[chosen[-1]] = validate(chosen[-1])
+    plain, told = Setting(text=False), Setting(text=True)
+    validate(plain)
+    given = [replace(plain, new_share=share) for share in options.new_shares]
+    lent = max(given, key=validate)
+    validate(told)
+    lent_too = max([replace(each, text=True) for each in given], key=validate)
+    mixed = max([replace(plain, share=share) for share in options.shares], key=validate)
+    both = replace(mixed, text=True)
+    validate(both)
     for setting, found in tried.items():
         print(f"{setting.name}: validation new {found['new']:.4f}, old {found['old']:.4f}")
+    chosen = {
+        "none": plain,
+        "text": told,
+        "new_neighbours": lent,
+        "text_and_new_neighbours": lent_too,
+        "neighbours": mixed,
+        "both": both,
+    }
     ranks = {
         setting.name: np.concatenate(
-            [tested(setting, tasks[setting.text][fold], options, fold) for fold in folds]
+            [tested(setting, tasks[setting.text][fold], facts, options, fold) for fold in folds]
         )
-        for setting in chosen
+        for setting in chosen.values()
     }
 
     backbone = load_backbone("minilm", layers=options.layers)
@@ -172,7 +214,7 @@ def main(options: argparse.Namespace) -> None:
     for name, (value, _, shape) in knns.items():
         print(f"{name} ({shape}): validation new {value:.4f}")
     ranks |= {name: found for name, (_, found, _) in knns.items()}
-    write(options, log, tasks[False], facts, tried, knns, ranks, share)
+    write(options, log, tasks[False], facts, tried, knns, ranks, chosen)
 
 
 def write(
@@ -183,12 +225,12 @@ def write(
     tried: dict[Setting, dict[str, float]],
     knns: dict[str, tuple[float, np.ndarray, str]],
     ranks: dict[str, np.ndarray],
-    share: float,
+    chosen: dict[str, Setting],
 ) -> None:
     """The JSON file: every system on test films, every setting on validation films."""
     users = np.concatenate([task.test.users for task in tasks])
     plain = ndcg_of_rows(ranks["no knowledge"])
-    known = facts.incidence(log.catalogue.ids)[:, :].sum(axis=1) > 0
+    known = facts.incidence(log.catalogue.ids).sum(axis=1) > 0
     rows = []
     for name, found in ranks.items():
         low, high = bootstrap_interval(ndcg_of_rows(found) - plain, users)
@@ -222,14 +264,8 @@ def write(
         }
         for name, (value, _, shape) in knns.items()
     ]
-    names = {
-        "none": "no knowledge",
-        "text": "text",
-        "neighbours": f"neighbours {share:g}",
-        "both": f"text and neighbours {share:g}",
-        "text_knn": "text kNN",
-        "graph_knn": "graph kNN",
-    }
+    names = {key: setting.name for key, setting in chosen.items()}
+    names |= {"text_knn": "text kNN", "graph_knn": "graph kNN"}
     write_benchmark(
         options.write,
         name="knowledge_graph",
@@ -245,7 +281,8 @@ def write(
             "text": "title, year, genres and, with the graph, three old films that share the "
             "rarest entities",
             "neighbours": f"{options.count} old films, weighted by cosines of entities",
-            "share": f"{share:g}, of {options.shares} the best on validation items",
+            "shares": f"of {options.shares} (trained with) and {options.new_shares} (of new items "
+            "alone, the model trained without) the best on validation items",
             "knn": "shapes chosen on validation items: "
             + "; ".join(f"{name}: {shape}" for name, (_, _, shape) in knns.items()),
             "interval": "low and high: 95% of the difference from no knowledge, paired bootstrap, "
@@ -257,7 +294,8 @@ def write(
         rows=rows,
         figures={
             **{f"{key}_ndcg10": mean_ndcg(ranks[name]) for key, name in names.items()},
-            "share": share,
+            "share": chosen["neighbours"].share,
+            "new_share": chosen["new_neighbours"].new_share,
             "test_questions": len(users),
         },
         seeds=list(range(options.folds)),
@@ -272,6 +310,7 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--dropout", type=float, default=0.5, help="of residuals")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.6])
+    parser.add_argument("--new_shares", type=float, nargs="+", default=[0.5, 0.8])
     parser.add_argument("--count", type=int, default=10, help="neighbours of an item")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of training")

@@ -43,4 +43,12 @@ class NeighborsConfig(Section):
     """
 
     share: float = Field(0.0, ge=0, lt=1, description="of the neighbours in a vector; 0: off")
+    new_share: float | None = Field(
+        None, ge=0, lt=1, description="the same of items added after training; default: share"
+    )
     count: int = Field(10, ge=1, description="neighbours of an item")
+
+    @property
+    def share_of_new(self) -> float:
+        """Share of the neighbours in the vector of an item added after training."""
+        return self.share if self.new_share is None else self.new_share

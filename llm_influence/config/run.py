@@ -49,7 +49,8 @@ class RunConfig(Document):
                 "another adapter than adalora for pseudo_labels.rounds: what it has pruned cannot "
                 "be grown again for the next round"
             )
-        if self.model.item_head.neighbors.share and self.data.knowledge.source is None:
+        neighbors = self.model.item_head.neighbors
+        if (neighbors.share or neighbors.share_of_new) and self.data.knowledge.source is None:
             raise ValueError(
                 "data.knowledge.source for model.item_head.neighbors: neighbours are the items "
                 "that share entities of a graph"

@@ -81,10 +81,11 @@ def load_model(folder: Path) -> InfluenceModel:
         raise _missing(folder / "heads.safetensors", lacking)
     rank = heads["units.residual"].shape[-1]
     units = UnitVectors(heads["units.words"], backbone.width, rank=rank)
-    if config.item_head.neighbors.share:
-        if lacking := sorted({"units.bags", "units.bag_weights"} - heads.keys()):
-            raise _missing(folder / "heads.safetensors", lacking)
-        units.mix(heads["units.bags"], heads["units.bag_weights"])
+    mixed = ("units.bags", "units.bag_weights")
+    if config.item_head.neighbors.share and (lacking := sorted(set(mixed) - heads.keys())):
+        raise _missing(folder / "heads.safetensors", lacking)
+    if heads.keys() >= set(mixed):
+        units.mix(*(heads[name] for name in mixed))
     adapter = _load_adapter(folder / "adapter", backbone, config)
     feedback = _load_scale(folder, described, config)
     model = InfluenceModel(backbone, adapter, encoder, units, config, feedback)
@@ -92,7 +93,7 @@ def load_model(folder: Path) -> InfluenceModel:
     if (folder / FACTS).exists():
         with _reading(folder / FACTS):
             model.facts = ItemFacts.load(folder / FACTS)
-    elif config.item_head.neighbors.share:
+    elif config.item_head.neighbors.share or config.item_head.neighbors.share_of_new:
         raise _missing(folder, [FACTS])
     model.protocol = described["protocol"]
     # folders of the time before there were rules have none

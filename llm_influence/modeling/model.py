@@ -25,7 +25,7 @@ from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.feedback import FeedbackHead, FeedbackScale
 from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
 from llm_influence.modeling.masks import encoder_masks, mask_as_taken
-from llm_influence.modeling.neighbors import all_bags, item_bags
+from llm_influence.modeling.neighbors import item_bags
 from llm_influence.modeling.recurrent import start_recurrent
 from llm_influence.modeling.scoring import SURE, BestItems, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
@@ -167,10 +167,12 @@ class InfluenceModel(nn.Module):
         model.facts = open_knowledge(config.data)
         if model.facts is not None and wanted.item_head.neighbors.share:
             units.mix(
-                *all_bags(
+                *item_bags(
                     model.facts,
-                    wanted.item_head.neighbors,
                     model.catalogue.ids,
+                    count=wanted.item_head.neighbors.count,
+                    share=wanted.item_head.neighbors.share,
+                    first=model.first_item,
                     first_item=model.first_item,
                 )
             )
@@ -235,11 +237,12 @@ class InfluenceModel(nn.Module):
             texts = text_vectors(self.backbone, list(items.texts))
         neighbors = self.config.item_head.neighbors
         mixed: tuple[Tensor, ...] = ()
-        if self.facts is not None and neighbors.share:
+        if self.facts is not None and neighbors.share_of_new:
             mixed = item_bags(
                 self.facts,
-                neighbors,
                 items.ids,
+                count=neighbors.count,
+                share=neighbors.share_of_new,
                 first=len(self.units),
                 first_item=self.first_item,
                 known=self.catalogue.ids,

@@ -108,13 +108,18 @@ class UnitVectors(nn.Module):
 
     @torch.no_grad()
     def mix(self, bags: Tensor, weights: Tensor) -> None:
-        """Let the vectors of some units be weighted sums of vectors; others stay their own.
+        """Let the vectors of the last units be weighted sums of vectors; others stay their own.
 
         Args:
-            bags: (V, K) units that each unit is made of.
-            weights: (V, K) their shares; 0 for places that are not used.
+            bags: (N, K) units that each of the last N units is made of.
+            weights: (N, K) their shares; 0 for places that are not used.
         """
-        self.bags, self.bag_weights = bags.to(self.words.device), weights.to(self.words)
+        before = len(self) - len(bags)
+        own = torch.arange(before)[:, None].expand(-1, bags.shape[1])
+        alone = torch.zeros(before, bags.shape[1])
+        alone[:, 0] = 1
+        self.bags = torch.cat([own.to(bags), bags]).to(self.words.device)
+        self.bag_weights = torch.cat([alone.to(weights), weights]).to(self.words)
 
     def _mixed(self, table: Tensor, ids: Tensor | slice) -> Tensor:
         """(..., C) weighted sums of rows of a (V, C) table, gathered row by row."""
@@ -145,7 +150,7 @@ class UnitVectors(nn.Module):
     ) -> None:
         """Add items at the end, from their (N, D) text vectors.
 
-        Where units are mixed, ``bags`` and ``weights`` (N, K) say what the new ones are made of.
+        ``bags`` and ``weights`` (N, K) say what the new ones are made of, as `mix` takes them.
 
         What training learned beside the words is much alike for items whose words are alike, so
         a new item starts with the mean residual of its nearest known items. Without any, its
@@ -157,12 +162,21 @@ class UnitVectors(nn.Module):
         self.words = torch.cat([self.words, new])
         self.residual = nn.Parameter(torch.cat([self.residual.detach(), borrowed]))
         if self.bags is not None and self.bag_weights is not None:
-            if bags is None or weights is None:
-                raise ValueError("units are mixed: bags and weights of the new ones are needed")
-            self.mix(
-                torch.cat([self.bags, bags.to(self.bags)]),
-                torch.cat([self.bag_weights, weights.to(self.bag_weights)]),
+            if bags is None or weights is None:  # the new ones are their own
+                bags = torch.arange(len(self) - len(new), len(self))[:, None]
+                weights = torch.ones(len(new), 1)
+            width = max(bags.shape[1], self.bags.shape[1])
+            bags = torch.cat([_widened(self.bags, width), _widened(bags.to(self.bags), width)])
+            weights = torch.cat(
+                [_widened(self.bag_weights, width), _widened(weights.to(self.bag_weights), width)]
             )
+        if bags is not None and weights is not None:
+            self.mix(bags, weights)
+
+
+def _widened(table: Tensor, width: int) -> Tensor:
+    """(N, width) columns of a table, with zeros behind them."""
+    return F.pad(table, (0, width - table.shape[1]))
 
 
 class _Nothing(nn.Module):

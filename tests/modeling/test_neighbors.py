@@ -4,11 +4,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from llm_influence.config import NeighborsConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ModelFolderError
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.modeling.neighbors import all_bags
+from llm_influence.modeling.neighbors import item_bags
 from llm_influence.modeling.units import UnitVectors
 from tests import graph, tiny
 
@@ -141,13 +140,40 @@ def test_gradients_of_mixed_vectors_are_the_same_for_any_number_of_threads():
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
-def test_bags_leave_units_before_the_items_as_they_are():
-    bags, weights = all_bags(
-        graph.facts(), NeighborsConfig(share=0.5, count=3), pa.array(["i0", "i9"]), first_item=4
+def test_what_an_item_is_made_of_sums_to_one_and_units_before_the_items_are_themselves():
+    bags, weights = item_bags(
+        graph.facts(), pa.array(["i0", "i9", "i3"]), count=3, share=0.5, first=4, first_item=4
     )
-    assert bags.shape == weights.shape == (6, 4)
-    assert bags[:4, 0].tolist() == [0, 1, 2, 3]
-    assert weights[:4].tolist() == [[1, 0, 0, 0]] * 4
-    assert bags[5].tolist() == [5] * 4
-    assert weights[5].tolist() == [1, 0, 0, 0]
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(6))
+    assert bags.tolist()[1] == [5] * 4
+    assert weights.tolist()[1] == [1, 0, 0, 0]
+    assert bags[0, :2].tolist() == [4, 6]
+    assert weights[0].tolist() == [0.5, 0.5, 0, 0]
+    units = UnitVectors(torch.randn(7, 6), 6)
+    units.mix(bags, weights)
+    assert units.bags[:4, 0].tolist() == [0, 1, 2, 3]
+    assert units.bag_weights[:4].tolist() == [[1, 0, 0, 0]] * 4
+
+
+def test_new_items_alone_can_be_mixed(tmp_path):
+    """Nothing is mixed in training; items that come later lean on their neighbours."""
+    head = {"neighbors": {"share": 0.0, "new_share": SHARE, "count": 2}}
+    model = mixed_model(tmp_path, item_head=head)
+    old = model.item_vectors().detach()
+    assert model.units.bags is None
+    torch.testing.assert_close(old, own_vectors(model))
+    extra = pa.table([["i40"], ["film.directed_by"], ["ann"], [""]], model.facts.table.column_names)
+    model.facts = type(model.facts)(pa.concat_tables([model.facts.table, extra]))
+    model.add_items(Catalogue.from_ids(["i40", "i41"]))
+    found, own = model.item_vectors().detach(), own_vectors(model)
+    near = model.facts.neighbours(pa.array(["i40"]), 2, among=model.catalogue.ids[:30])
+    assert near.codes[0].tolist() == [1, 0] or near.codes[0].tolist() == [0, 1]
+    theirs = torch.from_numpy(near.weights[0]) @ old[near.codes[0]]
+    torch.testing.assert_close(found[30], (1 - SHARE) * own[30] + SHARE * theirs)
+    torch.testing.assert_close(found[:30], old)
+    torch.testing.assert_close(found[31], own[31])
+    model.save_pretrained(tmp_path / "m")
+    loaded = InfluenceModel.from_pretrained(tmp_path / "m")
+    torch.testing.assert_close(loaded.item_vectors(), model.item_vectors())
+    loaded.facts = None
+    loaded.add_items(Catalogue.from_ids(["i50"]))  # of which nothing is known
+    torch.testing.assert_close(loaded.item_vectors()[:32].detach(), found)

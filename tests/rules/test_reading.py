@@ -1,5 +1,7 @@
 """Rules as data: what is read, what is written back, what is refused by rule and field."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -43,6 +45,12 @@ def test_a_run_has_them_as_a_block_or_by_file_and_its_saved_file_has_the_rules(t
     config.save(tmp_path / "saved.yaml")
     assert RunConfig.load(tmp_path / "saved.yaml") == config
     assert RunConfig().rules == []
+
+
+def test_the_shipped_rules_load():
+    paths = sorted(Path("configs/rules").glob("*.yaml"))
+    assert paths
+    assert all(load_rules(path) for path in paths)
 
 
 RULE = {"name": "r", "if": {"item.genres": "Horror"}, "then": "exclude"}
