@@ -44,6 +44,7 @@ bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some 
 	$(BIN)/python scripts/benchmark_learning.py --seeds 0 1 2
 	$(BIN)/python scripts/benchmark_low_labels.py
 	$(BIN)/python scripts/benchmark_cold_items.py --layers 3
+	$(BIN)/python scripts/benchmark_knowledge_graph.py
 	$(BIN)/python scripts/benchmark_warm_update.py
 	$(BIN)/python scripts/benchmark_analysis_scale.py
 	$(BIN)/python scripts/benchmark_debiasing.py

@@ -7,8 +7,8 @@
     print(Explainer(model).explain(log.history("196")).to_text())
 
 The rooms, each importing only those before it: `types`, `errors`, `config`, `data`, `rendering`,
-`influence`, `modeling`, `evaluation`, `training` and `attribution`, `faithfulness`, `jobs`,
-`report`.
+`rules`, `influence`, `modeling`, `evaluation`, `training` and `attribution`, `faithfulness`,
+`jobs`, `report`.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ LogSource = Annotated[
     typer.Option("--log", help="behaviour log, a file or public name; default: the run's own"),
 ]
 ItemsFile = Annotated[str | None, typer.Option(help="item table that goes with --log")]
+RulesFile = Annotated[Path | None, typer.Option(help="YAML file of rules; default: the run's own")]
 UsersFile = Annotated[str | None, typer.Option(help="user table that goes with --log")]
 
 
@@ -113,12 +114,12 @@ def update(
 
 
 @app.command()
-def evaluate(model: ModelFolder) -> None:
+def evaluate(model: ModelFolder, rules: RulesFile = None) -> None:
     """Measure every head of a run on its own test split beside item-kNN, popularity and means."""
     from llm_influence.evaluation.comparison import as_text, compare_heads
     from llm_influence.run import Run
 
-    run = Run.open(model)
+    run = Run.open(model, rules=rules)
     found = compare_heads(run.model, run.split, run.config.evaluation)
     for head, records in found.items():
         typer.echo(f"{head}\n{as_text(records)}" if len(found) > 1 else as_text(records))
@@ -174,6 +175,7 @@ def explain(
         str, typer.Option(help="float32; bfloat16: faster, its error measured on the card")
     ] = "float32",
     shard_size: Annotated[int, typer.Option(help="users a shard")] = 128,
+    rules: RulesFile = None,
 ) -> None:
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
     from llm_influence.attribution.explainer import Explainer
@@ -183,7 +185,7 @@ def explain(
     from llm_influence.jobs.questions import explain_questions
     from llm_influence.run import Run, sample_questions, sample_users
 
-    run = Run.open(model)
+    run = Run.open(model, rules=rules)
     explainer = Explainer(
         run.model,
         method,
@@ -312,6 +314,7 @@ def report(
         list[Path] | None,
         typer.Option(help="folder that `analyze ... --out` wrote, for the page; repeatable"),
     ] = None,
+    rules: RulesFile = None,
 ) -> None:
     """Write one self-contained HTML page about explanations, with the analyses of them."""
     from llm_influence.evaluation.comparison import compare_heads
@@ -319,7 +322,7 @@ def report(
     from llm_influence.report.page import build_report
     from llm_influence.run import Run, heads_as_records, whole_histories
 
-    run, table = Run.open(model), read_tables(influence)
+    run, table = Run.open(model, rules=rules), read_tables(influence)
     if review is not None:
         from llm_influence.analysis.review import read_queue, withhold
 

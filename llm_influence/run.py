@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate import PartialState
 
-from llm_influence.config import RECURRENT, DataConfig, ModelConfig, RunConfig
+from llm_influence.config import RECURRENT, DataConfig, ModelConfig, RunConfig, load_rules
 from llm_influence.data.feedback import feedback_labels
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.sources import open_data
@@ -41,8 +41,12 @@ class Run:
     split: Split
 
     @classmethod
-    def open(cls, folder: str | Path) -> Run:
+    def open(cls, folder: str | Path, *, rules: str | Path | None = None) -> Run:
         """Open a run folder.
+
+        Args:
+            folder: The folder.
+            rules: YAML file of rules that stand in place of the run's own.
 
         Raises:
             ModelFolderError, DataError, ConfigError: A part is missing or damaged.
@@ -50,6 +54,8 @@ class Run:
         folder = Path(folder)
         model = InfluenceModel.from_pretrained(folder)
         model.to(PartialState(cpu=on_cpu()).device)
+        if rules is not None:
+            model.rules = load_rules(rules)
         split = Split.load(folder / "split", catalogue=model.catalogue)
         return cls(folder, RunConfig.load(folder / "run.yaml"), model, split)
 
@@ -64,6 +70,7 @@ class Run:
         if source is None:
             return self.split.log
         data = self.config.data.model_dump() | {"source": source, "items": items, "users": users}
+        data.pop("knowledge")  # the model's own catalogue says what items are called
         return open_data(DataConfig.model_validate(data))
 
     def questions(self, part: str, label: float | None = None) -> EvaluationSet:
@@ -137,6 +144,12 @@ class Run:
                 ]
                 for history in shown
                 if model.item_head.weight > 0
+            },
+            rules={
+                history.user_id: [
+                    change.to_text() for change in self.model.rule_changes(history, k)
+                ]
+                for history in shown
             },
         )
 

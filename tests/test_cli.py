@@ -54,6 +54,29 @@ def test_explain_then_report_gives_one_page_with_every_method(run, tmp_path):
     assert "leave_one_out" in page.read_text(encoding="utf-8")
 
 
+def test_rules_of_a_file_hold_in_numbers_explanations_and_the_page(run, tmp_path):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("- {name: no lamps, if: {item.title: lamp}, then: exclude}\n")
+    call(
+        "explain", "--model", run, "--out", tmp_path / "e", "--method", "recency", "--rules", rules
+    )
+    table = read_tables(tmp_path / "e")
+    titles = dict(zip(*tiny.items_table().to_pydict().values(), strict=True))
+    lamps = {item for item, title in titles.items() if "lamp" in title.split()}
+    assert lamps
+    assert not lamps & set(table["target_id"].to_pylist())
+    page = tmp_path / "page.html"
+    call("report", "--model", run, "--influence", tmp_path / "e", "--out", page, "--rules", rules)
+    assert "left out, else at place" in page.read_text(encoding="utf-8")
+    plain, ruled = (
+        call("evaluate", "--model", run, *more).output for more in ((), ("--rules", rules))
+    )
+    assert plain.splitlines()[-2:] == ruled.splitlines()[-2:]  # the baselines know no rules
+    assert plain != ruled
+    call("report", "--model", run, "--influence", tmp_path / "e", "--out", page)
+    assert "left out, else" not in page.read_text(encoding="utf-8")
+
+
 def test_faithfulness_writes_tables_and_a_plot_and_goes_on(run, tmp_path):
     import json
 

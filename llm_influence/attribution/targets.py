@@ -94,6 +94,8 @@ class BoundTarget:
         behaviors: (N,) behaviour codes of the candidates of feedback, else None.
         middle: A value above it speaks for the target, below it against: 0 of log-odds, the mean
             label of a regression.
+        changes: (N, I) what rules add to the logits that a slate is ordered by, those of the whole
+            history whatever is removed; else None.
     """
 
     kind: Kind
@@ -104,6 +106,7 @@ class BoundTarget:
     seen: Tensor | None = None
     behaviors: Tensor | None = None
     middle: float = 0.0
+    changes: Tensor | None = None
 
     @property
     def has_probability(self) -> bool:
@@ -123,7 +126,10 @@ class BoundTarget:
         """(B,) target values of predictions made for the histories numbered ``rows`` (B,)."""
         codes = self.codes[rows].to(prediction.item_logits.device)
         if self.seen is not None:
-            return slate_ndcg(prediction.item_logits, codes, self.seen[rows])
+            logits = prediction.item_logits
+            if self.changes is not None:
+                logits = logits + self.changes[rows].to(logits)
+            return slate_ndcg(logits, codes, self.seen[rows])
         if self.kind == "behavior":
             return log_odds(prediction.behavior_logits, codes)
         if self.behaviors is not None and prediction.feedback is not None:
@@ -298,6 +304,7 @@ def _slate(model: InfluenceModel, histories: Sequence[History], k: int) -> Bound
         [", ".join(each.ids) for each in lists],
         [_slate_name(each.names) for each in lists],
         seen,
+        changes=model.rule_scores(histories),
     )
 
 

@@ -7,11 +7,13 @@ reads a file and puts dotted command-line overrides on top of it.
 document   what every configuration is: sections that refuse unknown keys, and YAML files of them
 data       where the log lies, how it is cut, and how histories become tokens
 adapters   what is trained inside the backbone
+knowledge  a knowledge graph, and what is made of it
 heads      what is predicted, and by which loss
 model      the backbone with its adapter and heads; backbones made from nothing
 training   fine-tuning, and what may come before or after it
 planted    a log made by a known law
 fraud      a generated log of accounts, some taken over
+rules      what may be recommended to whom, and what is preferred
 run        everything one fine-tuning run needs
 search     a search for good options of a run
 """
@@ -26,8 +28,10 @@ from llm_influence.config.heads import (
     FeedbackHeadConfig,
     ItemHeadConfig,
 )
+from llm_influence.config.knowledge import KnowledgeConfig, NeighborsConfig
 from llm_influence.config.model import RECURRENT, ModelConfig, RecurrentConfig, ScratchConfig
 from llm_influence.config.planted import DriftConfig, PlantedConfig
+from llm_influence.config.rules import Rule, load_rules, read_rules
 from llm_influence.config.run import RunConfig
 from llm_influence.config.search import PrunerConfig, SearchConfig, SearchedOption
 from llm_influence.config.training import (
@@ -61,7 +65,9 @@ __all__ = [
     "FairnessConfig",
     "FeedbackHeadConfig",
     "ItemHeadConfig",
+    "KnowledgeConfig",
     "ModelConfig",
+    "NeighborsConfig",
     "PlantedConfig",
     "PlantedFraudConfig",
     "PretrainingConfig",
@@ -70,6 +76,7 @@ __all__ = [
     "PseudoLabelsConfig",
     "RecurrentConfig",
     "RenderingConfig",
+    "Rule",
     "RunConfig",
     "ScratchConfig",
     "SearchConfig",
@@ -78,5 +85,7 @@ __all__ = [
     "SplitConfig",
     "TrainConfig",
     "UpdateConfig",
+    "load_rules",
+    "read_rules",
     "set_option",
 ]

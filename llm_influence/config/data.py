@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from llm_influence.config.document import Section
+from llm_influence.config.knowledge import KnowledgeConfig
 
 
 class SplitConfig(Section):
@@ -68,6 +69,7 @@ class DataConfig(Section):
     timezone: str | None = Field(None, description="zone of times written without one")
     duplicates: Literal["error", "drop", "keep"] = "error"
     split: SplitConfig = SplitConfig()
+    knowledge: KnowledgeConfig = KnowledgeConfig()
 
 
 class RenderingConfig(Section):

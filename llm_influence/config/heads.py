@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from llm_influence.config.document import Section
+from llm_influence.config.knowledge import NeighborsConfig
 
 LARGE_CATALOGUE = 20_000
 """Items up to which training scores all of them after every event; see docs/large_catalogues.md."""
@@ -29,6 +30,8 @@ class ItemHeadConfig(Section):
     residual_rank: int | None = Field(
         None, ge=1, description="of the learned residuals; default: full, 32 in a large catalogue"
     )
+
+    neighbors: NeighborsConfig = NeighborsConfig()
 
     def loss_for(self, items: int) -> Literal["full", "sampled", "gbce"]:
         """The loss for a catalogue of this many items."""

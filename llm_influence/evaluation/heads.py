@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -31,12 +31,18 @@ class Questions:
         rows: The set, in the model's codes.
         exclude_seen: Whether items of a history are no candidates.
         feedback: What is asked of a feedback head; None without one.
+        rules: What the model's rules add to scores (`InfluenceModel.rule_scores`).
     """
 
     def __init__(
-        self, rows: EvaluationSet, *, exclude_seen: bool, feedback: FeedbackHeadConfig | None
+        self,
+        rows: EvaluationSet,
+        *,
+        exclude_seen: bool,
+        feedback: FeedbackHeadConfig | None,
+        rules: Callable[[Sequence[History]], Tensor | None] = lambda histories: None,
     ) -> None:
-        self.rows, self._exclude_seen = rows, exclude_seen
+        self.rows, self._exclude_seen, self._rules = rows, exclude_seen, rules
         self._labels = np.full(len(rows), np.nan, np.float32)
         if feedback is not None:
             self._labels = feedback_labels(rows.log, feedback)[rows.events]
@@ -47,7 +53,8 @@ class Questions:
 
     def answers(self, numbers: Sequence[int], histories: Sequence[History]) -> Columns:
         """What came: ``labels`` (B,) items, ``behavior_labels``, ``feedback_labels``, NaN where
-        none is asked, ``users``; and ``seen`` (B, S), items that are no candidates.
+        none is asked, ``users``; ``seen`` (B, S), items that are no candidates; and ``changes``
+        (B, I) of scores, where there are rules.
         """  # noqa: D205
         places = np.asarray(numbers)
         columns = {
@@ -59,6 +66,8 @@ class Questions:
         found["feedback_labels"] = torch.from_numpy(self._labels[places])
         if self._exclude_seen:
             found["seen"] = seen_items([history.items for history in histories])
+        if (changes := self._rules(histories)) is not None:
+            found["changes"] = changes.cpu()
         return found
 
 
@@ -83,6 +92,8 @@ def row_scores(
     found = {"user": answers["users"]}
     if model.config.item_head.weight:
         scores, seen = model.item_scores(states), answers.get("seen")
+        if "changes" in answers:
+            scores = scores.under(answers["changes"])
         found["rank"] = target_ranks(scores, items, seen).to(items.device)
         if top:
             found["top"] = scores.best(top, seen=seen).shown().to(items.device)
@@ -141,7 +152,9 @@ def predict_rows(
 ) -> dict[str, np.ndarray]:
     """`row_scores` of all N rows of a set, in order."""
     feedback = model.config.feedback
-    questions = Questions(rows, exclude_seen=config.exclude_seen, feedback=feedback)
+    questions = Questions(
+        rows, exclude_seen=config.exclude_seen, feedback=feedback, rules=model.rule_scores
+    )
     parts: list[Columns] = []
     with inference(model):
         for start in range(0, len(rows), config.batch_size):

@@ -22,7 +22,8 @@ from llm_influence.modeling.scoring import ItemScores
 from llm_influence.types import FloatArray, History, IntArray
 
 MISSED = np.iinfo(np.int64).max
-"""Rank of a target that was no candidate: an item of the history, where those are left out."""
+"""Rank of a target that was no candidate: an item of the history, where those are left out, or one
+that a rule excludes."""
 
 
 class Recommender(Protocol):
@@ -43,7 +44,7 @@ class ModelRecommender:
         self._model = model
 
     def scores(self, histories: Sequence[History]) -> ItemScores:
-        """(B, I) item logits, a chunk of items at a time."""
+        """(B, I) item logits, a chunk of items at a time, under the model's rules."""
         return self._model.score(histories)
 
 
@@ -60,7 +61,7 @@ def target_ranks(
     """
     if isinstance(scores, Tensor):
         scores = ItemScores.of(scores)
-    ranks = scores.ranks(targets, seen)
+    ranks = scores.ranks(targets, seen).masked_fill(scores.excluded(targets), MISSED)
     if seen is None:
         return ranks
     return ranks.masked_fill((seen == targets[:, None]).any(dim=1).cpu(), MISSED)

@@ -122,13 +122,15 @@ def claim(folder: Path, plan: Mapping[str, object]) -> None:
 
 
 def model_fingerprint(model: InfluenceModel) -> str:
-    """Digest of every trained weight, of the units' text vectors, and of the item ids."""
+    """Digest of every trained weight, the units' text vectors, the item ids and the rules."""
     digest = hashlib.sha256(model.units.words.cpu().numpy().tobytes())
     for name, parameter in sorted(model.named_parameters()):
         if parameter.requires_grad:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().numpy().tobytes())
     digest.update("\n".join(model.catalogue.ids.to_pylist()).encode())
+    if model.rules:  # they decide what is recommended, and so what is explained
+        digest.update(repr([rule.model_dump() for rule in model.rules]).encode())
     return digest.hexdigest()[:16]
 
 

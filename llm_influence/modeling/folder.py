@@ -1,7 +1,8 @@
 """A model on disk: one folder of safetensors and JSON.
 
-model.json          format version, style, template, lexicon, configuration, protocol
+model.json          format version, style, template, lexicon, configuration, protocol, rules
 catalogue.parquet   the items
+facts.parquet       what a knowledge graph says of items (absent without one)
 counts.npy          how many events of training each item has
 heads.safetensors   unit vectors, item head, behaviour head, and feedback head and "when" if any
 adapter/            the adapter, as PEFT writes it (absent for kinds `frozen` and `full`)
@@ -22,8 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llm_influence.config import RECURRENT, ModelConfig
+from llm_influence.config import RECURRENT, ModelConfig, read_rules
 from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.item_facts import ItemFacts
 from llm_influence.errors import DataError, ModelError, ModelFolderError
 from llm_influence.files import unwritable, write_text
 from llm_influence.modeling.adapters import KINDS, Adapter
@@ -41,6 +43,7 @@ from llm_influence.types import IntArray
 FORMAT = 1
 _DESCRIBED = ("backbone", "config", "rendering", "lexicon", "protocol")
 COUNTS = "counts.npy"
+FACTS = "facts.parquet"
 BACKBONE = "backbone"
 _PARTS = ("units", "item_head", "behavior_head", "feedback_head", "when")
 
@@ -59,6 +62,8 @@ def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> N
         model.catalogue.save(folder / "catalogue.parquet")
         if (counts := model.encoder.lexicon.counts) is not None:
             np.save(folder / COUNTS, counts, allow_pickle=False)
+        if model.facts is not None:
+            model.facts.save(folder / FACTS)
         text = json.dumps(_description(model), indent=2, ensure_ascii=False)
         write_text(folder / "model.json", text + "\n")
     except (OSError, SafetensorError) as error:
@@ -76,11 +81,23 @@ def load_model(folder: Path) -> InfluenceModel:
         raise _missing(folder / "heads.safetensors", lacking)
     rank = heads["units.residual"].shape[-1]
     units = UnitVectors(heads["units.words"], backbone.width, rank=rank)
+    mixed = ("units.bags", "units.bag_weights")
+    if config.item_head.neighbors.share and (lacking := sorted(set(mixed) - heads.keys())):
+        raise _missing(folder / "heads.safetensors", lacking)
+    if heads.keys() >= set(mixed):
+        units.mix(*(heads[name] for name in mixed))
     adapter = _load_adapter(folder / "adapter", backbone, config)
     feedback = _load_scale(folder, described, config)
     model = InfluenceModel(backbone, adapter, encoder, units, config, feedback)
     _fill_heads(model, heads, folder / "heads.safetensors")
+    if (folder / FACTS).exists():
+        with _reading(folder / FACTS):
+            model.facts = ItemFacts.load(folder / FACTS)
+    elif config.item_head.neighbors.share or config.item_head.neighbors.share_of_new:
+        raise _missing(folder, [FACTS])
     model.protocol = described["protocol"]
+    # folders of the time before there were rules have none
+    model.rules = read_rules(described.get("rules", []), str(folder / "model.json"))
     return model.eval()
 
 
@@ -113,6 +130,7 @@ def _description(model: InfluenceModel) -> dict[str, object]:
         },
         "feedback": None if head is None else asdict(head.scale),
         "protocol": model.protocol,
+        "rules": [rule.model_dump(mode="json") for rule in model.rules],
     }
 
 

@@ -134,6 +134,8 @@ class GrowingHistory:
         """The k items most likely to come next; see `InfluenceModel.recommend`."""
         with inference(self.model):
             scores = self.model.item_scores(self._asked)  # a chunk of a large catalogue at a time
+        if (changes := self.model.rule_scores([self.history])) is not None:
+            scores = scores.under(changes)
         return self.model.choose(
             scores, self.history, k, exclude_seen=exclude_seen, candidates=candidates
         )

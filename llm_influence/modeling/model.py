@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from llm_influence.config import RECURRENT, ModelConfig, RunConfig
+from llm_influence.config import RECURRENT, ModelConfig, Rule, RunConfig
 from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.item_facts import ItemFacts
 from llm_influence.data.log import BehaviorLog
+from llm_influence.data.sources import open_knowledge
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.adapters import Adapter, Body, attach_adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.feedback import FeedbackHead, FeedbackScale
 from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
 from llm_influence.modeling.masks import encoder_masks, mask_as_taken
+from llm_influence.modeling.neighbors import item_bags
 from llm_influence.modeling.recurrent import start_recurrent
 from llm_influence.modeling.scoring import SURE, BestItems, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
@@ -32,6 +35,8 @@ from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.pieces import UnitPieces
 from llm_influence.rendering.template import Template
+from llm_influence.rules.book import RuleBook, RuleEffect
+from llm_influence.rules.trace import RuleChange
 from llm_influence.types import History
 
 if TYPE_CHECKING:
@@ -63,12 +68,14 @@ class Recommendation:
         title: Its name for people; the id where there is none.
         log_odds: Of the item against all others of the catalogue.
         probability: That the item comes next, over the whole catalogue.
+        rules: Names of the rules that moved it; log-odds and probability are the model's own.
     """
 
     item: str
     title: str
     log_odds: float
     probability: float
+    rules: tuple[str, ...] = ()
 
 
 class InfluenceModel(nn.Module):
@@ -81,6 +88,7 @@ class InfluenceModel(nn.Module):
         config: The model's configuration.
         adapter: What is trained inside the backbone; its ``body`` computes the states.
         protocol: How the model was trained and measured, kept with its folder.
+        facts: What a knowledge graph says of items, these and others; None without one.
     """
 
     body: Body
@@ -110,6 +118,8 @@ class InfluenceModel(nn.Module):
             )
         self.when = WhenEmbedding(backbone.width) if config.when else None
         self.protocol: dict[str, object] = {}
+        self.facts: ItemFacts | None = None
+        self._rules: RuleBook | None = None
 
     @classmethod
     def build(
@@ -154,6 +164,19 @@ class InfluenceModel(nn.Module):
         model = cls(backbone, adapter, encoder, units, wanted, feedback)
         if not units.has_words:
             units.begin_at_random()
+        model.facts = open_knowledge(config.data)
+        if model.facts is not None and wanted.item_head.neighbors.share:
+            units.mix(
+                *item_bags(
+                    model.facts,
+                    model.catalogue.ids,
+                    count=wanted.item_head.neighbors.count,
+                    share=wanted.item_head.neighbors.share,
+                    first=model.first_item,
+                    first_item=model.first_item,
+                )
+            )
+        model.rules = config.rules
         check_past_alone(model)
         return model
 
@@ -202,6 +225,9 @@ class InfluenceModel(nn.Module):
     def add_items(self, items: Catalogue) -> None:
         """Add items that have only text: they can be recommended and stand in histories at once.
 
+        With ``item_head.neighbors`` their vectors are mixed with those of the items known before
+        that share entities with them, as far as `facts` knows the new ones.
+
         Raises:
             DuplicateError: An item id is already known.
             ModelError: The backbone itself was tuned (``full``): new texts need the untuned one.
@@ -209,8 +235,46 @@ class InfluenceModel(nn.Module):
         lexicon = self.encoder.lexicon.with_catalogue(self.catalogue.extend(items))
         with inference(self), self.adapter.off():
             texts = text_vectors(self.backbone, list(items.texts))
-        self.units.extend(texts)
+        neighbors = self.config.item_head.neighbors
+        mixed: tuple[Tensor, ...] = ()
+        if self.facts is not None and neighbors.share_of_new:
+            mixed = item_bags(
+                self.facts,
+                items.ids,
+                count=neighbors.count,
+                share=neighbors.share_of_new,
+                first=len(self.units),
+                first_item=self.first_item,
+                known=self.catalogue.ids,
+            )
+        self.units.extend(texts, *mixed)
         self.encoder = self.encoder.with_lexicon(lexicon)
+        self.rules = self.rules  # bound to the longer catalogue
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The rules that its recommendations, and their evaluation, follow; saved with it.
+
+        They are set as `config.load_rules` reads them, after training as well as before.
+
+        Raises:
+            ConfigError: A field of a rule is not known to the model; names the rule and the field.
+        """
+        return [] if self._rules is None else self._rules.rules
+
+    @rules.setter
+    def rules(self, rules: Sequence[Rule]) -> None:
+        book = RuleBook(rules, self.encoder.lexicon, self.facts) if rules else None
+        self._rules = book
+
+    def rule_scores(self, histories: Sequence[History]) -> Tensor | None:
+        """(B, I) what the rules add to the scores after B histories, -inf for what they exclude.
+
+        None without rules.
+        """
+        if self._rules is None:
+            return None
+        return torch.from_numpy(self._rules.changes(histories)).to(self.device)
 
     # --- the forward pass -----------------------------------------------------------------
 
@@ -404,10 +468,12 @@ class InfluenceModel(nn.Module):
             yield slice(start, start + len(part)), prediction
 
     def score(self, histories: Sequence[History]) -> ItemScores:
-        """The logits of all items after B histories, a chunk of items at a time."""
+        """The logits of all items after B histories, a chunk of items at a time, under `rules`."""
         batch = collate(self.encoder.encode(histories)).to(self.device)
         with inference(self):
-            return self.item_scores(self.query(batch))
+            scores = self.item_scores(self.query(batch))
+        changes = self.rule_scores(histories)
+        return scores if changes is None else scores.under(changes)
 
     def recommend(
         self,
@@ -431,6 +497,22 @@ class InfluenceModel(nn.Module):
         """
         scores = self.score([history])
         return self.choose(scores, history, k, exclude_seen=exclude_seen, candidates=candidates)
+
+    def rule_changes(
+        self, history: History, k: int = 10, *, exclude_seen: bool = True
+    ) -> list[RuleChange]:
+        """What the rules changed among the ``k`` recommendations: what is there, or would be.
+
+        Args:
+            history: Of any user.
+            k: Length of the list.
+            exclude_seen: As for `recommend`.
+        """
+        if self._rules is None:
+            return []
+        from llm_influence.modeling.ruled import rule_changes
+
+        return rule_changes(self, self._rules, history, k, exclude_seen=exclude_seen)
 
     def follow(self, history: History, *, keep: int | None = None) -> GrowingHistory:
         """Predict for a history that goes on growing, reading each new event alone.
@@ -463,16 +545,19 @@ class InfluenceModel(nn.Module):
         seen = None
         if exclude_seen:
             seen = torch.from_numpy(self.encoder.lexicon.item_codes(history).astype(np.int64))[None]
-        return self._described(scores.best(k, seen=seen, allowed=allowed))
+        best = scores.best(k, seen=seen, allowed=allowed)
+        effects = [] if self._rules is None else list(self._rules.effects(history))
+        return self._described(best, effects)
 
-    def _described(self, best: BestItems) -> list[Recommendation]:
+    def _described(self, best: BestItems, effects: Sequence[RuleEffect]) -> list[Recommendation]:
         found = []
         columns = (best.codes[0], best.candidate[0], best.log_odds[0])
         for code, candidate, odds in zip(*(c.tolist() for c in columns), strict=True):
             if candidate:
                 item, title = self.catalogue.ids[code].as_py(), self.catalogue.titles[code]
                 probability = float(torch.sigmoid(torch.tensor(odds, dtype=torch.float64)))
-                found.append(Recommendation(item, title or item, odds, probability))
+                rules = tuple(effect.rule for effect in effects if effect.items[code])
+                found.append(Recommendation(item, title or item, odds, probability, rules))
         return found
 
 

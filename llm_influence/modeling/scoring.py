@@ -40,15 +40,21 @@ class ItemScores:
         items: Number of items I.
         score: Gives the (B, C) scores of items ``start`` to ``stop``; carries no gradient.
         chunk: Items scored at a time; default: `ItemScores.chunk`.
+        changes: See `under`.
     """
 
     chunk = 32_768
     """Affects memory and speed alone. A smaller catalogue is scored in one piece."""
 
     def __init__(
-        self, items: int, score: Callable[[int, int], Tensor], chunk: int | None = None
+        self,
+        items: int,
+        score: Callable[[int, int], Tensor],
+        chunk: int | None = None,
+        changes: Tensor | None = None,
     ) -> None:
         self.items, self._score, self._size = items, score, chunk or self.chunk
+        self._changes = changes
         self._latest: tuple[int, Tensor] | None = None
 
     @classmethod
@@ -56,10 +62,28 @@ class ItemScores:
         """(B, I) scores that are there already."""
         return cls(scores.shape[1], lambda start, stop: scores[:, start:stop], chunk)
 
+    def under(self, changes: Tensor) -> ItemScores:
+        """The same, ordered as rules want it.
+
+        Ranks and the best items follow the changed scores; log-odds stay those of the model.
+
+        Args:
+            changes: (B, I) added to the scores, -inf for items that are no candidates. Unlike the
+                scores themselves, it stands whole.
+        """
+        return ItemScores(self.items, self._score, self._size, changes)
+
+    def excluded(self, targets: Tensor) -> Tensor:
+        """(B,) bool, which of the (B,) item codes are no candidates by what was changed."""
+        if self._changes is None:
+            return torch.zeros(len(targets), dtype=torch.bool)
+        rows = torch.arange(len(targets), device=self._changes.device)
+        return self._changes[rows, targets.to(rows.device)].isneginf().cpu()
+
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
-        """The first item of each chunk and its (B, C) scores."""
+        """The first item of each chunk and its (B, C) scores, changed."""
         for start in range(0, self.items, self._size):
-            yield start, self._chunk(start)
+            yield start, self._changed(start)
 
     def at(self, codes: Tensor) -> Tensor:
         """(B,) each row's score of its own one of the (B,) items.
@@ -71,7 +95,7 @@ class ItemScores:
         starts = codes // self._size * self._size
         for start in starts.unique().tolist():
             rows = (starts == start).nonzero()[:, 0]
-            values = self._chunk(start)
+            values = self._changed(start)
             found = values[rows.to(values.device), (codes[rows] - start).to(values.device)]
             own[rows] = found.to(own)
         return own
@@ -109,18 +133,25 @@ class ItemScores:
         """
         found: list[Tensor] = []
         rest: list[Tensor] = []
-        for start, values in self.chunks():
+        for start, order in self.chunks():
+            values = self._chunk(start)
             codes = torch.arange(start, start + values.shape[1]).expand(len(values), -1)
             free = torch.ones(values.shape, dtype=torch.bool, device=values.device)
             if allowed is not None:
                 free &= allowed[start : start + values.shape[1]].to(values.device)
-            free = _without(free, start, seen)
-            new = (codes.to(values.device), free, values.double())
+            free = _without(free & ~order.isneginf(), start, seen)
+            new = (codes.to(values.device), free, values.double(), order.double())
             pairs = zip(found, new, strict=True) if found else zip(new, strict=True)
             found, dropped = _cut([torch.cat(pair, dim=1) for pair in pairs], k)
             rest = [torch.cat([*rest, dropped], dim=1).logsumexp(dim=1, keepdim=True)]
-        codes, free, scores = found
+        codes, free, scores, _ = found
         return BestItems(codes, free, _odds(scores, rest[0]))
+
+    def _changed(self, start: int) -> Tensor:
+        values = self._chunk(start)
+        if self._changes is None:
+            return values
+        return values + self._changes[:, start : start + values.shape[1]].to(values)
 
     def _chunk(self, start: int) -> Tensor:
         """Scores of one chunk; the latest one is kept, so a small catalogue is scored once."""
@@ -141,9 +172,9 @@ def _without(free: Tensor, start: int, seen: Tensor | None) -> Tensor:
 
 
 def _cut(found: Sequence[Tensor], k: int) -> tuple[list[Tensor], Tensor]:
-    """The k best of (codes, candidate, scores) in order, and the (B, ...) scores of the others."""
-    _, free, scores = found
-    ranked = scores.masked_fill(~free, -torch.inf).sort(dim=1, descending=True, stable=True)
+    """The k best of (codes, candidate, scores, order), and the (B, ...) scores of the others."""
+    _, free, scores, order = found
+    ranked = order.masked_fill(~free, -torch.inf).sort(dim=1, descending=True, stable=True)
     best, others = ranked.indices[:, :k], ranked.indices[:, k:]
     return [column.gather(1, best) for column in found], scores.gather(1, others)
 

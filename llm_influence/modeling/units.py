@@ -5,11 +5,16 @@ never trained; ``project`` is shared by all units; ``residual`` starts at zero. 
 model reads the words (a recurrent backbone), an item is its residual alone, begun at random. An
 item added after training borrows the residuals of the items whose words are nearest. In a large
 catalogue a residual is ``widen(narrow residual)`` (docs/decisions/0007-narrow-residuals.md).
+
+With neighbours (`UnitVectors.mix`) a unit's vector is a weighted sum of such vectors, its own and
+theirs: items that a knowledge graph says are alike. What training learns of one is learned of the
+others as well, and an item that nobody has met stands where its neighbours are.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +54,8 @@ class UnitVectors(nn.Module):
 
     words: Tensor
     centre: Tensor
+    bags: Tensor | None
+    bag_weights: Tensor | None
 
     def __init__(
         self, texts: Tensor, width: int, *, scale: float = 1.0, rank: int | None = None
@@ -58,6 +65,8 @@ class UnitVectors(nn.Module):
         rank = width if rank is None else rank
         self.register_buffer("centre", texts.mean(dim=0))
         self.register_buffer("words", _directions(texts, self.centre))
+        self.register_buffer("bags", None)
+        self.register_buffer("bag_weights", None)
         size = texts.shape[1]
         self.project: nn.Module = nn.Linear(size, width, bias=False) if size else _Nothing(width)
         self.residual = nn.Parameter(torch.zeros(len(texts), rank))
@@ -89,9 +98,35 @@ class UnitVectors(nn.Module):
     def forward(self, ids: Tensor | slice) -> Tensor:
         """(..., H) vectors of the units ``ids``."""
         residuals = self._residuals()
+        if self.bags is not None:  # project and widen are linear: what they are given is mixed
+            return self.project(self._mixed(self.words, ids)) + self.widen(
+                self._mixed(residuals, ids)
+            )
         # a lookup, as gradients of an index by threads add up in the order in which they come
         own = residuals[ids] if isinstance(ids, slice) else F.embedding(ids, residuals)
         return self.project(self.words[ids]) + self.widen(own)
+
+    @torch.no_grad()
+    def mix(self, bags: Tensor, weights: Tensor) -> None:
+        """Let the vectors of the last units be weighted sums of vectors; others stay their own.
+
+        Args:
+            bags: (N, K) units that each of the last N units is made of.
+            weights: (N, K) their shares; 0 for places that are not used.
+        """
+        before = len(self) - len(bags)
+        own = torch.arange(before)[:, None].expand(-1, bags.shape[1])
+        alone = torch.zeros(before, bags.shape[1])
+        alone[:, 0] = 1
+        self.bags = torch.cat([own.to(bags), bags]).to(self.words.device)
+        self.bag_weights = torch.cat([alone.to(weights), weights]).to(self.words)
+
+    def _mixed(self, table: Tensor, ids: Tensor | slice) -> Tensor:
+        """(..., C) weighted sums of rows of a (V, C) table, gathered row by row."""
+        bags, weights = cast("Tensor", self.bags)[ids], cast("Tensor", self.bag_weights)[ids]
+        flat = bags.flatten(0, -2), weights.flatten(0, -2).to(table)
+        sums = F.embedding_bag(flat[0], table, per_sample_weights=flat[1], mode="sum")
+        return sums.unflatten(0, bags.shape[:-1])
 
     def learned(self, ids: Tensor) -> Tensor:
         """(..., H) sum of the residuals of the (..., A) units ``ids``, -1 for none.
@@ -110,8 +145,12 @@ class UnitVectors(nn.Module):
         kept[: self.first_item] = True
         return self.residual * kept[:, None]
 
-    def extend(self, texts: Tensor) -> None:
+    def extend(
+        self, texts: Tensor, bags: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
         """Add items at the end, from their (N, D) text vectors.
+
+        ``bags`` and ``weights`` (N, K) say what the new ones are made of, as `mix` takes them.
 
         What training learned beside the words is much alike for items whose words are alike, so
         a new item starts with the mean residual of its nearest known items. Without any, its
@@ -122,6 +161,22 @@ class UnitVectors(nn.Module):
         borrowed = _borrowed(new, known, learned)
         self.words = torch.cat([self.words, new])
         self.residual = nn.Parameter(torch.cat([self.residual.detach(), borrowed]))
+        if self.bags is not None and self.bag_weights is not None:
+            if bags is None or weights is None:  # the new ones are their own
+                bags = torch.arange(len(self) - len(new), len(self))[:, None]
+                weights = torch.ones(len(new), 1)
+            width = max(bags.shape[1], self.bags.shape[1])
+            bags = torch.cat([_widened(self.bags, width), _widened(bags.to(self.bags), width)])
+            weights = torch.cat(
+                [_widened(self.bag_weights, width), _widened(weights.to(self.bag_weights), width)]
+            )
+        if bags is not None and weights is not None:
+            self.mix(bags, weights)
+
+
+def _widened(table: Tensor, width: int) -> Tensor:
+    """(N, width) columns of a table, with zeros behind them."""
+    return F.pad(table, (0, width - table.shape[1]))
 
 
 class _Nothing(nn.Module):

@@ -22,6 +22,7 @@ class ReportFacts:
             of the first record are the first columns. Records with different ``head`` make tables
             of their own.
         recommendations: By user id, the top list as (item title, probability), best first.
+        rules: By user id, a line for each change that a rule made to that list.
     """
 
     title: str
@@ -29,6 +30,7 @@ class ReportFacts:
     protocol: Mapping[str, str] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, str | float]] = ()
     recommendations: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    rules: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def flat_facts(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -156,6 +156,7 @@ def finish_folder(
         "data": config.data.source,
         "split": split.description,
         "test": protocol(split.test, config.evaluation),
+        **({"rules": [rule.name for rule in model.rules]} if model.rules else {}),
     }
     model.save_pretrained(result.folder)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

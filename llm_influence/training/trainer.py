@@ -153,8 +153,11 @@ class InfluenceTrainer(ModelTrainer):
 
     def _row_collator(self, rows: EvaluationSet) -> RowCollator:
         exclude, feedback = self._config.evaluation.exclude_seen, self._config.model.feedback
-        questions = Questions(rows, exclude_seen=exclude, feedback=feedback)
-        return RowCollator(questions, self.influence_model.encoder)
+        model = self.influence_model
+        questions = Questions(
+            rows, exclude_seen=exclude, feedback=feedback, rules=model.rule_scores
+        )
+        return RowCollator(questions, model.encoder)
 
     # --- checkpoints -----------------------------------------------------------------------
 

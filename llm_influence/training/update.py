@@ -143,6 +143,7 @@ def update(
     warm = InfluenceModel.from_pretrained(model).to(state.device)
     periods = _periods(warm, Split.load(model / "split", warm.catalogue), config, newer)
     prepare(warm, periods)
+    warm.rules = config.rules
     if state.is_main_process:
         start_folder(folder, config, periods.split)
     trainer = update_trainer(warm, periods, config, share=config.update.replay)

@@ -96,6 +96,7 @@ def test_everything_is_escaped(make):
         protocol={EVIL: EVIL},
         metrics=[{"system": EVIL, EVIL: 0.1}],
         recommendations={EVIL: [(EVIL, 0.1)]},
+        rules={EVIL: [EVIL]},
     )
     influences = [
         make([0.5, -1.0], titles=[EVIL, EVIL], behaviors=[EVIL, EVIL], user=EVIL, name=EVIL),
