@@ -42,8 +42,6 @@ from llm_influence.modeling.model import InfluenceModel
 
 CONFIG = Path("configs/movielens_100k.yaml")
 BASELINE = "baseline"
-STARTED_FROM = "--model.item_head.temperature=0.07"
-"""What the shipped configuration had before this table spoke for another temperature."""
 
 SETTINGS: dict[str, list[str]] = {
     BASELINE: [],
@@ -124,7 +122,7 @@ def config_of(name: str, options: argparse.Namespace) -> RunConfig:
         path = options.work / f"{TEMPLATES[name]['name']}.yaml"
         write_text(path, json.dumps(TEMPLATES[name]))  # JSON is YAML
         words.append(f"--rendering.template={path}")
-    usual = [f"--output={options.work / 'run'}", f"--train.epochs={options.epochs}", STARTED_FROM]
+    usual = [f"--output={options.work / 'run'}", f"--train.epochs={options.epochs}"]
     return RunConfig.load(CONFIG, [*usual, *words])
 
 
