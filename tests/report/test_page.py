@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_influence.analysis.output import NOTHING
 from llm_influence.errors import DataError, OutputError, SchemaError
 from llm_influence.influence import Player
 from llm_influence.influence.table import to_arrow
@@ -202,7 +203,7 @@ def test_what_is_no_number_is_a_dash_or_no_column():
     nan = float("nan")
     table = metric_table([{"system": "a", "auc": 0.5, "gauc": nan}, {"system": "b", "auc": nan}])
     assert table.headings == ["system", "AUC"]
-    assert [row[1].text for row in table.rows] == ["0.5000", "–"]  # noqa: RUF001
+    assert [row[1].text for row in table.rows] == ["0.5000", NOTHING]
 
 
 def test_an_output_that_cannot_be_written(make, facts, tmp_path, monkeypatch):
