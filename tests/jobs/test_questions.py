@@ -82,7 +82,8 @@ def test_the_command_asks_a_part_of_the_runs_own_split(
     monkeypatch, model, questions, tmp_path, capsys
 ):
     split = split_log(tiny.small_log())
-    monkeypatch.setattr(Run, "open", lambda folder: Run(folder, tiny.run_config(), model, split))
+    run = Run(tmp_path, tiny.run_config(), model, split)
+    monkeypatch.setattr(Run, "open", lambda _, rules: run)
     words = ["llm-influence", "explain", "--model", "m", "--out", str(tmp_path / "out")]
     words += ["--questions", "validation", "--target", "feedback", "--fidelity-masks", "0"]
     monkeypatch.setattr("sys.argv", words)
