@@ -32,7 +32,7 @@ from llm_influence.types import FloatArray, History
 TASK = "fraud"
 MAIN = "leave_one_out"
 """The method of `fraud_recall`."""
-METHODS = (MAIN, "shapley", "recency", "random")
+METHODS = (MAIN, "recency", "random")
 CONFIG = Path("configs/fraud.yaml")
 PROTOCOL = {
     "log": "generated accounts, none of them real; see llm_influence.data.planted_fraud",
