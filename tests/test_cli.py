@@ -18,6 +18,16 @@ from llm_influence.modeling.backbone import load_backbone
 from tests import tiny
 
 
+def one_plain_error(capsys) -> str:
+    """The last line that the command line prints when it refuses what was asked."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run folder around an untrained tiny model."""
@@ -114,12 +124,7 @@ def test_a_mistake_in_a_comparison_is_one_plain_line(
 ):
     command = ["llm-influence", "faithfulness", "--model", str(run), "--out", str(tmp_path / "o")]
     monkeypatch.setattr("sys.argv", [*command, *words])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert message in error
+    assert message in one_plain_error(capsys)
 
 
 def test_explain_reads_another_log_and_a_methods_own_options(run, tmp_path):
@@ -158,12 +163,7 @@ def test_explain_measures_for_the_card_what_it_is_told(run, tmp_path):
 def test_a_users_mistake_is_one_plain_line(run, tmp_path, monkeypatch, capsys, words, message):
     command = ["llm-influence", "explain", "--model", str(run), "--out", str(tmp_path / "o")]
     monkeypatch.setattr("sys.argv", [*command, *words])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert message in error
+    assert message in one_plain_error(capsys)
 
 
 def test_tokenizer_writes_a_backbone_of_the_sizes_asked_for(tmp_path):
@@ -303,12 +303,7 @@ def test_a_mistake_about_what_is_asked_is_one_plain_line(
 ):
     command = ["llm-influence", "explain", "--model", str(liking), "--out", str(tmp_path / "o")]
     monkeypatch.setattr("sys.argv", [*command, *words])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert message in error
+    assert message in one_plain_error(capsys)
 
 
 def test_a_label_is_asked_of_a_model_that_reads_labels(run):
