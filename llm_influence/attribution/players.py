@@ -123,8 +123,7 @@ class Players:
         """Fields that each event's players stand for; one None for the event as a whole."""
         if self.kind == "events":
             return [None]
-        rendered = {chunk.field for chunk in encoder.template.event_chunks}
-        return [name for name in FIELDS if name in rendered | set(encoder.template.added)]
+        return [name for name in FIELDS if name in encoder.template.fields]
 
     def _field(self, field_index: IntArray, names: Sequence[str | None]) -> IntArray:
         """(...) which of an event's players a token belongs to; the template's words go with the

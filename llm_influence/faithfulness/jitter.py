@@ -32,9 +32,12 @@ def jitter_gaps(history: History, draw_number: int, seed: int) -> History:
 def jittered(
     model: InfluenceModel, histories: Sequence[History], draws: int, seed: int
 ) -> list[list[History]]:
-    """``draws`` jitters of every history; none for a template that reads no gap."""
-    template = model.encoder.template
-    read = {chunk.field for chunk in template.event_chunks} | set(template.added)
-    if "gap" not in read:
+    """``draws`` jitters of every history; none for a template that reads no gap.
+
+    None either for one that reads the hour or the weekday: a gap that is a little off would move an
+    event to another hour, and that is not the same history any more.
+    """
+    said = model.encoder.template.fields
+    if "gap" not in said or said & {"hour", "weekday"}:
         return []
     return [[jitter_gaps(history, n, seed) for history in histories] for n in range(draws)]

@@ -16,6 +16,7 @@ import numpy as np
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import SchemaError, UnknownNameError, choices
+from llm_influence.rendering.clock import hour_codes, weekday_codes
 from llm_influence.rendering.gaps import gap_codes
 from llm_influence.types import FloatArray, History, IntArray, Vocabulary
 
@@ -59,7 +60,7 @@ class EventColumns:
 
     Attributes:
         lengths: (N,) events of each history.
-        codes: (S,) codes by field: behavior, item, gap, value. ``text`` has the item's codes.
+        codes: (S,) codes by field (`FIELDS`); ``text`` has the item's codes.
     """
 
     lengths: IntArray
@@ -137,7 +138,8 @@ class Lexicon:
         starts = (np.cumsum(lengths) - lengths)[lengths > 0]
         values = self.values.codes(_join([history.values for history in histories], np.float32))
         codes = {"behavior": behaviors, "item": items, "text": items, "value": values}
-        return EventColumns(lengths, codes | {"gap": gap_codes(times, starts)})
+        moments = {"hour": hour_codes(times), "weekday": weekday_codes(times)}
+        return EventColumns(lengths, codes | moments | {"gap": gap_codes(times, starts)})
 
     def item_codes(self, history: History) -> IntArray:
         """(E,) item codes of one history in this lexicon's catalogue."""

@@ -189,9 +189,10 @@ class UnitPieces:
 
     Unit ids are laid out block after block,
 
-        start | behaviours | gaps | values | one block a user feature | items
+        start | behaviours | gaps | values | hours | weekdays | one block a user feature | items
 
-    items last, so that a catalogue can grow without moving anything.
+    items last, so that a catalogue can grow without moving anything. Hours and weekdays have units
+    only where the template says them.
     """
 
     def __init__(self, template: Template, lexicon: Lexicon) -> None:
@@ -209,6 +210,11 @@ class UnitPieces:
             "behavior": field_words(lexicon, template, "behavior"),
             "gap": field_words(lexicon, template, "gap"),
             "value": [UNKNOWN, *lexicon.values.words()[1:]],
+            **{
+                field: field_words(lexicon, template, field)
+                for field in ("hour", "weekday")
+                if field in template.fields
+            },
             **{f"user.{name}": [UNKNOWN, *words] for name, words in lexicon.features.items()},
             "item": lexicon.catalogue.texts,
         }
@@ -263,7 +269,7 @@ class UnitPieces:
 
 def _unit_phrase(block: str, word: str) -> str:
     """What a unit means in words that a language model has read before."""
-    if block in {"value", "gap"}:
+    if block in {"value", "gap", "hour"}:
         return f"{block} {word}"
     if block.startswith("user."):
         return f"{block.removeprefix('user.')} {word}"

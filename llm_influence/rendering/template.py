@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llm_influence.errors import TemplateError, choices
 
-FIELDS = ("behavior", "item", "text", "gap", "value")
+FIELDS = ("behavior", "item", "text", "gap", "value", "hour", "weekday")
 """Fields of an event; a field's place in this tuple is its number in every field map."""
 
-ADDABLE = ("behavior", "gap", "value")
+ADDABLE = ("behavior", "gap", "value", "hour", "weekday")
 """Fields that may ride on an event's token instead of taking one of their own."""
 
 USER_PREFIX = "user."
@@ -80,6 +80,11 @@ class Template(BaseModel):
     def history_chunks(self) -> tuple[Chunk, ...]:
         """The history line in chunks; their fields are user features' column names."""
         return _chunks(self.history, where=f"template {self.name!r}, history", user=True)
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """Fields that the template says, in the event line or added to its token."""
+        return frozenset(chunk.field for chunk in self.event_chunks if chunk.field) | {*self.added}
 
     @property
     def user_features(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from llm_influence.rendering.clock import hour_words, weekday_words
 from llm_influence.rendering.gaps import gap_words
 from llm_influence.rendering.lexicon import UNKNOWN, Lexicon
 from llm_influence.rendering.template import Chunk, Template
@@ -66,6 +67,10 @@ def field_words(lexicon: Lexicon, template: Template, field: str) -> Sequence[st
         return [_one_line(template.behaviors.get(name, name)) for name in lexicon.behaviors]
     if field == "gap":
         return gap_words(template.language)
+    if field == "hour":
+        return hour_words(template.language)
+    if field == "weekday":
+        return weekday_words(template.language)
     if field == "value":
         return lexicon.values.words()
     ids = [_one_line(item) for item in lexicon.catalogue.ids.to_pylist()]

@@ -200,7 +200,7 @@ class LanguageObjective(nn.Module):
         items = labels >= first
         loss = self._item_loss(states[items], labels[items] - first, step)
         said = {chunk.field for chunk in self.model.encoder.template.event_chunks}
-        for field in [field for field in ("behavior", "gap") if field in said]:
+        for field in [field for field in ("behavior", "gap", "hour", "weekday") if field in said]:
             units = pieces.units_of(field) if isinstance(pieces, UnitPieces) else range(0)
             own = (labels >= units.start) & (labels < units.stop)
             vectors = self.model.units(slice(units.start, units.stop))

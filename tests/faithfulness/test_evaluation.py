@@ -158,8 +158,11 @@ def test_a_jitter_keeps_events_order_and_the_present(histories):
     assert (moved.timestamps == jitter_gaps(history, 0, seed=1).timestamps).all()
 
 
-def test_a_template_without_gaps_has_no_sensitivity(histories):
+def test_a_template_without_gaps_has_no_sensitivity_nor_one_with_hours(tmp_path, histories):
     assert jittered(bag_model("item"), histories, 2, 0) == []
+    timed = tmp_path / "timed.yaml"
+    timed.write_text("{name: timed, event: '{item} {gap}', added: [hour]}")
+    assert jittered(bag_model(str(timed)), histories, 2, 0) == []
     assert len(jittered(tiny.tiny_model(), histories, 2, 0)) == 2
 
 

@@ -1,5 +1,7 @@
 """Histories to tokens: what is read, what is left out, what is refused."""
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,11 +12,12 @@ from transformers import PreTrainedTokenizerFast
 
 from llm_influence.data import BehaviorLog, Catalogue
 from llm_influence.errors import TemplateError, UnknownNameError
+from llm_influence.rendering.clock import HOURS, WEEKDAYS
 from llm_influence.rendering.encoder import EncodedHistories, Encoder
 from llm_influence.rendering.gaps import gap_words
 from llm_influence.rendering.lexicon import Lexicon
-from llm_influence.rendering.pieces import field_words
-from llm_influence.rendering.template import FIELDS, Template, shipped_templates
+from llm_influence.rendering.pieces import UnitPieces, field_words
+from llm_influence.rendering.template import ADDABLE, FIELDS, Template, shipped_templates
 from llm_influence.types import Event, History
 from tests import tiny
 from tests.rendering.tokenizer_families import FAMILIES, tokenizer_of
@@ -95,7 +98,7 @@ def test_encoding_many_equals_encoding_one_by_one(log, style, template):
 SPACED = Template(
     name="spaced",
     history="did:",
-    event="{behavior} item {item} : {text} with {value} after {gap} .",
+    event="{behavior} item {item} : {text} with {value} after {gap} at {hour} on {weekday} .",
 )
 
 
@@ -107,16 +110,20 @@ def test_the_tokens_of_a_field_spell_the_words_of_that_field(log, family):
     ids, event_index, field_index = of_history(encoder.encode([history]), 0)
     gaps = encoder.lexicon.columns([history]).codes["gap"]
     for place, event in enumerate(history.events(log.catalogue.titles_by_id(history.item_ids()))):
+        moment = datetime.fromtimestamp(event.timestamp, UTC)
         said = {
             "behavior": event.behavior,
             "item": event.item,
             "text": event.title,
             "value": "" if event.value is None else f"{event.value:g}",
             "gap": gap_words()[gaps[place]],
+            "hour": f"{moment:%H}:00",
+            "weekday": f"{moment:%A}",
         }
         for number, field in enumerate(FIELDS):
             own = ids[(event_index == place) & (field_index == number)]
-            assert "".join(tokenizer.decode(own).split()) == "".join(said[field].split())
+            spelt, word = (text.lower() for text in (tokenizer.decode(own), said[field]))
+            assert "".join(spelt.split()) == "".join(word.split())
 
 
 @pytest.mark.parametrize(("style", "template"), [("text", "prose"), ("token", "full")])
@@ -192,7 +199,8 @@ def test_a_gap_is_measured_from_the_previous_kept_event(log):
 
 
 def test_added_fields_ride_on_the_last_token_of_their_event(log):
-    encoder = make(log, "fused", "token")
+    template = Template(name="all", event="{item}", added=ADDABLE)
+    encoder = Encoder(template, Lexicon.fit(log), style="token")
     units, added = encoder.pieces.words, encoder.template.added
     whole = log.at(7)
     for history in (whole, whole.keep(np.arange(len(whole)) % 3 != 1)):
@@ -207,8 +215,18 @@ def test_added_fields_ride_on_the_last_token_of_their_event(log):
                     "behavior": word,
                     "gap": f"gap {word}",
                     "value": f"value {word or 'unknown'}",
+                    "hour": f"hour {word}",
+                    "weekday": word,
                 }
                 assert units[unit] == said[field]
+
+
+def test_hours_and_weekdays_have_units_only_where_the_template_says_them(log):
+    lexicon = Lexicon.fit(log)
+    plain = UnitPieces(Template(name="plain", event="{item}"), lexicon)
+    timed = UnitPieces(Template(name="timed", event="{item} {hour}", added=("weekday",)), lexicon)
+    assert "Friday" not in plain.words
+    assert timed.first_item == plain.first_item + HOURS + WEEKDAYS
 
 
 def test_the_first_event_that_fits_starts_the_history(log):

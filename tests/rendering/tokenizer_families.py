@@ -21,6 +21,7 @@ from tests.tiny import BEHAVIORS, WORDS
 CORPUS = [
     " ".join([*WORDS, *BEHAVIORS]),
     "This user did: clicked bought with unknown after 12h; start 3mo 45m 2w item history:",
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday at 04:00 .",
     "用户历史： 点击 购买 物品 《红色的灯》 评分 距上次 小时 分钟 个月 开始 ；",  # noqa: RUF001
     " ".join("abcdefghijklmnopqrstuvwxyz0123456789"),
     "abcdefghijklmnopqrstuvwxyz0123456789" * 2,

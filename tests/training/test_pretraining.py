@@ -130,8 +130,12 @@ def test_what_is_hidden_depends_on_seed_epoch_and_window_alone(model, train):
 # --- the loss ------------------------------------------------------------------------------
 
 
-def test_units_are_scored_by_the_item_head_among_those_of_their_field(train):
-    model = tiny.tiny_model("bert", "token")
+@pytest.mark.parametrize("event", ["{behavior} {item} {value} {gap}", "{item} {weekday} {hour}"])
+def test_units_are_scored_by_the_item_head_among_those_of_their_field(tmp_path, train, event):
+    template = tmp_path / "own.yaml"
+    template.write_text(f"{{name: own, event: '{event}'}}")
+    config = tiny.run_config("bert", "token", rendering={"template": str(template)})
+    model = InfluenceModel.build(config, train).eval()
     inputs, objective = inputs_of(model, train, MASKED), objective_of(model, MASKED)
     states, labels, pieces = states_of(objective, inputs), inputs["labels"], model.encoder.pieces
     assert isinstance(pieces, UnitPieces)
