@@ -16,7 +16,10 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from llm_influence.config import RunConfig
+from llm_influence.data.feedback import feedback_labels
+from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, Split
+from llm_influence.errors import DataError
 from llm_influence.evaluation.choice import check_chosen, chosen_metric
 from llm_influence.evaluation.heads import Questions, head_metrics, row_scores
 from llm_influence.modeling.folder import restore_weights
@@ -40,6 +43,40 @@ from llm_influence.training.windows import (
     WindowCollator,
     WindowDataset,
 )
+
+
+def training_windows(
+    config: RunConfig,
+    model: InfluenceModel,
+    log: BehaviorLog,
+    pseudo: WeightedLabels | None = None,
+) -> WindowDataset:
+    """All windows of ``log`` that teach something.
+
+    Where feedback is all that is learned, windows without a label of it have no loss and are not
+    read: with few labels an epoch is short.
+
+    Raises:
+        DataError: Feedback is all that is learned, and no event has a label.
+    """
+    windows, asked = WindowDataset(log, model.encoder), config.model.feedback
+    others = (
+        config.model.item_head.weight,
+        config.model.behavior_head.weight,
+        config.train.contrastive.weight,
+        config.train.fairness.weight,
+    )
+    if asked is None or any(others):
+        return windows
+    windows.keep_labelled(feedback_labels(log, asked) if pseudo is None else pseudo.labels)
+    if not len(windows):
+        raise DataError(
+            "no event of training has a label of feedback",
+            where="model.feedback_head",
+            expected="labels, or another head with a weight above 0",
+            fix="look at the log's label or value column, or give the item head a weight",
+        )
+    return windows
 
 
 class InfluenceTrainer(ModelTrainer):
@@ -77,7 +114,7 @@ class InfluenceTrainer(ModelTrainer):
         )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
         if windows is None:
-            windows = WindowDataset(split.train, model.encoder)
+            windows = training_windows(config, model, split.train, pseudo)
         lengths = [window.stop - window.start for window in windows.windows]
         sampler = LengthSampler(lengths, train.batch_size, seed=train.seed)
         steps = math.ceil(len(windows) / train.batch_size)

@@ -97,6 +97,15 @@ class WindowDataset(Dataset[Window]):
         """One window of the present epoch; the collator renders it."""
         return replace(self.windows[index], epoch=int(self._epoch))
 
+    def keep_labelled(self, labels: FloatArray) -> None:
+        """Leave out the windows in which no event has one of the (N,) labels: all are NaN."""
+        known = np.concatenate([[0], np.cumsum(~np.isnan(labels))])  # before each event of the log
+        users = np.array([window.user for window in self.windows])
+        starts = self.log.offsets[users] + [window.start for window in self.windows]
+        stops = self.log.offsets[users] + [window.stop + 1 for window in self.windows]
+        teaches = known[stops] > known[starts]
+        self.windows = [w for w, one in zip(self.windows, teaches, strict=True) if one]
+
     def set_epoch(self, epoch: int) -> None:
         """Say which pass over the data begins, counted from 0."""
         self._epoch.fill_(epoch)

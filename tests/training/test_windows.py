@@ -1,14 +1,17 @@
 """What is trained on: every training event, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from llm_influence.config import SplitConfig
 from llm_influence.data import BehaviorLog
 from llm_influence.data.splits import split_log
+from llm_influence.errors import DataError
 from llm_influence.evaluation.heads import Questions
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.trainer import InfluenceTrainer, training_arguments
+from llm_influence.training.trainer import InfluenceTrainer, training_arguments, training_windows
 from llm_influence.training.windows import (
     IGNORE,
     RowCollator,
@@ -125,3 +128,42 @@ def test_rows_of_an_evaluation_are_histories_with_their_targets_and_seen_items()
         assert seen[seen >= 0].tolist() == history.items.tolist()
     questions = Questions(rows, exclude_seen=False, feedback=None)
     assert "seen" not in RowCollator(questions, encoder)([0])
+
+
+def few_labels(heads):
+    """A configuration with the other heads' weights, and a log in which few users have labels."""
+    weights = {name: {"weight": heads} for name in ("item_head", "behavior_head")}
+    feedback = {"weight": 1.0, "kind": "binary", "positive_from": 4.0}
+    config = tiny.run_config(
+        rendering={"max_events": 3}, model={**weights, "feedback_head": feedback}
+    )
+    log = split_log(tiny.small_log()).train
+    log = replace(log, values=np.where(log.rows_of_users() % 4 == 0, log.values, np.float32("nan")))
+    return config, log, InfluenceModel.build(config, log)
+
+
+def test_where_feedback_alone_is_learned_every_window_has_a_label_and_none_is_lost():
+    config, log, model = few_labels(heads=0.0)
+    read = training_windows(config, model, log)
+    assert 0 < len(read) < len(WindowDataset(log, model.encoder)) / 2
+    inputs = WindowCollator(log, model.encoder, feedback=config.model.feedback)(list(read))
+    known = ~inputs["feedback_labels"].isnan()
+    assert known.any(dim=1).all()
+    labelled = [
+        int(log.offsets[w.user]) + w.start + place
+        for w, row in zip(read, known, strict=True)
+        for place in np.flatnonzero(row.numpy())
+    ]
+    assert {*labelled} == {*np.flatnonzero(~np.isnan(log.values)).tolist()}
+
+
+def test_other_heads_learn_from_windows_without_labels_of_feedback():
+    config, log, model = few_labels(heads=0.5)
+    assert len(training_windows(config, model, log)) == len(WindowDataset(log, model.encoder))
+
+
+def test_feedback_alone_without_a_label_is_refused():
+    config, log, model = few_labels(heads=0.0)
+    log = replace(log, values=np.full(log.num_events, np.nan, dtype=np.float32))
+    with pytest.raises(DataError, match="no event of training has a label"):
+        training_windows(config, model, log)
