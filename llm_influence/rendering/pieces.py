@@ -7,7 +7,7 @@ same question, so the encoder above them does not know the style.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import NoReturn, Protocol
 
@@ -205,7 +205,7 @@ class UnitPieces:
                 expected="{item}, whose unit already carries the item's text",
                 fix="use {item}, or rendering.style: text",
             )
-        blocks = {
+        blocks: dict[str, Sequence[str]] = {
             "start": ["history"],
             "behavior": field_words(lexicon, template, "behavior"),
             "gap": field_words(lexicon, template, "gap"),

@@ -61,6 +61,7 @@ class NextEventObjective(nn.Module):
         propensity: (I,) how much a label counts by its item, with a mean of 1 over all labels
             (`training.propensity`); default: all alike.
         fairness: Weight of the penalty between windows and ``swapped`` ones, where they are given.
+        read: Share of training's events that are read, where windows without feedback are not.
 
     Raises:
         ConfigError: Labels are to be smoothed over a catalogue that is not scored whole, or a
@@ -79,9 +80,10 @@ class NextEventObjective(nn.Module):
         adversarial: AdversarialConfig | None = None,
         propensity: FloatArray | None = None,
         fairness: FairnessConfig | None = None,
+        read: float = 1.0,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.read = model, read
         _freeze_idle(model)
         self.item_loss = ItemLoss(model, label_smoothing=label_smoothing, negatives=negatives)
         self.contrastive = contrastive or ContrastiveConfig()
@@ -183,6 +185,8 @@ class NextEventObjective(nn.Module):
     def _feedback_loss(self, states: Tensor, wanted: Wanted, labels: Tensor) -> Tensor:
         """Summed loss of the (N,) labels that are no NaN, over the share of events that have any.
 
+        That share is among the events that are read.
+
         Without any it is a zero that still reaches the head, as processes must agree on what is
         trained.
         """
@@ -195,7 +199,7 @@ class NextEventObjective(nn.Module):
             losses = losses * wanted.weights[asked]
         if wanted.propensity is not None:
             losses = losses * wanted.propensity[asked]
-        return losses.sum() / head.scale.share
+        return losses.sum() * (self.read / head.scale.share)
 
     def _pairs_loss(self, pairs: Inputs, owners: Tensor, known: Tensor) -> Tensor:
         """Contrastive loss of each window, counted once for every label that it has.

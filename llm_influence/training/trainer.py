@@ -101,6 +101,8 @@ class InfluenceTrainer(ModelTrainer):
         self._top = 0
         check_chosen(config, split.validation)
         train, cutoff = config.train, config.evaluation.cutoff
+        if windows is None:
+            windows = training_windows(config, model, split.train, pseudo)
         objective = NextEventObjective(
             model,
             label_smoothing=train.label_smoothing,
@@ -111,10 +113,9 @@ class InfluenceTrainer(ModelTrainer):
             adversarial=train.adversarial,
             propensity=label_weights(train.propensity, model.catalogue, split.train),
             fairness=train.fairness,
+            read=windows.read,
         )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
-        if windows is None:
-            windows = training_windows(config, model, split.train, pseudo)
         lengths = [window.stop - window.start for window in windows.windows]
         sampler = LengthSampler(lengths, train.batch_size, seed=train.seed)
         steps = math.ceil(len(windows) / train.batch_size)

@@ -79,6 +79,8 @@ class WindowDataset(Dataset[Window]):
     def __init__(self, log: BehaviorLog, encoder: Encoder) -> None:
         self.log = log
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers see it
+        self.read = 1.0
+        """Share of the labels that are read: less than all after `keep_labelled`."""
         stops = np.diff(log.offsets) - 1
         users = np.arange(len(log))
         self.windows: list[Window] = []
@@ -103,7 +105,8 @@ class WindowDataset(Dataset[Window]):
         users = np.array([window.user for window in self.windows])
         starts = self.log.offsets[users] + [window.start for window in self.windows]
         stops = self.log.offsets[users] + [window.stop + 1 for window in self.windows]
-        teaches = known[stops] > known[starts]
+        teaches, labels_in = known[stops] > known[starts], stops - starts
+        self.read = float(labels_in[teaches].sum() / labels_in.sum())
         self.windows = [w for w, one in zip(self.windows, teaches, strict=True) if one]
 
     def set_epoch(self, epoch: int) -> None:

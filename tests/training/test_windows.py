@@ -148,6 +148,8 @@ def test_where_feedback_alone_is_learned_every_window_has_a_label_and_none_is_lo
     assert 0 < len(read) < len(WindowDataset(log, model.encoder)) / 2
     inputs = WindowCollator(log, model.encoder, feedback=config.model.feedback)(list(read))
     known = ~inputs["feedback_labels"].isnan()
+    share = known.sum() / (inputs["labels"] != IGNORE).sum()  # of answers, among what is read
+    assert share * read.read == pytest.approx(model.feedback_head.scale.share, rel=0.15)
     assert known.any(dim=1).all()
     labelled = [
         int(log.offsets[w.user]) + w.start + place
