@@ -48,6 +48,8 @@ bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some 
 	$(BIN)/python scripts/benchmark_warm_update.py
 	$(BIN)/python scripts/benchmark_analysis_scale.py
 	$(BIN)/python scripts/benchmark_debiasing.py
+	$(BIN)/python scripts/benchmark_fairness.py
+	$(BIN)/python scripts/benchmark_vulnerability.py
 	$(BIN)/python scripts/benchmark_campaign_attribution.py --stage planted
 	$(BIN)/python scripts/benchmark_campaign_attribution.py --stage redemption
 

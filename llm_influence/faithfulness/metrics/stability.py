@@ -18,7 +18,8 @@ SENSITIVITY, RANDOMISATION = "sensitivity", "randomisation"
     equation="max over jittered gaps of |a' - a| / |a|, Euclidean norms",
     paper="max-sensitivity: Yeh et al. 2019, arXiv:1901.09392",
     lies="Scores that do not read the model are the most stable of all. It counts the model's own "
-    "change of mind as the method's. Templates without a gap have none.",
+    "change of mind as the method's. Templates without a gap have none, nor those that "
+    "read the hour or the weekday.",
 )
 def sensitivity(game: Game, scored: Scored) -> FloatArray:
     """Largest relative change of the scores; nan where they are all zero or none were jittered."""
