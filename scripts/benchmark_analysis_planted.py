@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from benchmark_json import write_benchmark
 from benchmark_planted_truth import LAW, run_config
-from planted_audit import FAIR, SHUFFLES, UNFAIR, audit_figures, audit_rows
-from planted_audit import LAW as AUDITED
+from planted_audit import PROTOCOL as AUDIT
+from planted_audit import audit_figures, audit_rows
 from planted_fraud import PROTOCOL as FRAUD
 from planted_fraud import fraud_figures, fraud_rows
 from planted_tables import is_changed, write_explained, write_truth
@@ -191,7 +191,7 @@ def main(options: argparse.Namespace) -> None:
             "half_life_error": "largest relative error of a behaviour's half-life",
             "drift_windows_off": "weeks between the date and the change found, of the behaviour "
             "whose change is found farthest off",
-            "audit": {"law": AUDITED, "fair": FAIR, "unfair": UNFAIR, "shuffles": SHUFFLES},
+            "audit": AUDIT,
             "audit_seeds": options.audit_seeds,
             "fraud": FRAUD,
             "weight_error": "largest distance of a behaviour's weight from the law's, the largest "

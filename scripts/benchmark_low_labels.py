@@ -67,7 +67,10 @@ def config_of(arm: str, seed: int, options: argparse.Namespace) -> RunConfig:
 
 
 def with_few_labels(log: BehaviorLog, config: RunConfig, share: float, seed: int) -> Split:
-    """The task in which only a share of the users has ratings, and only test knows all likes."""
+    """The task in which only a share of the users has ratings, and only test knows all likes.
+
+    Validation asks about the labels that are known.
+    """
     split = split_log(log, config.data.split)
     users = np.random.default_rng(seed).permutation(len(log))[: round(share * len(log))]
     known = np.isin(log.rows_of_users(), users)
@@ -79,7 +82,9 @@ def with_few_labels(log: BehaviorLog, config: RunConfig, share: float, seed: int
         values=np.where(known, log.values, np.float32("nan")),
         labels=np.where(known | tested, labels, np.float32("nan")),
     )
-    return split_log(few, config.data.split)
+    task = split_log(few, config.data.split)
+    asked = ~np.isnan(few.labels[task.validation.events])  # others say nothing, and cost time
+    return replace(task, validation=task.validation.select(asked))
 
 
 def measure(config: RunConfig, split: Split) -> dict[str, object]:

@@ -2,8 +2,9 @@
 
     python scripts/planted_audit.py [--work runs/planted_audit]
 
-Verdicts are kept in the folder, so that what was broken off goes on; benchmark_analysis_planted.py
-reads them from there.
+Verdicts are kept in the folder, so that what was broken off goes on. Writes its rows and figures
+into docs/benchmarks/analysis_planted.json and leaves the other parts as they are;
+benchmark_analysis_planted.py measures all parts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmark_json import write_benchmark
 from planted_tables import write_truth
 from scipy import stats
 
@@ -37,6 +39,16 @@ UNFAIR = {
 those like it."""
 DETECTED = "scores shifted by 0.8"
 SHUFFLES = 199
+FIRST_SEED = 100
+"""Logs of seeds 0 to 99 were looked at while the audit was written; these are fresh."""
+
+PROTOCOL = {
+    "law": LAW,
+    "fair": FAIR,
+    "unfair": UNFAIR,
+    "shuffles": SHUFFLES,
+    "first_seed": FIRST_SEED,
+}
 
 Row = dict[str, str | float]
 
@@ -59,12 +71,12 @@ def verdicts(work: Path, name: str, options: dict[str, float], seeds: int) -> li
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines]
     with path.open("a", encoding="utf-8") as file:
-        for seed in range(len(found), seeds):
-            found.append(verdict(seed, options))
+        while len(found) < seeds:
+            found.append(verdict(FIRST_SEED + len(found), options))
             file.write(json.dumps(found[-1]) + "\n")
             file.flush()
-            if seed % 10 == 9:
-                print(f"{name}: {seed + 1} of {seeds}", flush=True)
+            if len(found) % 10 == 0:
+                print(f"{name}: {len(found)} of {seeds}", flush=True)
     return found[:seeds]
 
 
@@ -94,10 +106,26 @@ def audit_figures(rows: list[Row]) -> dict[str, float]:
     }
 
 
+def main(options: argparse.Namespace) -> None:
+    """Measure this part and put it beside the others."""
+    rows = list(audit_rows(options.work, options.seeds))
+    for row in rows:
+        print(f"{row['metric']:60}{row['value']:8.3f}")
+    whole = json.loads(options.json.read_text(encoding="utf-8"))
+    write_benchmark(
+        options.json,
+        name=whole["name"],
+        protocol=whole["protocol"] | {"audit": PROTOCOL, "audit_seeds": options.seeds},
+        rows=[*(row for row in whole["rows"] if row["task"] != "audit"), *rows],
+        figures=whole["figures"] | audit_figures(rows),
+        seeds=whole["seeds"],
+        command=whole["command"],
+    )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/planted_audit"))
     parser.add_argument("--seeds", type=int, default=100)
-    asked = parser.parse_args()
-    for each in audit_rows(asked.work, asked.seeds):
-        print(f"{each['metric']:60}{each['value']:8.3f}")
+    parser.add_argument("--json", type=Path, default=Path("docs/benchmarks/analysis_planted.json"))
+    main(parser.parse_args())
