@@ -83,6 +83,37 @@ def write_benchmark(
     return path
 
 
+def write_part(
+    path: Path,
+    task: str,
+    *,
+    protocol: Mapping[str, object],
+    rows: Sequence[Mapping[str, Scalar]],
+    figures: Mapping[str, Scalar],
+) -> Path:
+    """Put rows of one task and their figures in the place of those that the file has.
+
+    All else in the file stays, its command too; hardware and versions are those of now.
+
+    Args:
+        path: A file that `write_benchmark` wrote.
+        task: What ``task`` is in the rows that are replaced; those given have it too.
+        protocol: Entries to put over the file's own.
+        rows: See `write_benchmark`.
+        figures: Put over the file's own.
+    """
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    return write_benchmark(
+        path,
+        name=whole["name"],
+        protocol=whole["protocol"] | dict(protocol),
+        rows=[*(row for row in whole["rows"] if row["task"] != task), *rows],
+        figures=whole["figures"] | dict(figures),
+        seeds=whole["seeds"],
+        command=whole["command"],
+    )
+
+
 def command_line() -> str:
     """This process's command, free of the paths of the machine that ran it.
 

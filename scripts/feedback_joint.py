@@ -18,15 +18,11 @@ from llm_influence.evaluation.intervals import percentiles, resampled_means
 from llm_influence.evaluation.ranking import ndcg_of_rows
 
 DRAWS = 2000
-TOGETHER = "items and feedback"
 RUNS = {
-    "items alone": ["--model.item_head.weight=1", "--model.feedback_head.weight=0"],
-    TOGETHER: ["--model.item_head.weight=1"],
+    "items alone": ["--model.feedback_head.weight=0", "--evaluation.choose_by=ndcg"],
+    "feedback alone": ["--model.item_head.weight=0"],
 }
-"""What is run beside ours, whose only head is feedback; together, feedback keeps its weight."""
-
-CHOICE = {"items alone": "ndcg", TOGETHER: "auc"}
-"""What chooses the epoch."""
+"""What is run beside ours, which learns both; each chooses its epoch by its own metric."""
 
 Row = dict[str, Scalar]
 
@@ -65,15 +61,14 @@ class Head:
 
 HEADS = (
     Head("items", "items alone", "ranks", "ndcg@10"),
-    Head("feedback", OURS, "scores", "auc"),
+    Head("feedback", "feedback alone", "scores", "auc"),
 )
 
 
 def run_joint(bench: FeedbackBench, config: Path, overrides: list[str], seeds: list[int]) -> None:
     """Run what `joint_rows` needs beside ours."""
     for name, words in RUNS.items():
-        chosen = [*overrides, *words, f"--evaluation.choose_by={CHOICE[name]}"]
-        bench.ours(name, config, chosen, seeds)
+        bench.ours(name, config, [*overrides, *words], seeds)
 
 
 def joint_rows(bench: FeedbackBench, rows: EvaluationSet) -> Iterator[Row]:
@@ -82,7 +77,7 @@ def joint_rows(bench: FeedbackBench, rows: EvaluationSet) -> Iterator[Row]:
     Nothing, where a run is missing.
     """
     for head in HEADS:
-        pair = [read_seeds(bench.folder / name, head.column)[1] for name in (head.alone, TOGETHER)]
+        pair = [read_seeds(bench.folder / name, head.column)[1] for name in (head.alone, OURS)]
         if not all(len(columns) for columns in pair):
             continue
         values = [[head.value(rows, column) for column in columns] for columns in pair]

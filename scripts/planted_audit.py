@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmark_json import write_benchmark
+from benchmark_json import write_part
 from planted_tables import write_truth
 from scipy import stats
 
@@ -111,16 +111,8 @@ def main(options: argparse.Namespace) -> None:
     rows = list(audit_rows(options.work, options.seeds))
     for row in rows:
         print(f"{row['metric']:60}{row['value']:8.3f}")
-    whole = json.loads(options.json.read_text(encoding="utf-8"))
-    write_benchmark(
-        options.json,
-        name=whole["name"],
-        protocol=whole["protocol"] | {"audit": PROTOCOL, "audit_seeds": options.seeds},
-        rows=[*(row for row in whole["rows"] if row["task"] != "audit"), *rows],
-        figures=whole["figures"] | audit_figures(rows),
-        seeds=whole["seeds"],
-        command=whole["command"],
-    )
+    protocol = {"audit": PROTOCOL, "audit_seeds": options.seeds}
+    write_part(options.json, "audit", protocol=protocol, rows=rows, figures=audit_figures(rows))
 
 
 if __name__ == "__main__":

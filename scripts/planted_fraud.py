@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark_json import write_benchmark
+from benchmark_json import write_part
 
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.targets import Feedback
@@ -103,16 +103,8 @@ def main(options: argparse.Namespace) -> None:
     rows = list(fraud_rows(options.run))
     for row in rows:
         print(f"{row['system']:14}{row['metric']:28}{row['value']:10.4f}")
-    whole = json.loads(options.json.read_text(encoding="utf-8"))
-    write_benchmark(
-        options.json,
-        name=whole["name"],
-        protocol=whole["protocol"] | {TASK: PROTOCOL},
-        rows=[*(row for row in whole["rows"] if row["task"] != TASK), *rows],
-        figures=whole["figures"] | fraud_figures(rows),
-        seeds=whole["seeds"],
-        command=whole["command"],
-    )
+    protocol = {TASK: PROTOCOL}
+    write_part(options.json, TASK, protocol=protocol, rows=rows, figures=fraud_figures(rows))
 
 
 if __name__ == "__main__":
