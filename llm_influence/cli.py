@@ -175,9 +175,13 @@ def explain(
         str, typer.Option(help="float32; bfloat16: faster, its error measured on the card")
     ] = "float32",
     shard_size: Annotated[int, typer.Option(help="users a shard")] = 128,
+    review: Annotated[
+        Path | None, typer.Option(help="queue of `review`: what was rejected is not written")
+    ] = None,
     rules: RulesFile = None,
 ) -> None:
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
+    from llm_influence.analysis.review import read_queue, rejected
     from llm_influence.attribution.explainer import Explainer
     from llm_influence.attribution.players import Players
     from llm_influence.data.splits import parse_moment
@@ -185,6 +189,7 @@ def explain(
     from llm_influence.jobs.questions import explain_questions
     from llm_influence.run import Run, sample_questions, sample_users
 
+    withheld = frozenset() if review is None else rejected(read_queue(review))
     run = Run.open(model, rules=rules)
     explainer = Explainer(
         run.model,
@@ -209,6 +214,7 @@ def explain(
             shard_size=shard_size,
             run=model.name,
             asked_at=None if asked_at is None else parse_moment(asked_at, "--asked-at"),
+            withheld=withheld,
         )
     else:
         _refuse("--asked-at", asked_at, needs="whole histories: a question has its own moment")
@@ -220,6 +226,7 @@ def explain(
             target=target,
             shard_size=shard_size,
             run=model.name,
+            withheld=withheld,
         )
     rate = result.explained_now / result.seconds
     typer.echo(

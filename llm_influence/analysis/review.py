@@ -29,10 +29,11 @@ from llm_influence.analysis.output import to_csv
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import ConfigError, DataError
 from llm_influence.files import write_text
+from llm_influence.influence.record import Key
 from llm_influence.types import FloatArray
 
 KEY = ("user_id", "method", "target", "target_id")
-"""What an explanation is known by, whatever run made it."""
+"""Columns of what an explanation is known by (`Influence.key`)."""
 SHOWN = ("target_name", "prediction", "risk", "reason", "strongest")
 PARTS = ("distrust", "user_share", "largest_share", "flips")
 ASKED = ("decision", "note")
@@ -138,7 +139,7 @@ def read_queue(path: Path) -> list[Record]:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise _bad(path, f"row {reader.line_num}: {error}", "rows of CSV") from error
-    records: dict[tuple[str, ...], Record] = {}
+    records: dict[Key, Record] = {}
     for line, row in rows:
         record = _checked(path, line, row)
         if _key(record) in records:
@@ -147,15 +148,20 @@ def read_queue(path: Path) -> list[Record]:
     return list(records.values())
 
 
+def rejected(records: Iterable[Mapping[str, Any]]) -> frozenset[Key]:
+    """Which explanations were rejected, by `Influence.key`."""
+    return frozenset(_key(record) for record in records if record["decision"] == "reject")
+
+
 def withhold(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
     """An influence table without the explanations that were rejected.
 
     Raises:
         DataError: Nothing is left.
     """
-    rejected = {_key(record) for record in records if record["decision"] == "reject"}
+    taken_out = rejected(records)
     columns = [table[name].to_pylist() for name in KEY]
-    kept = [key not in rejected for key in zip(*columns, strict=True)]
+    kept = [key not in taken_out for key in zip(*columns, strict=True)]
     if len(table) and not any(kept):
         raise DataError(
             "every explanation was rejected",
@@ -188,8 +194,8 @@ def _bad(path: Path, found: str, expected: str) -> DataError:
     return DataError(found, where=str(path), expected=expected, fix="correct the file")
 
 
-def _key(record: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(record[name] for name in KEY)
+def _key(record: Mapping[str, Any]) -> Key:
+    return record["user_id"], record["method"], record["target"], record["target_id"]
 
 
 def _risks(view: InfluenceView) -> list[Record]:

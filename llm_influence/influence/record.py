@@ -86,6 +86,10 @@ USER = Player(None, "user")
 """The user's features, all together."""
 
 
+Key = tuple[str, str, str, str]
+"""User, method, target, target id: what an explanation is known by, whatever run made it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Influence:
     """How much each event of one history, or each of its players, moved one target.
@@ -125,6 +129,11 @@ class Influence:
     standard_errors: FloatArray | None = None
     players: Sequence[Player] | None = None
     gates: FloatArray | None = None
+
+    @property
+    def key(self) -> Key:
+        """What the explanation is known by; columns of that name hold the same."""
+        return self.user_id, self.quality.method, self.target, self.target_id
 
     @property
     def unit(self) -> Literal["share", "NDCG", "log-odds", "points"]:

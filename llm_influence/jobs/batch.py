@@ -7,8 +7,9 @@ computes it, so any number of processes, and any number of kills, gives the same
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from llm_influence.attribution.targets import parse_target
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import iso
 from llm_influence.errors import ExplanationError
-from llm_influence.influence.record import Influence
+from llm_influence.influence.record import Influence, Key
 from llm_influence.influence.table import to_arrow, write_table
 from llm_influence.jobs.plan import SHARD, Plan, write_manifest
 from llm_influence.jobs.side_tables import write_side_tables
@@ -59,6 +60,7 @@ def explain_batch(
     run: str = "",
     progress: bool = True,
     asked_at: int | None = None,
+    withheld: Collection[Key] = (),
 ) -> BatchResult:
     """Explain every user of ``log`` into ``out``; run again after a kill, it goes on.
 
@@ -76,6 +78,8 @@ def explain_batch(
         progress: Show a bar with the rate.
         asked_at: Unix seconds at which every user is asked what comes next, for models with "when";
             default: not known.
+        withheld: Explanations that are not to be written: those that people rejected
+            (`analysis.review.rejected`).
 
     Raises:
         ExplanationError: A history goes on after ``asked_at``.
@@ -99,6 +103,7 @@ def explain_batch(
         partial(write_side_tables, log),
         run=run,
         progress=progress,
+        withheld=withheld,
     )
 
 
@@ -121,6 +126,7 @@ def write_shards(
     *,
     run: str,
     progress: bool,
+    withheld: Collection[Key] = (),
 ) -> BatchResult:
     """Write the missing shards of a plan, each process its own.
 
@@ -131,11 +137,16 @@ def write_shards(
         beside: Writes what stands beside the shards.
         run: Name written into the ``run`` column.
         progress: Show a bar with the rate.
+        withheld: Explanations that are not to be written.
 
     Raises:
         OutputError: The folder cannot be written, or holds another run.
     """
     begun, state = time.perf_counter(), PartialState(cpu=on_cpu())
+    left_out = frozenset(withheld)
+    if left_out:
+        digest = hashlib.sha256(repr(sorted(left_out)).encode()).hexdigest()[:16]
+        plan = replace(plan, log=f"{plan.log} without {digest}")
     if state.is_main_process:
         plan.claim(folder)
         _sweep(folder)
@@ -153,7 +164,8 @@ def write_shards(
     ) as bar:
         for number in mine:
             rows = plan.shards[number]
-            write_table(to_arrow(explain(rows), run), _shard_path(folder, number))
+            shown = [record for record in explain(rows) if record.key not in left_out]
+            write_table(to_arrow(shown, run), _shard_path(folder, number))
             explained += len(rows)
             bar.update(len(rows))
     state.wait_for_everyone()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from llm_influence.attribution.targets import Behavior, Feedback, Item, Target, 
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.files import write_whole
 from llm_influence.influence.parquet import OUTCOMES
-from llm_influence.influence.record import Influence
+from llm_influence.influence.record import Influence, Key
 from llm_influence.jobs.batch import BatchResult, write_shards
 from llm_influence.jobs.plan import Plan
 from llm_influence.jobs.side_tables import write_side_tables
@@ -40,6 +41,7 @@ def explain_questions(
     shard_size: int = 128,
     run: str = "",
     progress: bool = True,
+    withheld: Collection[Key] = (),
 ) -> BatchResult:
     """Explain every question into ``out``; run again after a kill, it goes on.
 
@@ -53,6 +55,7 @@ def explain_questions(
         shard_size: Questions of a shard.
         run: Name written into the ``run`` column.
         progress: Show a bar with the rate.
+        withheld: As of `explain_batch`.
 
     Raises:
         UnknownNameError: An item or behaviour is not known to the model.
@@ -70,6 +73,7 @@ def explain_questions(
         partial(_beside, rows),
         run=run,
         progress=progress,
+        withheld=withheld,
     )
 
 

@@ -132,6 +132,19 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(explained, bert, log)
     assert sorted(path.name for path in explained.folder.iterdir()) == before
 
 
+def test_what_people_rejected_is_not_written_again(bert, log, explained, tmp_path):
+    """Whole shards of it too, and in a folder of their own."""
+    records = Explainer(bert).explain(log)
+    withheld = {record.key for record in records[:4]}  # the first shard, and one of the second
+    made = explain_batch(
+        Explainer(bert), log, tmp_path, shard_size=3, withheld=withheld, progress=False
+    )
+    assert_same_rows(read_tables(made.folder), to_arrow(records[4:]))
+    assert pq.read_metadata(tmp_path / "part-00000.parquet").num_rows == 0
+    with pytest.raises(OutputError, match="another run"):
+        explain_batch(Explainer(bert), log, tmp_path, shard_size=3, progress=False)
+
+
 def test_unknown_items_are_refused_before_anything_is_computed(tmp_path, bert):
     table = pa.table({"user_id": ["u"], "item_id": ["new"], "timestamp": [5], "behavior": ["cart"]})
     with pytest.raises(UnknownNameError, match="'new'"):

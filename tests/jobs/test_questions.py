@@ -1,5 +1,7 @@
 """Questions explained with their answers beside them."""
 
+import csv
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -96,6 +98,30 @@ def test_the_command_asks_a_part_of_the_runs_own_split(
         with pytest.raises(SystemExit):
             cli.main()
         assert message in capsys.readouterr().err
+
+
+def test_the_command_does_not_write_what_a_person_rejected(monkeypatch, model, tmp_path):
+    run = Run(tmp_path, tiny.run_config(), model, split_log(tiny.small_log()))
+    monkeypatch.setattr(Run, "open", lambda _, rules: run)
+
+    def explained_users(place, *more):
+        words = ["llm-influence", "explain", "--model", "m", "--out", str(tmp_path / place)]
+        monkeypatch.setattr("sys.argv", [*words, "--fidelity-masks", "0", *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        return read_tables(tmp_path / place)
+
+    first = explained_users("first")
+    key = [first[name][0].as_py() for name in ("user_id", "method", "target", "target_id")]
+    queue = tmp_path / "queue.csv"
+    with queue.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["user_id", "method", "target", "target_id", "decision", "note"])
+        rows.writerow([*key, "reject", "no"])
+    left = explained_users("second", "--review", str(queue))
+    users = set(first["user_id"].to_pylist())
+    assert set(left["user_id"].to_pylist()) == users - {key[0]}
 
 
 def test_a_part_of_the_split_has_its_name(model):
