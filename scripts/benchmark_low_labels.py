@@ -32,6 +32,7 @@ from llm_influence.data.splits import Split, split_log
 from llm_influence.evaluation.feedback import feedback_metrics
 from llm_influence.evaluation.heads import predict_rows
 from llm_influence.files import write_text
+from llm_influence.training.pretraining import PLACE
 
 CONFIG = Path("configs/movielens_100k.yaml")
 LIKED = 4.0
@@ -87,18 +88,29 @@ def with_few_labels(log: BehaviorLog, config: RunConfig, share: float, seed: int
     return replace(task, validation=task.validation.select(asked))
 
 
-def measure(config: RunConfig, split: Split) -> dict[str, object]:
-    """Train one run and ask it about every held-out event of test."""
-    shutil.rmtree(config.output, ignore_errors=True)
+def measure(config: RunConfig, split: Split, pretrained: Path) -> dict[str, object]:
+    """Train one run and ask it about every held-out event of test.
+
+    Args:
+        config: The run.
+        split: Its task.
+        pretrained: Where arms of one seed share their pretraining, which is the same for all.
+    """
+    output = Path(config.output)
+    shutil.rmtree(output, ignore_errors=True)
+    if config.pretraining.epochs and pretrained.exists():
+        shutil.copytree(pretrained, output / PLACE)
     begun = time.perf_counter()
     trainer = train(config, split)
     seconds = time.perf_counter() - begun
+    if config.pretraining.epochs and not pretrained.exists():
+        shutil.copytree(output / PLACE, pretrained)
     found = predict_rows(trainer.influence_model.eval(), split.test, config.evaluation)
     guessed = [
         json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(Path(config.output).glob("pseudo_labels/round_*/metrics.json"))
+        for path in sorted(output.glob("pseudo_labels/round_*/metrics.json"))
     ]
-    shutil.rmtree(config.output)
+    shutil.rmtree(output)
     return {
         "labels": found["feedback_label"].tolist(),
         "scores": found["feedback_score"].tolist(),
@@ -123,7 +135,8 @@ def main(options: argparse.Namespace) -> None:
         for arm in ARMS:
             path = options.work / f"{arm}_{seed}.json"
             if not path.is_file():
-                found = measure(config_of(arm, seed, options), split)
+                shared = options.work / f"pretraining_{seed}"
+                found = measure(config_of(arm, seed, options), split, shared)
                 write_text(path, json.dumps(found) + "\n")
             run = json.loads(path.read_text(encoding="utf-8"))
             runs[arm].append(run)
@@ -151,6 +164,7 @@ def main(options: argparse.Namespace) -> None:
             f"pseudo-labels from probability {options.threshold:g} on, weight {options.weight:g}",
             "epochs": options.epochs,
             "interval": "95%, bootstrap over users and seeds; differences are paired by both",
+            "seconds": "of training; what semi_supervised shares with pretraining is not in them",
             "rows": len(labels),
             "threads": options.threads,
         },
