@@ -174,7 +174,7 @@ def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as place:
         rows = list(measured(options, truth, Path(place)))
         rows += drift_measured(options, drifting, Path(place))
-    rows += audit_rows(options.audits, options.audit_seeds)
+    rows += audit_rows(options.audits, options.fair_seeds, options.audit_seeds)
     rows += fraud_rows(options.fraud)
     for row in rows:
         print(f"{row['system']:8}{row['metric']:32}{row['value']:10.4f}")
@@ -192,7 +192,7 @@ def main(options: argparse.Namespace) -> None:
             "drift_windows_off": "weeks between the date and the change found, of the behaviour "
             "whose change is found farthest off",
             "audit": AUDIT,
-            "audit_seeds": options.audit_seeds,
+            "audit_seeds": {"fair": options.fair_seeds, "unfair": options.audit_seeds},
             "fraud": FRAUD,
             "weight_error": "largest distance of a behaviour's weight from the law's, the largest "
             "weight being 1",
@@ -246,6 +246,7 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=float, default=1, help="of the training after the date")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--audits", type=Path, default=Path("runs/planted_audit"))
+    parser.add_argument("--fair-seeds", type=int, default=500)
     parser.add_argument("--audit-seeds", type=int, default=100)
     parser.add_argument("--fraud", type=Path, default=Path("runs/fraud"), help="its run folder")
     main(parser.parse_args())
