@@ -77,9 +77,10 @@ def joint_rows(bench: FeedbackBench, rows: EvaluationSet) -> Iterator[Row]:
     Nothing, where a run is missing.
     """
     for head in HEADS:
-        pair = [read_seeds(bench.folder / name, head.column)[1] for name in (head.alone, OURS)]
-        if not all(len(columns) for columns in pair):
+        alone = read_seeds(bench.folder / head.alone, head.column)[1]
+        if not len(alone):
             continue
+        pair = [alone, read_seeds(bench.folder / OURS, head.column)[1]]
         values = [[head.value(rows, column) for column in columns] for columns in pair]
         for name, found in zip(("alone", "together"), values, strict=True):
             yield _row(head, name, float(np.mean(found)), seeds=len(found))

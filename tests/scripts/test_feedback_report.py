@@ -79,7 +79,7 @@ def test_a_head_that_loses_nothing_has_a_joint_ratio_of_one(bench, split):
     liked = (split.test.target_values >= 4).astype(float)
     scores = liked + np.random.default_rng(1).normal(size=len(liked))
     ranks = np.random.default_rng(2).integers(1, 9, len(liked))
-    for name in ("llm_influence", "tree", "items alone", "items and feedback"):
+    for name in ("llm_influence", "tree", "items alone", "feedback alone"):
         _finished(bench, name, [scores], ranks=ranks)
     write_report(bench, bench.folder / "report.json")
 
