@@ -41,7 +41,15 @@ from llm_influence.rendering.template import Template
 from llm_influence.types import IntArray
 
 FORMAT = 1
-_DESCRIBED = ("backbone", "config", "rendering", "lexicon", "protocol")
+_DESCRIBED: dict[str, tuple[str, ...]] = {
+    "backbone": (),
+    "config": (),
+    "rendering": ("style", "template", "max_events", "max_tokens"),
+    "lexicon": ("behaviors", "value_edges", "features"),
+    "protocol": (),
+}
+"""What `model.json` cannot do without, and what these parts hold themselves."""
+
 COUNTS = "counts.npy"
 FACTS = "facts.parquet"
 BACKBONE = "backbone"
@@ -73,7 +81,8 @@ def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> N
 def load_model(folder: Path) -> InfluenceModel:
     """Read a model from ``folder``; see `InfluenceModel.from_pretrained`."""
     described = _read_description(folder)
-    config = ModelConfig.model_validate(described["config"])
+    with _reading(folder / "model.json"):
+        config = ModelConfig.model_validate(described["config"])
     backbone = _load_backbone(folder, described, config)
     encoder = _load_encoder(folder, described, backbone)
     heads = _load_tensors(folder / "heads.safetensors")
@@ -149,16 +158,27 @@ def _read_description(folder: Path) -> dict:
         raise ModelFolderError(
             f"not JSON ({error})", where=str(path), expected="JSON", fix="save the model again"
         ) from error
-    if described.get("format") != FORMAT:
+    version = described.get("format") if isinstance(described, dict) else None
+    if version != FORMAT:
         raise ModelFolderError(
-            f"format {described.get('format')!r}",
+            f"format {version!r}",
             where=str(path),
             expected=f"format {FORMAT}",
             fix="load it with the version of llm_influence that wrote it",
         )
-    if lacking := [name for name in _DESCRIBED if name not in described]:
+    if lacking := list(_lacking(described)):
         raise _missing(path, lacking)
     return described
+
+
+def _lacking(described: dict) -> Iterator[str]:
+    """Parts of `_DESCRIBED` that are not there: ``lexicon``, or ``lexicon.behaviors``."""
+    for part, inside in _DESCRIBED.items():
+        if part not in described:
+            yield part
+            continue
+        found = described[part]
+        yield from (f"{part}.{n}" for n in inside if not isinstance(found, dict) or n not in found)
 
 
 def _load_backbone(folder: Path, described: dict, config: ModelConfig) -> Backbone:

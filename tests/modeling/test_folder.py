@@ -167,13 +167,29 @@ def test_another_format_is_refused(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     with pytest.raises(ModelFolderError, match=r"format 99.*Expected format 1"):
         InfluenceModel.from_pretrained(folder)
+    path.write_text("[]")
+    with pytest.raises(ModelFolderError, match=r"format None"):
+        InfluenceModel.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("key", ["config", "lexicon", "rendering", "backbone", "protocol"])
+def test_an_option_of_another_version_is_an_error_of_the_folder(folder):
+    path = folder / "model.json"
+    described = json.loads(path.read_text())
+    described["config"]["no_such_option"] = 1
+    path.write_text(json.dumps(described))
+    with pytest.raises(ModelFolderError, match="no_such_option"):
+        InfluenceModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "key", ["config", "lexicon", "protocol", "rendering.style", "lexicon.behaviors"]
+)
 def test_a_description_that_lacks_a_part_names_it(folder, key):
     path = folder / "model.json"
     described = json.loads(path.read_text())
-    del described[key]
+    *parents, last = key.split(".")
+    part = described[parents[0]] if parents else described
+    del part[last]
     path.write_text(json.dumps(described))
     with pytest.raises(ModelFolderError, match=rf"model\.json: lacks {key}"):
         InfluenceModel.from_pretrained(folder)
