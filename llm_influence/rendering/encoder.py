@@ -154,11 +154,11 @@ class Encoder:
             else history
             for history in histories
         ]
-        columns = self.lexicon.columns(recent)
+        columns = self._columns(recent)
         dropped = self._overlong(histories, columns, self.max_tokens - frame_lengths)
         if dropped.any():  # gaps change where a history now begins: measure them again
             recent = [h.keep(slice(n, None)) for h, n in zip(recent, dropped, strict=True)]
-            columns = self.lexicon.columns(recent)
+            columns = self._columns(recent)
         total = np.array([len(history) for history in histories], dtype=np.int64)
         return self._assemble(frames, columns, total - columns.lengths, _when(recent))
 
@@ -177,6 +177,9 @@ class Encoder:
             )
         wording = self.pieces.wording
         return wording.frame(history.user) + "".join(wording.events(history))
+
+    def _columns(self, histories: Sequence[History]) -> EventColumns:
+        return self.lexicon.columns(histories, times="times" in self.template.fields)
 
     def _overlong(
         self, histories: Sequence[History], columns: EventColumns, room: IntArray

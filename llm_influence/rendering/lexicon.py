@@ -18,6 +18,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import SchemaError, UnknownNameError, choices
 from llm_influence.rendering.clock import hour_codes, weekday_codes
 from llm_influence.rendering.gaps import gap_codes
+from llm_influence.rendering.times import times_codes
 from llm_influence.types import FloatArray, History, IntArray, Vocabulary
 
 UNKNOWN = "unknown"
@@ -126,20 +127,27 @@ class Lexicon:
             counts = np.pad(counts, (0, len(catalogue) - len(counts)))
         return Lexicon(self.behaviors, self.values, self.features, catalogue, counts)
 
-    def columns(self, histories: Sequence[History]) -> EventColumns:
+    def columns(self, histories: Sequence[History], *, times: bool = False) -> EventColumns:
         """Codes of every event of ``histories``.
+
+        Args:
+            histories: Any number.
+            times: Also count how often each item has been before, which takes a sort.
 
         Raises:
             UnknownNameError: An event's item or behaviour is not known here.
         """
         lengths = np.array([len(history) for history in histories], dtype=np.int64)
         items, behaviors = self._known_names(histories)
-        times = _join([history.timestamps for history in histories], np.int64)
+        moments = _join([history.timestamps for history in histories], np.int64)
         starts = (np.cumsum(lengths) - lengths)[lengths > 0]
         values = self.values.codes(_join([history.values for history in histories], np.float32))
         codes = {"behavior": behaviors, "item": items, "text": items, "value": values}
-        moments = {"hour": hour_codes(times), "weekday": weekday_codes(times)}
-        return EventColumns(lengths, codes | moments | {"gap": gap_codes(times, starts)})
+        codes |= {"gap": gap_codes(moments, starts)}
+        codes |= {"hour": hour_codes(moments), "weekday": weekday_codes(moments)}
+        if times:
+            codes["times"] = times_codes(items, lengths)
+        return EventColumns(lengths, codes)
 
     def item_codes(self, history: History) -> IntArray:
         """(E,) item codes of one history in this lexicon's catalogue."""

@@ -189,10 +189,10 @@ class UnitPieces:
 
     Unit ids are laid out block after block,
 
-        start | behaviours | gaps | values | hours | weekdays | one block a user feature | items
+        start | behaviours | gaps | values | hours | weekdays | times | user features | items
 
-    items last, so that a catalogue can grow without moving anything. Hours and weekdays have units
-    only where the template says them.
+    items last, so that a catalogue can grow without moving anything. Each user feature has a block.
+    Hours, weekdays and times have units only where the template says them.
     """
 
     def __init__(self, template: Template, lexicon: Lexicon) -> None:
@@ -212,7 +212,7 @@ class UnitPieces:
             "value": [UNKNOWN, *lexicon.values.words()[1:]],
             **{
                 field: field_words(lexicon, template, field)
-                for field in ("hour", "weekday")
+                for field in ("hour", "weekday", "times")
                 if field in template.fields
             },
             **{f"user.{name}": [UNKNOWN, *words] for name, words in lexicon.features.items()},

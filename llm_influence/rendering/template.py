@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llm_influence.errors import TemplateError, choices
 
-FIELDS = ("behavior", "item", "text", "gap", "value", "hour", "weekday")
+FIELDS = ("behavior", "item", "text", "gap", "value", "hour", "weekday", "times")
 """Fields of an event; a field's place in this tuple is its number in every field map."""
 
-ADDABLE = ("behavior", "gap", "value", "hour", "weekday")
+ADDABLE = ("behavior", "gap", "value", "hour", "weekday", "times")
 """Fields that may ride on an event's token instead of taking one of their own."""
 
 USER_PREFIX = "user."

@@ -8,6 +8,7 @@ from llm_influence.rendering.clock import hour_words, weekday_words
 from llm_influence.rendering.gaps import gap_words
 from llm_influence.rendering.lexicon import UNKNOWN, Lexicon
 from llm_influence.rendering.template import Chunk, Template
+from llm_influence.rendering.times import times_words
 from llm_influence.types import History
 
 
@@ -40,7 +41,7 @@ class Wording:
         Raises:
             UnknownNameError: An item or behaviour is not in the lexicon.
         """
-        codes = self._lexicon.columns([history]).codes
+        codes = self._lexicon.columns([history], times="times" in self._template.fields).codes
         for event in range(len(history)):
             yield "".join(
                 self.piece(chunk, words[codes[chunk.field][event] if chunk.field else 0])
@@ -69,6 +70,8 @@ def field_words(lexicon: Lexicon, template: Template, field: str) -> Sequence[st
         return gap_words(template.language)
     if field == "hour":
         return hour_words(template.language)
+    if field == "times":
+        return times_words(template.language)
     if field == "weekday":
         return weekday_words(template.language)
     if field == "value":

@@ -30,6 +30,9 @@ from llm_influence.training.item_loss import ItemLoss
 from llm_influence.training.windows import IGNORE, Inputs, Window, batch_inputs
 from llm_influence.types import BoolArray
 
+OWN_BLOCKS = {"behavior", "gap", "hour", "weekday", "times"}
+"""Fields whose units are predicted among themselves; items have a loss of their own."""
+
 CHUNK = 1024
 """Tokens scored against the whole vocabulary at a time; affects memory alone."""
 
@@ -200,7 +203,7 @@ class LanguageObjective(nn.Module):
         items = labels >= first
         loss = self._item_loss(states[items], labels[items] - first, step)
         said = {chunk.field for chunk in self.model.encoder.template.event_chunks}
-        for field in [field for field in ("behavior", "gap", "hour", "weekday") if field in said]:
+        for field in sorted(said & OWN_BLOCKS):
             units = pieces.units_of(field) if isinstance(pieces, UnitPieces) else range(0)
             own = (labels >= units.start) & (labels < units.stop)
             vectors = self.model.units(slice(units.start, units.stop))
