@@ -30,7 +30,7 @@ from llm_influence.training.item_loss import ItemLoss
 from llm_influence.training.windows import IGNORE, Inputs, Window, batch_inputs
 from llm_influence.types import BoolArray
 
-OWN_BLOCKS = {"behavior", "gap", "hour", "weekday", "times"}
+OWN_BLOCKS = ("behavior", "gap", "hour", "weekday", "times")
 """Fields whose units are predicted among themselves; items have a loss of their own."""
 
 CHUNK = 1024
@@ -203,7 +203,7 @@ class LanguageObjective(nn.Module):
         items = labels >= first
         loss = self._item_loss(states[items], labels[items] - first, step)
         said = {chunk.field for chunk in self.model.encoder.template.event_chunks}
-        for field in sorted(said & OWN_BLOCKS):
+        for field in [field for field in OWN_BLOCKS if field in said]:
             units = pieces.units_of(field) if isinstance(pieces, UnitPieces) else range(0)
             own = (labels >= units.start) & (labels < units.stop)
             vectors = self.model.units(slice(units.start, units.stop))

@@ -18,6 +18,7 @@ from llm_influence.rendering.gaps import gap_words
 from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.pieces import UnitPieces, field_words
 from llm_influence.rendering.template import ADDABLE, FIELDS, Template, shipped_templates
+from llm_influence.rendering.times import times_words
 from llm_influence.types import Event, History
 from tests import tiny
 from tests.rendering.tokenizer_families import FAMILIES, tokenizer_of
@@ -98,7 +99,8 @@ def test_encoding_many_equals_encoding_one_by_one(log, style, template):
 SPACED = Template(
     name="spaced",
     history="did:",
-    event="{behavior} item {item} : {text} with {value} after {gap} at {hour} on {weekday} .",
+    event="{behavior} item {item} : {text} with {value} after {gap} "
+    "at {hour} on {weekday} {times} .",
 )
 
 
@@ -108,7 +110,8 @@ def test_the_tokens_of_a_field_spell_the_words_of_that_field(log, family):
     encoder = Encoder(SPACED, Lexicon.fit(log), style="text", tokenizer=tokenizer, max_tokens=999)
     history = log.history("u6")
     ids, event_index, field_index = of_history(encoder.encode([history]), 0)
-    gaps = encoder.lexicon.columns([history]).codes["gap"]
+    codes = encoder.lexicon.columns([history], times=True).codes
+    gaps, times = codes["gap"], codes["times"]
     for place, event in enumerate(history.events(log.catalogue.titles_by_id(history.item_ids()))):
         moment = datetime.fromtimestamp(event.timestamp, UTC)
         said = {
@@ -119,6 +122,7 @@ def test_the_tokens_of_a_field_spell_the_words_of_that_field(log, family):
             "gap": gap_words()[gaps[place]],
             "hour": f"{moment:%H}:00",
             "weekday": f"{moment:%A}",
+            "times": times_words()[times[place]],
         }
         for number, field in enumerate(FIELDS):
             own = ids[(event_index == place) & (field_index == number)]
@@ -205,7 +209,7 @@ def test_added_fields_ride_on_the_last_token_of_their_event(log):
     whole = log.at(7)
     for history in (whole, whole.keep(np.arange(len(whole)) % 3 != 1)):
         encoded = encoder.encode([history])
-        codes = encoder.lexicon.columns([history]).codes
+        codes = encoder.lexicon.columns([history], times=True).codes
         np.testing.assert_array_equal(encoded.added_ids[0], [-1] * len(added))  # the frame
         for event, ids in enumerate(encoded.added_ids[1:]):
             for field, unit in zip(added, ids, strict=True):
@@ -217,6 +221,7 @@ def test_added_fields_ride_on_the_last_token_of_their_event(log):
                     "value": f"value {word or 'unknown'}",
                     "hour": f"hour {word}",
                     "weekday": word,
+                    "times": word,
                 }
                 assert units[unit] == said[field]
 

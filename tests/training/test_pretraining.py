@@ -130,7 +130,9 @@ def test_what_is_hidden_depends_on_seed_epoch_and_window_alone(model, train):
 # --- the loss ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("event", ["{behavior} {item} {value} {gap}", "{item} {weekday} {hour}"])
+@pytest.mark.parametrize(
+    "event", ["{behavior} {item} {value} {gap}", "{item} {weekday} {hour} {times}"]
+)
 def test_units_are_scored_by_the_item_head_among_those_of_their_field(tmp_path, train, event):
     template = tmp_path / "own.yaml"
     template.write_text(f"{{name: own, event: '{event}'}}")
