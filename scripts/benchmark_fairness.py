@@ -1,6 +1,6 @@
 """A penalty and an exclusion rule against planted unfairness, and what they cost.
 
-    python scripts/benchmark_fairness.py [--output runs/fairness] [--seeds 0 1]
+    python scripts/benchmark_fairness.py [--output runs/fairness] [--seeds 0 1 2]
 
 A log by an unfair law: the scores of a quarter of the items are shifted for users of one group.
 What such users did before shows it, and what comes next is as unfair as the law. A small recurrent
@@ -185,7 +185,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/fairness"))
     parser.add_argument("--json", type=Path, default=Path("docs/benchmarks/fairness.json"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--audited", type=int, default=400)
     parser.add_argument("--width", type=int, default=64)
