@@ -161,7 +161,8 @@ def main(options: argparse.Namespace) -> None:
             "supervised": "feedback head alone",
             "semi_supervised": "causal pretraining on all training events without labels "
             f"({options.pretraining_epochs:g} epochs), then {options.rounds} round(s) of "
-            f"pseudo-labels from probability {options.threshold:g} on, weight {options.weight:g}",
+            f"pseudo-labels from probability {options.threshold:g} on, weight {options.weight:g}; "
+            "the round that answers validation best is kept, the first without guesses included",
             "epochs": options.epochs,
             "interval": "95%, bootstrap over users and seeds; differences are paired by both",
             "seconds": "of training; what semi_supervised shares with pretraining is not in them",

@@ -11,7 +11,7 @@ from llm_influence.config import RunConfig
 from llm_influence.data.splits import Split
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training.pretraining import pretrain
-from llm_influence.training.pseudo_labels import teach
+from llm_influence.training.pseudo_labels import keep_best, teach
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 
@@ -30,10 +30,13 @@ def train(
     if prepare is not None:
         prepare(model)
     pretrain(config, model, split.train, Path(config.output))
-    pseudo, _ = teach(config, model, split, Path(config.output))
+    pseudo, rounds = teach(config, model, split, Path(config.output))
     arguments = training_arguments(config, Path(config.output), world_size=1)
     trainer = InfluenceTrainer(config, model, split, arguments, pseudo)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train()
+    if rounds:
+        validation = trainer.measure(split.validation)
+        keep_best(config, model, Path(config.output), rounds, validation)
     return trainer

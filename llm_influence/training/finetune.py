@@ -26,7 +26,7 @@ from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import pretraining, pseudo_labels
 from llm_influence.training.base import last_checkpoint
 from llm_influence.training.pretraining import pretrain
-from llm_influence.training.pseudo_labels import teach
+from llm_influence.training.pseudo_labels import keep_best, teach
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ def finetune(
         trainer.add_callback(callback)
     begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
+    if rounds:
+        keep_best(config, model, folder, rounds, trainer.measure(split.validation))
     seconds = time.perf_counter() - begun
     result = FinetuneResult(
         folder=folder,

@@ -2,7 +2,9 @@
 
 Self-training (Lee 2013, "Pseudo-label"). Every round trains a model from the same beginning, on the
 log's labels and on those that the round before has guessed. A guess is a target alone: it is
-never written into the log, so no history shows it. Each round leaves its folder in the run's:
+never written into the log, so no history shows it. The run's model is that of the round that
+answers validation best, the first one, which had no guesses, among them. Each round leaves its
+folder in the run's, with its weights and
 
 pseudo_labels/round_0/checkpoints/        what a round that was broken off goes on from
 pseudo_labels/round_0/labels.safetensors  the labels and weights that the next round learns from
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,9 @@ from llm_influence.config import FeedbackHeadConfig, PseudoLabelsConfig, RunConf
 from llm_influence.data.feedback import feedback_labels
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import Split
+from llm_influence.evaluation.choice import chosen_metric
 from llm_influence.files import write_text
+from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.base import last_checkpoint, release
@@ -69,6 +74,37 @@ def teach(
     return found, notes
 
 
+def keep_best(
+    config: RunConfig,
+    model: InfluenceModel,
+    folder: Path,
+    rounds: list[dict[str, Any]],
+    validation: Mapping[str, float],
+) -> None:
+    """Where an earlier round answers validation no worse than the last, its weights are kept.
+
+    Args:
+        config: The run; `evaluation.choice` says by which metric.
+        model: Trained by the last round; has the weights of the best one afterwards.
+        folder: The run's folder.
+        rounds: Of `teach`; each learns from this whether it is ``kept``.
+        validation: Metrics of the last round's model on validation.
+    """
+    name, more_is_better = chosen_metric(config)
+
+    def quality(found: Mapping[str, float | None]) -> float:
+        value = found[name]
+        return -math.inf if value is None else value if more_is_better else -value
+
+    best = max(range(len(rounds)), key=lambda n: quality(rounds[n]["validation"]), default=None)
+    if best is not None and quality(rounds[best]["validation"]) < quality(validation):
+        best = None
+    for number, note in enumerate(rounds):
+        note["kept"] = number == best
+    if best is not None:
+        restore_weights(model, folder / PLACE / f"round_{best}")
+
+
 def _round(
     config: RunConfig,
     model: InfluenceModel,
@@ -83,6 +119,8 @@ def _round(
     trainer.train(resume_from_checkpoint=last_checkpoint(place / "checkpoints"))
     validation = trainer.measure(split.validation)
     release(trainer)
+    if state.is_main_process:
+        model.save_pretrained(place, with_backbone=False)
     odds = feedback_of_events(model, split.train, batch_size=config.evaluation.batch_size)
     real = feedback_labels(split.train, asked)
     guessed = confident(model, split.train, real, odds, config.pseudo_labels)

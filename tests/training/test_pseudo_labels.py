@@ -162,3 +162,29 @@ def test_a_run_goes_through_its_rounds_and_goes_on_to_the_same_weights(tmp_path,
     monkeypatch.setattr(module, "_round", lambda *_: pytest.fail("a round was done twice"))
     finetune(configs[1], resume=True)
     assert largest_difference(weights(resumed.folder), weights(unbroken.folder)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("earlier", "last", "kept"),
+    [
+        ((0.7, 0.6), 0.65, 0),
+        ((0.6, 0.7), 0.7, 1),
+        ((0.6, 0.7), 0.8, None),
+        ((None, 0.1), 0.2, None),
+    ],
+)
+def test_the_round_that_answers_validation_best_is_the_model(tmp_path, model, earlier, last, kept):
+    own = {name: p.detach().clone() for name, p in model.named_parameters()}
+    project = model.item_head.project.weight
+    for number in range(2):
+        with torch.no_grad():
+            project.fill_(number)
+        model.save_pretrained(tmp_path / module.PLACE / f"round_{number}", with_backbone=False)
+    with torch.no_grad():
+        project.fill_(9)
+    rounds = [{"validation": {"feedback_auc": auc}} for auc in earlier]
+    config = tiny.run_config(model={"feedback_head": HEAD}, evaluation={"choose_by": "auc"})
+    module.keep_best(config, model, tmp_path, rounds, {"feedback_auc": last})
+    assert project.unique().tolist() == [9 if kept is None else kept]
+    assert [note["kept"] for note in rounds] == [kept == 0, kept == 1]
+    model.load_state_dict(own, strict=False)
