@@ -66,7 +66,7 @@ def verdict(seed: int, options: dict[str, float]) -> dict[str, float]:
 
 def verdicts(work: Path, name: str, options: dict[str, float], seeds: int) -> list[dict]:
     """Verdicts of all seeds, of which those in the folder are not asked again."""
-    path = work / f"{name.replace(' ', '_')}.jsonl"
+    path = work / f"{name.replace(' ', '_')}_from_{FIRST_SEED}.jsonl"  # never those of other seeds
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines]

@@ -87,7 +87,7 @@ def keep_best(
         config: The run; `evaluation.choice` says by which metric.
         model: Trained by the last round; has the weights of the best one afterwards.
         folder: The run's folder.
-        rounds: Of `teach`; each learns from this whether it is ``kept``.
+        rounds: Of `teach`, one or more; each learns from this whether it is ``kept``.
         validation: Metrics of the last round's model on validation.
     """
     name, more_is_better = chosen_metric(config)
@@ -96,12 +96,12 @@ def keep_best(
         value = found[name]
         return -math.inf if value is None else value if more_is_better else -value
 
-    best = max(range(len(rounds)), key=lambda n: quality(rounds[n]["validation"]), default=None)
-    if best is not None and quality(rounds[best]["validation"]) < quality(validation):
-        best = None
+    qualities = [quality(note["validation"]) for note in rounds]
+    best = int(np.argmax(qualities))  # the first of equals, which had the fewest guesses
+    better = not qualities[best] < quality(validation)
     for number, note in enumerate(rounds):
-        note["kept"] = number == best
-    if best is not None:
+        note["kept"] = better and number == best
+    if better:
         restore_weights(model, folder / PLACE / f"round_{best}")
 
 
