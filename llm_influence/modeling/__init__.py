@@ -8,8 +8,13 @@ masks      who may attend to whom: every position predicts from its own past alo
 text_vectors  what the backbone makes of texts; written once, never trained
 units      vectors of items (and of every unit of style token): words' part plus residual
 heads      scores of the next item and the next behaviour
+feedback   the head that predicts labels, and what its scores mean
+neighbors  what items get of the vectors of items that share facts with them
 scoring    the whole catalogue in chunks: ranks, the best items, their log-odds
+recommendation  the best items, with names, odds and the rules that moved them
 model      InfluenceModel: all of it behind one interface
+build      one put together from a configuration and a log
+ruled      what the rules changed among recommendations
 probe      refuses a backbone that would see the future
 growing    a history followed event by event, through the KV cache
 scratch    a tokenizer and a small decoder of one's own

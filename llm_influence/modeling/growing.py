@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from llm_influence.errors import DataError, ModelError, UnknownNameError, choices
-from llm_influence.modeling.model import InfluenceModel, Prediction, Recommendation, inference
+from llm_influence.modeling.model import InfluenceModel, Prediction, inference
+from llm_influence.modeling.recommendation import Recommendation
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.types import Event, History
 

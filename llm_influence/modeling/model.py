@@ -9,33 +9,29 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from llm_influence.config import RECURRENT, ModelConfig, Rule, RunConfig
+from llm_influence.config import ModelConfig, Rule, RunConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.item_facts import ItemFacts
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.sources import open_knowledge
 from llm_influence.errors import ExplanationError
-from llm_influence.modeling.adapters import Adapter, Body, attach_adapter
-from llm_influence.modeling.backbone import Backbone, load_backbone
+from llm_influence.modeling.adapters import Adapter, Body
+from llm_influence.modeling.backbone import Backbone
 from llm_influence.modeling.feedback import FeedbackHead, FeedbackScale
 from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
 from llm_influence.modeling.masks import encoder_masks, mask_as_taken
 from llm_influence.modeling.neighbors import item_bags
-from llm_influence.modeling.recurrent import start_recurrent
-from llm_influence.modeling.scoring import SURE, BestItems, ItemScores
+from llm_influence.modeling.recommendation import Recommendation, best_items
+from llm_influence.modeling.scoring import SURE, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.modeling.units import UnitVectors
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
-from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.pieces import UnitPieces
-from llm_influence.rendering.template import Template
-from llm_influence.rules.book import RuleBook, RuleEffect
+from llm_influence.rules.book import RuleBook
 from llm_influence.rules.trace import RuleChange
 from llm_influence.types import History
 
@@ -57,25 +53,6 @@ class Prediction:
     item_logits: Tensor
     behavior_logits: Tensor
     feedback: Callable[[Tensor, Tensor], Tensor] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """One recommended item.
-
-    Attributes:
-        item: Item id.
-        title: Its name for people; the id where there is none.
-        log_odds: Of the item against all others of the catalogue.
-        probability: That the item comes next, over the whole catalogue.
-        rules: Names of the rules that moved it; log-odds and probability are the model's own.
-    """
-
-    item: str
-    title: str
-    log_odds: float
-    probability: float
-    rules: tuple[str, ...] = ()
 
 
 class InfluenceModel(nn.Module):
@@ -137,48 +114,9 @@ class InfluenceModel(nn.Module):
             ConfigError: There are no labels that the feedback head could learn from, or an option
                 does not fit the backbone.
         """
-        from llm_influence.modeling.probe import check_past_alone
+        from llm_influence.modeling.build import build_model
 
-        torch.manual_seed(config.train.seed)
-        wanted = config.model
-        backbone, reader = _open_backbone(config)
-        template = Template.load(config.rendering.template)
-        lexicon = Lexicon.fit(log, template.user_features)
-        room = config.rendering.max_tokens or backbone.context
-        encoder = Encoder(
-            template,
-            lexicon,
-            style=config.rendering.style,
-            tokenizer=backbone.tokenizer,
-            max_events=config.rendering.max_events,
-            max_tokens=min(room, backbone.context),
-        )
-        words = _unit_words(encoder)
-        texts = text_vectors(reader, words, cache=cache) if reader else torch.zeros(len(words), 0)
-        rank = wanted.item_head.residual_width(len(lexicon.catalogue), backbone.width)
-        units = UnitVectors(texts, backbone.width, scale=backbone.usual_length, rank=rank)
-        adapter = attach_adapter(backbone.model, wanted.adapter)
-        feedback = None
-        if wanted.feedback is not None:
-            feedback = FeedbackScale.fit(log, wanted.feedback)
-        model = cls(backbone, adapter, encoder, units, wanted, feedback)
-        if not units.has_words:
-            units.begin_at_random()
-        model.facts = open_knowledge(config.data)
-        if model.facts is not None and wanted.item_head.neighbors.share:
-            units.mix(
-                *item_bags(
-                    model.facts,
-                    model.catalogue.ids,
-                    count=wanted.item_head.neighbors.count,
-                    share=wanted.item_head.neighbors.share,
-                    first=model.first_item,
-                    first_item=model.first_item,
-                )
-            )
-        model.rules = config.rules
-        check_past_alone(model)
-        return model
+        return build_model(config, log, cache=cache)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> InfluenceModel:
@@ -533,32 +471,15 @@ class InfluenceModel(nn.Module):
         candidates: Sequence[str] | None = None,
     ) -> list[Recommendation]:
         """`recommend` from ``scores`` that were already made of one ``history``."""
-        if k < 1:
-            raise ExplanationError(
-                f"k is {k}", where="recommend", expected="at least 1", fix="ask for one item"
-            )
-        allowed = None
-        if candidates is not None:
-            codes = self.catalogue.index(candidates)
-            allowed = torch.zeros(len(self.catalogue), dtype=torch.bool)
-            allowed[torch.from_numpy(codes.astype(np.int64))] = True
-        seen = None
-        if exclude_seen:
-            seen = torch.from_numpy(self.encoder.lexicon.item_codes(history).astype(np.int64))[None]
-        best = scores.best(k, seen=seen, allowed=allowed)
-        effects = [] if self._rules is None else list(self._rules.effects(history))
-        return self._described(best, effects)
-
-    def _described(self, best: BestItems, effects: Sequence[RuleEffect]) -> list[Recommendation]:
-        found = []
-        columns = (best.codes[0], best.candidate[0], best.log_odds[0])
-        for code, candidate, odds in zip(*(c.tolist() for c in columns), strict=True):
-            if candidate:
-                item, title = self.catalogue.ids[code].as_py(), self.catalogue.titles[code]
-                probability = float(torch.sigmoid(torch.tensor(odds, dtype=torch.float64)))
-                rules = tuple(effect.rule for effect in effects if effect.items[code])
-                found.append(Recommendation(item, title or item, odds, probability, rules))
-        return found
+        return best_items(
+            scores,
+            history,
+            k,
+            lexicon=self.encoder.lexicon,
+            effects=[] if self._rules is None else list(self._rules.effects(history)),
+            exclude_seen=exclude_seen,
+            candidates=candidates,
+        )
 
 
 def log_odds(logits: Tensor, codes: Tensor) -> Tensor:
@@ -583,19 +504,3 @@ def inference(model: nn.Module) -> Iterator[None]:
     finally:
         if was_training:
             model.train()
-
-
-def _open_backbone(config: RunConfig) -> tuple[Backbone, Backbone | None]:
-    """The backbone, and the one that reads the texts of items: the same, another or none."""
-    wanted = config.model
-    if wanted.backbone in RECURRENT:
-        return start_recurrent(wanted, config.rendering.style)
-    backbone = load_backbone(wanted.backbone, layers=wanted.layers, dropout=wanted.dropout)
-    return backbone, backbone
-
-
-def _unit_words(encoder: Encoder) -> list[str]:
-    pieces = encoder.pieces
-    if isinstance(pieces, UnitPieces):
-        return pieces.words
-    return list(encoder.lexicon.catalogue.texts)
