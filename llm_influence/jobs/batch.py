@@ -7,7 +7,6 @@ computes it, so any number of processes, and any number of kills, gives the same
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from llm_influence.data.splits import iso
 from llm_influence.errors import ExplanationError
 from llm_influence.influence.record import Influence, Key
 from llm_influence.influence.table import to_arrow, write_table
-from llm_influence.jobs.plan import SHARD, Plan, write_manifest
+from llm_influence.jobs.plan import SHARD, Plan, keys_fingerprint, write_manifest
 from llm_influence.jobs.side_tables import write_side_tables
 from llm_influence.modeling.devices import on_cpu
 
@@ -93,7 +92,7 @@ def explain_batch(
     plan = Plan.of(explainer, log, target, shard_size)
     if asked_at is not None:
         _check_moment(log, asked_at)
-        plan = replace(plan, log=f"{plan.log} at {asked_at}")
+        plan = replace(plan, asked_at=asked_at)
     return write_shards(
         plan,
         Path(out),
@@ -144,9 +143,7 @@ def write_shards(
     """
     begun, state = time.perf_counter(), PartialState(cpu=on_cpu())
     left_out = frozenset(withheld)
-    if left_out:
-        digest = hashlib.sha256(repr(sorted(left_out)).encode()).hexdigest()[:16]
-        plan = replace(plan, log=f"{plan.log} without {digest}")
+    plan = replace(plan, withheld=keys_fingerprint(left_out))
     if state.is_main_process:
         plan.claim(folder)
         _sweep(folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import numpy as np
 
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.data.log import BehaviorLog
+from llm_influence.data.splits import EvaluationSet
 from llm_influence.errors import OutputError
 from llm_influence.files import write_text
+from llm_influence.influence.record import Key
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import History
 
@@ -39,6 +41,9 @@ class Plan:
         target: What is explained, as text.
         users: Users of the log.
         shard_size: Users of a shard; shards are cut by user order alone, never by process.
+        asked_at: Unix seconds at which all users are asked; None: at no moment.
+        questions: Fingerprint of a split's questions, which stand for users; None: whole histories.
+        withheld: Fingerprint of the explanations that are not to be written; None: all are.
     """
 
     model: str
@@ -54,6 +59,9 @@ class Plan:
     target: str
     users: int
     shard_size: int
+    asked_at: int | None = None
+    questions: str | None = None
+    withheld: str | None = None
 
     @classmethod
     def of(cls, explainer: Explainer, log: BehaviorLog, target: str, shard_size: int) -> Plan:
@@ -144,6 +152,19 @@ def histories_fingerprint(histories: Sequence[History]) -> str:
         for column in (history.behaviors, history.timestamps, history.values):
             digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()[:16]
+
+
+def questions_fingerprint(questions: EvaluationSet) -> str:
+    """Digest of which events of a log are asked after."""
+    digest = hashlib.sha256()
+    for column in (questions.users, questions.positions):
+        digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def keys_fingerprint(keys: Collection[Key]) -> str | None:
+    """Digest of the keys of explanations; None without any."""
+    return hashlib.sha256(repr(sorted(keys)).encode()).hexdigest()[:16] if keys else None
 
 
 def log_fingerprint(log: BehaviorLog) -> str:

@@ -7,7 +7,6 @@ the model expect what did happen.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import replace
@@ -25,7 +24,7 @@ from llm_influence.files import write_whole
 from llm_influence.influence.parquet import OUTCOMES
 from llm_influence.influence.record import Influence, Key
 from llm_influence.jobs.batch import BatchResult, write_shards
-from llm_influence.jobs.plan import Plan
+from llm_influence.jobs.plan import Plan, questions_fingerprint
 from llm_influence.jobs.side_tables import write_side_tables
 
 CAME = ("item", "behavior", "feedback")
@@ -65,7 +64,7 @@ def explain_questions(
     log = questions.log.align(model.catalogue, model.encoder.lexicon.behaviors)
     rows = EvaluationSet(log, questions.users, questions.positions)
     plan = Plan.of(explainer, log, target, shard_size)
-    plan = replace(plan, log=_fingerprint(plan.log, rows), users=len(rows))
+    plan = replace(plan, questions=questions_fingerprint(rows), users=len(rows))
     return write_shards(
         plan,
         Path(out),
@@ -123,11 +122,3 @@ def outcomes(questions: EvaluationSet) -> pa.Table:
             "label": pa.array(labels, pa.float64(), from_pandas=True),
         }
     )
-
-
-def _fingerprint(log: str, questions: EvaluationSet) -> str:
-    """Digest of the log and of what is asked about it."""
-    digest = hashlib.sha256(log.encode())
-    for column in (questions.users, questions.positions):
-        digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
-    return digest.hexdigest()[:16]

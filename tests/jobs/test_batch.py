@@ -141,7 +141,7 @@ def test_what_people_rejected_is_not_written_again(bert, log, explained, tmp_pat
     )
     assert_same_rows(read_tables(made.folder), to_arrow(records[4:]))
     assert pq.read_metadata(tmp_path / "part-00000.parquet").num_rows == 0
-    with pytest.raises(OutputError, match="another run"):
+    with pytest.raises(OutputError, match="withheld: "):
         explain_batch(Explainer(bert), log, tmp_path, shard_size=3, progress=False)
 
 

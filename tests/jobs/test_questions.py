@@ -74,7 +74,7 @@ def test_a_broken_off_job_goes_on_and_other_questions_are_refused(model, questio
     (tmp_path / "part-00001.parquet").unlink()
     assert_same_rows(explained(model, questions, tmp_path), whole)
     fewer = questions.select(np.arange(len(questions)) > 0)
-    with pytest.raises(OutputError, match="log: "):
+    with pytest.raises(OutputError, match="questions: "):
         explained(model, fewer, tmp_path)
     with pytest.raises(OutputError, match="target: "):
         explained(model, questions, tmp_path, target="behavior")
