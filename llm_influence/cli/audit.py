@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-ModelFolder = Annotated[Path, typer.Option("--model", help="folder that `finetune` wrote")]
+from llm_influence.cli.options import ItemsFile, LogSource, ModelFolder, UsersFile
 
 
 def flips(
     model: ModelFolder,
     out: Annotated[Path, typer.Option(help="folder of the influence tables; gets flips.parquet")],
     feature: Annotated[list[str], typer.Option(help="of users, as gender; repeatable")],
-    log: Annotated[str | None, typer.Option(help="behaviour log; default: the run's own")] = None,
-    items: Annotated[str | None, typer.Option(help="item table that goes with --log")] = None,
-    users: Annotated[str | None, typer.Option(help="user table that goes with --log")] = None,
+    log: LogSource = None,
+    items: ItemsFile = None,
+    users: UsersFile = None,
     k: Annotated[int, typer.Option(help="recommendations compared")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="histories at a time")] = 64,
 ) -> None:
