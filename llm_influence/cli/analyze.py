@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,28 +23,75 @@ analyze = typer.Typer(
     help="Ask influence tables, without the model: which factors matter, and how much.",
 )
 
-Tables = Annotated[list[Path], typer.Argument(help="folders that `explain` wrote, or files")]
-Out = Annotated[Path, typer.Option(help="folder for JSON, CSV and figures")]
-Items = Annotated[
-    Path | None, typer.Option(help="item table; default: items.parquet beside the tables")
-]
-Users = Annotated[
-    Path | None, typer.Option(help="user table; default: users.parquet beside the tables")
-]
-Method = Annotated[str | None, typer.Option(help="take this method's explanations only")]
-Target = Annotated[
-    str | None, typer.Option(help="take this kind of target only: item, contrast, behavior, slate")
-]
-RunName = Annotated[str | None, typer.Option("--run", help="take explanations of this run only")]
-Memory = Annotated[str, typer.Option(help="of DuckDB; rows beyond it go to --temp")]
-Temp = Annotated[Path | None, typer.Option(help="folder for temporary files")]
-Threads = Annotated[int | None, typer.Option(min=1, help="of DuckDB; default: all cores")]
+
+@dataclass(frozen=True)
+class Shared:
+    """What every analysis is told: which tables, what of them, with what, and where to write."""
+
+    tables: Annotated[list[Path], typer.Argument(help="folders that `explain` wrote, or files")]
+    out: Annotated[Path, typer.Option(help="folder for JSON, CSV and figures")]
+    items: Annotated[
+        Path | None, typer.Option(help="item table; default: items.parquet beside the tables")
+    ] = None
+    users: Annotated[
+        Path | None, typer.Option(help="user table; default: users.parquet beside the tables")
+    ] = None
+    method: Annotated[str | None, typer.Option(help="take this method's explanations only")] = None
+    target: Annotated[
+        str | None,
+        typer.Option(help="take this kind of target only: item, contrast, behavior, slate"),
+    ] = None
+    run: Annotated[str | None, typer.Option("--run", help="take explanations of this run only")] = (
+        None
+    )
+    memory: Annotated[str, typer.Option(help="of DuckDB; rows beyond it go to --temp")] = "2GB"
+    temp: Annotated[Path | None, typer.Option(help="folder for temporary files")] = None
+    threads: Annotated[int | None, typer.Option(min=1, help="of DuckDB; default: all cores")] = None
+
+    def open(self, tables: list[Path] | None = None) -> InfluenceView:
+        """The tables, or others opened in the same way.
+
+        Raises:
+            DataError, SchemaError, ConfigError: As `InfluenceView`.
+        """
+        from llm_influence.analysis.tables import Choice, InfluenceView, Resources
+
+        return InfluenceView(
+            self.tables if tables is None else tables,
+            items=self.items,
+            users=self.users,
+            choice=Choice(self.method, self.target, self.run),
+            resources=Resources(self.memory, self.temp, self.threads),
+        )
+
+    def finish(self, analysis: Analysis) -> None:
+        """Print the short table and write the files."""
+        for line in analysis.shown:
+            typer.echo(line)
+        files = analysis.write(self.out)
+        typer.echo(f"{len(files)} files in {self.out}: {files[-1].name} has everything")
+
+
+def with_shared(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first parameter is `Shared`, as typer takes it: with the options in it."""
+    shared = inspect.signature(Shared, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    @wraps(command)
+    def told(**given: object) -> None:
+        command(Shared(**{name: given.pop(name) for name in shared}), **given)  # type: ignore[arg-type]
+
+    first, later = list(shared.values())[:2], list(shared.values())[2:]
+    options = [each.replace(kind=each.KEYWORD_ONLY) for each in (*first, *own, *later)]
+    told.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    told.__annotations__ = {each.name: each.annotation for each in options}
+    return told
 
 
 @analyze.command()
+@with_shared
 def factors(
-    tables: Tables,
-    out: Out,
+    shared: Shared,
     factor: Annotated[
         list[str] | None,
         typer.Option(help="a column, as behavior, gap or user:age; repeatable; default: the usual"),
@@ -57,14 +108,6 @@ def factors(
         int, typer.Option(min=1, help="events for permutation importance, about")
     ] = 100_000,
     seed: Annotated[int, typer.Option(help="of the sample and the shuffles")] = 0,
-    items: Items = None,
-    users: Users = None,
-    method: Method = None,
-    target: Target = None,
-    run: RunName = None,
-    memory: Memory = "2GB",
-    temp: Temp = None,
-    threads: Threads = None,
 ) -> None:
     """Rank what events have in common by how far it moves their influence.
 
@@ -81,24 +124,14 @@ def factors(
         sample=sample,
         seed=seed,
     )
-    with open_view(
-        tables,
-        items=items,
-        users=users,
-        method=method,
-        target=target,
-        run=run,
-        memory=memory,
-        temp=temp,
-        threads=threads,
-    ) as view:
-        finish(analyze_factors(view, options), out)
+    with shared.open() as view:
+        shared.finish(analyze_factors(view, options))
 
 
 @analyze.command()
+@with_shared
 def attribution(
-    tables: Tables,
-    out: Out,
+    shared: Shared,
     channel: Annotated[
         str, typer.Option(help="column whose values are channels: behavior, item:campaign_type")
     ],
@@ -126,14 +159,6 @@ def attribution(
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="of users, for intervals")] = 200,
     seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
-    items: Items = None,
-    users: Users = None,
-    method: Method = None,
-    target: Target = None,
-    run: RunName = None,
-    memory: Memory = "2GB",
-    temp: Temp = None,
-    threads: Threads = None,
 ) -> None:
     """Lay conversions to channels: the model's removal effect beside touch rules, Markov, Shapley.
 
@@ -157,24 +182,14 @@ def attribution(
         resamples=resamples,
         seed=seed,
     )
-    with open_view(
-        tables,
-        items=items,
-        users=users,
-        method=method,
-        target=target,
-        run=run,
-        memory=memory,
-        temp=temp,
-        threads=threads,
-    ) as view:
-        finish(analyze_attribution(view, options), out)
+    with shared.open() as view:
+        shared.finish(analyze_attribution(view, options))
 
 
 @analyze.command()
+@with_shared
 def audit(
-    tables: Tables,
-    out: Out,
+    shared: Shared,
     sensitive: Annotated[
         list[str], typer.Option(help="a feature of users, as user:gender; repeatable")
     ],
@@ -190,14 +205,6 @@ def audit(
         20_000
     ),
     seed: Annotated[int, typer.Option(help="of the shuffles and the drawn users")] = 0,
-    items: Items = None,
-    users: Users = None,
-    method: Method = None,
-    target: Target = None,
-    run: RunName = None,
-    memory: Memory = "2GB",
-    temp: Temp = None,
-    threads: Threads = None,
 ) -> None:
     """Ask whether sensitive features of users decide what they get.
 
@@ -214,24 +221,14 @@ def audit(
         most_users=most_users,
         seed=seed,
     )
-    with open_view(
-        tables,
-        items=items,
-        users=users,
-        method=method,
-        target=target,
-        run=run,
-        memory=memory,
-        temp=temp,
-        threads=threads,
-    ) as view:
-        finish(analyze_audit(view, options), out)
+    with shared.open() as view:
+        shared.finish(analyze_audit(view, options))
 
 
 @analyze.command()
+@with_shared
 def dynamics(
-    tables: Tables,
-    out: Out,
+    shared: Shared,
     by: Annotated[
         list[str] | None,
         typer.Option(help="a column, as behavior or item:genres; repeatable; default: the usual"),
@@ -253,14 +250,6 @@ def dynamics(
         float, typer.Option(min=0, max=1, help="chance of any false alarm among all groups")
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="of what change points are held against")] = 0,
-    items: Items = None,
-    users: Users = None,
-    method: Method = None,
-    target: Target = None,
-    run: RunName = None,
-    memory: Memory = "2GB",
-    temp: Temp = None,
-    threads: Threads = None,
 ) -> None:
     """Measure how influence fades with age, when it changed, and what moved between two tables.
 
@@ -278,25 +267,12 @@ def dynamics(
         seed=seed,
     )
 
-    def opened(places: list[Path]) -> InfluenceView:
-        return open_view(
-            places,
-            items=items,
-            users=users,
-            method=method,
-            target=target,
-            run=run,
-            memory=memory,
-            temp=temp,
-            threads=threads,
-        )
-
-    with opened(tables) as view:
+    with shared.open() as view:
         if not against:
-            finish(analyze_dynamics(view, options), out)
+            shared.finish(analyze_dynamics(view, options))
             return
-        with opened(against) as earlier:
-            finish(analyze_dynamics(view, options, earlier), out)
+        with shared.open(against) as earlier:
+            shared.finish(analyze_dynamics(view, options, earlier))
 
 
 def as_response(name: str) -> Response:
@@ -313,39 +289,3 @@ def as_response(name: str) -> Response:
             fix="correct the option",
         )
     return "size" if name == "size" else "score"
-
-
-def open_view(
-    tables: list[Path],
-    *,
-    items: Path | None,
-    users: Path | None,
-    method: str | None,
-    target: str | None,
-    run: str | None,
-    memory: str,
-    temp: Path | None,
-    threads: int | None,
-) -> InfluenceView:
-    """The tables as every analysis opens them.
-
-    Raises:
-        DataError, SchemaError, ConfigError: As `InfluenceView`.
-    """
-    from llm_influence.analysis.tables import Choice, InfluenceView, Resources
-
-    return InfluenceView(
-        tables,
-        items=items,
-        users=users,
-        choice=Choice(method, target, run),
-        resources=Resources(memory, temp, threads),
-    )
-
-
-def finish(analysis: Analysis, out: Path) -> None:
-    """Print the short table and write the files."""
-    for line in analysis.shown:
-        typer.echo(line)
-    files = analysis.write(out)
-    typer.echo(f"{len(files)} files in {out}: {files[-1].name} has everything")
