@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llm_influence.analysis.columns import named
+from llm_influence.analysis.exact import mean, total
 from llm_influence.analysis.levels import OTHER, UNKNOWN, Factor, factor_of
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import DataError
@@ -20,21 +21,21 @@ LEAST_SHOWN = 10
 RECENT = 3
 """So many events back one counts half, where late events of a history are told from early ones."""
 
-_EXPLAINED = """
+_EXPLAINED = f"""
 CREATE OR REPLACE TABLE audit_explained AS
-SELECT x.user_code, x.chosen, r.* EXCLUDE (explanation)
+SELECT x.user_code, x.chosen, r.*
 FROM (SELECT explanation, any_value(prediction) AS prediction, any_value(full_value) AS full_value,
-        any_value(lds) AS lds, sum(abs(score)) AS size, bool_or(position IS NULL) AS has_user,
-        coalesce(sum(abs(score)) FILTER (position IS NULL), 0) AS user_size,
-        coalesce(sum(score) FILTER (position IS NULL), 0) AS user_score
+        any_value(lds) AS lds, {total("abs(score)")} AS size, bool_or(position IS NULL) AS has_user,
+        coalesce({total("abs(score)", "position IS NULL")}, 0) AS user_size,
+        coalesce({total("score", "position IS NULL")}, 0) AS user_score
     FROM influence_rows GROUP BY explanation) AS r
 JOIN explanations AS x USING (explanation)
 """
-_EVENTS = """
+_EVENTS = f"""
 CREATE OR REPLACE TABLE audit_events AS
 SELECT x.user_code, r.explanation, r.position, any_value(r.item_id) AS item_id,
-    any_value(r.behavior) AS behavior, any_value(r.value) AS value, abs(sum(r.score)) AS size,
-    0.5 ** (any_value(x.events - 1 - r.position) / {recent}.0) AS late
+    any_value(r.behavior) AS behavior, any_value(r.value) AS value, abs({total("r.score")}) AS size,
+    0.5 ** (any_value(x.events - 1 - r.position) / {RECENT}.0) AS late
 FROM influence_rows AS r JOIN explanations AS x USING (explanation)
 WHERE r.position IS NOT NULL GROUP BY ALL
 """
@@ -111,14 +112,19 @@ class AuditUsers:
         """Read the tables: a few passes, all but counts by user stays in the database."""
         self.view = view
         self.left_out: dict[str, str] = {}
-        for statement in (_EXPLAINED, _EVENTS.format(recent=RECENT), _ITEMS):
+        for statement in (_EXPLAINED, _EVENTS, _ITEMS):
             view.execute(statement)
         self._factors, self._done = self._item_factors(), self._done_factors()
         self.kinds = [self._kind(*each) for each in self._sorted_by()]
+        averaged = ("prediction", "full_value", "lds", "user_score")
+
+        def average(column: str) -> str:  # may be nan, and so cannot be added up as integers
+            return f"avg({column} ORDER BY explanation) AS {column}"
+
         explained = view.table(
-            "SELECT user_code, avg(prediction) AS prediction, avg(full_value) AS full_value, "
-            "avg(lds) AS lds, sum(user_size) AS user_size, sum(size) AS size, "
-            "avg(user_score) AS user_score, bool_and(has_user) AS has_user "
+            f"SELECT user_code, {', '.join(map(average, averaged))}, "
+            f"{total('user_size')} AS user_size, {total('size')} AS size, "
+            "bool_and(has_user) AS has_user "
             "FROM audit_explained GROUP BY user_code ORDER BY user_code"
         )
         self._columns: dict[str, FloatArray] = {
@@ -165,9 +171,9 @@ class AuditUsers:
             f"coalesce({[float(w) for w in weights[kind.name]]}[{kind.sql} + 1], 0)"
             for kind in self.kinds
         ]
-        most = f"greatest({', '.join(listed)})"
+        through = total(f"e.size * greatest({', '.join(listed)})")
         found = self.view.table(
-            f"SELECT e.user_code, sum(e.size * {most}) AS through {_JOINED} GROUP BY 1 ORDER BY 1"
+            f"SELECT e.user_code, {through} AS through {_JOINED} GROUP BY 1 ORDER BY 1"
         )
         return _divided(_floats(found["through"].to_numpy()), self._columns["size"])
 
@@ -199,8 +205,9 @@ class AuditUsers:
 
     def _kind(self, name: str, levels: tuple[str, ...], sql: str) -> Kind:
         found = self.view.table(
-            "SELECT user_code, code, count(*)::DOUBLE AS counts, sum(size) AS sizes, "
-            f"sum(late) AS late FROM (SELECT e.user_code, e.size, e.late, {sql} AS code {_JOINED}) "
+            f"SELECT user_code, code, count(*)::DOUBLE AS counts, {total('size')} AS sizes, "
+            f"{total('late')} AS late "
+            f"FROM (SELECT e.user_code, e.size, e.late, {sql} AS code {_JOINED}) "
             "WHERE code IS NOT NULL GROUP BY ALL"
         )
         where = (found["user_code"].to_numpy(), found["code"].to_numpy().astype(np.int64))
@@ -219,7 +226,8 @@ class AuditUsers:
         the items that also by behaviour and by value, since models read these together.
         """
         events = self.view.table(
-            "SELECT e.user_code, count(*)::DOUBLE AS events, avg(ln(1 + a.users)) AS popularity "
+            "SELECT e.user_code, count(*)::DOUBLE AS events, "
+            f"{mean('ln(1 + a.users)')} AS popularity "
             "FROM audit_events AS e JOIN audit_items AS a USING (item_id) GROUP BY 1 ORDER BY 1"
         )
         count = _floats(events["events"].to_numpy())

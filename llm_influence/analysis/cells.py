@@ -14,6 +14,7 @@ import pyarrow as pa
 from llm_influence.analysis.buckets import MINUTE
 from llm_influence.analysis.coded import Response, coded_column
 from llm_influence.analysis.columns import Column, select
+from llm_influence.analysis.exact import total
 from llm_influence.analysis.levels import Factor
 from llm_influence.analysis.parts import PARTS, speaking
 from llm_influence.analysis.tables import InfluenceView
@@ -115,7 +116,7 @@ def _query(
     flags = "".join(f", grouping({name}) AS of_{name}" for name in ("by_window", *codes))
     return (
         f"SELECT part, fine, by_window, old{''.join(f', {name}' for name in codes)}{flags}, "
-        "sum(score) AS total, count(*) AS events, sum(age)::DOUBLE AS age "
+        f"{total('score')} AS total, count(*) AS events, sum(age)::DOUBLE AS age "
         f"FROM ({events}) GROUP BY GROUPING SETS ({sets})"
     )
 

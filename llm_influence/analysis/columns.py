@@ -17,6 +17,7 @@ from llm_influence.analysis.buckets import (
     Buckets,
     quoted,
 )
+from llm_influence.analysis.exact import total
 from llm_influence.influence.schema import SCHEMA
 
 JOINS = {
@@ -153,6 +154,6 @@ def named(name: str) -> str:
 
 def _added_up(needed: Iterable[str]) -> str:
     one = [f"any_value({name}) AS {name}" for name in needed if name != "score"]
-    columns = ", ".join(["explanation", "position", *one, "sum(score) AS score"])
+    columns = ", ".join(["explanation", "position", *one, f"{total('score')} AS score"])
     grouped = f"SELECT {columns} FROM influence_rows WHERE position IS NOT NULL"
     return f"({grouped} GROUP BY explanation, position ORDER BY explanation, position)"

@@ -9,6 +9,7 @@ into parts by their name, the same in both tables, and parts are the units of st
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from llm_influence.analysis.buckets import AGES, quoted
 from llm_influence.analysis.cells import EVERYTHING
 from llm_influence.analysis.coded import Response, coded_column
 from llm_influence.analysis.columns import Column, select
+from llm_influence.analysis.exact import mean as mean_of
+from llm_influence.analysis.exact import total
 from llm_influence.analysis.levels import Factor
 from llm_influence.analysis.parts import (
     LEAST_PARTS,
@@ -77,7 +80,7 @@ SELECT (md5_number_lower(coalesce(a.user_id, b.user_id)) % {parts})::INTEGER AS 
 FROM a FULL JOIN b ON {on}
 """
 _SUMS = (
-    "coalesce(sum(after), 0) AS after, coalesce(sum(before), 0) AS before, "
+    f"coalesce({total('after')}, 0) AS after, coalesce({total('before')}, 0) AS before, "
     "count(after) AS after_events, count(before) AS before_events"
 )
 
@@ -274,15 +277,21 @@ def _refuse_twice(view: InfluenceView, name: str) -> None:
 
 
 def _facts(view: InfluenceView) -> dict[str, Any]:
-    (facts,) = view.table(
+    products = ("after", "before", "after * after", "before * before", "after * before")
+    sums = [f"{total(product, 'matched = 1')} AS s{n}" for n, product in enumerate(products)]
+    (found,) = view.table(
         "SELECT (SELECT count(*) FROM pairs) AS paired_explanations, "
         "coalesce(sum(matched), 0)::BIGINT AS paired_events, "
         "count(*) FILTER (before IS NULL) AS only_after, "
         "count(*) FILTER (after IS NULL) AS only_before, "
-        "corr(after, before) AS correlation, "
-        "avg(abs(after - before)) AS mean_size_of_change FROM both_events"
+        f"{mean_of('abs(after - before)')} AS mean_size_of_change, {', '.join(sums)} "
+        "FROM both_events"
     ).to_pylist()
-    return dict(facts)
+    a, b, aa, bb, ab = (found.pop(f"s{n}") or 0.0 for n in range(len(products)))
+    count = found["paired_events"]
+    spread = (count * aa - a * a) * (count * bb - b * b)
+    found["correlation"] = (count * ab - a * b) / math.sqrt(spread) if spread > 0 else None
+    return dict(found)
 
 
 def _of_levels(

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
+from llm_influence.analysis.exact import total
 from llm_influence.analysis.flips import flips_beside
 from llm_influence.analysis.output import to_csv
 from llm_influence.analysis.tables import InfluenceView
@@ -46,20 +47,20 @@ WHY = {
     "flips": "another value of a feature changes the recommendation",
 }
 
-_EXPLAINED = """
+_EXPLAINED = f"""
 SELECT x.*, e.largest, e.strongest FROM (
     SELECT explanation, any_value(user_id) AS user_id, any_value(method) AS method,
         any_value(target) AS target, any_value(target_id) AS target_id,
         any_value(target_name) AS target_name, any_value(prediction) AS prediction,
-        any_value(lds) AS lds, any_value(completeness_gap) AS gap, sum(abs(score)) AS size,
-        coalesce(sum(abs(score)) FILTER (position IS NULL), 0) AS user_size
+        any_value(lds) AS lds, any_value(completeness_gap) AS gap, {total("abs(score)")} AS size,
+        coalesce({total("abs(score)", "position IS NULL")}, 0) AS user_size
     FROM influence_rows GROUP BY explanation) AS x
 JOIN (
     SELECT explanation, max(abs(score)) AS largest,
-        arg_max(name || ' (' || behavior || ') ' || format('{:+.3g}', score), abs(score))
+        arg_max(name || ' (' || behavior || ') ' || format('{{:+.3g}}', score), abs(score))
             AS strongest
     FROM (
-        SELECT explanation, position, sum(score) AS score, any_value(behavior) AS behavior,
+        SELECT explanation, position, {total("score")} AS score, any_value(behavior) AS behavior,
             any_value(CASE WHEN title = '' THEN item_id ELSE title END) AS name
         FROM influence_rows WHERE position IS NOT NULL GROUP BY explanation, position)
     GROUP BY explanation) AS e USING (explanation)

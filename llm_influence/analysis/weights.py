@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from llm_influence.analysis.exact import total
 from llm_influence.analysis.parts import speaking
 from llm_influence.analysis.regression import LEVEL
 from llm_influence.analysis.tables import InfluenceView
@@ -70,7 +71,7 @@ def behavior_weights(view: InfluenceView, match: str | None = None) -> Weights:
     cells = view.table(
         f"SELECT u % {GROUPS} AS part, behavior, "
         f"least(floor(2 * log2(1 + age / 60)), {OLDEST})::INTEGER AS age, "
-        f"sum(score * {side}) AS total, count(*) AS events "
+        f"{total(f'score * {side}')} AS total, count(*) AS events "
         f"FROM ({view.select(*columns)}) AS t({', '.join(names)}) WHERE {side} IS NOT NULL "
         "GROUP BY ALL ORDER BY ALL"
     )
