@@ -123,7 +123,7 @@ def _whole(model: InfluenceModel, history: History) -> EncodedBatch:
 def _without_one(
     model: InfluenceModel, history: History, removal: str
 ) -> Iterator[tuple[int, Tensor]]:
-    """Each event i but the last, with the (E - 1 - i, H) states after the events behind it."""
+    """Each event i but the last, with the (E - 1 - i, Q) states after the events behind it."""
     size = len(history)
     kept = ~np.eye(size, dtype=bool)[: size - 1]
     if removal == "drop":
@@ -139,10 +139,10 @@ def _without_one(
 
 
 def _states(model: InfluenceModel, batch: EncodedBatch) -> Tensor:
-    """(B, E + 1, H) states after the frame and after each event."""
+    """(B, E + 1, Q) states after the frame and after each event, and what was seen by then."""
     states = model.states(batch)
     places = batch.ends[..., None].expand(-1, -1, states.shape[-1])
-    return states.gather(1, places)
+    return model.remember(states.gather(1, places), batch, batch.ends)
 
 
 def _when(history: History, removal: str) -> tuple[IntArray, IntArray]:
@@ -170,7 +170,7 @@ def _values(
     when: IntArray,
     rows: np.ndarray,
 ) -> FloatArray:
-    """(B,) values of the targets numbered ``rows`` (B,) at (B, H) states, gaps ``when`` (B,)."""
+    """(B,) values of the targets numbered ``rows`` (B,) at (B, Q) states, gaps ``when`` (B,)."""
     columns = (states, torch.from_numpy(when), torch.from_numpy(rows))
     parts = [
         bound.values(model.heads(model.asked(part, gaps)), number)

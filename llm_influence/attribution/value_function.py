@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.players import Players
-from llm_influence.attribution.renderings import Removal, render
+from llm_influence.attribution.renderings import OWN, Removal, Renderings, render
 from llm_influence.attribution.targets import BoundTarget
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
@@ -102,30 +102,44 @@ class ValueFunction:
         read = render(encoder, self._histories, self.players, rows, masks, self.removal)
         states = self.engine.states(read)
         np.add.at(self.passes, rows, 1)
-        numbers = torch.tensor(rows)
-        when = torch.from_numpy(read.encoded.when)
-        values = self._values(states, when, numbers)
+        numbers = np.asarray(rows)
+        values = self._values(states, read, np.arange(len(read)), numbers)
         for row, mask, value in zip(rows, masks, values.tolist(), strict=True):
             self._known[row][mask.tobytes()] = value
         sampled, exact = self.engine.exact_states(read)
         if sampled:
-            errors = np.abs(values[sampled] - self._values(exact, when[sampled], numbers[sampled]))
+            places = np.array(sampled)
+            errors = np.abs(values[places] - self._values(exact, read, places, numbers[places]))
             self.bfloat16_error = float(np.nanmax([self.bfloat16_error, *errors]))
             self.engine.note_errors(errors)
 
-    def _values(self, states: Tensor, when: Tensor, rows: Tensor) -> FloatArray:
+    def _values(
+        self, states: Tensor, read: Renderings, places: IntArray, rows: IntArray
+    ) -> FloatArray:
         """(B,) values at (B, H) states of the histories numbered ``rows``.
 
-        The (B,) gaps to the question come in here, after the engine: states do not hold them, so
-        what is shared between renderings stays shared.
+        The gaps to the questions and what was seen come in here, after the engine, from the
+        renderings numbered ``places`` (B,): states do not hold them, so what is shared between
+        renderings stays shared.
         """
-        found, model = [], self._model
-        parts = (column.split(ROWS) for column in (states, when, rows))
-        with inference(model):
-            for part, gaps, numbers in zip(*parts, strict=True):
-                prediction = model.heads(model.asked(part.to(model.device), gaps))
-                found.append(self._target.values(prediction, numbers).cpu().double())
+        found = []
+        with inference(self._model):
+            for start in range(0, len(states), ROWS):
+                part = slice(start, start + ROWS)
+                prediction = self._model.heads(self._queries(states[part], read, places[part]))
+                values = self._target.values(prediction, torch.from_numpy(rows[part]))
+                found.append(values.cpu().double())
         return torch.cat(found).numpy()
+
+    def _queries(self, states: Tensor, read: Renderings, places: IntArray) -> Tensor:
+        """(B, Q) what heads read, from the (B, H) states of some renderings."""
+        model = self._model
+        states = states.to(model.device)
+        if not model.counts:  # a batch need not be made
+            return model.asked(states, torch.from_numpy(read.encoded.when[places]))
+        batch, neutral = read.batch(places)
+        own = (neutral == OWN).to(model.device)
+        return model.ask(states, batch.to(model.device), counted=own)
 
     def restart(self) -> None:
         """Count passes from zero; values that are known stay known."""

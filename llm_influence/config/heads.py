@@ -31,6 +31,9 @@ class ItemHeadConfig(Section):
         None, ge=1, description="of the learned residuals; default: full, 32 in a large catalogue"
     )
 
+    repeats: bool = Field(
+        False, description="an item counts more, the more often the history has it (style token)"
+    )
     neighbors: NeighborsConfig = NeighborsConfig()
 
     def loss_for(self, items: int) -> Literal["full", "sampled", "gbce"]:
@@ -71,3 +74,9 @@ class FeedbackHeadConfig(Section):
     )
     hidden: int = Field(64, ge=1, description="units of the small network")
     dropout: float = Field(0.0, ge=0, lt=1, description="of these units")
+    totals_days: float | None = Field(
+        None,
+        gt=0,
+        description="also read how many events of each behaviour there were and the sums of their "
+        "values, over all and with this half-life in days (style token); null: not",
+    )

@@ -55,4 +55,14 @@ class RunConfig(Document):
                 "data.knowledge.source for model.item_head.neighbors: neighbours are the items "
                 "that share entities of a graph"
             )
+        counting = {
+            "item_head.repeats": self.model.item_head.repeats,
+            "feedback_head.totals_days": self.model.feedback_head.totals_days,
+        }
+        for name, wanted in counting.items():
+            if wanted and self.rendering.style != "token":
+                raise ValueError(
+                    f"rendering.style token for model.{name}: there what is counted has a token "
+                    "of its own"
+                )
         return self

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from llm_influence.config import RECURRENT, RunConfig
+from llm_influence.config import RECURRENT, ModelConfig, RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.sources import open_knowledge
+from llm_influence.errors import ConfigError
 from llm_influence.modeling.adapters import attach_adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.feedback import FeedbackScale
@@ -18,18 +20,25 @@ from llm_influence.modeling.probe import check_past_alone
 from llm_influence.modeling.recurrent import start_recurrent
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.modeling.units import UnitVectors
+from llm_influence.rendering.batch import collate
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.pieces import UnitPieces
 from llm_influence.rendering.template import Template
 
+SUMMED = 512
+"""Users whose histories say how large sums are."""
 
-def build_model(config: RunConfig, log: BehaviorLog, *, cache: Path | None) -> InfluenceModel:
-    """`InfluenceModel.build`: arguments and errors are those of the method."""
+
+def build_model(
+    kind: type[InfluenceModel], config: RunConfig, log: BehaviorLog, *, cache: Path | None
+) -> InfluenceModel:
+    """`InfluenceModel.build`: arguments and errors are those of the method of ``kind``."""
     torch.manual_seed(config.train.seed)
     wanted = config.model
     backbone, reader = _open_backbone(config)
     encoder = _encoder(config, log, backbone)
+    _check_counted(wanted, encoder)
     words = _unit_words(encoder)
     texts = text_vectors(reader, words, cache=cache) if reader else torch.zeros(len(words), 0)
     rank = wanted.item_head.residual_width(len(encoder.lexicon.catalogue), backbone.width)
@@ -38,7 +47,7 @@ def build_model(config: RunConfig, log: BehaviorLog, *, cache: Path | None) -> I
     feedback = None
     if wanted.feedback is not None:
         feedback = FeedbackScale.fit(log, wanted.feedback)
-    model = InfluenceModel(backbone, adapter, encoder, units, wanted, feedback)
+    model = kind(backbone, adapter, encoder, units, wanted, feedback)
     if not units.has_words:
         units.begin_at_random()
     model.facts = open_knowledge(config.data)
@@ -53,6 +62,10 @@ def build_model(config: RunConfig, log: BehaviorLog, *, cache: Path | None) -> I
         )
         units.mix(*bags)
     model.rules = config.rules
+    if model.feedback_head is not None and model.feedback_head.totals is not None:
+        users = np.linspace(0, len(log) - 1, min(len(log), SUMMED)).astype(int)
+        histories = [log.at(user) for user in users.tolist()]
+        model.feedback_head.totals.fit(collate(encoder.encode(histories)))
     check_past_alone(model)
     return model
 
@@ -77,6 +90,25 @@ def _encoder(config: RunConfig, log: BehaviorLog, backbone: Backbone) -> Encoder
         max_events=config.rendering.max_events,
         max_tokens=min(room, backbone.context),
     )
+
+
+def _check_counted(config: ModelConfig, encoder: Encoder) -> None:
+    """Refuse to count items that no token names, or where training does not score all items."""
+    head, items = config.item_head, len(encoder.lexicon.catalogue)
+    if head.repeats and head.loss_for(items) != "full":
+        raise ConfigError(
+            f"{items:,} items with loss {head.loss_for(items)!r}",
+            where="model.item_head.repeats",
+            expected="loss full: what was seen is added to the chances of all items",
+            fix="set model.item_head.loss to full, or leave repeats off",
+        )
+    if head.repeats and "item" not in encoder.template.fields:
+        raise ConfigError(
+            f"template {encoder.template.name!r} says no item",
+            where="model.item_head.repeats",
+            expected="{item} in the event line, so that items can be counted",
+            fix="add {item} to the template, or leave repeats off",
+        )
 
 
 def _unit_words(encoder: Encoder) -> list[str]:

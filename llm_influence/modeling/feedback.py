@@ -21,6 +21,7 @@ from llm_influence.config import FeedbackHeadConfig
 from llm_influence.data.feedback import feedback_labels
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError
+from llm_influence.modeling.totals import Totals
 
 MOST_LEVELS = 32
 """Distinct labels of an ordinal scale; a label with more of them is a number."""
@@ -219,22 +220,33 @@ class FeedbackHead(nn.Module):
 
     ``score = v . gelu(V [a; b; a * b] + c)`` with ``a = A state + B[behaviour]`` and
     ``b = C item``; states and item vectors are brought to the same length first. Where heads see
-    "when", the state holds the gap already. The score starts at 0, so that every answer starts at
-    training's base rate.
+    "when", the state holds the gap already. With totals a linear term of these is added. The score
+    starts at 0, so that every answer starts at training's base rate.
 
     Args:
         width: Size H of states and item vectors.
         behaviors: Number of behaviours.
         config: The head's options.
         scale: What the labels of training look like.
+        totals: What is summed up behind the states, for a linear term of its own; default: nothing.
     """
 
     def __init__(
-        self, width: int, behaviors: int, config: FeedbackHeadConfig, scale: FeedbackScale
+        self,
+        width: int,
+        behaviors: int,
+        config: FeedbackHeadConfig,
+        scale: FeedbackScale,
+        totals: Totals | None = None,
     ) -> None:
         super().__init__()
         size = config.hidden
-        self.scale = scale
+        self.scale, self.totals = scale, totals
+        if totals is not None:
+            self.wide = nn.Linear(totals.size, 1, bias=False)
+            # as long as a state, so that a step of training moves the score by either alike
+            self.wide_scale = math.sqrt(width / totals.size)
+            nn.init.zeros_(self.wide.weight)
         self.state, self.item = nn.Linear(width, size), nn.Linear(width, size, bias=False)
         self.behavior = nn.Embedding(behaviors, size)
         self.mix, self.score = nn.Linear(3 * size, size), nn.Linear(size, 1, bias=False)
@@ -251,14 +263,17 @@ class FeedbackHead(nn.Module):
         """(N,) float32 scores.
 
         Args:
-            states: (N, H) states before the candidates.
+            states: (N, Q) states before the candidates, as `InfluenceModel.remember` gives them.
             items: (N, H) the candidates' item vectors.
             behaviors: (N,) codes of the candidates' behaviours.
         """
-        state = self.state(_levelled(states)) + self.behavior(behaviors)
+        own = _levelled(states[..., : self.state.in_features])
+        state = self.state(own) + self.behavior(behaviors)
         item = self.item(_levelled(items))
         mixed = F.gelu(self.mix(torch.cat([state, item, state * item], dim=-1)))
         found = self.score(self.dropout(mixed)) + self.taste(state) + self.quality(_levelled(items))
+        if self.totals is not None:
+            found = found + self.wide(states[..., -self.totals.size :] * self.wide_scale)
         return found.float()[..., 0]
 
 

@@ -106,8 +106,8 @@ class GrowingHistory:
 
     @property
     def _asked(self) -> Tensor:
-        """(1, H) the state as heads see it."""
-        return self.model.asked(self._state, self._batch.when)
+        """(1, Q) the state as heads see it."""
+        return self.model.ask(self._state, self._batch)
 
     def ask(self, moment: int | None) -> None:
         """Say when the next question is asked, for a model that reads "when"; nothing is read.

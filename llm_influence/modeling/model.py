@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import Cache
 
 from llm_influence.config import ModelConfig, Rule, RunConfig
@@ -25,8 +26,10 @@ from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
 from llm_influence.modeling.masks import encoder_masks, mask_as_taken
 from llm_influence.modeling.neighbors import item_bags
 from llm_influence.modeling.recommendation import Recommendation, best_items
+from llm_influence.modeling.repeats import NEVER, Repeats
 from llm_influence.modeling.scoring import SURE, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
+from llm_influence.modeling.totals import Totals
 from llm_influence.modeling.units import UnitVectors
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
@@ -86,12 +89,17 @@ class InfluenceModel(nn.Module):
         if encoder.style == "token" and backbone.words is not None:  # units stand in for them
             backbone.words.requires_grad_(False)
         units.residual_dropout, units.first_item = config.residual_dropout, self.first_item
-        self.item_head = ItemHead(backbone.width, config.item_head)
+        repeats = None
+        if config.item_head.repeats:
+            repeats = Repeats(backbone.width, backbone.input_width, slots=encoder.max_events)
+        self.item_head = ItemHead(backbone.width, config.item_head, repeats)
         self.behavior_head = BehaviorHead(backbone.width, len(encoder.lexicon.behaviors))
         self.feedback_head: FeedbackHead | None = None
         if feedback is not None:
+            wanted = config.feedback_head
+            totals = None if wanted.totals_days is None else Totals(encoder, wanted.totals_days)
             self.feedback_head = FeedbackHead(
-                backbone.width, len(encoder.lexicon.behaviors), config.feedback_head, feedback
+                backbone.width, len(encoder.lexicon.behaviors), wanted, feedback, totals
             )
         self.when = WhenEmbedding(backbone.width) if config.when else None
         self.protocol: dict[str, object] = {}
@@ -116,7 +124,7 @@ class InfluenceModel(nn.Module):
         """
         from llm_influence.modeling.build import build_model
 
-        return build_model(config, log, cache=cache)
+        return build_model(cls, config, log, cache=cache)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> InfluenceModel:
@@ -153,6 +161,12 @@ class InfluenceModel(nn.Module):
     def catalogue(self) -> Catalogue:
         """The items the model can recommend."""
         return self.encoder.lexicon.catalogue
+
+    @property
+    def counts(self) -> bool:
+        """Whether a head counts what was seen (`modeling.repeats`, `modeling.totals`)."""
+        summed = self.feedback_head is not None and self.feedback_head.totals is not None
+        return self.item_head.repeats is not None or summed
 
     @property
     def first_item(self) -> int:
@@ -303,7 +317,9 @@ class InfluenceModel(nn.Module):
         return self.units(slice(self.first_item, None))
 
     def item_scores(self, states: Tensor) -> ItemScores:
-        """The logits of all items from (B, H) states, a chunk at a time and without gradients."""
+        """The logits of all items from (B, Q) states, a chunk at a time and without gradients."""
+        if self.item_head.repeats is not None:  # counts are added to chances, which take all items
+            return ItemScores.of(self.item_head(states, self.item_vectors()))
 
         def score(start: int, stop: int) -> Tensor:
             items = self.units(slice(self.first_item + start, self.first_item + stop))
@@ -311,17 +327,61 @@ class InfluenceModel(nn.Module):
 
         return ItemScores(len(self.catalogue), score)
 
-    def asked(self, states: Tensor, when: Tensor) -> Tensor:
-        """(..., H) states as heads see them: with the gap to the moment of the question, if ever.
+    def remember(
+        self,
+        states: Tensor,
+        batch: EncodedBatch,
+        places: Tensor,
+        vectors: Tensor | None = None,
+        counted: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L, Q) states and behind them what was counted by then, if the model `counts`.
+
+        If not, the states come back as they are, and Q is H.
 
         Args:
-            states: (..., H) states after the last event.
+            states: (B, L, H) states at ``places``.
+            batch: What was read.
+            places: (B, L) last tokens of events, or of the frame.
+            vectors: (B, T, H) input vectors, where they are not the batch's own: a token counts by
+                how much of its own vector is there.
+            counted: (B, T) bool, False for tokens whose vector is not that of their word; default:
+                all are.
+        """
+        if not self.counts:
+            return states
+        own = self.embed(batch)
+        there = batch.attention_mask & (batch.event_index >= 0)
+        there = there if counted is None else there & counted
+        presence = there.float()
+        if vectors is not None:
+            fixed = own.detach()
+            share = (vectors * fixed).sum(dim=-1) / fixed.square().sum(dim=-1).clamp(min=1e-12)
+            presence = presence * share.clamp(min=0)
+        parts = [states]
+        if (repeats := self.item_head.repeats) is not None:
+            codes = batch.input_ids - self.first_item
+            items = torch.where(there & (codes >= 0), codes, NEVER)
+            read = own if vectors is None else vectors
+            parts.append(repeats.seen(batch, places, items, read, presence))
+        if self.feedback_head is not None and self.feedback_head.totals is not None:
+            parts.append(self.feedback_head.totals(batch, places, presence))
+        return torch.cat(parts, dim=-1)
+
+    def asked(self, states: Tensor, when: Tensor) -> Tensor:
+        """(..., Q) states as heads see them: with the gap to the moment of the question, if ever.
+
+        Args:
+            states: (..., Q) states after the last event, as `remember` gives them.
             when: (...) gap codes (`EncodedBatch.when`).
         """
-        return states if self.when is None else states + self.when(when.to(states.device))
+        if self.when is None:
+            return states
+        moved = self.when(when.to(states.device))
+        return states + F.pad(moved, (0, states.shape[-1] - moved.shape[-1]))
 
     def heads(self, states: Tensor, items: Tensor | None = None) -> Prediction:
-        """Predictions from (B, H) states that have been `asked`.
+        """Predictions from (B, Q) states that have been `asked`.
 
         Args:
             states: The states.
@@ -370,8 +430,23 @@ class InfluenceModel(nn.Module):
         return self.heads(self.query(batch, vectors))
 
     def query(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
-        """(B, H) states after each history's last visible event, `asked`: to predict from."""
-        return self.asked(self.last_states(batch, vectors), batch.when)
+        """(B, Q) states after each history's last visible event, `asked`: to predict from."""
+        return self.ask(self.last_states(batch, vectors), batch, vectors)
+
+    def ask(
+        self,
+        states: Tensor,
+        batch: EncodedBatch,
+        vectors: Tensor | None = None,
+        counted: Tensor | None = None,
+    ) -> Tensor:
+        """(B, Q) what heads read, from the (B, H) states after each last visible event.
+
+        It is what `remember`, with the same arguments, and then `asked` make of them.
+        """
+        last = batch.last()[:, None]
+        seen = self.remember(states[:, None], batch, last, vectors, counted)[:, 0]
+        return self.asked(seen, batch.when)
 
     def last_states(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
         """(B, H) states after each history's last visible event."""

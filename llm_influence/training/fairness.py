@@ -82,7 +82,7 @@ def check_scores(config: FairnessConfig, head: ItemHeadConfig, items: int) -> No
 
 
 def inconsistency(model: InfluenceModel, states: Sequence[Tensor]) -> Tensor:
-    """Summed divergence of item chances from two (N, H) states each."""
+    """Summed divergence of item chances from two (N, Q) states each."""
     items = model.item_vectors()
     one, other = (model.item_head(each, items).float().log_softmax(dim=-1) for each in states)
     forth = F.kl_div(one, other, reduction="sum", log_target=True)

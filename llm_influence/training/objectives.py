@@ -141,9 +141,7 @@ class NextEventObjective(nn.Module):
 
         def loss_at(vectors: Tensor) -> Tensor:
             """Summed loss of all heads, from (B, T, H) input vectors."""
-            states = self.model.states(batch, vectors)
-            states = torch.take_along_dim(states, asked_at[..., None], dim=1)
-            return self._heads_loss(states[known], wanted)
+            return self._heads_loss(self._asked_states(batch, asked_at, vectors)[known], wanted)
 
         loss = adversarial_loss(loss_at, self.model.embed(batch), self.adversarial)
         if pairs is not None and owners is not None:
@@ -158,16 +156,19 @@ class NextEventObjective(nn.Module):
             loss = loss + penalty * known.sum()
         return {"loss": loss / (known.sum() if num_items_in_batch is None else num_items_in_batch)}
 
-    def _asked_states(self, batch: EncodedBatch, places: Tensor) -> Tensor:
-        """(B, L, H) states at (B, L) places."""
-        states = self.model.states(batch)
-        return torch.take_along_dim(states, places[..., None], dim=1)
+    def _asked_states(
+        self, batch: EncodedBatch, places: Tensor, vectors: Tensor | None = None
+    ) -> Tensor:
+        """(B, L, Q) states at (B, L) places, and what was seen up to them."""
+        states = self.model.states(batch, vectors)
+        states = torch.take_along_dim(states, places[..., None], dim=1)
+        return self.model.remember(states, batch, places)
 
     def _when_asked(self, states: Tensor, wanted: Wanted) -> Tensor:
         return states if wanted.when is None else self.model.asked(states, wanted.when)
 
     def _heads_loss(self, states: Tensor, wanted: Wanted) -> Tensor:
-        """Summed loss of all trained heads, from (N, H) states before what is wanted of them."""
+        """Summed loss of all trained heads, from (N, Q) states before what is wanted of them."""
         config, losses = self.model.config, []
         states = self._when_asked(states, wanted)
         if config.item_head.weight:

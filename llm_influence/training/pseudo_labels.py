@@ -164,8 +164,9 @@ def _asked(
     **inputs: Tensor,
 ) -> Tensor:
     known = labels != IGNORE
-    states = model.states(EncodedBatch(**inputs))
-    states = torch.take_along_dim(states, asked_at[..., None], dim=1)[known]
+    batch = EncodedBatch(**inputs)
+    states = torch.take_along_dim(model.states(batch), asked_at[..., None], dim=1)
+    states = model.remember(states, batch, asked_at)[known]
     if label_when is not None:
         states = model.asked(states, label_when[known])
     return model.feedback(states, labels[known], behavior_labels[known])
