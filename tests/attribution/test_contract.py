@@ -206,9 +206,10 @@ ELSEWHERE = (
 )
 
 
-@pytest.fixture(scope="module", params=tiny.OTHER_BACKBONES)
+@pytest.fixture(scope="module", params=[*tiny.OTHER_BACKBONES, "bert that counts"])
 def other_family(request):
-    return tiny.tiny_model(request.param, "token")
+    kind, *counts = request.param.split(" that ")
+    return tiny.tiny_model(kind, "token", item_head={"repeats": bool(counts)})
 
 
 @pytest.mark.parametrize("method", ELSEWHERE)
