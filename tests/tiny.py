@@ -200,7 +200,11 @@ def tiny_model(
     """
     if noise is None:
         noise = 0.3 if kind in config.RECURRENT else 0.05
-    model = InfluenceModel.build(run_config(kind, style, model=options), small_log())
+    return moved(InfluenceModel.build(run_config(kind, style, model=options), small_log()), noise)
+
+
+def moved(model: InfluenceModel, noise: float = 0.05) -> InfluenceModel:
+    """The same model with all that is trained away from its start."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -26,7 +26,7 @@ from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
 from llm_influence.modeling.masks import encoder_masks, mask_as_taken
 from llm_influence.modeling.neighbors import item_bags
 from llm_influence.modeling.recommendation import Recommendation, best_items
-from llm_influence.modeling.repeats import NEVER, Repeats
+from llm_influence.modeling.repeats import Repeats
 from llm_influence.modeling.scoring import SURE, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.modeling.totals import Totals
@@ -348,25 +348,11 @@ class InfluenceModel(nn.Module):
             counted: (B, T) bool, False for tokens whose vector is not that of their word; default:
                 all are.
         """
+        from llm_influence.modeling.remembered import remembered
+
         if not self.counts:
             return states
-        own = self.embed(batch)
-        there = batch.attention_mask & (batch.event_index >= 0)
-        there = there if counted is None else there & counted
-        presence = there.float()
-        if vectors is not None:
-            fixed = own.detach()
-            share = (vectors * fixed).sum(dim=-1) / fixed.square().sum(dim=-1).clamp(min=1e-12)
-            presence = presence * share.clamp(min=0)
-        parts = [states]
-        if (repeats := self.item_head.repeats) is not None:
-            codes = batch.input_ids - self.first_item
-            items = torch.where(there & (codes >= 0), codes, NEVER)
-            read = own if vectors is None else vectors
-            parts.append(repeats.seen(batch, places, items, read, presence))
-        if self.feedback_head is not None and self.feedback_head.totals is not None:
-            parts.append(self.feedback_head.totals(batch, places, presence))
-        return torch.cat(parts, dim=-1)
+        return remembered(self, states, batch, places, vectors, counted)
 
     def asked(self, states: Tensor, when: Tensor) -> Tensor:
         """(..., Q) states as heads see them: with the gap to the moment of the question, if ever.

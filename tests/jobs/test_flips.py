@@ -6,7 +6,6 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from llm_influence.data import BehaviorLog
 from llm_influence.errors import DataError, ExplanationError
@@ -30,13 +29,7 @@ def aged(tmp_path_factory):
     path = tmp_path_factory.mktemp("t") / "aged.yaml"
     path.write_text(TEMPLATE)
     config = tiny.run_config(rendering={"template": str(path)})
-    model = InfluenceModel.build(config, tiny.small_log())
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.ndim > 1:
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
+    return tiny.moved(InfluenceModel.build(config, tiny.small_log()), 0.3)
 
 
 def test_rows_say_what_the_model_recommends_to_the_changed_user(aged, tmp_path):

@@ -21,13 +21,7 @@ def model_with(kind, template="full", **limits):
     style = "text" if template == "titles" else "token"
     rendering = {"max_events": 40, "template": template, **limits}
     config = tiny.run_config(kind, style, rendering=rendering)
-    model = InfluenceModel.build(config, tiny.small_log())
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.ndim > 1:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
+    return tiny.moved(InfluenceModel.build(config, tiny.small_log()))
 
 
 def stream(count, seed=0):

@@ -27,14 +27,10 @@ def counting(kind="bert", template="full", **head):
         rendering={"template": template},
         model={"item_head": {"repeats": True, **head}, "when": True},
     )
-    model = InfluenceModel.build(config, tiny.small_log())
-    generator = torch.Generator().manual_seed(1)
+    model = tiny.moved(InfluenceModel.build(config, tiny.small_log()))
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.ndim > 1:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         model.item_head.repeats.log_fading.fill_(np.log(FADING))
-    return model.eval()
+    return model
 
 
 @pytest.fixture(scope="module", params=["bert", "gpt2", "gru"])

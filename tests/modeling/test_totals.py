@@ -26,13 +26,7 @@ def summing(template="full", kind="bert", **head):
         rendering={"template": template},
         model={"feedback_head": {**HEAD, **head}, "when": True},
     )
-    model = InfluenceModel.build(config, tiny.small_log())
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.ndim > 1:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
+    return tiny.moved(InfluenceModel.build(config, tiny.small_log()))
 
 
 @pytest.fixture(scope="module", params=["full", "fused"])

@@ -24,13 +24,7 @@ def model(request, tmp_path_factory):
     config = tiny.run_config(
         style=request.param, rendering={"template": str(path)}, model={"dropout": 0.0}
     )
-    model = InfluenceModel.build(config, tiny.small_log())
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.ndim > 1:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
+    return tiny.moved(InfluenceModel.build(config, tiny.small_log()), 0.1)
 
 
 def inputs(model, config=ON):
