@@ -139,7 +139,7 @@ class ValueFunction:
             return model.asked(states, torch.from_numpy(read.encoded.when[places]))
         batch, neutral = read.batch(places)
         own = (neutral == OWN).to(model.device)
-        return model.ask(states, batch.to(model.device), counted=own)
+        return model.query_from(states, batch.to(model.device), counted=own)
 
     def restart(self) -> None:
         """Count passes from zero; values that are known stay known."""

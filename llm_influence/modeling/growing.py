@@ -107,7 +107,7 @@ class GrowingHistory:
     @property
     def _asked(self) -> Tensor:
         """(1, Q) the state as heads see it."""
-        return self.model.ask(self._state, self._batch)
+        return self.model.query_from(self._state, self._batch)
 
     def ask(self, moment: int | None) -> None:
         """Say when the next question is asked, for a model that reads "when"; nothing is read.

@@ -417,9 +417,9 @@ class InfluenceModel(nn.Module):
 
     def query(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
         """(B, Q) states after each history's last visible event, `asked`: to predict from."""
-        return self.ask(self.last_states(batch, vectors), batch, vectors)
+        return self.query_from(self.last_states(batch, vectors), batch, vectors)
 
-    def ask(
+    def query_from(
         self,
         states: Tensor,
         batch: EncodedBatch,

@@ -127,7 +127,7 @@ def test_removed_events_add_nothing(model, removal):
             rest = (batch.event_index >= 0) & torch.isin(
                 batch.event_index, torch.tensor([0, 1, 4, 5])
             )
-            kept = model.ask(model.last_states(batch), batch, counted=rest)
+            kept = model.query_from(model.last_states(batch), batch, counted=rest)
             sums = kept[0, -head.totals.size :] * head.totals.deviation + head.totals.mean
             np.testing.assert_allclose(sums[0], np.log1p(2), atol=1e-5)  # clicks 0 and 4 of three
 

@@ -99,6 +99,6 @@ def weights_and_gradients(
         output = model.attend(batch, vectors, output_attentions=True)
         layers = checked(model, output.attentions)
         states = output.last_hidden_state[torch.arange(len(rows)), batch.last()]
-        values = task.target.values(model.heads(model.ask(states, batch)), rows)
+        values = task.target.values(model.heads(model.query_from(states, batch)), rows)
         gradients = torch.autograd.grad(values.sum(), layers)
     return tuple(layer.detach() for layer in layers), gradients
