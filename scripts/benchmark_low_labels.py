@@ -41,16 +41,26 @@ ARMS: dict[str, tuple[str, ...]] = {
     SUPERVISED: (),
     "pretraining": ("pretraining",),
     "pseudo_labels": ("pseudo_labels",),
-    SEMI: ("pretraining", "pseudo_labels"),
+    SEMI: ("pretraining", "next_items", "pseudo_labels"),
 }
+"""What each learns from beside the labels: the rendered log before, the items that come next, and
+what the first round was sure of."""
 
 
 def config_of(arm: str, seed: int, options: argparse.Namespace) -> RunConfig:
-    """The run of one arm: the feedback head alone, with or without what needs no labels."""
+    """The run of one arm: the feedback head, with or without what needs no labels.
+
+    With next items every window is read, and an epoch is nine times as long.
+    """
     blocks = {
-        "pretraining": f"--pretraining={{objective: causal, epochs: {options.pretraining_epochs}}}",
-        "pseudo_labels": f"--pseudo_labels={{rounds: {options.rounds}, "
-        f"threshold: {options.threshold}, weight: {options.weight}}}",
+        "next_items": ["--model.item_head.weight=1", f"--train.epochs={options.item_epochs}"],
+        "pretraining": [
+            f"--pretraining={{objective: causal, epochs: {options.pretraining_epochs}}}"
+        ],
+        "pseudo_labels": [
+            f"--pseudo_labels={{rounds: {options.rounds}, "
+            f"threshold: {options.threshold}, weight: {options.weight}}}"
+        ],
     }
     words = [
         f"--output={options.work / 'run'}",
@@ -60,7 +70,7 @@ def config_of(arm: str, seed: int, options: argparse.Namespace) -> RunConfig:
         "--model.item_head.weight=0",
         "--model.behavior_head.weight=0",
         "--model.feedback_head={weight: 1, label: label}",
-        *(blocks[block] for block in ARMS[arm]),
+        *(word for block in ARMS[arm] for word in blocks[block]),
     ]
     if options.layers is not None:
         words.append(f"--model.layers={options.layers}")
@@ -160,7 +170,8 @@ def main(options: argparse.Namespace) -> None:
             "epoch": "chosen by AUC on the known labels of validation",
             "supervised": "feedback head alone",
             "semi_supervised": "causal pretraining on all training events without labels "
-            f"({options.pretraining_epochs:g} epochs), then {options.rounds} round(s) of "
+            f"({options.pretraining_epochs:g} epochs), next items of all users learned beside the "
+            f"labels ({options.item_epochs:g} epochs), then {options.rounds} round(s) of "
             f"pseudo-labels from probability {options.threshold:g} on, weight {options.weight:g}; "
             "the round that answers validation best is kept, the first without guesses included",
             "epochs": options.epochs,
@@ -219,6 +230,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--share", type=float, default=0.1, help="of the users who keep ratings")
     parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--item_epochs", type=float, default=3, help="where next items are learned")
     parser.add_argument("--pretraining_epochs", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threshold", type=float, default=0.9)
