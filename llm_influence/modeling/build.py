@@ -62,10 +62,10 @@ def build_model(
         )
         units.mix(*bags)
     model.rules = config.rules
-    if model.feedback_head is not None and model.feedback_head.totals is not None:
+    if model.totals is not None:
         users = np.linspace(0, len(log) - 1, min(len(log), SUMMED)).astype(int)
         histories = [log.at(user) for user in users.tolist()]
-        model.feedback_head.totals.fit(collate(encoder.encode(histories)))
+        model.totals.fit(collate(encoder.encode(histories)))
     check_past_alone(model)
     return model
 

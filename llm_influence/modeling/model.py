@@ -26,6 +26,7 @@ from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
 from llm_influence.modeling.masks import encoder_masks, mask_as_taken
 from llm_influence.modeling.neighbors import item_bags
 from llm_influence.modeling.recommendation import Recommendation, best_items
+from llm_influence.modeling.remembered import remembered
 from llm_influence.modeling.repeats import Repeats
 from llm_influence.modeling.scoring import SURE, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
@@ -165,8 +166,12 @@ class InfluenceModel(nn.Module):
     @property
     def counts(self) -> bool:
         """Whether a head counts what was seen (`modeling.repeats`, `modeling.totals`)."""
-        summed = self.feedback_head is not None and self.feedback_head.totals is not None
-        return self.item_head.repeats is not None or summed
+        return self.item_head.repeats is not None or self.totals is not None
+
+    @property
+    def totals(self) -> Totals | None:
+        """What the feedback head sums up over a history; None where it does not."""
+        return None if self.feedback_head is None else self.feedback_head.totals
 
     @property
     def first_item(self) -> int:
@@ -348,8 +353,6 @@ class InfluenceModel(nn.Module):
             counted: (B, T) bool, False for tokens whose vector is not that of their word; default:
                 all are.
         """
-        from llm_influence.modeling.remembered import remembered
-
         if not self.counts:
             return states
         return remembered(self, states, batch, places, vectors, counted)

@@ -35,14 +35,14 @@ def remembered(
     presence = there.float()
     if vectors is not None:
         presence = presence * _share(vectors, own.detach())
-    parts, head = [states], model.feedback_head
+    parts = [states]
     if (repeats := model.item_head.repeats) is not None:
         codes = batch.input_ids - model.first_item
         items = torch.where(there & (codes >= 0), codes, NEVER)
         read = own if vectors is None else vectors
         parts.append(repeats.seen(batch, places, items, read, presence))
-    if head is not None and head.totals is not None:
-        parts.append(head.totals(batch, places, presence))
+    if model.totals is not None:
+        parts.append(model.totals(batch, places, presence))
     return torch.cat(parts, dim=-1)
 
 

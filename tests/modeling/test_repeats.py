@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from llm_influence import Explainer
-from llm_influence.attribution.renderings import REMOVALS
+from llm_influence.attribution.engine import Engine
+from llm_influence.attribution.players import Players
+from llm_influence.attribution.renderings import REMOVALS, render
 from llm_influence.attribution.targets import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.data.catalogue import Catalogue
@@ -125,18 +127,21 @@ def test_a_removed_event_is_not_counted(model, removal):
     without[[0, 2, 4]] = False
     found = values([np.stack([every, without, none])])[0]
     codes = torch.tensor([9])
-    read = {"drop": [without, none], "mask": [without, none]}.get(removal, [])
     batch = collate(model.encoder.encode([history]))
     with torch.no_grad():
         whole = log_odds(model(batch).item_logits, codes)
         assert found[0] == pytest.approx(float(whole), abs=1e-4)
-        for value, kept in zip(found[1:], read, strict=False):
+        for value, kept in zip(found[1:], (without, none), strict=True):
             if removal == "drop":
-                shown = collate(model.encoder.encode([history.keep(kept)]))
-            else:
-                shown = batch.hide(torch.from_numpy(kept)[None])
-            expected = float(log_odds(model(shown).item_logits, codes))
-            assert value == pytest.approx(expected, abs=1e-4)
+                logits = model(collate(model.encoder.encode([history.keep(kept)]))).item_logits
+            elif removal == "mask":
+                logits = model(batch.hide(torch.from_numpy(kept)[None])).item_logits
+            else:  # the state is that of neutral events, the counts are of the others
+                read = render(model.encoder, [history], Players(), [0], [kept], removal)
+                states, shown = Engine(model).states(read), read.batch(np.array([0]))[0]
+                rest = torch.isin(shown.event_index, torch.from_numpy(np.flatnonzero(kept)))
+                logits = model.heads(model.query_from(states, shown, counted=rest)).item_logits
+            assert value == pytest.approx(float(log_odds(logits, codes)), abs=1e-4)
     # what was seen three times leaves more than its share of the state
     states = model.query(batch)
     counted = model.item_head(states, model.item_vectors())

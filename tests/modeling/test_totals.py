@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from llm_influence import Explainer, Feedback
-from llm_influence.attribution.renderings import REMOVALS
+from llm_influence.attribution.engine import Engine
+from llm_influence.attribution.players import Players
+from llm_influence.attribution.renderings import REMOVALS, render
 from llm_influence.attribution.targets import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.modeling.model import InfluenceModel
@@ -97,7 +99,7 @@ def test_training_has_mean_zero_and_deviation_one():
     np.testing.assert_allclose(every.std(dim=0, correction=0), 1, atol=1e-4)
 
 
-def test_a_template_without_them_sums_no_behaviours_values_or_recency(tmp_path):
+def test_a_template_without_them_sums_no_behaviours_values_or_recency():
     model = summing("item")
     found = totals_of(model, collate(model.encoder.encode([history()])))
     np.testing.assert_allclose(found[0], np.log1p(np.arange(7))[:, None], atol=1e-5)
@@ -123,12 +125,13 @@ def test_removed_events_add_nothing(model, removal):
                 assert value == pytest.approx(
                     float(model.feedback(model.query(read), *codes)), abs=1e-4
                 )
-        if removal == "replace":  # the sums of what is left, at their old places
-            rest = (batch.event_index >= 0) & torch.isin(
-                batch.event_index, torch.tensor([0, 1, 4, 5])
-            )
-            kept = model.query_from(model.last_states(batch), batch, counted=rest)
-            sums = kept[0, -head.totals.size :] * head.totals.deviation + head.totals.mean
+        if removal == "replace":  # the state is that of neutral events, the sums are of the others
+            read = render(model.encoder, [events], Players(), [0], [without], removal)
+            states, batch = Engine(model).states(read), read.batch(np.array([0]))[0]
+            rest = torch.isin(batch.event_index, torch.tensor([0, 1, 4, 5]))
+            query = model.query_from(states, batch, counted=rest)
+            assert found[1] == pytest.approx(float(model.feedback(query, *codes)), abs=1e-4)
+            sums = query[0, -head.totals.size :] * head.totals.deviation + head.totals.mean
             np.testing.assert_allclose(sums[0], np.log1p(2), atol=1e-5)  # clicks 0 and 4 of three
 
 
