@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llm_influence.attribution.explainer import Explainer as Explainer
-    from llm_influence.attribution.targets import Behavior as Behavior
-    from llm_influence.attribution.targets import Contrast as Contrast
-    from llm_influence.attribution.targets import Feedback as Feedback
-    from llm_influence.attribution.targets import Item as Item
-    from llm_influence.attribution.targets import Slate as Slate
-    from llm_influence.config import RunConfig as RunConfig
+    from llm_influence.attribution.target import Behavior as Behavior
+    from llm_influence.attribution.target import Contrast as Contrast
+    from llm_influence.attribution.target import Feedback as Feedback
+    from llm_influence.attribution.target import Item as Item
+    from llm_influence.attribution.target import Slate as Slate
+    from llm_influence.batch.explain import explain_batch as explain_batch
+    from llm_influence.config.run import RunConfig as RunConfig
     from llm_influence.data.catalogue import Catalogue as Catalogue
     from llm_influence.data.log import BehaviorLog as BehaviorLog
     from llm_influence.errors import InfluenceError as InfluenceError
-    from llm_influence.influence.record import Influence as Influence
-    from llm_influence.jobs.batch import explain_batch as explain_batch
+    from llm_influence.influence.influence import Influence as Influence
     from llm_influence.modeling.model import InfluenceModel as InfluenceModel
     from llm_influence.report.page import build_report as build_report
     from llm_influence.training.finetune import finetune as finetune
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
     from llm_influence.types import History as History
 
 _HOMES = {
-    "Behavior": "attribution.targets",
+    "Behavior": "attribution.target",
     "BehaviorLog": "data.log",
     "Catalogue": "data.catalogue",
-    "Contrast": "attribution.targets",
+    "Contrast": "attribution.target",
     "Event": "types",
     "Explainer": "attribution.explainer",
-    "Feedback": "attribution.targets",
+    "Feedback": "attribution.target",
     "History": "types",
-    "Influence": "influence.record",
+    "Influence": "influence.influence",
     "InfluenceError": "errors",
     "InfluenceModel": "modeling.model",
-    "Item": "attribution.targets",
-    "RunConfig": "config",
-    "Slate": "attribution.targets",
+    "Item": "attribution.target",
+    "RunConfig": "config.run",
+    "Slate": "attribution.target",
     "build_report": "report.page",
-    "explain_batch": "jobs.batch",
+    "explain_batch": "batch.explain",
     "finetune": "training.finetune",
 }
 

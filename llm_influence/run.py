@@ -11,16 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate import PartialState
 
-from llm_influence.config import RECURRENT, DataConfig, ModelConfig, RunConfig, load_rules
-from llm_influence.data.feedback import feedback_labels
+from llm_influence.config.data import DataConfig
+from llm_influence.config.model import RECURRENT, ModelConfig
+from llm_influence.config.rules import load_rules
+from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.sources import open_data
-from llm_influence.data.splits import EvaluationSet, Split
+from llm_influence.data.splits import EvaluationSet, Split, feedback_labels
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError, choices
-from llm_influence.evaluation.comparison import Record
-from llm_influence.modeling.devices import on_cpu
+from llm_influence.evaluation.evaluate import Record
+from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.report.facts import ReportFacts, flat_facts
+from llm_influence.report.tables import ReportFacts, flat_facts
 from llm_influence.types import History
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm_influence.attribution.explainer import METHODS
+from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.registry import MethodSpec
 
 FOLDER = Path("docs/methods")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_influence.errors import DataError
-from llm_influence.files import write_whole
+from llm_influence.utils import write_whole
 
 SEQUENCES, ITEMS = "amazon_beauty_sequences.txt.gz", "amazon_beauty_items.txt.gz"
 FIRST_DAY = int(datetime(2014, 1, 1, tzinfo=UTC).timestamp())

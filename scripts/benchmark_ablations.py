@@ -26,19 +26,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from validated_run import train
 
-from llm_influence.config import RunConfig
-from llm_influence.data.sources import open_data
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import EvaluationSet, Split, split_log
-from llm_influence.evaluation.intervals import bootstrap_interval
-from llm_influence.evaluation.ranking import (
+from llm_influence.datasets.sources import open_data
+from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.evaluation.metrics import (
     ndcg_of_rows,
     protocol,
     ranking_metrics,
     seen_items,
     target_ranks,
 )
-from llm_influence.files import write_text
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.utils import write_text
 
 CONFIG = Path("configs/movielens_100k.yaml")
 BASELINE = "baseline"

@@ -21,12 +21,13 @@ from benchmark_json import write_benchmark
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from validated_run import train
 
-from llm_influence.config import ADAPTER_OPTIONS, RunConfig
-from llm_influence.data.sources import open_data
+from llm_influence.config.model import ADAPTER_OPTIONS
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
-from llm_influence.evaluation.ranking import protocol
-from llm_influence.files import write_text
-from llm_influence.modeling.adapters.adalora import AdaLora
+from llm_influence.datasets.sources import open_data
+from llm_influence.evaluation.metrics import protocol
+from llm_influence.modeling.adapters import AdaLora
+from llm_influence.utils import write_text
 
 USUAL_RATE = 1e-3
 """The configuration's own, for low-rank updates and bottlenecks."""

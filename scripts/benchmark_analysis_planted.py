@@ -34,9 +34,9 @@ from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
 from llm_influence.analysis.factors import FactorOptions, analyze_factors
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.config import DriftConfig, PlantedConfig
-from llm_influence.data.law import Law
-from llm_influence.data.planted import Truth, generate
+from llm_influence.config.synthetic import DriftConfig, PlantedConfig
+from llm_influence.datasets.generating_process import Law
+from llm_influence.datasets.planted import Truth, generate
 from llm_influence.modeling.model import InfluenceModel
 
 MATCH = "match:cluster"

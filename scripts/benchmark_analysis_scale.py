@@ -23,8 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from benchmark_json import write_benchmark
 
-from llm_influence.influence.schema import SCHEMA
-from llm_influence.influence.table import write_table
+from llm_influence.influence.table_files import SCHEMA, write_table
 
 EVENTS = 50
 """Of an explanation."""

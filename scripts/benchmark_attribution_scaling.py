@@ -24,11 +24,12 @@ from attribution_peers.store import Record, Store
 from benchmark_json import write_benchmark
 from threadpoolctl import threadpool_limits
 
-from llm_influence.attribution.explainer import METHODS, Explainer
-from llm_influence.attribution.targets import Item
-from llm_influence.config import RunConfig
-from llm_influence.data import BehaviorLog
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.target import Item
+from llm_influence.config.run import RunConfig
 from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import History

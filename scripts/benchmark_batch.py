@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from benchmark_json import write_benchmark
 
-from llm_influence.attribution.explainer import METHODS, Explainer
-from llm_influence.influence.table import read_tables
-from llm_influence.jobs.batch import explain_batch
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.methods import METHODS
+from llm_influence.batch.explain import explain_batch
+from llm_influence.influence.table_files import read_tables
 from llm_influence.run import Run
 
 KEYS = ["user_id", "position", "item_id", "timestamp"]

@@ -21,10 +21,10 @@ import pyarrow as pa
 import torch
 from benchmark_json import write_benchmark
 
-from llm_influence.config import RunConfig
-from llm_influence.data import BehaviorLog
-from llm_influence.modeling.growing import GrowingHistory
+from llm_influence.config.run import RunConfig
+from llm_influence.data.log import BehaviorLog
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.session import GrowingHistory
 from llm_influence.types import Event, History
 
 ITEMS, SEED = 200, 0

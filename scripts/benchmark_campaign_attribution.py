@@ -28,18 +28,18 @@ from benchmark_json import write_benchmark
 from planted_campaigns import HALF_LIFE, WORTH, Campaigns, World, generate
 from whole_log import fitted
 
-from llm_influence.analysis.attribution import AttributionOptions, analyze_attribution, shares_of
+from llm_influence.analysis.channels import AttributionOptions, analyze_attribution, shares_of
 from llm_influence.analysis.output import Analysis
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.config import RunConfig
+from llm_influence.batch.explain import explain_questions
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import EvaluationSet
-from llm_influence.files import write_text, write_whole
-from llm_influence.jobs.questions import explain_questions
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
 from llm_influence.types import FloatArray
+from llm_influence.utils import write_text, write_whole
 
 WORLDS: tuple[World, ...] = ("seen", "hidden")
 JOINT = "model, a channel removed at once"

@@ -18,19 +18,21 @@ import torch
 from benchmark_json import write_benchmark
 from validated_run import train
 
-from llm_influence.config import DataConfig, EvaluationConfig, RunConfig
-from llm_influence.data.cold import ColdSplit, cold_split
+from llm_influence.config.data import DataConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.config.training import EvaluationConfig
+from llm_influence.data.holdouts import ColdSplit, cold_split
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.sources import open_data
 from llm_influence.data.splits import EvaluationSet
-from llm_influence.evaluation.intervals import bootstrap_interval
-from llm_influence.evaluation.ranking import (
+from llm_influence.datasets.sources import open_data
+from llm_influence.evaluation.baselines import LAST, POOLS, TextKNN
+from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.evaluation.metrics import (
     ModelRecommender,
     evaluate,
     ndcg_of_rows,
     ranking_metrics,
 )
-from llm_influence.evaluation.text_knn import LAST, POOLS, TextKNN
 from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.text_vectors import text_vectors

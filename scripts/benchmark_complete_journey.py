@@ -25,12 +25,13 @@ from prediction_runs import NDCG, Bench, read_runs
 from redemption_tree import GRID, features, fit
 from torch import Tensor
 
-from llm_influence.config import EvaluationConfig, RunConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.sources import open_data
 from llm_influence.data.splits import EvaluationSet, Split, split_log
-from llm_influence.evaluation.ranking import evaluate, ndcg_of_rows
+from llm_influence.datasets.sources import open_data
+from llm_influence.evaluation.metrics import evaluate, ndcg_of_rows
 from llm_influence.types import History
 
 CONFIGS = {

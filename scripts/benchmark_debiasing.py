@@ -24,14 +24,15 @@ from benchmark_json import write_benchmark
 from whole_log import fitted
 
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.targets import Contrast, Item, Target
-from llm_influence.config import PlantedConfig, RunConfig
-from llm_influence.data.planted import Truth, generate
-from llm_influence.evaluation.ranking import ndcg_of_rows, target_ranks
+from llm_influence.attribution.target import Contrast, Item, Target
+from llm_influence.config.run import RunConfig
+from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.datasets.planted import Truth, generate
+from llm_influence.evaluation.metrics import ndcg_of_rows, target_ranks
 from llm_influence.faithfulness.recovery import recovery
-from llm_influence.files import write_text
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import FloatArray
+from llm_influence.utils import write_text
 
 LAW = {"half_life": 12 * 3600.0, "clusters": 4, "items": 40, "max_events": 12, "temperature": 0.6}
 SPREAD = 1.0

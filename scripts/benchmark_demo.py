@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmark_json import write_benchmark
 
-from llm_influence.demo import demo_config, run_demo
+from llm_influence.cli.demo_run import demo_config, run_demo
 
 
 def main(output: Path, users: int) -> None:

@@ -16,11 +16,11 @@ import torch
 from benchmark_json import write_benchmark
 from validated_run import train
 
-from llm_influence.config import RunConfig
-from llm_influence.data.sources import open_data
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import EvaluationSet, Split, split_log
-from llm_influence.evaluation.intervals import bootstrap_interval
-from llm_influence.evaluation.ranking import ndcg_of_rows, seen_items, target_ranks
+from llm_influence.datasets.sources import open_data
+from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.evaluation.metrics import ndcg_of_rows, seen_items, target_ranks
 from llm_influence.modeling.model import InfluenceModel, log_odds
 from llm_influence.types import History
 

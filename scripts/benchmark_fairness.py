@@ -24,14 +24,15 @@ from benchmark_json import write_benchmark
 from llm_influence.analysis.audit import AuditOptions, analyze_audit
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.config import PlantedConfig, RunConfig
-from llm_influence.data.planted import generate, write_planted
-from llm_influence.files import write_text
-from llm_influence.influence.flips import read_flips
-from llm_influence.jobs.batch import explain_batch
-from llm_influence.jobs.flips import measure_flips
+from llm_influence.batch.explain import explain_batch
+from llm_influence.batch.fairness_test import measure_flips
+from llm_influence.config.run import RunConfig
+from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.datasets.planted import generate, write_planted
+from llm_influence.influence.table_files import read_flips
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
+from llm_influence.utils import write_text
 
 LAW = {"clusters": 4, "temperature": 0.6, "max_events": 12, "group_share": 0.4, "group_shift": 0.8}
 AS_IS, RULE = "as is", "template without the group"

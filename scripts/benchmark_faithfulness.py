@@ -18,13 +18,16 @@ import yaml
 from attribution_peers import captum_methods as peers
 from benchmark_json import write_benchmark
 
-from llm_influence.attribution.explainer import METHODS
-from llm_influence.faithfulness.contenders import Contender, contender
+from llm_influence.attribution.methods import METHODS
+from llm_influence.batch.faithfulness_job import measure_faithfulness
 from llm_influence.faithfulness.metrics import METRICS
-from llm_influence.faithfulness.options import Options
-from llm_influence.faithfulness.result import FaithfulnessResult, Interval
-from llm_influence.faithfulness.table import misleading_lines, to_markdown
-from llm_influence.jobs.faithfulness import measure_faithfulness
+from llm_influence.faithfulness.options import Contender, Options, contender
+from llm_influence.faithfulness.result import (
+    FaithfulnessResult,
+    Interval,
+    misleading_lines,
+    to_markdown,
+)
 from llm_influence.run import Run
 
 SEED = 0

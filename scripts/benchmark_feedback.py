@@ -23,7 +23,7 @@ from peer_runs import Budget
 from peers.click_settings import PROGRAMS
 from pinned import HERE
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
 
 STAGES = ("export", "peers", "ours", "joint", "report")
 CONFIG = Path("configs/movielens_100k_feedback.yaml")

@@ -19,9 +19,9 @@ from domain_report import INTERVAL, Measured, of_gains, report, trial_rows
 from domain_runs import OURS, our_runs, save_arrays, save_result
 from peers.activity_lstm import Cases, settings, train
 
-from llm_influence.config import RunConfig
-from llm_influence.data.sources import open_data
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
+from llm_influence.datasets.sources import open_data
 
 CONFIG = Path("configs/helpdesk.yaml")
 METRIC = "accuracy"

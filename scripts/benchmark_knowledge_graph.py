@@ -24,19 +24,19 @@ from benchmark_cold_items import knn_ranks, mean_ndcg, model_ranks, read_log
 from benchmark_json import write_benchmark
 from validated_run import train
 
-from llm_influence.config import DataConfig, NeighborsConfig, RunConfig
-from llm_influence.data.cold import ColdSplit, cold_split
-from llm_influence.data.enrichment import enriched
-from llm_influence.data.item_facts import ItemFacts
+from llm_influence.config.data import DataConfig, NeighborsConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.data.holdouts import ColdSplit, cold_split
+from llm_influence.data.knowledge_graph import ItemFacts, enriched
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.sources import open_knowledge
-from llm_influence.evaluation.intervals import bootstrap_interval
-from llm_influence.evaluation.ranking import ndcg_of_rows, ranking_metrics
-from llm_influence.evaluation.text_knn import LAST, POOLS
-from llm_influence.files import write_text
+from llm_influence.datasets.sources import open_knowledge
+from llm_influence.evaluation.baselines import LAST, POOLS
+from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.evaluation.metrics import ndcg_of_rows, ranking_metrics
 from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.text_vectors import text_vectors
+from llm_influence.utils import write_text
 
 GRAPH = "movielens_100k"
 

@@ -23,11 +23,11 @@ from benchmark_json import write_benchmark
 from intervals import means_over_users_and_seeds
 from validated_run import train
 
-from llm_influence.config import RunConfig
-from llm_influence.data.sources import open_data
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
-from llm_influence.evaluation.ranking import ndcg_of_rows, protocol
-from llm_influence.files import write_text
+from llm_influence.datasets.sources import open_data
+from llm_influence.evaluation.metrics import ndcg_of_rows, protocol
+from llm_influence.utils import write_text
 
 CONFIG = Path("configs/movielens_100k.yaml")
 BASELINE, FULL = "baseline", "template full"

@@ -25,14 +25,14 @@ from benchmark_json import write_benchmark
 from intervals import auc_over_users_and_seeds
 from validated_run import train
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.sources import open_data
 from llm_influence.data.splits import Split, split_log
-from llm_influence.evaluation.feedback import feedback_metrics
-from llm_influence.evaluation.heads import predict_rows
-from llm_influence.files import write_text
-from llm_influence.training.pretraining import PLACE
+from llm_influence.datasets.sources import open_data
+from llm_influence.evaluation.evaluate import predict_rows
+from llm_influence.evaluation.metrics import feedback_metrics
+from llm_influence.training.pretrain import PLACE
+from llm_influence.utils import write_text
 
 CONFIG = Path("configs/movielens_100k.yaml")
 LIKED = 4.0

@@ -35,9 +35,9 @@ def measure(items: int, steps: int) -> dict[str, float]:
     import numpy as np
     from transformers import EarlyStoppingCallback, TrainerCallback
 
-    from llm_influence.config import RunConfig
+    from llm_influence.config.run import RunConfig
     from llm_influence.data.splits import split_log
-    from llm_influence.evaluation.ranking import ModelRecommender, evaluate
+    from llm_influence.evaluation.metrics import ModelRecommender, evaluate
     from llm_influence.modeling.model import InfluenceModel
     from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 

@@ -27,13 +27,16 @@ from benchmark_json import write_benchmark
 from planted_fit import ASKED, FittedLaw, alone, fit_law
 from whole_log import fitted
 
-from llm_influence.attribution.explainer import METHODS, Explainer
-from llm_influence.attribution.targets import Contrast
-from llm_influence.config import PlantedConfig, RunConfig, ScratchConfig
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.target import Contrast
+from llm_influence.config.model import ScratchConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.planted import DISTRACTOR, Truth, generate
+from llm_influence.datasets.planted import DISTRACTOR, Truth, generate
 from llm_influence.errors import ExplanationError
-from llm_influence.evaluation.intervals import bootstrap_interval
+from llm_influence.evaluation.bootstrap import bootstrap_interval
 from llm_influence.faithfulness.recovery import Recovery, recovery
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scratch import make_backbone

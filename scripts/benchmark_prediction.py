@@ -23,7 +23,7 @@ from pinned import HERE
 from prediction_report import write_report
 from prediction_runs import Bench
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
 
 REQUIREMENTS = HERE / "peers" / "requirements.txt"
 BUDGET = Budget(8, tuning_seconds=600, trial_seconds=150, final_seconds=450, patience=10)

@@ -75,7 +75,7 @@ def make_log(folder: Path, rows: int) -> None:
 
 def with_llm_influence(path: Path) -> Arrays:
     """The library under test, with its default checks."""
-    from llm_influence.data import BehaviorLog
+    from llm_influence.data.log import BehaviorLog
 
     log = BehaviorLog.read(path)
     return [log.offsets, log.items, log.behaviors, log.timestamps, log.values]

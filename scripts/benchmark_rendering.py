@@ -23,12 +23,12 @@ import numpy as np
 from benchmark_json import write_benchmark
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from llm_influence.data.assets import asset_path
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.public import movielens_100k
+from llm_influence.datasets.assets import asset_path
+from llm_influence.datasets.movielens import movielens_100k
 from llm_influence.rendering.encoder import Encoder
-from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.template import Template
+from llm_influence.rendering.vocabulary import Lexicon
 from llm_influence.types import History
 
 WINDOW = 50

@@ -20,17 +20,15 @@ from pathlib import Path
 import numpy as np
 from benchmark_json import write_benchmark
 
-from llm_influence.attribution.coalition_kernel import CoalitionKernel
-from llm_influence.attribution.coalition_process import estimate, kernels, plan
 from llm_influence.attribution.coalitions import (
     by_leverage,
     certain_coalitions,
     every_coalition,
     shapley_weights,
 )
-from llm_influence.attribution.shapley_regression import regress
-from llm_influence.attribution.shapley_sampling import exact_shapley_values
-from llm_influence.attribution.targets import bind
+from llm_influence.attribution.shapley import exact_shapley_values, regress
+from llm_influence.attribution.shapley_process import CoalitionKernel, estimate, kernels, plan
+from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.run import Run
 

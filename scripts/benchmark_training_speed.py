@@ -26,15 +26,15 @@ from benchmark_million_items import million_items, random_log
 from training_clock import Alternating, RegionClock, flops, watched
 from transformers import AutoTokenizer, LlamaConfig, LlamaModel
 
-from llm_influence.config import RunConfig
-from llm_influence.data.assets import asset_path
-from llm_influence.data.sources import open_data
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
-from llm_influence.files import write_text
-from llm_influence.modeling.devices import on_cpu
+from llm_influence.datasets.assets import asset_path
+from llm_influence.datasets.sources import open_data
+from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.base import wants_bf16
+from llm_influence.training.base_trainer import wants_bf16
 from llm_influence.training.trainer import InfluenceTrainer
+from llm_influence.utils import write_text
 
 MILLION = Path("docs/benchmarks/million_items.json")
 LLAMAS = {

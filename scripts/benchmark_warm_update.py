@@ -25,23 +25,23 @@ import pyarrow.parquet as pq
 import torch
 from benchmark_json import Scalar, write_benchmark
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.data.holdouts import Periods, part_periods
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.periods import Periods, part_periods
-from llm_influence.data.sources import open_data
 from llm_influence.data.splits import EvaluationSet, Split, iso, moment_of
-from llm_influence.evaluation.intervals import bootstrap_interval
-from llm_influence.evaluation.ranking import ModelRecommender, evaluate, ndcg_of_rows
-from llm_influence.files import write_text
+from llm_influence.datasets.sources import open_data
+from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.evaluation.metrics import ModelRecommender, evaluate, ndcg_of_rows
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.finetune import finetune
-from llm_influence.training.update import (
+from llm_influence.training.continual import (
     open_newer,
     prepare,
     update,
     update_config,
     update_trainer,
 )
+from llm_influence.training.finetune import finetune
+from llm_influence.utils import write_text
 
 NONE, PLAIN, REPLAY, ANEW = (
     "no update",

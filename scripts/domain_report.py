@@ -10,7 +10,7 @@ from benchmark_json import Scalar
 from intervals import Floats, Interval, mean_interval
 from sklearn.metrics import roc_auc_score
 
-from llm_influence.evaluation.intervals import percentiles, resampled_means
+from llm_influence.evaluation.bootstrap import percentiles, resampled_means
 from llm_influence.types import IntArray
 
 Row = dict[str, Scalar]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from pinned import finetune_pinned
 
-from llm_influence.evaluation.heads import predict_rows
-from llm_influence.files import write_text, write_whole
+from llm_influence.evaluation.evaluate import predict_rows
 from llm_influence.run import Run
+from llm_influence.utils import write_text, write_whole
 
 OURS = "llm_influence"
 

@@ -15,15 +15,16 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from llm_influence.attribution.explainer import METHODS, Explainer
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.methods import METHODS
+from llm_influence.batch.explain import BatchResult, explain_batch
 from llm_influence.errors import InfluenceError
-from llm_influence.jobs.batch import BatchResult, explain_batch
-from llm_influence.modeling.devices import on_cpu
+from llm_influence.modeling.backbone import on_cpu
 from llm_influence.run import Run
 
 
 def main(options: argparse.Namespace) -> BatchResult:
-    """Explain as ``options`` say; see `llm_influence.jobs.batch`."""
+    """Explain as ``options`` say; see `llm_influence.batch.explain`."""
     accelerator = Accelerator(cpu=on_cpu())
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from llm_influence.faithfulness.metrics import METRICS
-from llm_influence.faithfulness.table import ARROWS
+from llm_influence.faithfulness.result import ARROWS
 
 PAGE = Path("docs/faithfulness.md")
 METRIC_ROWS = re.compile(r"<!-- metrics -->.*<!-- /metrics -->", re.DOTALL)

@@ -13,9 +13,8 @@ from feedback_runs import OURS, FeedbackBench, read_seeds
 from peers.click_settings import LIKED_FROM
 
 from llm_influence.data.splits import EvaluationSet
-from llm_influence.evaluation.feedback import feedback_metrics
-from llm_influence.evaluation.intervals import percentiles, resampled_means
-from llm_influence.evaluation.ranking import ndcg_of_rows
+from llm_influence.evaluation.bootstrap import percentiles, resampled_means
+from llm_influence.evaluation.metrics import feedback_metrics, ndcg_of_rows
 
 DRAWS = 2000
 RUNS = {

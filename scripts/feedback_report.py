@@ -18,7 +18,7 @@ from peer_runs import Result, read_trials
 from peers.click_settings import LIKED_FROM, PROGRAMS
 
 from llm_influence.data.splits import EvaluationSet
-from llm_influence.evaluation.intervals import percentiles
+from llm_influence.evaluation.bootstrap import percentiles
 
 SYSTEMS = (OURS, *PROGRAMS, *REFERENCES)
 DRAWS = 2000

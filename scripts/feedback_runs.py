@@ -23,15 +23,15 @@ from peers.click_settings import LIKED_FROM, PROGRAMS, points
 from pinned import finetune_pinned
 from prediction_runs import check_same, our_result
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.data.sources import open_data
 from llm_influence.data.splits import EvaluationSet, Split, split_log
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError
-from llm_influence.evaluation.feedback import feedback_metrics
-from llm_influence.evaluation.heads import predict_rows
-from llm_influence.files import write_text, write_whole
+from llm_influence.evaluation.evaluate import predict_rows
+from llm_influence.evaluation.metrics import feedback_metrics
 from llm_influence.run import Run
+from llm_influence.utils import write_text, write_whole
 
 OURS = "llm_influence"
 AUC = "auc"

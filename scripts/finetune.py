@@ -18,9 +18,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
 from llm_influence.errors import InfluenceError
-from llm_influence.modeling.devices import on_cpu
+from llm_influence.modeling.backbone import on_cpu
 from llm_influence.training.finetune import FinetuneResult, finetune
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from llm_influence.evaluation.intervals import percentiles, resampled_means
+from llm_influence.evaluation.bootstrap import percentiles, resampled_means
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float, float]

@@ -21,8 +21,8 @@ from scipy import stats
 
 from llm_influence.analysis.audit import AuditOptions, analyze_audit
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.config import PlantedConfig
-from llm_influence.data.planted import generate
+from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.datasets.planted import generate
 
 LAW = {"users": 300, "clusters": 4, "temperature": 0.6, "max_events": 12, "group_share": 0.4}
 """Of every log, beside the defaults of `PlantedConfig`; two fifths of the users are of group b."""

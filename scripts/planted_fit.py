@@ -17,8 +17,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from llm_influence.attribution.coalitions import every_coalition, shapley_weights
-from llm_influence.data.law import Law
-from llm_influence.data.planted import Truth
+from llm_influence.datasets.generating_process import Law
+from llm_influence.datasets.planted import Truth
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 ROUNDS, SETTLED = 20, 1e-4

@@ -21,10 +21,10 @@ import torch
 from benchmark_json import write_part
 
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.targets import Feedback
-from llm_influence.config import RunConfig
-from llm_influence.data.planted_fraud import ALARM, ALARM_ITEM, FraudTruth, generate
-from llm_influence.evaluation.intervals import bootstrap_interval
+from llm_influence.attribution.target import Feedback
+from llm_influence.config.run import RunConfig
+from llm_influence.datasets.fraud import ALARM, ALARM_ITEM, FraudTruth, generate
+from llm_influence.evaluation.bootstrap import bootstrap_interval
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
 from llm_influence.types import FloatArray, History
@@ -35,7 +35,7 @@ MAIN = "leave_one_out"
 METHODS = (MAIN, "recency", "random")
 CONFIG = Path("configs/fraud.yaml")
 PROTOCOL = {
-    "log": "generated accounts, none of them real; see llm_influence.data.planted_fraud",
+    "log": "generated accounts, none of them real; see llm_influence.datasets.fraud",
     "asked": "every fraud of the test split, at the moment of its transfer",
     "fraud_recall": f"by {MAIN}: share of an alarm's planted events among as many top events",
     "fraud_auc": "of the detector, over all alarms of the test split",

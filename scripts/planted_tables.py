@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.targets import Contrast
-from llm_influence.data.planted import Truth
-from llm_influence.influence import Influence, QualityCard
-from llm_influence.influence.record import USER, Player
-from llm_influence.influence.table import to_arrow, write_table
-from llm_influence.jobs.side_tables import write_side_tables
+from llm_influence.attribution.target import Contrast
+from llm_influence.batch.shards import write_side_tables
+from llm_influence.datasets.planted import Truth
+from llm_influence.influence.influence import USER, Influence, Player, QualityCard
+from llm_influence.influence.table import to_arrow
+from llm_influence.influence.table_files import write_table
 
 EXACT = "true_influence"
 """What the tables of the truth name as their method."""

@@ -13,7 +13,7 @@ from intervals import Floats, mean_interval, paired_bootstrap
 from peer_runs import Result, read_trials
 from prediction_runs import NDCG, OURS, Bench, metrics_of, read_runs
 
-from llm_influence.evaluation.ranking import ndcg_of_rows
+from llm_influence.evaluation.metrics import ndcg_of_rows
 
 SYSTEMS = (OURS, "sasrec", "bert4rec", "gru4rec", "item-knn", "popularity")
 CURVE_FROM = 60.0

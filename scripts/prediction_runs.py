@@ -17,20 +17,21 @@ from peer_runs import Budget, PeerRuns, Result, Settings, read_result
 from peers.settings import PROGRAMS, points
 from pinned import finetune_pinned
 
-from llm_influence.config import EvaluationConfig, RunConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.data.sources import open_data
 from llm_influence.data.splits import Split, split_log
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import DataError
 from llm_influence.evaluation.baselines import ItemKNN, Popularity, best_item_knn
-from llm_influence.evaluation.ranking import (
+from llm_influence.evaluation.metrics import (
     ModelRecommender,
     Recommender,
     evaluate,
     ranking_metrics,
 )
-from llm_influence.files import write_text, write_whole
 from llm_influence.run import Run
+from llm_influence.utils import write_text, write_whole
 
 NDCG = "ndcg@10"
 OURS = ModelRecommender.name

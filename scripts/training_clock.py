@@ -21,14 +21,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.training.attention import NAME as FLOAT32_ATTENTION
-from llm_influence.training.attention import attend_as_usual, attend_in_float32
+from llm_influence.training.base_trainer import NAME as FLOAT32_ATTENTION
+from llm_influence.training.base_trainer import attend_as_usual, attend_in_float32
+from llm_influence.training.batches import Inputs
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
-from llm_influence.training.windows import Inputs
 
 REGIONS = ("data and collate", "embed", "backbone", "heads and loss", "backward", "optimizer")
 LABELS = ("labels", "behavior_labels", "asked_at", "step")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.pretraining import pretrain
+from llm_influence.training.pretrain import pretrain
 from llm_influence.training.pseudo_labels import keep_best, teach
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 

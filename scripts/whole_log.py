@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from transformers import EarlyStoppingCallback
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, Split
 from llm_influence.modeling.model import InfluenceModel

@@ -2,8 +2,7 @@
 
 import pyarrow as pa
 
-from llm_influence.data.item_facts import ItemFacts
-from llm_influence.data.knowledge import KnowledgeGraph
+from llm_influence.data.knowledge_graph import ItemFacts, KnowledgeGraph
 
 TRIPLES = (
     ("e0", "film.directed_by", "ann"),

@@ -8,12 +8,12 @@ import yaml
 from typer.testing import CliRunner
 
 from llm_influence import cli
-from llm_influence.attribution.explainer import METHODS
-from llm_influence.config import RunConfig
+from llm_influence.attribution.methods import METHODS
+from llm_influence.cli.demo_run import demo_config
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import split_log
-from llm_influence.demo import demo_config
 from llm_influence.errors import ConfigError
-from llm_influence.influence.table import read_tables
+from llm_influence.influence.table_files import read_tables
 from llm_influence.modeling.backbone import load_backbone
 from tests import tiny
 
@@ -320,7 +320,7 @@ def test_made_up_accounts_are_written_and_said_to_be_made_up(tmp_path):
 
 
 def test_factors_stand_in_the_demos_report_where_there_are_users_enough(run, tmp_path):
-    from llm_influence.demo import METHODS, _analyse
+    from llm_influence.cli.demo_run import METHODS, _analyse
 
     said = []
     folder = tmp_path / "influence" / METHODS[0]

@@ -4,10 +4,12 @@ import pytest
 import torch
 import yaml
 
-from llm_influence.config import AdapterConfig, ItemHeadConfig, RunConfig, TrainConfig
+from llm_influence.config.model import AdapterConfig, ItemHeadConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.config.training import TrainConfig
 from llm_influence.data.splits import parse_moment
 from llm_influence.errors import ConfigError
-from llm_influence.training.base import wants_bf16
+from llm_influence.training.base_trainer import wants_bf16
 
 
 @pytest.fixture

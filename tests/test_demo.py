@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from llm_influence.config import RunConfig
-from llm_influence.data import movielens_100k
-from llm_influence.demo import METHODS, run_demo
-from llm_influence.influence.table import explanation_starts, read_tables
+from llm_influence.cli.demo_run import METHODS, run_demo
+from llm_influence.config.run import RunConfig
+from llm_influence.datasets.movielens import movielens_100k
+from llm_influence.influence.table_files import explanation_starts, read_tables
 
 
 @pytest.mark.e2e

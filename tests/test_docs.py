@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_influence.attribution.explainer import METHODS
-from llm_influence.config import ADAPTER_OPTIONS, RunConfig
+from llm_influence.attribution.methods import METHODS
+from llm_influence.config.model import ADAPTER_OPTIONS
+from llm_influence.config.run import RunConfig
 from llm_influence.faithfulness.metrics import METRICS
 
 sys.path.append("scripts")

@@ -28,9 +28,9 @@ from transformers import (
     RobertaModel,
 )
 
-from llm_influence import config
-from llm_influence.config import RunConfig
-from llm_influence.data import BehaviorLog
+from llm_influence.config.model import RECURRENT
+from llm_influence.config.run import RunConfig
+from llm_influence.data.log import BehaviorLog
 from llm_influence.modeling.model import InfluenceModel
 
 WORDS = (
@@ -167,7 +167,7 @@ def _byte_level() -> PreTrainedTokenizerFast:
 def run_config(kind: str = "bert", style: str = "token", **sections: dict) -> RunConfig:
     model = (
         recurrent_options(kind, style)
-        if kind in config.RECURRENT
+        if kind in RECURRENT
         else {"backbone": backbone_folder(kind), "adapter": {"rank": 4}}
     )
     tree: dict = {
@@ -199,7 +199,7 @@ def tiny_model(
     are those of the section ``model``.
     """
     if noise is None:
-        noise = 0.3 if kind in config.RECURRENT else 0.05
+        noise = 0.3 if kind in RECURRENT else 0.05
     return moved(InfluenceModel.build(run_config(kind, style, model=options), small_log()), noise)
 
 

@@ -19,14 +19,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llm_influence.analysis.audit_figures import draw_flips, draw_gaps, draw_proxies
+from llm_influence.analysis.audit_tests import (
+    Flips,
+    Gaps,
+    Proxies,
+    find_proxies,
+    flips_beside,
+    flips_of,
+    gaps,
+    same_history,
+    told_by_history,
+)
 from llm_influence.analysis.audit_users import AuditUsers, Measure, large_groups
-from llm_influence.analysis.flips import Flips, flips_beside, flips_of
-from llm_influence.analysis.gaps import Gaps, gaps, same_history
-from llm_influence.analysis.intervals import mean_of
 from llm_influence.analysis.output import Analysis, Table, aligned
-from llm_influence.analysis.proxies import Proxies, find_proxies, told_by_history
+from llm_influence.analysis.plots import draw_flips, draw_gaps, draw_proxies
 from llm_influence.analysis.regression import holm
+from llm_influence.analysis.statistics import mean_of
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import ConfigError, DataError
 from llm_influence.types import FloatArray, IntArray

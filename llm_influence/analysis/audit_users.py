@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_influence.analysis.columns import named
-from llm_influence.analysis.exact import mean, total
+from llm_influence.analysis.columns import mean, named, total
 from llm_influence.analysis.levels import OTHER, UNKNOWN, Factor, factor_of
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import DataError

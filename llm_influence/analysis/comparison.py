@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llm_influence.analysis.buckets import AGES, quoted
-from llm_influence.analysis.cells import EVERYTHING
-from llm_influence.analysis.coded import Response, coded_column
-from llm_influence.analysis.columns import Column, select
-from llm_influence.analysis.exact import mean as mean_of
-from llm_influence.analysis.exact import total
+from llm_influence.analysis.bins import AGES, quoted
+from llm_influence.analysis.columns import Column, select, total
+from llm_influence.analysis.columns import mean as mean_of
+from llm_influence.analysis.event_cells import EVERYTHING, Response, coded_column
 from llm_influence.analysis.levels import Factor
-from llm_influence.analysis.parts import (
+from llm_influence.analysis.regression import holm
+from llm_influence.analysis.statistics import (
     LEAST_PARTS,
     PARTS,
     correction,
@@ -35,7 +34,6 @@ from llm_influence.analysis.parts import (
     p_value,
     speaking,
 )
-from llm_influence.analysis.regression import holm
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import DataError
 from llm_influence.types import FloatArray

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_influence.analysis.cells import Cells
-from llm_influence.analysis.parts import (
+from llm_influence.analysis.event_cells import Cells
+from llm_influence.analysis.statistics import (
     LEAST_PARTS,
     correction,
     critical,

@@ -8,19 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from llm_influence.analysis.cells import Cells, gather_cells
-from llm_influence.analysis.coded import Response
 from llm_influence.analysis.comparison import compare
 from llm_influence.analysis.decay import POWER, Decay, FittedForm, corrected, curve, decay_of
 from llm_influence.analysis.drift import Drift, drift_of
-from llm_influence.analysis.dynamics_figures import draw_decay, draw_drift, draw_moved
-from llm_influence.analysis.levels import Factor, factor_of
+from llm_influence.analysis.event_cells import Cells, Response, gather_cells
+from llm_influence.analysis.levels import Factor, Windows, factor_of, windows_of
 from llm_influence.analysis.output import Analysis, Table, aligned
-from llm_influence.analysis.parts import LEAST_PARTS
+from llm_influence.analysis.plots import draw_decay, draw_drift, draw_moved
+from llm_influence.analysis.statistics import LEAST_PARTS
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.analysis.windows import Windows, windows_of
 from llm_influence.errors import DataError
-from llm_influence.rendering.gaps import human_duration
+from llm_influence.rendering.time_words import human_duration
 
 HOUR = 3600
 LONGEST = 1e7

@@ -16,7 +16,7 @@ from llm_influence.analysis.tables import InfluenceView
 from llm_influence.data.readers import read_table
 from llm_influence.data.schema import as_text
 from llm_influence.errors import DataError, SchemaError, choices
-from llm_influence.influence.parquet import OUTCOMES
+from llm_influence.influence.table_files import OUTCOMES
 
 _JOINED = """
 CREATE TABLE outcome_of AS

@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_influence.extras import require
-from llm_influence.files import write_text, write_whole
-from llm_influence.influence.numbers import MINUS
+from llm_influence.influence.facts import MINUS
+from llm_influence.utils import require, write_text, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from llm_influence.analysis.coded import Batch, CodedEvents
-from llm_influence.evaluation.intervals import bootstrap_interval
+from llm_influence.analysis.event_cells import Batch, CodedEvents
+from llm_influence.evaluation.bootstrap import bootstrap_interval
 from llm_influence.types import FloatArray
 
 REPEATS = 5

@@ -19,12 +19,12 @@ from itertools import combinations
 import numpy as np
 from scipy import linalg, stats
 
-from llm_influence.analysis.coded import Batch
+from llm_influence.analysis.event_cells import Batch
+from llm_influence.analysis.statistics import LEVEL
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 SINGULAR = 1e-9
 """Share of a column's own variation below which the columns before it have said it all."""
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,14 +24,14 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from llm_influence.analysis.exact import total
-from llm_influence.analysis.flips import flips_beside
+from llm_influence.analysis.audit_tests import flips_beside
+from llm_influence.analysis.columns import total
 from llm_influence.analysis.output import to_csv
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import ConfigError, DataError
-from llm_influence.files import write_text
-from llm_influence.influence.record import Key
+from llm_influence.influence.influence import Key
 from llm_influence.types import FloatArray
+from llm_influence.utils import write_text
 
 KEY = ("user_id", "method", "target", "target_id")
 """Columns of what an explanation is known by (`Influence.key`)."""

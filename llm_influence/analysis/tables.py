@@ -17,12 +17,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from llm_influence.analysis.buckets import SESSION_GAP, quoted
-from llm_influence.analysis.columns import COLUMNS, Column, select, side_columns
-from llm_influence.analysis.side_tables import numbers, read_side_tables
+from llm_influence.analysis.bins import SESSION_GAP, quoted
+from llm_influence.analysis.columns import (
+    COLUMNS,
+    Column,
+    numbers,
+    read_side_tables,
+    select,
+    side_columns,
+)
 from llm_influence.errors import ConfigError, DataError, OutputError, choices
-from llm_influence.extras import require
-from llm_influence.influence.parquet import check_file, table_files
+from llm_influence.influence.table_files import check_file, table_files
+from llm_influence.utils import require
 
 BATCH = 1 << 17
 """Rows that `InfluenceView.batches` gives at a time."""

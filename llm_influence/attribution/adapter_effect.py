@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import overload
 
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.targets import TOP, Target, bind
+from llm_influence.attribution.target import TOP, Target, bind
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
-from llm_influence.influence.record import Influence
+from llm_influence.influence.influence import Influence
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import FloatArray, History
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from llm_influence.errors import ExplanationError
-from llm_influence.evaluation.ranking import seen_items
+from llm_influence.evaluation.metrics import seen_items
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import collate
 from llm_influence.rendering.template import FIELDS

@@ -10,10 +10,10 @@ from math import comb
 import numpy as np
 import torch
 
-from llm_influence.attribution.coalition_process import estimate, plan
-from llm_influence.attribution.draws import user_generator
+from llm_influence.attribution.registry import user_generator
+from llm_influence.attribution.shapley_process import estimate, plan
 from llm_influence.errors import ExplanationError
-from llm_influence.evaluation.ranking import seen_items
+from llm_influence.evaluation.metrics import seen_items
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import BoolArray, FloatArray, History
 

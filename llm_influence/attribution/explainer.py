@@ -5,41 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from llm_influence.attribution import (
-    attention,
-    coarse,
-    gradient,
-    perturbation,
-    references,
-    shapley,
-    surrogate,
-)
 from llm_influence.attribution.engine import Engine
-from llm_influence.attribution.players import EVENTS, Players
+from llm_influence.attribution.methods import find_method
 from llm_influence.attribution.quality import CardOptions, quality_cards
 from llm_influence.attribution.registry import (
-    METHODS,
+    Attribution,
     MethodSpec,
+    Task,
     check_model,
     check_options,
     check_players,
     check_precision,
     check_target,
-    find_method,
 )
-from llm_influence.attribution.targets import TOP, BoundTarget, Target, bind
-from llm_influence.attribution.task import Attribution, Task
+from llm_influence.attribution.renderings import EVENTS, Players
+from llm_influence.attribution.target import TOP, BoundTarget, Target, bind
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
-from llm_influence.influence.record import Influence, Player, QualityCard
-from llm_influence.modeling.gates import event_gates, has_gates
+from llm_influence.influence.influence import Influence, Player, QualityCard
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.recurrent import event_gates, has_gates
 from llm_influence.types import FloatArray, History
-
-__all__ = ["METHODS", "Explainer"]
-
-FAMILIES = (attention, gradient, perturbation, shapley, coarse, surrogate, references)
-"""Importing a family registers its methods."""
 
 
 class Explainer:

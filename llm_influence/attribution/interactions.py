@@ -10,10 +10,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 
 from llm_influence.attribution.coalitions import random_coalitions
-from llm_influence.attribution.draws import generator
-from llm_influence.attribution.targets import TOP, Target, bind
-from llm_influence.attribution.task import Task
-from llm_influence.attribution.value_function import Removal
+from llm_influence.attribution.registry import Task, generator
+from llm_influence.attribution.renderings import Removal
+from llm_influence.attribution.target import TOP, Target, bind
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import BoolArray, FloatArray, History
 

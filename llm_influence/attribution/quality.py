@@ -14,10 +14,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from llm_influence.attribution.coalitions import proper_coalitions
-from llm_influence.attribution.draws import user_generator
-from llm_influence.attribution.registry import MethodSpec
-from llm_influence.attribution.task import Attribution, Task
-from llm_influence.influence.record import QualityCard
+from llm_influence.attribution.registry import Attribution, MethodSpec, Task, user_generator
+from llm_influence.influence.influence import QualityCard
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 FEWEST = 3

@@ -1,4 +1,6 @@
-"""What the model reads when only some of the players are there: a rendering a coalition.
+"""Who gets influence: whole events, or the fields of events ("what" against "when").
+
+What the model reads when only some of the players are there: a rendering a coalition.
 
 ``drop``: the other events never happened; the history is rendered again and the next gap is
 measured from the previous kept event. ``mask``: the other events' tokens are hidden, everything
@@ -16,10 +18,139 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_influence.attribution.players import Players
+from llm_influence.errors import ExplanationError, choices
+from llm_influence.influence.influence import USER, Player
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import EncodedHistories, Encoder
+from llm_influence.rendering.template import FIELDS
 from llm_influence.types import BoolArray, History, IntArray
+
+Kind = Literal["events", "fields"]
+KINDS: tuple[Kind, ...] = ("events", "fields")
+
+
+@dataclass(frozen=True, slots=True)
+class Players:
+    """The units that may be kept or removed.
+
+    Attributes:
+        kind: ``events``, or ``fields``: each event's behaviour, item, text, gap and value, as far
+            as the template renders them.
+        user: Whether the frame's words (the user's features among them) are one more player, the
+            last one.
+    """
+
+    kind: Kind = "events"
+    user: bool = False
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return f"{self.kind}+user" if self.user else self.kind
+
+    @classmethod
+    def parse(cls, text: str) -> Players:
+        """From ``events``, ``fields``, ``events+user`` or ``fields+user``.
+
+        Raises:
+            ExplanationError: Another word.
+        """
+        known = {str(each): each for each in (cls(k, u) for u in (False, True) for k in KINDS)}
+        if text not in known:
+            raise ExplanationError(
+                f"unknown players {text!r}",
+                where="players",
+                expected=choices(known, text),
+                fix="choose one of them",
+            )
+        return known[text]
+
+    @property
+    def are_events(self) -> bool:
+        """Whether the players are the events and nothing else."""
+        return self.kind == "events" and not self.user
+
+    def check_removal(self, removal: str) -> None:
+        """Refuse a removal that cannot take a part of an event.
+
+        Raises:
+            ExplanationError: Not all players are whole events, and it is not ``replace``.
+        """
+        if not self.are_events and removal != "replace":
+            raise ExplanationError(
+                f"removal {removal!r} of parts of events",
+                where="players",
+                expected="'replace': a part cannot leave without the event that it is a part of",
+                fix="set removal to replace or leave it out, or explain whole events",
+            )
+
+    def of(self, history: History, encoder: Encoder) -> list[Player]:
+        """The players of one history, in the order of masks and scores."""
+        names = self._names(encoder)
+        players = [Player(event, name) for event in range(len(history)) for name in names]
+        return [*players, USER] if self.user else players
+
+    def tokens(
+        self, encoded: EncodedHistories, encoder: Encoder, masks: Sequence[BoolArray]
+    ) -> tuple[BoolArray, BoolArray]:
+        """(T,) whether a token stays and (T, A) whether what is added to it stays.
+
+        Args:
+            encoded: R renderings of whole histories.
+            encoder: That rendered them.
+            masks: R arrays (P,), True where a player is kept.
+        """
+        own, added = self.owners(encoded.event_index, encoded.field_index, encoder)
+        sizes = np.array([len(mask) for mask in masks], dtype=np.int64)
+        first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+        kept = np.concatenate([*masks, np.ones(1, dtype=bool)])  # the last one is for the frame
+        frame_player = first + sizes - 1 if self.user else np.full(len(masks), len(kept) - 1)
+        owner = np.repeat(np.arange(len(masks)), np.diff(encoded.offsets))
+        in_frame = encoded.event_index < 0
+        own = np.where(in_frame, frame_player[owner], first[owner] + own)
+        added = np.where(in_frame[:, None], len(kept) - 1, first[owner, None] + added)
+        return kept[own], kept[added]
+
+    def owners(
+        self, event_index: IntArray, field_index: IntArray, encoder: Encoder
+    ) -> tuple[IntArray, IntArray]:
+        """Whose a token is, as a player's number in its own history; -1 for the frame's.
+
+        Args:
+            event_index: (...) of tokens.
+            field_index: (...) of the same tokens.
+            encoder: That rendered them.
+
+        Returns:
+            (...) players of the tokens, and (..., A) those of what is added to them.
+        """
+        names = self._names(encoder)
+        added_names = [names.index(name) if name in names else 0 for name in encoder.template.added]
+        base, in_frame = event_index * len(names), event_index < 0
+        own = np.where(in_frame, -1, base + self._field(field_index, names))
+        added = base[..., None] + np.array(added_names, dtype=np.int64)
+        return own, np.where(in_frame[..., None], -1, added)
+
+    def _names(self, encoder: Encoder) -> list[str | None]:
+        """Fields that each event's players stand for; one None for the event as a whole."""
+        if self.kind == "events":
+            return [None]
+        return [name for name in FIELDS if name in encoder.template.fields]
+
+    def _field(self, field_index: IntArray, names: Sequence[str | None]) -> IntArray:
+        """(...) which of an event's players a token belongs to; the template's words go with the
+        first one.
+        """  # noqa: D205
+        if self.kind == "events":
+            return np.zeros_like(field_index)
+        place = np.zeros(len(FIELDS) + 1, dtype=np.int64)
+        for number, name in enumerate(names):
+            place[FIELDS.index(str(name))] = number
+        return place[field_index]
+
+
+EVENTS = Players()
+"""Whole events."""
+
 
 Removal = Literal["drop", "mask", "replace"]
 REMOVALS: tuple[Removal, ...] = ("drop", "mask", "replace")

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from llm_influence.attribution.engine import Engine
-from llm_influence.attribution.players import Players
-from llm_influence.attribution.renderings import OWN, Removal, Renderings, render
-from llm_influence.attribution.targets import BoundTarget
+from llm_influence.attribution.renderings import OWN, Players, Removal, Renderings, render
+from llm_influence.attribution.target import BoundTarget
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 

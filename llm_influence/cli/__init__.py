@@ -16,11 +16,10 @@ import sys
 
 import typer
 
-from llm_influence.cli.analyze import analyze
-from llm_influence.cli.audit import flips, review
+from llm_influence.cli.analyze import analyze, flips, review
 from llm_influence.cli.explain import explain, methods, report
 from llm_influence.cli.faithfulness import faithfulness
-from llm_influence.cli.planted import planted, planted_fraud
+from llm_influence.cli.synthetic import planted, planted_fraud
 from llm_influence.cli.train import demo, evaluate, finetune, search, tokenizer, update
 from llm_influence.errors import InfluenceError
 

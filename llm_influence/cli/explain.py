@@ -7,8 +7,14 @@ from typing import Annotated
 
 import typer
 
-from llm_influence.cli.method_options import method_options
-from llm_influence.cli.options import ItemsFile, LogSource, ModelFolder, RulesFile, UsersFile
+from llm_influence.cli.options import (
+    ItemsFile,
+    LogSource,
+    ModelFolder,
+    RulesFile,
+    UsersFile,
+    method_options,
+)
 from llm_influence.errors import ConfigError
 
 
@@ -69,10 +75,9 @@ def explain(
     """Explain every user of a log into Parquet; killed and started again, it goes on."""
     from llm_influence.analysis.review import read_queue, rejected
     from llm_influence.attribution.explainer import Explainer
-    from llm_influence.attribution.players import Players
+    from llm_influence.attribution.renderings import Players
+    from llm_influence.batch.explain import explain_batch, explain_questions
     from llm_influence.data.splits import parse_moment
-    from llm_influence.jobs.batch import explain_batch
-    from llm_influence.jobs.questions import explain_questions
     from llm_influence.run import Run, sample_questions, sample_users
 
     withheld = frozenset() if review is None else rejected(read_queue(review))
@@ -142,8 +147,8 @@ def report(
     rules: RulesFile = None,
 ) -> None:
     """Write one self-contained HTML page about explanations, with the analyses of them."""
-    from llm_influence.evaluation.comparison import compare_heads
-    from llm_influence.influence.table import read_tables
+    from llm_influence.evaluation.evaluate import compare_heads
+    from llm_influence.influence.table_files import read_tables
     from llm_influence.report.page import build_report
     from llm_influence.run import Run, heads_as_records, whole_histories
 
@@ -165,7 +170,7 @@ def report(
 
 def methods() -> None:
     """List the attribution methods: what each estimates, what it costs, when not to trust it."""
-    from llm_influence.attribution.explainer import METHODS
+    from llm_influence.attribution.methods import METHODS
 
     for spec in METHODS.values():
         removals = ", ".join(spec.removals) or "none"

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llm_influence.cli.method_options import options_by_method
-from llm_influence.cli.options import ModelFolder
+from llm_influence.cli.options import ModelFolder, options_by_method
 
 
 def faithfulness(
@@ -43,11 +42,10 @@ def faithfulness(
 
     Writes faithfulness.json, .csv, .md and curves.png.
     """
-    from llm_influence.attribution.targets import parse_target
-    from llm_influence.faithfulness.contenders import contender
-    from llm_influence.faithfulness.options import Options
-    from llm_influence.faithfulness.table import misleading_lines
-    from llm_influence.jobs.faithfulness import measure_faithfulness
+    from llm_influence.attribution.target import parse_target
+    from llm_influence.batch.faithfulness_job import measure_faithfulness
+    from llm_influence.faithfulness.options import Options, contender
+    from llm_influence.faithfulness.result import misleading_lines
     from llm_influence.run import Run
 
     names = _names(methods)

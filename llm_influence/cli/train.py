@@ -15,7 +15,7 @@ def demo(
     users: Annotated[int, typer.Option(help="users explained in the report")] = 24,
 ) -> None:
     """Fine-tune on MovieLens-100K, evaluate, explain, and write the report."""
-    from llm_influence.demo import demo_config, run_demo
+    from llm_influence.cli.demo_run import demo_config, run_demo
 
     run_demo(demo_config(context.args), users=users, say=typer.echo)
 
@@ -29,7 +29,7 @@ def finetune(
     ] = False,
 ) -> None:
     """Fine-tune a model; any option of the configuration may follow as --section.option value."""
-    from llm_influence.config import RunConfig
+    from llm_influence.config.run import RunConfig
     from llm_influence.training.finetune import finetune as run
 
     result = run(RunConfig.load(config, context.args), resume=resume, measure_test=not skip_test)
@@ -46,8 +46,8 @@ def search(
 
     Any option of the search may follow: --trials 50 --seconds 3600. Needs the extra `search`.
     """
-    from llm_influence.config import SearchConfig
-    from llm_influence.training.search.study import search as run
+    from llm_influence.config.run import SearchConfig
+    from llm_influence.training.sweep import search as run
 
     config = SearchConfig.load(space, context.args)
     typer.echo(run(config, say=typer.echo).to_text())
@@ -70,8 +70,8 @@ def update(
 
     Options of the configuration may follow: --update.replay 0.5 --train.epochs 2.
     """
-    from llm_influence.training.update import open_newer, update_config
-    from llm_influence.training.update import update as run
+    from llm_influence.training.continual import open_newer, update_config
+    from llm_influence.training.continual import update as run
 
     config = update_config(model, out, log=log, items=items, users=users, overrides=context.args)
     result = run(model, config, None if log is None else open_newer(config), resume=resume)
@@ -81,7 +81,7 @@ def update(
 
 def evaluate(model: ModelFolder, rules: RulesFile = None) -> None:
     """Measure every head of a run on its own test split beside item-kNN, popularity and means."""
-    from llm_influence.evaluation.comparison import as_text, compare_heads
+    from llm_influence.evaluation.evaluate import as_text, compare_heads
     from llm_influence.run import Run
 
     run = Run.open(model, rules=rules)
@@ -102,9 +102,10 @@ def tokenizer(
     seed: Annotated[int, typer.Option(help="of sampled lines and first weights")] = 0,
 ) -> None:
     """Train a SentencePiece tokenizer on the run's rendered log, with a small random decoder."""
-    from llm_influence.config import RunConfig, ScratchConfig
-    from llm_influence.data.sources import open_data
+    from llm_influence.config.model import ScratchConfig
+    from llm_influence.config.run import RunConfig
     from llm_influence.data.splits import split_log
+    from llm_influence.datasets.sources import open_data
     from llm_influence.modeling.scratch import make_backbone
     from llm_influence.rendering.template import Template
 

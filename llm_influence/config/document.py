@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llm_influence.errors import ConfigError, choices
-from llm_influence.files import write_text
+from llm_influence.utils import write_text
 
 
 class Section(BaseModel):

@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llm_influence.data.keys import check_distinct, nearest, with_key
 from llm_influence.data.readers import read_table
-from llm_influence.data.schema import Columns, as_text, is_text
+from llm_influence.data.schema import Columns, as_text, check_distinct, is_text, nearest, with_key
 from llm_influence.errors import DataError, SchemaError, UnknownNameError, choices
-from llm_influence.files import write_whole
+from llm_influence.utils import write_whole
 
 TITLE, TEXT = "_title", "_text"
 """Columns that a saved catalogue adds to the item table."""

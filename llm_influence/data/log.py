@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.data.keys import nearest
 from llm_influence.data.reading import read_log, read_users
-from llm_influence.data.schema import Columns
+from llm_influence.data.schema import Columns, nearest
 from llm_influence.errors import DataError, EmptyLogError, UnknownNameError, choices
 from llm_influence.types import NO_FEATURES, History, Vocabulary
 

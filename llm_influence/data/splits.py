@@ -11,6 +11,8 @@ user, or several where the configuration says so. An event that trained is never
   second moment on is tested. Other events after the first moment are neither trained nor asked
   for ("rest"); those before a test event belong to its history. With ``questions`` "all" every
   event after a moment is asked for, so none is left over.
+
+Which events of a log are asked for feedback, and what the answer was.
 """
 
 from __future__ import annotations
@@ -26,19 +28,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm_influence.config import SplitConfig
+from llm_influence.config.data import SplitConfig
+from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.readers import read_table
-from llm_influence.errors import (
-    ConfigError,
-    DataError,
-    EmptyLogError,
-    UnknownNameError,
-    choices,
-)
-from llm_influence.files import write_text, write_whole
+from llm_influence.errors import ConfigError, DataError, EmptyLogError, UnknownNameError, choices
 from llm_influence.types import History
+from llm_influence.utils import write_text, write_whole
 
 Ints = npt.NDArray[np.int64]
 PARTS = ("train", "validation", "test", "rest")
@@ -419,3 +416,37 @@ def _not_a_split(path: Path) -> DataError:
         expected="split.parquet and split.json as Split.save writes them",
         fix="save the split again",
     )
+
+
+def feedback_labels(log: BehaviorLog, config: FeedbackHeadConfig) -> npt.NDArray[np.float32]:
+    """(N,) label of every event of the log, NaN where none is asked for.
+
+    Args:
+        log: The log.
+        config: Names the column and the behaviours that are asked.
+
+    Raises:
+        ConfigError: The log has no such column.
+        UnknownNameError: No event of the log can have one of the behaviours.
+    """
+    labels = log.values if config.label == "value" else log.labels
+    if labels is None:
+        raise ConfigError(
+            "the log has no column 'label'",
+            where="model.feedback_head.label",
+            expected="a log whose events have labels",
+            fix="map the column with data.columns, or predict the values with label: value",
+        )
+    if not config.behaviors:
+        return labels
+    known = log.vocabulary.behaviors
+    for name in config.behaviors:
+        if name not in known:
+            raise UnknownNameError(
+                f"unknown behaviour {name!r}",
+                where="model.feedback_head.behaviors",
+                expected=choices(known, name),
+                fix="name behaviours of the log",
+            )
+    asked = np.isin(log.behaviors, [known.index(name) for name in config.behaviors])
+    return np.where(asked, labels, np.float32("nan"))

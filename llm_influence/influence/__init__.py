@@ -1,5 +1,1 @@
-"""An explanation as a record, a table, a sentence and a figure. Data and words only, no model."""
-
-from llm_influence.influence.record import Influence, Player, QualityCard
-
-__all__ = ["Influence", "Player", "QualityCard"]
+"""An explanation as a record, a sentence, a figure and a table. No model and no torch."""

@@ -1,12 +1,12 @@
 """An `Account` in English."""
 
-# ruff: noqa: RUF001, RUF002 - typographic signs are meant: this file writes for people.
-
 from __future__ import annotations
 
-from llm_influence.influence.account import Account, Cited
-from llm_influence.influence.numbers import percent, plain, signed
-from llm_influence.rendering.gaps import human_duration
+from llm_influence.influence.facts import Account, Cited, percent, plain, signed
+from llm_influence.rendering.time_words import human_duration
+
+# ruff: noqa: RUF001, RUF002 - typographic signs are meant: this file writes for people.
+
 
 # What follows "you", and what follows "which you".
 _DID = {

@@ -19,20 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llm_influence.errors import DataError
-from llm_influence.influence.parquet import read_tables, write_table
-from llm_influence.influence.record import Influence, Player, QualityCard
-from llm_influence.influence.schema import SCHEMA, explanation_starts, positions, with_schema
+from llm_influence.influence.influence import Influence, Player, QualityCard
+from llm_influence.influence.table_files import (
+    SCHEMA,
+    explanation_starts,
+    positions,
+    with_schema,
+)
 from llm_influence.types import Event, IntArray
-
-__all__ = [
-    "SCHEMA",
-    "by_event",
-    "explanation_starts",
-    "from_arrow",
-    "read_tables",
-    "to_arrow",
-    "write_table",
-]
 
 _QUALITY = tuple(field.name for field in dataclasses.fields(QualityCard))
 _UNMEASURED = (

@@ -1,4 +1,11 @@
-"""A pretrained transformer, from a packaged asset, a local folder or the model hub."""
+"""Where a process computes.
+
+Who may attend to whom.
+
+A pretrained transformer, from a packaged asset, a local folder or the model hub.
+
+Does a backbone do as it is told? Asked once, before anything is trained on it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +15,95 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from llm_influence.data.assets import asset_path
+from llm_influence.datasets.assets import asset_path
 from llm_influence.errors import ModelError, choices
+from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.rendering.batch import EncodedBatch
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator: processes on CPUs join forces only if told so."""
+    return not torch.accelerator.is_available()
+
+
+def event_causal_mask(batch: EncodedBatch) -> Tensor:
+    """Let every token see visible tokens of its own and of earlier events, frame included.
+
+    With it an encoder's state at an event's last token is the same whether later events exist or
+    not, so one pass predicts after every event. Every token also sees itself, so that no row of
+    the softmax is empty at padding.
+
+    Returns:
+        (B, 1, T, T) bool, True where row may attend to column.
+    """
+    event = batch.event_index
+    allowed = batch.attention_mask[:, None, :] & (event[:, None, :] <= event[:, :, None])
+    itself = torch.eye(event.shape[1], dtype=torch.bool, device=event.device)
+    return (allowed | itself)[:, None]
+
+
+def encoder_masks(
+    batch: EncodedBatch,
+    config: Any,  # noqa: ANN401
+    dtype: torch.dtype,
+    queries: int,
+) -> Tensor | dict[str, Tensor]:
+    """The event-causal mask in the form that an encoder takes it.
+
+    An encoder uses a ready mask as it is, so everything that it would have done itself is done
+    here. Where some layers see a window of neighbours alone (ModernBERT), the window is cut into
+    their mask, and the encoder gets one mask for each type of layer. Eager attention adds its
+    mask to the scores, so it gets numbers instead of bool (DeBERTa reads bool alone).
+
+    Args:
+        batch: What is read, T tokens.
+        config: The backbone's configuration.
+        dtype: Of the vectors that are read.
+        queries: Number Q of tokens, the last ones, that states are wanted of.
+
+    Returns:
+        (B, 1, Q, T), or such a mask for each layer type.
+    """
+    mask = event_causal_mask(batch)[:, :, -queries:]
+    places = torch.arange(mask.shape[-1], device=mask.device)
+    distance = (places[-queries:, None] - places).abs()
+    return mask_as_taken(mask, distance, config, dtype)
+
+
+def mask_as_taken(
+    mask: Tensor,
+    distance: Tensor,
+    config: Any,  # noqa: ANN401
+    dtype: torch.dtype,
+) -> Tensor | dict[str, Tensor]:
+    """A mask of pairs of tokens in the form that the backbone takes it.
+
+    Args:
+        mask: (B, 1, Q, T) bool, True where row may attend to column.
+        distance: (B, 1, Q, T), or what broadcasts to it: places between the two tokens.
+        config: The backbone's configuration.
+        dtype: Of the vectors that are read.
+
+    Returns:
+        (B, 1, Q, T), or such a mask for each layer type.
+    """
+    masks = {"full_attention": mask}
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        masks["sliding_attention"] = mask & (distance <= config.sliding_window)
+    adds = config._attn_implementation == "eager" and config.model_type != "deberta-v2"
+    if adds:
+        lowest = torch.finfo(dtype).min
+        masks = {
+            name: torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, lowest)
+            for name, seen in masks.items()
+        }
+    return masks if len(masks) > 1 else masks["full_attention"]
+
 
 _DROPOUTS = (
     "hidden_dropout_prob",
@@ -215,3 +304,55 @@ def _adjust(config: Any, layers: int | None, dropout: float | None) -> None:  # 
         for name in _ATTENTION_DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, 0.0)
+
+
+EVENTS, TOKENS = 4, 3
+FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+CLOSE = 1e-4  # of states whose size is about one; a leak moves them far more
+
+
+def check_past_alone(model: InfluenceModel) -> None:
+    """Refuse a backbone whose state after an event changes with the events that follow.
+
+    Every architecture of a hub cannot be tried in advance: some mix tokens by convolution or
+    Fourier transform, whatever the mask says, and a model trained on them would have seen the
+    answers.
+
+    Raises:
+        ModelError: It sees the future, or cannot be run with a mask of pairs of tokens at all.
+    """
+    backbone, total = model.backbone, EVENTS * TOKENS
+    width = backbone.input_width
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(1, total, width, generator=generator)
+    other = vectors.clone()
+    other[:, -TOKENS:] = -other[:, -TOKENS:]
+    event = torch.arange(total).div(TOKENS, rounding_mode="floor")[None]
+    batch = EncodedBatch(
+        input_ids=torch.zeros_like(event),
+        added_ids=torch.empty(1, total, 0, dtype=torch.long),
+        attention_mask=torch.ones_like(event, dtype=torch.bool),
+        event_index=event,
+        field_index=torch.full_like(event, -1),
+        ends=torch.arange(-1, total, TOKENS)[None].clamp(min=0),
+        num_events=torch.tensor([EVENTS]),
+        when=torch.zeros(1, dtype=torch.long),
+    )
+    try:
+        with inference(model):
+            first, second = (model.states(batch, v.to(model.device)) for v in (vectors, other))
+    except FAILURES as error:
+        raise _refused(model, f"cannot be run with a mask ({error})") from error
+    moved = (first - second).abs()[:, :-TOKENS].max().item()
+    if moved > CLOSE * max(1.0, first.abs().mean().item()):
+        raise _refused(model, "lets an event's state depend on later events")
+
+
+def _refused(model: InfluenceModel, found: str) -> ModelError:
+    backbone = model.backbone
+    return ModelError(
+        f"{backbone.source!r} ({backbone.model.config.model_type}) {found}",
+        where="model.backbone",
+        expected="a decoder, or an encoder that takes a mask of shape (B, 1, T, T)",
+        fix="choose another backbone; docs/backbones.md lists families that were tried",
+    )

@@ -7,24 +7,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm_influence.config import RECURRENT, ModelConfig, RunConfig
+from llm_influence.config.model import RECURRENT, ModelConfig
+from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.sources import open_knowledge
+from llm_influence.datasets.sources import open_knowledge
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.adapters import attach_adapter
-from llm_influence.modeling.backbone import Backbone, load_backbone
-from llm_influence.modeling.feedback import FeedbackScale
+from llm_influence.modeling.backbone import Backbone, check_past_alone, load_backbone
+from llm_influence.modeling.embeddings import UnitVectors, item_bags
+from llm_influence.modeling.heads import FeedbackScale
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.modeling.neighbors import item_bags
-from llm_influence.modeling.probe import check_past_alone
 from llm_influence.modeling.recurrent import start_recurrent
 from llm_influence.modeling.text_vectors import text_vectors
-from llm_influence.modeling.units import UnitVectors
 from llm_influence.rendering.batch import collate
 from llm_influence.rendering.encoder import Encoder
-from llm_influence.rendering.lexicon import Lexicon
-from llm_influence.rendering.pieces import UnitPieces
 from llm_influence.rendering.template import Template
+from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.rendering.vocabulary import Lexicon
 
 SUMMED = 512
 """Users whose histories say how large sums are."""

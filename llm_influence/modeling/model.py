@@ -14,33 +14,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache
 
-from llm_influence.config import ModelConfig, Rule, RunConfig
+from llm_influence.config.model import ModelConfig
+from llm_influence.config.rules import Rule
+from llm_influence.config.run import RunConfig
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.data.item_facts import ItemFacts
+from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.adapters import Adapter, Body
-from llm_influence.modeling.backbone import Backbone
-from llm_influence.modeling.feedback import FeedbackHead, FeedbackScale
-from llm_influence.modeling.heads import BehaviorHead, ItemHead, WhenEmbedding
-from llm_influence.modeling.masks import encoder_masks, mask_as_taken
-from llm_influence.modeling.neighbors import item_bags
+from llm_influence.modeling.backbone import Backbone, encoder_masks, mask_as_taken
+from llm_influence.modeling.counts import Repeats, Totals, remembered
+from llm_influence.modeling.embeddings import UnitVectors, item_bags
+from llm_influence.modeling.heads import (
+    BehaviorHead,
+    FeedbackHead,
+    FeedbackScale,
+    ItemHead,
+    WhenEmbedding,
+)
 from llm_influence.modeling.recommendation import Recommendation, best_items
-from llm_influence.modeling.remembered import remembered
-from llm_influence.modeling.repeats import Repeats
 from llm_influence.modeling.scoring import SURE, ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
-from llm_influence.modeling.totals import Totals
-from llm_influence.modeling.units import UnitVectors
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
-from llm_influence.rendering.pieces import UnitPieces
-from llm_influence.rules.book import RuleBook
-from llm_influence.rules.trace import RuleChange
+from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.rules.rule_book import RuleBook, RuleChange
 from llm_influence.types import History
 
 if TYPE_CHECKING:
-    from llm_influence.modeling.growing import GrowingHistory
+    from llm_influence.modeling.session import GrowingHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class InfluenceModel(nn.Module):
         Raises:
             ModelFolderError: A file, head or adapter key is missing or does not fit.
         """
-        from llm_influence.modeling.folder import load_model
+        from llm_influence.modeling.saving import load_model
 
         return load_model(Path(folder))
 
@@ -149,7 +151,7 @@ class InfluenceModel(nn.Module):
         Raises:
             OutputError: The folder cannot be written.
         """
-        from llm_influence.modeling.folder import save_model
+        from llm_influence.modeling.saving import save_model
 
         save_model(self, Path(folder), with_backbone=with_backbone)
 
@@ -452,7 +454,7 @@ class InfluenceModel(nn.Module):
         Raises:
             ModelError: The backbone is another one than ``recurrence``.
         """
-        from llm_influence.modeling.gates import event_gates
+        from llm_influence.modeling.recurrent import event_gates
 
         return event_gates(self, [self.encoder.trim(history)])[0]
 
@@ -512,7 +514,7 @@ class InfluenceModel(nn.Module):
         """
         if self._rules is None:
             return []
-        from llm_influence.modeling.ruled import rule_changes
+        from llm_influence.modeling.recommendation import rule_changes
 
         return rule_changes(self, self._rules, history, k, exclude_seen=exclude_seen)
 
@@ -521,7 +523,7 @@ class InfluenceModel(nn.Module):
 
         See `llm_influence.modeling.growing.GrowingHistory`.
         """
-        from llm_influence.modeling.growing import GrowingHistory
+        from llm_influence.modeling.session import GrowingHistory
 
         return GrowingHistory(self, history, keep=keep)
 

@@ -3,10 +3,17 @@
 A recurrent backbone reads token by token and carries a state instead of attending. Tokens that are
 hidden (removal ``mask``, padding) leave the state as it was. Everything around it, units, heads,
 training, folder and explanations, is what transformers have. docs/recurrent.md has the equations.
+
+The recurrence's own account of a history: how much of its state each event lets through.
+
+An event's gate is the product of its tokens' gates. After the event, so much of what stood in the
+state before it is still there, element by element; the rest is made of ``b`` alone. A gate says
+what is forgotten, whatever was there and whichever target is asked: it is no influence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
@@ -15,9 +22,12 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from llm_influence.config import ModelConfig
-from llm_influence.errors import ConfigError
+from llm_influence.config.model import ModelConfig
+from llm_influence.errors import ConfigError, ModelError
 from llm_influence.modeling.backbone import Backbone, load_backbone, refuse_missing
+from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.rendering.batch import collate
+from llm_influence.types import History
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """What a cell carries from token to token: (layers, B, H) states, of an LSTM with its cells', of
@@ -220,3 +230,31 @@ def load_recurrent(source: str, folder: Path) -> Backbone:
     reads_text = model.words is not None
     tokenizer = AutoTokenizer.from_pretrained(str(folder), config=shape) if reads_text else None
     return Backbone(source, model.eval(), tokenizer, "recurrent")
+
+
+def has_gates(model: InfluenceModel) -> bool:
+    """Whether the model's backbone is the recurrence."""
+    return isinstance(getattr(model.backbone.model, "cell", None), GatedRecurrence)
+
+
+def event_gates(model: InfluenceModel, histories: Sequence[History]) -> list[Tensor]:
+    """(E, H) gates of the events of each of the histories, which fit the context.
+
+    Raises:
+        ModelError: The backbone is another one than ``recurrence``.
+    """
+    cell = getattr(model.backbone.model, "cell", None)
+    if not isinstance(cell, GatedRecurrence):
+        raise ModelError(
+            f"{model.backbone.source!r} has no such gates",
+            where="gates, model.backbone",
+            expected="backbone 'recurrence'",
+            fix="train one, or ask a method of attribution",
+        )
+    batch = collate(model.encoder.encode(histories)).to(model.device)
+    with inference(model):
+        of_tokens = cell.gates(model.embed(batch).float())
+        event = (batch.event_index + 1)[..., None].expand_as(of_tokens)  # 0: frame and padding
+        events = of_tokens.new_ones(len(histories), batch.ends.shape[1], of_tokens.shape[-1])
+        events = events.scatter_reduce(1, event, of_tokens, "prod")
+    return [row[1 : 1 + len(h)].cpu() for row, h in zip(events, histories, strict=True)]

@@ -19,14 +19,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from llm_influence.config import ScratchConfig
+from llm_influence.config.model import ScratchConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError, OutputError
-from llm_influence.extras import require
-from llm_influence.files import unwritable
-from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.template import Template
-from llm_influence.rendering.wording import Wording
+from llm_influence.rendering.token_cache import Wording
+from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.utils import require, unwritable
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<s>", "</s>"
 NEVER = -1e4  # score of pieces that no text is cut into: controls, and bytes but as a last resort

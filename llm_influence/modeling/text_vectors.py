@@ -22,8 +22,8 @@ from tqdm import tqdm
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from llm_influence.errors import ModelError, ModelFolderError
-from llm_influence.files import write_whole
 from llm_influence.modeling.backbone import Backbone
+from llm_influence.utils import write_whole
 
 SHARD = 16_384
 """Distinct texts of a shard."""

@@ -14,10 +14,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llm_influence.errors import TemplateError
-from llm_influence.rendering.gaps import asked_codes
-from llm_influence.rendering.lexicon import EventColumns, Lexicon
-from llm_influence.rendering.pieces import Pieces, UnitPieces, WordPieces
 from llm_influence.rendering.template import Template
+from llm_influence.rendering.time_words import asked_codes
+from llm_influence.rendering.token_cache import Pieces, UnitPieces, WordPieces
+from llm_influence.rendering.vocabulary import EventColumns, Lexicon
 from llm_influence.types import History, IntArray
 
 

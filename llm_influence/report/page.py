@@ -10,16 +10,15 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.files import write_text
-from llm_influence.influence.card import card_words
-from llm_influence.influence.numbers import signed
-from llm_influence.influence.record import Influence
-from llm_influence.influence.table import by_event, explanation_starts, to_arrow
+from llm_influence.influence.facts import card_words, signed
+from llm_influence.influence.influence import Influence
+from llm_influence.influence.table import by_event, to_arrow
+from llm_influence.influence.table_files import explanation_starts
 from llm_influence.report.analyses import MOST_ROWS, read_analyses
+from llm_influence.report.averages import panels
 from llm_influence.report.cases import cases
-from llm_influence.report.facts import ReportFacts
-from llm_influence.report.metrics import metric_tables
-from llm_influence.report.panels import panels
+from llm_influence.report.tables import ReportFacts, metric_tables
+from llm_influence.utils import write_text
 
 
 def build_report(

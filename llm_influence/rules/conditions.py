@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from llm_influence.config.rules import SHARES, SharesTest, Test, ValueTest
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.data.item_facts import ItemFacts
+from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.data.schema import as_text
 from llm_influence.errors import ConfigError, choices
 from llm_influence.types import BoolArray, History, IntArray

@@ -13,21 +13,21 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from llm_influence.config import RunConfig
-from llm_influence.data.sources import open_data
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import OutputError
-from llm_influence.evaluation.choice import chosen_metric
-from llm_influence.evaluation.heads import by_head
-from llm_influence.evaluation.ranking import protocol
-from llm_influence.files import write_text
-from llm_influence.modeling.devices import on_cpu
+from llm_influence.evaluation.evaluate import by_head, chosen_metric
+from llm_influence.evaluation.metrics import protocol
+from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training import pretraining, pseudo_labels
-from llm_influence.training.base import last_checkpoint
-from llm_influence.training.pretraining import pretrain
+from llm_influence.training import pretrain as pretraining
+from llm_influence.training import pseudo_labels
+from llm_influence.training.base_trainer import last_checkpoint
+from llm_influence.training.pretrain import pretrain
 from llm_influence.training.pseudo_labels import keep_best, teach
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
+from llm_influence.utils import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -25,19 +25,20 @@ from accelerate import PartialState
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from llm_influence.config import FeedbackHeadConfig, PseudoLabelsConfig, RunConfig
-from llm_influence.data.feedback import feedback_labels
+from llm_influence.config.model import FeedbackHeadConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.config.training import PseudoLabelsConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.splits import Split
-from llm_influence.evaluation.choice import chosen_metric
-from llm_influence.files import write_text
-from llm_influence.modeling.folder import restore_weights
+from llm_influence.data.splits import Split, feedback_labels
+from llm_influence.evaluation.evaluate import chosen_metric
 from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.saving import restore_weights
 from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.training.base import last_checkpoint, release
+from llm_influence.training.base_trainer import last_checkpoint, release
+from llm_influence.training.batches import IGNORE, WeightedLabels, WindowCollator, WindowDataset
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
-from llm_influence.training.windows import IGNORE, WeightedLabels, WindowCollator, WindowDataset
 from llm_influence.types import BoolArray, FloatArray
+from llm_influence.utils import write_text
 
 PLACE = "pseudo_labels"
 LABELS, METRICS = "labels.safetensors", "metrics.json"

@@ -1,4 +1,7 @@
-"""transformers.Trainer with our batches, our checkpoints and our validation."""
+"""Validations in the middle of an epoch, so that the best moment of a run is found more finely.
+
+transformers.Trainer with our batches, our checkpoints and our validation.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,37 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import EvalLoopOutput
 
-from llm_influence.config import RunConfig
-from llm_influence.data.feedback import feedback_labels
+from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.splits import EvaluationSet, Split
+from llm_influence.data.splits import EvaluationSet, Split, feedback_labels
 from llm_influence.errors import DataError
-from llm_influence.evaluation.choice import check_chosen, chosen_metric
-from llm_influence.evaluation.heads import Questions, head_metrics, row_scores
-from llm_influence.modeling.folder import restore_weights
+from llm_influence.evaluation.evaluate import (
+    Questions,
+    check_chosen,
+    chosen_metric,
+    head_metrics,
+    row_scores,
+)
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.saving import restore_weights
 from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.training.augmentation import EventDropout
-from llm_influence.training.base import AttentionOf, EpochOf, ModelTrainer, shared_arguments
-from llm_influence.training.fairness import Swaps
-from llm_influence.training.negatives import drawn_items
-from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.propensity import label_weights
-from llm_influence.training.sampling import LengthSampler
-from llm_influence.training.schedule import AdapterSchedule
-from llm_influence.training.validations import InnerValidations
-from llm_influence.training.views import Views
-from llm_influence.training.windows import (
+from llm_influence.training.augmentation import EventDropout, Views, drawn_items
+from llm_influence.training.base_trainer import (
+    AdapterSchedule,
+    AttentionOf,
+    EpochOf,
+    LengthSampler,
+    ModelTrainer,
+    shared_arguments,
+)
+from llm_influence.training.batches import (
     Inputs,
     RowCollator,
     RowDataset,
@@ -43,6 +52,32 @@ from llm_influence.training.windows import (
     WindowCollator,
     WindowDataset,
 )
+from llm_influence.training.objective import NextEventObjective
+from llm_influence.training.regularizers import Swaps, label_weights
+
+
+class InnerValidations(TrainerCallback):
+    """Validates, and saves what the best validation may want back, at even places in an epoch.
+
+    The validation at an epoch's end is the Trainer's own, so this adds ``validations - 1``. Where
+    an epoch has fewer steps than that, every step is followed by one.
+
+    Args:
+        validations: In an epoch, the one at its end included.
+        steps: Optimiser steps in an epoch.
+    """
+
+    def __init__(self, validations: int, steps: int) -> None:
+        marks = {round(steps * part / validations) for part in range(1, validations)}
+        self._steps, self._marks = steps, marks - {0, steps}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Ask for a validation and a checkpoint where one is due."""
+        due = state.global_step % self._steps in self._marks
+        if due and state.global_step < state.max_steps:  # a run's last step is an epoch's end
+            control.should_evaluate = control.should_save = True
 
 
 def training_windows(

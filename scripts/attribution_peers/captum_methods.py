@@ -25,7 +25,7 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
-from llm_influence.attribution.task import Attribution, Task
+from llm_influence.attribution.registry import Attribution, Task
 
 ROWS = 64
 """Rows that Captum evaluates at a time; affects speed and memory alone."""

@@ -21,7 +21,7 @@ from captum.attr import (
 from torch import Tensor, nn
 
 from attribution_peers.masked_function import Floats, Function
-from llm_influence.attribution.targets import BoundTarget
+from llm_influence.attribution.target import BoundTarget
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.types import History

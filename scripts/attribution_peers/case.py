@@ -9,9 +9,9 @@ import numpy as np
 
 from attribution_peers.masked_function import Floats, MaskedFunction
 from llm_influence.attribution.engine import Engine, Precision
-from llm_influence.attribution.explainer import METHODS
-from llm_influence.attribution.targets import TOP, BoundTarget, bind
-from llm_influence.attribution.task import Attribution, Task
+from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.registry import Attribution, Task
+from llm_influence.attribution.target import TOP, BoundTarget, bind
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import History

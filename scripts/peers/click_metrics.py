@@ -1,6 +1,6 @@
 """The area under the ROC curve, for programs that cannot import llm_influence.
 
-The same as `llm_influence.evaluation.feedback` gives (a test holds the two together).
+The same as `llm_influence.evaluation.metrics` gives (a test holds the two together).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The one ranking rule, for programs that cannot import llm_influence.
 
-The same as `llm_influence.evaluation.ranking` (a test holds the two together): every item of the
+The same as `llm_influence.evaluation.metrics` (a test holds the two together): every item of the
 catalogue is a candidate but those of the history, equal scores are ordered by row of the catalogue.
 """
 

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm_influence.influence import Influence, QualityCard
-from llm_influence.influence.table import to_arrow, write_table
+from llm_influence.influence.influence import Influence, QualityCard
+from llm_influence.influence.table import to_arrow
+from llm_influence.influence.table_files import write_table
 from llm_influence.types import Event
 
 BEHAVIORS = ("click", "purchase", "dismiss")

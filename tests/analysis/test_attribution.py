@@ -10,17 +10,17 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_influence import cli
-from llm_influence.analysis.attribution import (
+from llm_influence.analysis.attribution_rules import ChannelPaths
+from llm_influence.analysis.channels import (
     ESTIMATORS,
     AttributionOptions,
     analyze_attribution,
     shares_of,
 )
 from llm_influence.analysis.outcomes import join_outcomes
-from llm_influence.analysis.paths import ChannelPaths
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import DataError, SchemaError
-from llm_influence.influence.table import read_tables
+from llm_influence.influence.table_files import read_tables
 from tests.analysis.tables import influences, write
 
 WORTH = {"purchase": 0.8, "click": 0.2, "dismiss": -0.1}
@@ -141,7 +141,7 @@ def test_touches_and_channels_of_items(folder, records):
 
 
 def test_rare_channels_are_one_and_keep_their_touches(folder, monkeypatch):
-    monkeypatch.setattr("llm_influence.analysis.paths.MOST_CHANNELS", 4)
+    monkeypatch.setattr("llm_influence.analysis.attribution_rules.MOST_CHANNELS", 4)
     found = analysed(folder, channel="item_id")
     names = [row["channel"] for row in found.tables["channels"].records]
     assert len(names) == 4

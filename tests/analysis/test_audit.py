@@ -12,11 +12,10 @@ from typer.testing import CliRunner
 from llm_influence import cli
 from llm_influence.analysis.audit import AuditOptions, analyze_audit
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.config import PlantedConfig
-from llm_influence.data.planted import generate
+from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.datasets.planted import generate
 from llm_influence.errors import ConfigError, DataError, SchemaError
-from llm_influence.influence.flips import FLIP_SCHEMA, write_flips
-from llm_influence.influence.parquet import FLIPS
+from llm_influence.influence.table_files import FLIP_SCHEMA, FLIPS, write_flips
 from tests.analysis.tables import influences, write
 
 sys.path.append("scripts")

@@ -12,8 +12,8 @@ from llm_influence.analysis.comparison import compare
 from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
 from llm_influence.analysis.levels import factor_of
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.config import DriftConfig, PlantedConfig
-from llm_influence.data.planted import generate
+from llm_influence.config.synthetic import DriftConfig, PlantedConfig
+from llm_influence.datasets.planted import generate
 from llm_influence.errors import ConfigError, DataError
 from tests.analysis.tables import write
 from tests.analysis.timed import rescored, timed

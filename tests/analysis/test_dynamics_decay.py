@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from llm_influence.analysis.cells import gather_cells
 from llm_influence.analysis.decay import corrected, curve, decay_of
-from llm_influence.analysis.levels import factor_of
+from llm_influence.analysis.event_cells import gather_cells
+from llm_influence.analysis.levels import factor_of, windows_of
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.analysis.windows import windows_of
 from tests.analysis.tables import write
 from tests.analysis.timed import cells_of, drawn, timed
 

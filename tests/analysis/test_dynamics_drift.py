@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llm_influence.analysis.drift import drift_of
-from llm_influence.analysis.windows import windows_of
+from llm_influence.analysis.levels import windows_of
 from llm_influence.errors import ConfigError, DataError
 from tests.analysis.timed import cells_of, drawn
 

@@ -5,7 +5,7 @@ import math
 import duckdb
 import numpy as np
 
-from llm_influence.analysis.exact import mean, total
+from llm_influence.analysis.columns import mean, total
 
 
 def rows(numbers):

@@ -7,12 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_influence import cli
+from llm_influence.analysis.decay import behavior_weights
 from llm_influence.analysis.factors import FactorOptions, analyze_factors
 from llm_influence.analysis.levels import MOST_LEVELS, OTHER, factor_of
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.analysis.weights import behavior_weights
-from llm_influence.config import PlantedConfig
-from llm_influence.data.planted import generate
+from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.datasets.planted import generate
 from llm_influence.errors import DataError
 from tests.analysis.tables import influences, write
 

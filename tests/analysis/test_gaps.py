@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llm_influence.analysis.gaps import gaps, same_history
+from llm_influence.analysis.audit_tests import gaps, same_history
 
 
 def drawn(seed, users=120):

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from llm_influence.analysis.audit_tests import find_proxies, told_by_history
 from llm_influence.analysis.audit_users import Kind
-from llm_influence.analysis.proxies import find_proxies, told_by_history
 
 
 def kind(counts, name="item_id"):

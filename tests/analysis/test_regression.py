@@ -7,8 +7,8 @@ import statsmodels.formula.api as smf
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from llm_influence.analysis.coded import Batch
-from llm_influence.analysis.interactions import interactions
+from llm_influence.analysis.event_cells import Batch
+from llm_influence.analysis.factors import interactions
 from llm_influence.analysis.regression import Fit, fit, gather, holm
 
 SIZES = (3, 4, 2)

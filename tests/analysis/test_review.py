@@ -10,7 +10,7 @@ from llm_influence import cli
 from llm_influence.analysis.review import read_queue, update_queue, withhold
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import DataError
-from llm_influence.influence.table import read_tables
+from llm_influence.influence.table_files import read_tables
 from tests.analysis.tables import influences, write
 
 

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm_influence.analysis.buckets import AGES, GAPS, RECENCY
+from llm_influence.analysis.bins import AGES, GAPS, RECENCY
 from llm_influence.analysis.tables import Choice, InfluenceView, Resources
 from llm_influence.errors import ConfigError, DataError, SchemaError
-from llm_influence.influence import Player
-from llm_influence.influence.table import read_tables, to_arrow, write_table
+from llm_influence.influence.influence import Player
+from llm_influence.influence.table import to_arrow
+from llm_influence.influence.table_files import read_tables, write_table
 from tests.analysis.tables import GENRES, influences, write
 
 NAMES = (

@@ -6,9 +6,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from llm_influence.analysis import touch
-from llm_influence.analysis.bootstrap import user_weights
-from llm_influence.analysis.touch import Paths
+from llm_influence.analysis import attribution_rules as touch
+from llm_influence.analysis.attribution_rules import Paths
+from llm_influence.analysis.statistics import user_weights
 
 DAY = 86_400.0
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from llm_influence.analysis.cells import BINS, EVERYTHING, FINE, WIDE, Cells
-from llm_influence.analysis.parts import PARTS
-from llm_influence.influence import Influence
+from llm_influence.analysis.event_cells import BINS, EVERYTHING, FINE, WIDE, Cells
+from llm_influence.analysis.statistics import PARTS
+from llm_influence.influence.influence import Influence
 from tests.analysis.tables import influences
 
 DAY = 86_400

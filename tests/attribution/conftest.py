@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_influence.attribution.explainer import METHODS
+from llm_influence.attribution.methods import METHODS
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 

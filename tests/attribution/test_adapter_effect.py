@@ -8,7 +8,7 @@ import torch
 
 from llm_influence.attribution.adapter_effect import adapter_effect
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.targets import Item
+from llm_influence.attribution.target import Item
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny

@@ -10,9 +10,7 @@ from transformers import (
     GPTNeoXConfig,
 )
 
-from llm_influence.attribution.attention import eager_attention
-from llm_influence.attribution.attention.flow import greatest_flows
-from llm_influence.attribution.attention.value_norm import value_norms
+from llm_influence.attribution.attention import eager_attention, greatest_flows, value_norms
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.errors import ExplanationError, ModelError
 from llm_influence.modeling.model import InfluenceModel, log_odds

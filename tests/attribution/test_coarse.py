@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from llm_influence.attribution.coarse import coarse_to_fine
+from llm_influence.attribution.ablation import coarse_to_fine
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.shapley import shapley
-from llm_influence.attribution.targets import Contrast
+from llm_influence.attribution.target import Contrast
 from llm_influence.errors import ExplanationError
 from tests.attribution.stand_ins import bag_model, game_task, typed, weights
 

@@ -8,13 +8,13 @@ import torch
 
 from llm_influence import Contrast, Explainer
 from llm_influence.attribution.engine import Engine
-from llm_influence.attribution.explainer import METHODS
+from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.renderings import REMOVALS
-from llm_influence.attribution.targets import bind
+from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
-from llm_influence.faithfulness.evaluation import evaluate_faithfulness
-from llm_influence.influence import Influence
+from llm_influence.faithfulness.evaluate import evaluate_faithfulness
+from llm_influence.influence.influence import Influence
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed, weights

@@ -7,14 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_influence.attribution import engine as module
-from llm_influence.attribution import prefix_reader
-from llm_influence.attribution.beginnings import beginnings_of
+from llm_influence.attribution import prefix_cache as prefix_reader
 from llm_influence.attribution.engine import Engine
-from llm_influence.attribution.players import Players
-from llm_influence.attribution.prefix_reader import Sequences
-from llm_influence.attribution.prefixes import plan_paths
-from llm_influence.attribution.renderings import OWN, REMOVALS, render
-from llm_influence.attribution.targets import bind
+from llm_influence.attribution.prefix_cache import Sequences, beginnings_of, plan_paths
+from llm_influence.attribution.renderings import OWN, REMOVALS, Players, render
+from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from tests.attribution.stand_ins import bag_model, typed
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from llm_influence.attribution.explainer import METHODS, Explainer
-from llm_influence.attribution.targets import Behavior, Contrast, Slate
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.target import Behavior, Contrast, Slate
 from llm_influence.errors import ExplanationError
-from llm_influence.influence.record import Influence
+from llm_influence.influence.influence import Influence
 from llm_influence.types import Event, History
 
 

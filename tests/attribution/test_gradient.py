@@ -4,20 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.attribution.draws import generators
-from llm_influence.attribution.explainer import METHODS, Explainer
-from llm_influence.attribution.gradient.baseline import starting_vectors
-from llm_influence.attribution.gradient.expected import _another
-from llm_influence.attribution.gradient.path import Surface
-from llm_influence.attribution.gradient.simpson import Path
-from llm_influence.attribution.players import Players
-from llm_influence.attribution.targets import Contrast, Item, bind
-from llm_influence.attribution.task import Task
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.gradients import Surface, starting_vectors
+from llm_influence.attribution.integrated import Path, _another
+from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.registry import Task, generators
+from llm_influence.attribution.renderings import Players
+from llm_influence.attribution.target import Contrast, Item, bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel, log_odds
 from llm_influence.rendering.batch import collate
-from llm_influence.rendering.pieces import UnitPieces
+from llm_influence.rendering.token_cache import UnitPieces
 from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed
 

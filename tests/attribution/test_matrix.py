@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llm_influence.attribution import budget
+from llm_influence.attribution import engine as budget
 from llm_influence.attribution import matrix as matrix_module
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.matrix import influence_matrix
-from llm_influence.attribution.targets import Behavior, Contrast, Item, Slate
+from llm_influence.attribution.target import Behavior, Contrast, Item, Slate
 from llm_influence.errors import ExplanationError
 from llm_influence.types import Event, History
 from tests import tiny

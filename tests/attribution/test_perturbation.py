@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.targets import Contrast, Item
+from llm_influence.attribution.target import Contrast, Item
 from llm_influence.rendering.batch import collate
 from llm_influence.types import History
 from tests.attribution.stand_ins import bag_model, typed

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from llm_influence.attribution.explainer import METHODS, Explainer
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.quality import quality_cards, spare_masks, spearman
-from llm_influence.attribution.targets import Contrast, bind
-from llm_influence.attribution.task import Task
+from llm_influence.attribution.registry import Task
+from llm_influence.attribution.target import Contrast, bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
 from tests.attribution.stand_ins import bag_model, typed

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.targets import Contrast
+from llm_influence.attribution.target import Contrast
 from llm_influence.errors import ExplanationError
 from tests.attribution.stand_ins import typed
 

@@ -7,19 +7,17 @@ from math import factorial
 import numpy as np
 import pytest
 
-from llm_influence.attribution import coalition_process
-from llm_influence.attribution.coalition_kernel import CoalitionKernel
-from llm_influence.attribution.coalition_process import estimate, plan
+from llm_influence.attribution import shapley_process as coalition_process
+from llm_influence.attribution.ablation import coarse_to_fine
 from llm_influence.attribution.coalitions import (
     by_leverage,
     certain_coalitions,
     every_coalition,
     shapley_weights,
 )
-from llm_influence.attribution.coarse import coarse_to_fine
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.shapley import exact_shapley, permutation_shapley, shapley
-from llm_influence.attribution.shapley_regression import regress
+from llm_influence.attribution.shapley import exact_shapley, permutation_shapley, regress, shapley
+from llm_influence.attribution.shapley_process import CoalitionKernel, estimate, plan
 from llm_influence.errors import ExplanationError
 from tests.attribution.stand_ins import game_task
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.attribution.explainer import METHODS, Explainer
-from llm_influence.attribution.slate import slate_ndcg
-from llm_influence.attribution.targets import Slate, bind
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.target import Slate, bind, slate_ndcg
 from llm_influence.errors import ExplanationError
 from llm_influence.influence.table import from_arrow
 from llm_influence.modeling.scoring import ItemScores

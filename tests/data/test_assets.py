@@ -6,7 +6,8 @@ import zipfile
 
 import pytest
 
-from llm_influence.data import asset_path, assets
+from llm_influence.datasets import assets
+from llm_influence.datasets.assets import asset_path
 from llm_influence.errors import AssetError
 
 

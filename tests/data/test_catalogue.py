@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from llm_influence.data import Catalogue
+from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import (
     DataError,
     DuplicateError,

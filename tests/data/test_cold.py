@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llm_influence.data.cold import cold_split
+from llm_influence.data.holdouts import cold_split
 from llm_influence.errors import EmptyLogError
 from tests import tiny
 

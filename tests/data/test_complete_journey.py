@@ -7,9 +7,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from llm_influence.config import DataConfig
-from llm_influence.data import complete_journey
-from llm_influence.data.sources import open_data
+from llm_influence.config.data import DataConfig
+from llm_influence.datasets import complete_journey
+from llm_influence.datasets.sources import open_data
 
 
 def moment(text):

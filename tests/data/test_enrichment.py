@@ -3,9 +3,10 @@
 import pyarrow as pa
 import pytest
 
-from llm_influence.config import DataConfig
-from llm_influence.data import Catalogue, open_data
-from llm_influence.data.enrichment import enriched, relation_columns
+from llm_influence.config.data import DataConfig
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.knowledge_graph import enriched, relation_columns
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import DataError, SchemaError
 from tests import graph, tiny
 

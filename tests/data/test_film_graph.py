@@ -2,9 +2,8 @@
 
 import pytest
 
-from llm_influence.data.film_graph import UNUSED, movielens_graph, same_films
-from llm_influence.data.item_facts import ItemFacts
-from llm_influence.data.public import movielens_100k
+from llm_influence.data.knowledge_graph import ItemFacts
+from llm_influence.datasets.movielens import UNUSED, movielens_100k, movielens_graph, same_films
 
 
 def test_films_are_found_by_title_and_by_a_part_of_it_in_the_same_year():

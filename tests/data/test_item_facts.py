@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_influence.data import item_facts
-from llm_influence.data.item_facts import ItemFacts
+from llm_influence.data import knowledge_graph as item_facts
+from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.errors import DataError, UnknownNameError
 from tests import graph
 

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from llm_influence.data.knowledge import KnowledgeGraph
+from llm_influence.data.knowledge_graph import KnowledgeGraph
 from llm_influence.errors import DataError, DuplicateError, EmptyLogError, SchemaError
 from tests import graph
 

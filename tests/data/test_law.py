@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_influence.data.law import Drift, Law, cluster_factors
+from llm_influence.datasets.generating_process import Drift, Law, cluster_factors
 from llm_influence.errors import UnknownNameError
 from llm_influence.types import Event, History
 

@@ -5,8 +5,10 @@ import pyarrow.csv
 import pytest
 from hypothesis import given, settings
 
-from llm_influence.config import SplitConfig
-from llm_influence.data import BehaviorLog, Catalogue, Split, split_log
+from llm_influence.config.data import SplitConfig
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.log import BehaviorLog
+from llm_influence.data.splits import Split, split_log
 from llm_influence.errors import (
     DataError,
     DuplicateError,
@@ -91,7 +93,7 @@ def test_order_within_a_second_follows_the_fraction():
 def test_times_too_far_apart_for_one_sort_key(monkeypatch):
     rows = [("b", "x", 5), ("a", "y", 7), ("a", "x", 7), ("a", "z", 1)]
     usual = events(BehaviorLog.read(table(*rows)))
-    monkeypatch.setattr("llm_influence.data.grouping.LARGEST", 1)
+    monkeypatch.setattr("llm_influence.data.reading.LARGEST", 1)
     assert events(BehaviorLog.read(table(*rows))) == usual
 
 

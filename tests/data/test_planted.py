@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_influence import cli
-from llm_influence.config import PlantedConfig
-from llm_influence.data import BehaviorLog
-from llm_influence.data.planted import DISTRACTOR, WITHIN_SESSION, generate, write_planted
+from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.data.log import BehaviorLog
+from llm_influence.datasets.planted import DISTRACTOR, WITHIN_SESSION, generate, write_planted
 from llm_influence.errors import ConfigError
 
 SMALL = {"users": 40, "items": 12, "clusters": 3, "min_events": 5, "max_events": 9}

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from llm_influence.config import DataConfig, PlantedFraudConfig
-from llm_influence.data import open_data
-from llm_influence.data.planted_fraud import ALARM, generate, write_planted_fraud
+from llm_influence.config.data import DataConfig
+from llm_influence.config.synthetic import PlantedFraudConfig
+from llm_influence.datasets.fraud import ALARM, generate, write_planted_fraud
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError
 from tests.data.helpers import events
 

@@ -2,9 +2,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from llm_influence.config import DataConfig
-from llm_influence.data import BehaviorLog, movielens_100k, open_data
-from llm_influence.data.public import _films
+from llm_influence.config.data import DataConfig
+from llm_influence.data.log import BehaviorLog
+from llm_influence.datasets.movielens import _films, movielens_100k
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError, DataError
 from tests.data.helpers import TWO_USERS, events
 

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from pydantic import ValidationError
 
-from llm_influence.config import SplitConfig
-from llm_influence.data import BehaviorLog, Catalogue, Split, split_log
-from llm_influence.data.splits import PARTS
+from llm_influence.config.data import SplitConfig
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.log import BehaviorLog
+from llm_influence.data.splits import PARTS, Split, split_log
 from llm_influence.errors import ConfigError, DataError, EmptyLogError, UnknownNameError
 from tests.data.helpers import events, table
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.config import EvaluationConfig
-from llm_influence.data import BehaviorLog
+from llm_influence.config.training import EvaluationConfig
+from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import split_log
 from llm_influence.evaluation.baselines import ItemKNN, Popularity, best_item_knn
-from llm_influence.evaluation.comparison import as_text, compare
-from llm_influence.evaluation.ranking import evaluate
+from llm_influence.evaluation.evaluate import as_text, compare
+from llm_influence.evaluation.metrics import evaluate
 from tests import tiny
 
 

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, log_loss, roc_auc_score
 
-from llm_influence.evaluation.behaviors import behavior_metrics
-from llm_influence.evaluation.exposure import exposure_metrics
-from llm_influence.evaluation.feedback import calibration_error, feedback_metrics, value_metrics
+from llm_influence.evaluation.metrics import (
+    behavior_metrics,
+    calibration_error,
+    exposure_metrics,
+    feedback_metrics,
+    value_metrics,
+)
 
 
 @pytest.fixture(scope="module")

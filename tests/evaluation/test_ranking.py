@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_influence.config import EvaluationConfig
+from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.splits import split_log
-from llm_influence.evaluation.ranking import (
+from llm_influence.evaluation.metrics import (
     MISSED,
     ModelRecommender,
     evaluate,

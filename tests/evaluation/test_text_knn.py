@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from llm_influence.config import EvaluationConfig
+from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.splits import split_log
-from llm_influence.evaluation.ranking import evaluate
-from llm_influence.evaluation.text_knn import LAST, POOLS, TextKNN, best_text_knn
+from llm_influence.evaluation.baselines import LAST, POOLS, TextKNN, best_text_knn
+from llm_influence.evaluation.metrics import evaluate
 from tests import tiny
 from tests.evaluation.test_baselines import log_of
 

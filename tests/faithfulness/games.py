@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from llm_influence.faithfulness.game import Game, Scored
+from llm_influence.faithfulness.games import Game, Scored
 
 Value = Callable[[np.ndarray], np.ndarray]
 

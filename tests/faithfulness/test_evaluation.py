@@ -5,18 +5,20 @@ import pytest
 import torch
 
 from llm_influence import Contrast, Explainer
-from llm_influence.attribution.explainer import METHODS
-from llm_influence.attribution.targets import bind
-from llm_influence.attribution.task import Attribution
+from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.registry import Attribution
+from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
-from llm_influence.evaluation.ranking import seen_items, target_ranks
-from llm_influence.faithfulness.contenders import Contender, contender, line_up
-from llm_influence.faithfulness.evaluation import evaluate_faithfulness
-from llm_influence.faithfulness.jitter import jitter_gaps, jittered
-from llm_influence.faithfulness.options import Options
-from llm_influence.faithfulness.ranks import rank_target
-from llm_influence.faithfulness.sanity import scrambled
+from llm_influence.evaluation.metrics import seen_items, target_ranks
+from llm_influence.faithfulness.evaluate import (
+    evaluate_faithfulness,
+    jitter_gaps,
+    jittered,
+    scrambled,
+)
+from llm_influence.faithfulness.games import rank_target
+from llm_influence.faithfulness.options import Contender, Options, contender, line_up
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed

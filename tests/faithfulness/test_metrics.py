@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from llm_influence.errors import ExplanationError
-from llm_influence.faithfulness.game import STEPS, probability
-from llm_influence.faithfulness.metrics import METRICS, find_metrics
-from llm_influence.faithfulness.metrics.exactness import exact_shapley
+from llm_influence.faithfulness.games import STEPS, probability
+from llm_influence.faithfulness.metrics import METRICS, exact_shapley, find_metrics
 from tests.faithfulness.games import additive, game, scored
 
 BASE = -1.0

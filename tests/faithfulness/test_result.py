@@ -5,9 +5,14 @@ import pyarrow as pa
 import pytest
 
 from llm_influence.errors import ExplanationError
-from llm_influence.faithfulness.contenders import Contender
-from llm_influence.faithfulness.result import SCHEMA, FaithfulnessResult
-from llm_influence.faithfulness.table import misleading_lines, to_csv, to_markdown
+from llm_influence.faithfulness.options import Contender
+from llm_influence.faithfulness.result import (
+    SCHEMA,
+    FaithfulnessResult,
+    misleading_lines,
+    to_csv,
+    to_markdown,
+)
 
 
 def result(columns, users=None):

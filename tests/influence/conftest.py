@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pytest
 
-from llm_influence.influence import Influence, Player, QualityCard
+from llm_influence.influence.influence import Influence, Player, QualityCard
 from llm_influence.types import Event
 
 DAY = 86_400
@@ -63,6 +63,6 @@ def make() -> Callable[..., Influence]:
 
 @pytest.fixture(scope="session")
 def to_text() -> Callable[..., str]:
-    from llm_influence.influence import sentence
+    from llm_influence.influence import text as sentence
 
     return sentence.to_text

@@ -2,7 +2,7 @@
 
 # ruff: noqa: RUF001 - typographic signs are part of the words.
 
-from llm_influence.influence.card import card_words, correlation
+from llm_influence.influence.facts import card_words, correlation
 
 
 def test_what_was_measured_is_said_and_nothing_else(make):

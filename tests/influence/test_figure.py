@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm_influence.errors import ConfigError
-from llm_influence.influence.matrix import InfluenceMatrix
+from llm_influence.influence.influence import InfluenceMatrix
 
 
 def test_bars_stand_in_order_with_the_oldest_on_top(make):

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llm_influence.errors import DataError, OutputError, SchemaError
-from llm_influence.influence.table import SCHEMA, from_arrow, read_tables, to_arrow, write_table
+from llm_influence.influence.table import from_arrow, to_arrow
+from llm_influence.influence.table_files import SCHEMA, read_tables, write_table
 
 
 @pytest.fixture
@@ -185,8 +186,8 @@ def test_a_place_that_cannot_be_a_folder_is_an_output_error(influences, tmp_path
 
 def test_influence_needs_no_torch():
     code = (
-        "import sys, llm_influence.influence.table, llm_influence.influence.figure, "
-        "llm_influence.influence.sentence; "
+        "import sys, llm_influence.influence.table, llm_influence.influence.plots, "
+        "llm_influence.influence.text; "
         "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from llm_influence.errors import DataError
-from llm_influence.influence import Player
-from llm_influence.influence.record import USER
-from llm_influence.influence.table import by_event, from_arrow, read_tables, to_arrow, write_table
+from llm_influence.influence.influence import USER, Player
+from llm_influence.influence.table import by_event, from_arrow, to_arrow
+from llm_influence.influence.table_files import read_tables, write_table
 
 FIELDS = (USER, *(Player(event, field) for event in (0, 1) for field in ("behavior", "item")))
 SCORES = [0.5, 1.0, -0.25, 2.0, 0.125]  # of the user; of two fields of each of two events

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_influence.errors import ConfigError
-from llm_influence.influence.numbers import percent, plain, signed
+from llm_influence.influence.facts import percent, plain, signed
 
 BEHAVIORS = ["click", "view", "cart", "purchase", "rate", "favourite", "escalate", "{odd}"]
 scores = st.lists(

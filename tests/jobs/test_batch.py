@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.data import BehaviorLog
+from llm_influence.batch.explain import explain_batch
+from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError, OutputError, UnknownNameError
-from llm_influence.influence.table import read_tables, to_arrow
-from llm_influence.jobs.batch import explain_batch
+from llm_influence.influence.table import to_arrow
+from llm_influence.influence.table_files import read_tables
 from tests import tiny
 
 KILLED_JOB = """
@@ -165,7 +166,7 @@ def test_an_unwritable_place_is_an_output_error(tmp_path, bert, log):
 
 
 def test_a_full_disk_keeps_the_shards_already_written(tmp_path, bert, log, monkeypatch):
-    from llm_influence.jobs import batch
+    from llm_influence.batch import explain as batch
 
     real, calls = batch.write_table, []
 

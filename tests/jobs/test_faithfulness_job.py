@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from llm_influence.batch import faithfulness_job as job
+from llm_influence.batch.faithfulness_job import measure_faithfulness
 from llm_influence.errors import ExplanationError, OutputError
-from llm_influence.faithfulness.evaluation import evaluate_faithfulness
+from llm_influence.faithfulness.evaluate import evaluate_faithfulness
 from llm_influence.faithfulness.options import Options
-from llm_influence.jobs import faithfulness as job
-from llm_influence.jobs.faithfulness import measure_faithfulness
 from tests import tiny
 
 KILLED_JOB = """

@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_influence.data import BehaviorLog
+from llm_influence.batch.fairness_test import MOST_VALUES, measure_flips
+from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import DataError, ExplanationError
-from llm_influence.influence.flips import read_flips
-from llm_influence.influence.parquet import table_files
-from llm_influence.jobs.flips import MOST_VALUES, measure_flips
+from llm_influence.influence.table_files import read_flips, table_files
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 

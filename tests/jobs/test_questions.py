@@ -8,11 +8,12 @@ import pytest
 
 from llm_influence import cli
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.targets import Behavior, Feedback, Item
+from llm_influence.attribution.target import Behavior, Feedback, Item
+from llm_influence.batch.explain import explain_questions, outcomes
 from llm_influence.data.splits import EvaluationSet, split_log
 from llm_influence.errors import ConfigError, OutputError
-from llm_influence.influence.table import from_arrow, read_tables
-from llm_influence.jobs.questions import explain_questions, outcomes
+from llm_influence.influence.table import from_arrow
+from llm_influence.influence.table_files import read_tables
 from llm_influence.run import Run
 from tests import tiny
 from tests.jobs.test_batch import assert_same_rows

@@ -8,17 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_influence.config import ADAPTER_OPTIONS, AdapterConfig
+from llm_influence.config.model import ADAPTER_OPTIONS, AdapterConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ModelError, ModelFolderError
-from llm_influence.modeling.adapters import KINDS
-from llm_influence.modeling.adapters.adapter import attach_adapter
-from llm_influence.modeling.adapters.places import layer_places, linear_maps
+from llm_influence.modeling.adapters import KINDS, attach_adapter, layer_places, linear_maps
 from llm_influence.modeling.backbone import load_backbone
-from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.windows import WindowCollator, WindowDataset
+from llm_influence.modeling.saving import restore_weights
+from llm_influence.training.batches import WindowCollator, WindowDataset
+from llm_influence.training.objective import NextEventObjective
 from tests import tiny
 
 FAMILIES = tiny.BACKBONES

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import log_loss
 from torch.nn import functional as F
 
-from llm_influence.config import FeedbackHeadConfig
+from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import (
     ConfigError,
@@ -18,12 +18,7 @@ from llm_influence.errors import (
     ModelFolderError,
     UnknownNameError,
 )
-from llm_influence.modeling.feedback import (
-    BinaryLink,
-    FeedbackScale,
-    OrdinalLink,
-    RegressionLink,
-)
+from llm_influence.modeling.heads import BinaryLink, FeedbackScale, OrdinalLink, RegressionLink
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import collate
 from tests import tiny

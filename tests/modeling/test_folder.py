@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ModelFolderError, OutputError
-from llm_influence.modeling.folder import restore_weights
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.saving import restore_weights
 from tests import tiny
 
 

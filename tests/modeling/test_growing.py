@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.config import RECURRENT
+from llm_influence.config.model import RECURRENT
 from llm_influence.errors import DataError, ModelError, UnknownNameError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import Event, History
@@ -131,7 +131,7 @@ def test_a_window_that_is_cut_back_is_read_whole_once_in_a_while():
 
 
 def test_the_log_and_later_items_share_one_session(log):
-    from llm_influence.data import Catalogue
+    from llm_influence.data.catalogue import Catalogue
 
     model = model_with("llama")
     session = model.follow(log.at(0))

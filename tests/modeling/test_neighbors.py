@@ -6,9 +6,8 @@ import torch
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ModelFolderError
+from llm_influence.modeling.embeddings import UnitVectors, item_bags
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.modeling.neighbors import item_bags
-from llm_influence.modeling.units import UnitVectors
 from tests import graph, tiny
 
 SHARE = 0.4

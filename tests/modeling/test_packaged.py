@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_influence.config import RunConfig
+from llm_influence.config.run import RunConfig
 from llm_influence.modeling.model import InfluenceModel
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from llm_influence.config import RECURRENT
+from llm_influence.config.model import RECURRENT
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ConfigError, ModelError
 from llm_influence.modeling.model import InfluenceModel, inference
@@ -124,7 +124,7 @@ def test_the_gate_of_an_event_is_what_is_left_of_whatever_stood_before_it(recurr
 
 
 def test_gates_are_those_of_the_events_that_fit_whoever_stands_beside_them(recurrence, log):
-    from llm_influence.modeling.gates import event_gates
+    from llm_influence.modeling.recurrent import event_gates
 
     long, short = log.history("u7"), log.history("u0")
     fitting = recurrence.encoder.trim(long)

@@ -7,16 +7,16 @@ import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
-from llm_influence.config import ScratchConfig
-from llm_influence.data import BehaviorLog
+from llm_influence.config.model import ScratchConfig
+from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError, OutputError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scratch import make_backbone
 from llm_influence.rendering.batch import collate
 from llm_influence.rendering.encoder import Encoder
-from llm_influence.rendering.gaps import gap_words
-from llm_influence.rendering.lexicon import Lexicon
 from llm_influence.rendering.template import Template
+from llm_influence.rendering.time_words import gap_words
+from llm_influence.rendering.vocabulary import Lexicon
 from tests import tiny
 
 SMALL = ScratchConfig(vocab_size=900, layers=2, width=32, heads=2, context=256)

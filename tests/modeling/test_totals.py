@@ -6,13 +6,12 @@ import torch
 
 from llm_influence import Explainer, Feedback
 from llm_influence.attribution.engine import Engine
-from llm_influence.attribution.players import Players
-from llm_influence.attribution.renderings import REMOVALS, render
-from llm_influence.attribution.targets import bind
+from llm_influence.attribution.renderings import REMOVALS, Players, render
+from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import collate
-from llm_influence.rendering.gaps import GAP_EDGES
+from llm_influence.rendering.time_words import GAP_EDGES
 from llm_influence.types import Event, History
 from tests import tiny
 

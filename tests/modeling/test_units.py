@@ -2,7 +2,7 @@
 
 import torch
 
-from llm_influence.modeling.units import UnitVectors
+from llm_influence.modeling.embeddings import UnitVectors
 
 
 def texts(rows, seed=0):

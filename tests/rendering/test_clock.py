@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_influence.rendering.clock import (
+from llm_influence.rendering.time_words import (
     HOURS,
     WEEKDAYS,
     hour_codes,

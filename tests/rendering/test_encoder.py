@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llm_influence.data import BehaviorLog, Catalogue
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import TemplateError, UnknownNameError
-from llm_influence.rendering.clock import HOURS, WEEKDAYS
 from llm_influence.rendering.encoder import EncodedHistories, Encoder
-from llm_influence.rendering.gaps import gap_words
-from llm_influence.rendering.lexicon import Lexicon
-from llm_influence.rendering.pieces import UnitPieces, field_words
 from llm_influence.rendering.template import ADDABLE, FIELDS, Template, shipped_templates
-from llm_influence.rendering.times import times_words
+from llm_influence.rendering.time_words import HOURS, WEEKDAYS, gap_words, times_words
+from llm_influence.rendering.token_cache import UnitPieces, field_words
+from llm_influence.rendering.vocabulary import Lexicon
 from llm_influence.types import Event, History
 from tests import tiny
 from tests.rendering.tokenizer_families import FAMILIES, tokenizer_of

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_influence.errors import ConfigError, DataError
-from llm_influence.rendering.gaps import GAP_EDGES, gap_codes, gap_words, human_duration
+from llm_influence.rendering.time_words import GAP_EDGES, gap_codes, gap_words, human_duration
 
 HOUR, DAY = 3_600, 86_400
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llm_influence.errors import SchemaError
-from llm_influence.rendering.lexicon import Lexicon, ValueBins
+from llm_influence.rendering.vocabulary import Lexicon, ValueBins
 from llm_influence.types import Event, History
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_influence.rendering.times import TIMES_EDGES, times_codes, times_words
+from llm_influence.rendering.time_words import TIMES_EDGES, times_codes, times_words
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=50), max_size=4))

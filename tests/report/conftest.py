@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from llm_influence.influence import Influence, QualityCard
+from llm_influence.influence.influence import Influence, QualityCard
 from llm_influence.types import Event
 
 

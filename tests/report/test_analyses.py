@@ -10,8 +10,8 @@ import pytest
 from llm_influence.analysis.output import Analysis, Table, new_figure
 from llm_influence.errors import DataError
 from llm_influence.report.analyses import MOST_ROWS, read_analyses
-from llm_influence.report.facts import ReportFacts, flat_facts
 from llm_influence.report.page import render_report
+from llm_influence.report.tables import ReportFacts, flat_facts
 from tests.report.test_page import EVIL, Tags
 
 RANKING = [

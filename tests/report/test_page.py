@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from llm_influence.analysis.output import NOTHING
 from llm_influence.errors import DataError, OutputError, SchemaError
-from llm_influence.influence import Player
+from llm_influence.influence.influence import Player
 from llm_influence.influence.table import to_arrow
-from llm_influence.report.bars import Scale
-from llm_influence.report.facts import ReportFacts
-from llm_influence.report.metrics import metric_table
+from llm_influence.report.cases import Scale
 from llm_influence.report.page import build_report, render_report
+from llm_influence.report.tables import ReportFacts, metric_table
 
 EVIL = "<script>alert(1)</script>\"'&"
 METRICS = [
@@ -239,8 +238,8 @@ def test_a_broken_table_is_refused(make, facts):
 
 def test_reports_need_neither_torch_nor_pandas():
     code = (
-        "import sys, llm_influence.report.page, llm_influence.report.aggregate, "
-        "llm_influence.influence.table, llm_influence.influence.sentence; "
+        "import sys, llm_influence.report.page, llm_influence.report.averages, "
+        "llm_influence.influence.table, llm_influence.influence.text; "
         "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

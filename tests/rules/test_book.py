@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_influence.config import read_rules
-from llm_influence.data import BehaviorLog
+from llm_influence.config.rules import read_rules
+from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError
-from llm_influence.rendering.lexicon import Lexicon
-from llm_influence.rules.book import RuleBook
+from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.rules.rule_book import RuleBook
 from tests import graph
 
 NONE = -np.inf

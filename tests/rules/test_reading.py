@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm_influence.config import RunConfig, load_rules, read_rules
-from llm_influence.config.rules import SharesTest, ValueTest
+from llm_influence.config.rules import SharesTest, ValueTest, load_rules, read_rules
+from llm_influence.config.run import RunConfig
 from llm_influence.errors import ConfigError
 
 WRITTEN = """

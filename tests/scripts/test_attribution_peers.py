@@ -25,8 +25,8 @@ from attribution_peers.truth import (
     relative_rmse,
 )
 
-from llm_influence.attribution.targets import TOP, bind
-from llm_influence.attribution.task import Task
+from llm_influence.attribution.registry import Task
+from llm_influence.attribution.target import TOP, bind
 from tests import tiny
 
 BITS = (np.arange(64)[:, None] >> np.arange(6)) & 1

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_influence.config import DataConfig
-from llm_influence.data.sources import open_data
+from llm_influence.config.data import DataConfig
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import DataError
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))

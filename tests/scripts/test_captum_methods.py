@@ -12,9 +12,9 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 from attribution_peers import captum_methods as peers
 
 from llm_influence import Contrast
-from llm_influence.attribution.explainer import METHODS
-from llm_influence.attribution.targets import bind
-from llm_influence.attribution.task import Task
+from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.registry import Task
+from llm_influence.attribution.target import bind
 from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed, weights
 

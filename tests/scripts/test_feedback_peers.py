@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.evaluation.feedback import feedback_metrics
+from llm_influence.evaluation.metrics import feedback_metrics
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "peers"))

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_influence.config import SplitConfig
+from llm_influence.config.data import SplitConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import split_log
-from llm_influence.files import write_text
+from llm_influence.utils import write_text
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "peers"))

@@ -14,7 +14,7 @@ from intervals import (
     weighted_auc,
 )
 
-from llm_influence.evaluation.feedback import feedback_metrics
+from llm_influence.evaluation.metrics import feedback_metrics
 
 
 def test_student_interval_of_three_runs():

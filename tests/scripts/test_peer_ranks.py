@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.evaluation.ranking import (
-    MISSED,
-    ranking_metrics,
-    seen_items,
-    target_ranks,
-)
+from llm_influence.evaluation.metrics import MISSED, ranking_metrics, seen_items, target_ranks
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "peers"))
 

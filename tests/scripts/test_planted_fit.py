@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from llm_influence.attribution.coalitions import every_coalition
-from llm_influence.attribution.shapley_sampling import exact_shapley_values
-from llm_influence.config import PlantedConfig
-from llm_influence.data.planted import generate
+from llm_influence.attribution.shapley import exact_shapley_values
+from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.datasets.planted import generate
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 

@@ -9,9 +9,9 @@ import pyarrow.parquet
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llm_influence.config import RunConfig
-from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.windows import IGNORE, Window, WindowCollator
+from llm_influence.config.run import RunConfig
+from llm_influence.training.batches import IGNORE, Window, WindowCollator
+from llm_influence.training.objective import NextEventObjective
 from tests import tiny
 
 NO_DROPOUT = {"dropout": 0.0, "adapter": {"rank": 4, "dropout": 0.0}}

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from llm_influence.config import AdversarialConfig
+from llm_influence.config.training import AdversarialConfig
 from llm_influence.data.splits import split_log
-from llm_influence.training.adversarial import adversarial_loss, perturbation
-from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.windows import WindowCollator, WindowDataset
+from llm_influence.training.batches import WindowCollator, WindowDataset
+from llm_influence.training.objective import NextEventObjective
+from llm_influence.training.regularizers import adversarial_loss, perturbation
 from tests import tiny
 from tests.training.runs import step_in_parts
 

@@ -6,7 +6,7 @@ from transformers import TrainerCallback
 
 from llm_influence.rendering.batch import collate
 from llm_influence.training import finetune as module
-from llm_influence.training.attention import NAME, attend_as_usual, attend_in_float32
+from llm_influence.training.base_trainer import NAME, attend_as_usual, attend_in_float32
 from llm_influence.training.finetune import finetune
 from llm_influence.training.trainer import InfluenceTrainer
 from tests import tiny
@@ -66,7 +66,7 @@ def test_a_run_trains_with_it_where_it_helps_and_leaves_the_usual_one(
 
     built = []
     monkeypatch.setattr(module, "InfluenceTrainer", Watched)
-    monkeypatch.setattr("llm_influence.training.base.on_cpu", lambda: True)
+    monkeypatch.setattr("llm_influence.training.base_trainer.on_cpu", lambda: True)
     finetune(config_in(tmp_path, train={"epochs": 1, "batch_size": 4, "precision": precision}))
     assert set(used) == {wanted}
     assert built[0].backbone.model.config._attn_implementation == "sdpa"

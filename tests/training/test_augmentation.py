@@ -11,8 +11,8 @@ from llm_influence.data.splits import split_log
 from llm_influence.modeling.model import inference
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.training.augmentation import EventDropout, events_before
+from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset
 from llm_influence.training.finetune import finetune
-from llm_influence.training.windows import IGNORE, WindowCollator, WindowDataset
 from tests import tiny
 from tests.training.runs import NO_DROPOUT, config_in, largest_difference, weights
 from tests.training.test_resume import broken_after

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from llm_influence.config import AugmentationConfig, ContrastiveConfig
+from llm_influence.config.training import AugmentationConfig, ContrastiveConfig
 from llm_influence.data.splits import split_log
 from llm_influence.modeling.model import inference
 from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.training.contrastive import NOBODY, contrastive_loss
-from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.views import Views
-from llm_influence.training.windows import IGNORE, WindowCollator, WindowDataset
+from llm_influence.training.augmentation import Views
+from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset
+from llm_influence.training.objective import NextEventObjective
+from llm_influence.training.regularizers import NOBODY, contrastive_loss
 from tests import tiny
 
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.config import FairnessConfig, RunConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.config.training import FairnessConfig
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.training.fairness import Swaps
-from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.windows import IGNORE, WindowCollator, WindowDataset
+from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset
+from llm_influence.training.objective import NextEventObjective
+from llm_influence.training.regularizers import Swaps
 from tests import tiny
 
 ON = FairnessConfig(features=["age"], weight=2.0)

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.config import FeedbackHeadConfig
+from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
-from llm_influence.evaluation.choice import chosen_metric
-from llm_influence.evaluation.comparison import compare_heads
-from llm_influence.evaluation.heads import by_head, head_metrics, predict_rows
+from llm_influence.evaluation.evaluate import (
+    by_head,
+    chosen_metric,
+    compare_heads,
+    head_metrics,
+    predict_rows,
+)
 from llm_influence.rendering.batch import collate
-from llm_influence.rendering.gaps import asked_codes
+from llm_influence.rendering.time_words import asked_codes
 from llm_influence.run import Run
 from llm_influence.training.augmentation import EventDropout, events_before
+from llm_influence.training.batches import IGNORE, Window, WindowCollator, WindowDataset
 from llm_influence.training.finetune import finetune
-from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.windows import IGNORE, Window, WindowCollator, WindowDataset
+from llm_influence.training.objective import NextEventObjective
 from tests import tiny
 from tests.training.runs import NO_DROPOUT, config_in, largest_difference, step_in_parts, weights
 

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
-from llm_influence.config import RECURRENT, RunConfig
-from llm_influence.data.sources import open_data
+from llm_influence.config.model import RECURRENT
+from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError, OutputError
-from llm_influence.evaluation.heads import by_head
-from llm_influence.evaluation.ranking import ModelRecommender, evaluate
+from llm_influence.evaluation.evaluate import by_head
+from llm_influence.evaluation.metrics import ModelRecommender, evaluate
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import finetune as module
+from llm_influence.training.augmentation import Negatives
 from llm_influence.training.finetune import finetune
-from llm_influence.training.negatives import Negatives
 from llm_influence.training.trainer import training_arguments
 from tests import tiny
 from tests.training.runs import (

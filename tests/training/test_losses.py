@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llm_influence.training.losses import gbce, sampled_softmax
+from llm_influence.training.objective import gbce, sampled_softmax
 
 ITEMS = 5
 TRUTH = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05], dtype=torch.float64)

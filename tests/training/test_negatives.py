@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llm_influence.training.negatives import Negatives, half_popular
+from llm_influence.training.augmentation import Negatives, half_popular
 
 
 def test_a_draw_follows_from_the_seed_and_the_step_alone():

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.config import ItemHeadConfig
+from llm_influence.config.model import ItemHeadConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
-from llm_influence.modeling import masks
+from llm_influence.modeling import backbone as masks
 from llm_influence.rendering.batch import collate
-from llm_influence.training.augmentation import EventDropout
-from llm_influence.training.negatives import Negatives, half_popular
-from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.windows import IGNORE, Window, WindowCollator, WindowDataset
+from llm_influence.training.augmentation import EventDropout, Negatives, half_popular
+from llm_influence.training.batches import IGNORE, Window, WindowCollator, WindowDataset
+from llm_influence.training.objective import NextEventObjective
 from tests import tiny
 from tests.training.runs import step_in_parts
 

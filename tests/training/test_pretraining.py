@@ -8,17 +8,17 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from llm_influence.config import PretrainingConfig
+from llm_influence.config.training import PretrainingConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.model import InfluenceModel, inference
-from llm_influence.rendering.pieces import UnitPieces
 from llm_influence.rendering.template import FIELDS
-from llm_influence.training import pretraining as module
+from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.training import pretrain as module
+from llm_influence.training.batches import IGNORE, WindowDataset
 from llm_influence.training.finetune import finetune
-from llm_influence.training.item_loss import ItemLoss
-from llm_influence.training.language import LanguageCollator, LanguageObjective, predictable
-from llm_influence.training.windows import IGNORE, WindowDataset
+from llm_influence.training.objective import ItemLoss
+from llm_influence.training.pretrain import LanguageCollator, LanguageObjective, predictable
 from tests import tiny
 from tests.training.runs import config_in, largest_difference, walk_events, weights
 
@@ -154,7 +154,7 @@ def test_units_are_scored_by_the_item_head_among_those_of_their_field(tmp_path, 
 
 @pytest.mark.parametrize(("kind", "config"), [("bert", MASKED), ("gpt2", CAUSAL)])
 def test_words_are_scored_by_their_input_vectors(train, kind, config, monkeypatch):
-    monkeypatch.setattr("llm_influence.training.language.CHUNK", 7)
+    monkeypatch.setattr("llm_influence.training.pretrain.CHUNK", 7)
     model = tiny.tiny_model(kind, "text")
     inputs, objective = inputs_of(model, train, config), objective_of(model, config)
     with inference(objective):

@@ -6,14 +6,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from llm_influence.config import ItemHeadConfig, PropensityConfig
-from llm_influence.data import BehaviorLog
+from llm_influence.config.model import ItemHeadConfig
+from llm_influence.config.training import PropensityConfig
+from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import split_log
 from llm_influence.errors import DataError, SchemaError
-from llm_influence.training.negatives import Negatives
-from llm_influence.training.objectives import NextEventObjective
-from llm_influence.training.propensity import label_weights
-from llm_influence.training.windows import IGNORE, WindowCollator, WindowDataset
+from llm_influence.training.augmentation import Negatives
+from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset
+from llm_influence.training.objective import NextEventObjective
+from llm_influence.training.regularizers import label_weights
 from tests import tiny
 from tests.training.runs import step_in_parts
 

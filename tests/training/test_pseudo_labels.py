@@ -9,15 +9,17 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from llm_influence.config import FeedbackHeadConfig, PseudoLabelsConfig, RunConfig
+from llm_influence.config.model import FeedbackHeadConfig
+from llm_influence.config.run import RunConfig
+from llm_influence.config.training import PseudoLabelsConfig
 from llm_influence.data.splits import split_log
 from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.rendering.batch import collate
 from llm_influence.training import pseudo_labels as module
+from llm_influence.training.batches import WeightedLabels, WindowCollator, WindowDataset
 from llm_influence.training.finetune import finetune
-from llm_influence.training.objectives import NextEventObjective
+from llm_influence.training.objective import NextEventObjective
 from llm_influence.training.pseudo_labels import confident, feedback_of_events, weighted
-from llm_influence.training.windows import WeightedLabels, WindowCollator, WindowDataset
 from tests import tiny
 from tests.training.runs import config_in, largest_difference, weights
 from tests.training.test_resume import BreakOff, BrokenOffError

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from llm_influence.training.base_trainer import LengthSampler
 from llm_influence.training.finetune import finetune
-from llm_influence.training.sampling import LengthSampler
 from tests.training.runs import config_in
 
 

@@ -7,15 +7,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from llm_influence.data.sources import open_data
 from llm_influence.data.splits import split_log
+from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import finetune as module
+from llm_influence.training.batches import WindowCollator, WindowDataset
 from llm_influence.training.finetune import finetune
-from llm_influence.training.objectives import NextEventObjective
+from llm_influence.training.objective import NextEventObjective
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
-from llm_influence.training.windows import WindowCollator, WindowDataset
 from tests import tiny
 from tests.training.runs import config_in, largest_difference
 

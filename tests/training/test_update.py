@@ -11,8 +11,8 @@ import pytest
 from transformers import TrainerCallback
 
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.config import FeedbackHeadConfig
-from llm_influence.data import periods
+from llm_influence.config.model import FeedbackHeadConfig
+from llm_influence.data import holdouts as periods
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import Split
 from llm_influence.errors import (
@@ -22,15 +22,14 @@ from llm_influence.errors import (
     OutputError,
     UnknownNameError,
 )
-from llm_influence.evaluation.heads import by_head
-from llm_influence.evaluation.ranking import ModelRecommender, evaluate
+from llm_influence.evaluation.evaluate import by_head
+from llm_influence.evaluation.metrics import ModelRecommender, evaluate
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.run import Run
-from llm_influence.training import update as module
+from llm_influence.training import continual as module
+from llm_influence.training.batches import IGNORE, WindowCollator
+from llm_influence.training.continual import ReplayWindows, open_newer, update, update_config
 from llm_influence.training.finetune import finetune
-from llm_influence.training.replay import ReplayWindows
-from llm_influence.training.update import open_newer, update, update_config
-from llm_influence.training.windows import IGNORE, WindowCollator
 from tests import tiny
 from tests.training.runs import config_in, largest_difference, weights
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from llm_influence.data.sources import open_data
 from llm_influence.data.splits import split_log
+from llm_influence.datasets.sources import open_data
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import finetune as module
 from llm_influence.training.finetune import finetune
-from llm_influence.training.trainer import InfluenceTrainer, training_arguments
-from llm_influence.training.validations import InnerValidations
+from llm_influence.training.trainer import InfluenceTrainer, InnerValidations, training_arguments
 from tests import tiny
 from tests.training.runs import config_in, largest_difference, weights
 

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.config import AugmentationConfig, TrainConfig
+from llm_influence.config.training import AugmentationConfig, TrainConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.model import inference
 from llm_influence.rendering.batch import EncodedBatch, collate
-from llm_influence.training.augmentation import EventDropout, events_before
-from llm_influence.training.views import Views
-from llm_influence.training.windows import IGNORE, WindowCollator, WindowDataset
+from llm_influence.training.augmentation import EventDropout, Views, events_before
+from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset
 from tests import tiny
 
 WINDOW = {"epoch": 2, "user": 3, "start": 0}

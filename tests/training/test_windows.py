@@ -5,19 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llm_influence.config import SplitConfig
-from llm_influence.data import BehaviorLog
+from llm_influence.config.data import SplitConfig
+from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import split_log
 from llm_influence.errors import DataError
-from llm_influence.evaluation.heads import Questions
+from llm_influence.evaluation.evaluate import Questions
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.training.batches import IGNORE, RowCollator, WindowCollator, WindowDataset
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments, training_windows
-from llm_influence.training.windows import (
-    IGNORE,
-    RowCollator,
-    WindowCollator,
-    WindowDataset,
-)
 from tests import tiny
 
 STYLES = ("token", "text")

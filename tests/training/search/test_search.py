@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from transformers import TrainerCallback, TrainerState
 
-from llm_influence.config import RunConfig, SearchConfig
+from llm_influence.config.run import RunConfig, SearchConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError, OutputError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import finetune as training
+from llm_influence.training import sweep as module
 from llm_influence.training.finetune import finetune
-from llm_influence.training.search import study as module
-from llm_influence.training.search.space import Space
-from llm_influence.training.search.study import search
+from llm_influence.training.sweep import Space, search
 from tests.training.runs import config_in, walk_events
 
 SPACE = {

@@ -1,0 +1,525 @@
+"""Does a backbone keep the beginnings of sequences? Found out by asking it.
+
+Reading several sequences in a row, after keys and values read before, needs a backbone that takes
+a mask of pairs of tokens and explicit places, and that keeps what it has read. Whether one does is
+no matter of its name: a small example is read both ways, and the states must be equal.
+
+Which tokens are read only once: a tree of the sequences, cut into paths.
+
+A state of a causal model depends on what stands before it alone, so sequences that begin alike
+share the nodes of their common beginning. The tree is cut into heavy paths (Sleator & Tarjan
+1983): at each node the path goes on to the child with the most sequences below it, and every
+other child begins a path of its own. A path can be read once the tokens before it have been, so
+paths are read level by level, and there are at most log2(M) + 1 levels. Leave-one-out over E
+events is one long path and E short ones, half of the tokens; all 2^n coalitions of n one-token
+events are 2^n tokens instead of n 2^(n - 1).
+
+Reads a tree of sequences with the model: several paths in a row, after keys and values kept.
+
+Every token is read once. A row holds the new tokens of several paths, and before them the tokens
+that these paths go on from, whose keys and values are taken from a store; a mask keeps the paths
+of a row apart. So no row is padded for the sake of a longer one beside it, however much the
+lengths of the paths differ.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from llm_influence.modeling.backbone import CLOSE, FAILURES
+from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.types import BoolArray, IntArray
+
+EVENTS, TOKENS = 6, 2
+HIDDEN = slice(1, 4)
+"""Events of the example: all of them in one sequence, all but these in another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginnings:
+    """What a backbone keeps.
+
+    Attributes:
+        kept: Whether a state read after kept keys and values equals the state read in one piece,
+            several sequences in a row.
+        token_bytes: Of the keys and values of one token, in float32.
+        reach: Longest history for which it is so: some layers of a decoder may see a window of
+            tokens alone. (An encoder's windows are cut by us, at any length.)
+    """
+
+    kept: bool
+    token_bytes: int
+    reach: float
+
+
+_KNOWN: weakref.WeakKeyDictionary[InfluenceModel, Beginnings] = weakref.WeakKeyDictionary()
+
+
+def beginnings_of(model: InfluenceModel) -> Beginnings:
+    """Asked of a model once; a recurrent one has no keys and values, and is not asked."""
+    if not model.backbone.attends:
+        return Beginnings(kept=False, token_bytes=0, reach=0.0)
+    if model not in _KNOWN:
+        with inference(model):
+            example = _Example(model)
+            kept = example.agrees()
+        _KNOWN[model] = Beginnings(kept, example.token_bytes, _reach(model))
+    return _KNOWN[model]
+
+
+def _reach(model: InfluenceModel) -> float:
+    if model.backbone.kind == "encoder":
+        return float("inf")
+    config = model.backbone.model.config
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return float(min((window for window in windows if window), default=float("inf")))
+
+
+class _Example:
+    """Two sequences of random vectors, read one by one as the model does it, and together."""
+
+    def __init__(self, model: InfluenceModel) -> None:
+        self.model, self.token_bytes = model, 0
+        generator = torch.Generator().manual_seed(0)
+        vectors = torch.randn(1, EVENTS * TOKENS, model.backbone.input_width, generator=generator)
+        self.vectors = vectors.to(model.device)
+        self.event = torch.arange(EVENTS, device=model.device).repeat_interleave(TOKENS)
+        self.kept = torch.ones(EVENTS, dtype=torch.bool, device=model.device)
+        self.kept[HIDDEN] = False
+        self.shown = torch.nonzero(self.kept[self.event])[:, 0]
+
+    def agrees(self) -> bool:
+        """Whether the two sequences read together have the states of those read alone."""
+        try:
+            alone = torch.cat([self._alone(hidden=False), self._alone(hidden=True)])
+            together = self._together()
+        except FAILURES:
+            return False
+        moved = (alone - together).abs().max().item()
+        return moved <= CLOSE * max(1.0, alone.abs().mean().item())
+
+    def _alone(self, *, hidden: bool) -> Tensor:
+        """(H,) state at the last token, as the model reads it itself."""
+        event = self.event[None]
+        batch = EncodedBatch(
+            input_ids=torch.zeros_like(event),
+            added_ids=torch.empty(1, len(self.event), 0, dtype=torch.long),
+            attention_mask=torch.ones_like(event, dtype=torch.bool),
+            event_index=event,
+            field_index=torch.full_like(event, -1),
+            ends=torch.zeros(1, EVENTS + 1, dtype=torch.long),
+            num_events=torch.tensor([EVENTS]),
+            when=torch.zeros(1, dtype=torch.long),
+        )
+        batch = batch.hide(self.kept[None]) if hidden else batch
+        return self.model.states(batch, self.vectors)[0, -1]
+
+    def _together(self) -> Tensor:
+        """The same states, both in one row, the tokens of the first event read before."""
+        first = torch.arange(TOKENS, device=self.event.device)
+        rest = torch.arange(TOKENS, len(self.event), device=self.event.device)
+        cache, past = DynamicCache(), DynamicCache()
+        self._read(first, torch.zeros_like(first), first, torch.zeros_like(first), cache)
+        twice = torch.cat([first, first])
+        for number, layer in enumerate(cache.layers):
+            past.update(layer.keys[:, :, twice], layer.values[:, :, twice], number)
+            self.token_bytes += 4 * (layer.keys[0, :, 0].numel() + layer.values[0, :, 0].numel())
+        tokens = torch.cat([rest, self.shown[TOKENS:]])
+        sequence = (torch.arange(len(tokens), device=tokens.device) >= len(rest)).long()
+        before = torch.arange(len(twice), device=tokens.device) // TOKENS
+        keys = torch.cat([twice, tokens]), torch.cat([before, sequence])
+        states = self._read(tokens, sequence, *keys, past)
+        if past.get_seq_length() != len(keys[0]):
+            raise RuntimeError("nothing was kept")
+        return torch.cat([states[len(rest) - 1], states[-1]])
+
+    def _read(
+        self,
+        tokens: Tensor,
+        sequence: Tensor,
+        key_tokens: Tensor,
+        key_sequence: Tensor,
+        cache: DynamicCache | None = None,
+    ) -> Tensor:
+        order = (
+            self.event
+            if self.model.backbone.kind == "encoder"
+            else torch.arange(len(self.event), device=self.event.device)
+        )
+        allowed = (sequence[:, None] == key_sequence) & (
+            order[key_tokens] <= order[tokens][:, None]
+        )
+        vectors = self.vectors[:, tokens]
+        return self.model.attend_pairs(vectors, allowed[None], key_tokens[None], cache)[0]
+
+
+Symbols = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Paths over M distinct sequences; N nodes in all, and each of them lies on one path.
+
+    Attributes:
+        nodes: (M, T) node of each token; beyond a sequence's end it means nothing.
+        ends: (N,) the sequence that ends at a node, -1 for none.
+        rows: (P,) a sequence that runs through the whole of a path.
+        starts: (P,) place in that sequence where the path begins: what stands before it is read.
+        levels: (P,) paths that have to be read before this one, one after the other.
+        needed: (N,) bool, nodes that a later path goes on from.
+    """
+
+    nodes: IntArray
+    ends: IntArray
+    rows: IntArray
+    starts: IntArray
+    levels: IntArray
+    needed: BoolArray
+
+
+def plan_paths(symbols: Symbols, lengths: IntArray) -> Plan:
+    """Cut the tree of some sequences into paths.
+
+    Args:
+        symbols: (M, T) tokens as numbers (`token_symbols`), 0 beyond a sequence's end and nowhere
+            else; no two rows are equal.
+        lengths: (M,) tokens of each sequence.
+    """
+    order = _sorted(symbols)
+    symbols, sizes = symbols[order], lengths[order]
+    places = np.arange(symbols.shape[1])
+    differs = np.ones(symbols.shape, dtype=bool)
+    differs[1:] = np.logical_or.accumulate(symbols[1:] != symbols[:-1], axis=1)
+    inside = places < sizes[:, None]
+    opened = differs & inside  # where a sequence leaves the one sorted before it
+    numbers = np.where(opened, np.cumsum(opened).reshape(opened.shape) - 1, -1)
+    nodes = np.maximum.accumulate(numbers, axis=0)
+    count = int(opened.sum())
+
+    parents = np.full(count, -1)
+    before = np.concatenate([np.full((len(nodes), 1), -1), nodes[:, :-1]], axis=1)
+    parents[numbers[opened]] = before[opened]
+    begins = _path_begins(parents, np.bincount(nodes[inside], minlength=count))
+    last = nodes[np.arange(len(nodes)), sizes - 1]
+    is_leaf = np.ones(count, dtype=bool)
+    is_leaf[parents[parents >= 0]] = False
+
+    through = np.flatnonzero(is_leaf[last])  # a path ends at a leaf
+    marks = begins[nodes[through]] & inside[through]
+    starts = symbols.shape[1] - 1 - np.argmax(marks[:, ::-1], axis=1)
+    needed = np.zeros(count, dtype=bool)
+    needed[nodes[through][places < starts[:, None]]] = True
+    ends = np.full(count, -1)
+    ends[last] = order
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return Plan(nodes[back], ends, order[through], starts, marks.sum(axis=1) - 1, needed)
+
+
+def token_symbols(columns: Sequence[IntArray]) -> Symbols:
+    """One number for the numbers at the same place of each column, never 0.
+
+    Different tokens get different numbers but for a chance of about T² / 2⁶⁴ among T of them. It
+    is the finaliser of SplitMix64 (Steele et al. 2014) over a running sum.
+    """
+    found = np.full(columns[0].shape, 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for column in columns:
+        found += column.astype(np.uint64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
+        found ^= found >> np.uint64(31)
+    return found | np.uint64(1)
+
+
+def event_symbols(symbols: Symbols, events: IntArray) -> Symbols:
+    """Symbols where a token may attend to all of its event: equal ones have equal events.
+
+    Args:
+        symbols: (V,) of the tokens, their places in them.
+        events: (V,) a number for each event of each sequence, the same for all of its tokens.
+    """
+    sums = np.zeros(int(events.max(initial=-1)) + 1, dtype=np.uint64)
+    np.add.at(sums, events, symbols)  # places differ, so the order is in the sum
+    return token_symbols([symbols, sums[events]])
+
+
+def _sorted(symbols: Symbols) -> IntArray:
+    """Order of the rows in which those that begin alike stand together, shorter ones first."""
+    big_endian = np.ascontiguousarray(symbols.astype(">u8"))
+    rows = big_endian.view(np.dtype((np.void, big_endian.itemsize * symbols.shape[1])))
+    return np.argsort(rows.ravel(), kind="stable")
+
+
+def _path_begins(parents: IntArray, weights: IntArray) -> BoolArray:
+    """(N,) bool, nodes that do not go on from their parent: all children but the heaviest."""
+    order = np.lexsort((-weights, parents))
+    siblings = parents[order]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = siblings[1:] != siblings[:-1]
+    begins = np.ones(len(parents), dtype=bool)
+    begins[order[first & (siblings >= 0)]] = False
+    return begins
+
+
+ROW = 64
+"""Tokens of a row, if the longest path has no more: short paths share rows."""
+PAST_COST = 0.25
+"""What a token taken from the store costs, as a part of a new one's cost."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sequences:
+    """M distinct sequences of up to T visible tokens; beyond a sequence's end nothing is meant.
+
+    Attributes:
+        symbols: (M, T) tokens as numbers: equal ones after equal beginnings are read alike.
+        lengths: (M,) tokens of each.
+        positions: (M, T) the token's place in its history. Removal ``mask`` leaves gaps.
+        order: (M, T) what a token attends to: all tokens whose number is not larger.
+        which: (M, T) the token's input vector, a row of ``inputs``.
+        inputs: (U, 2 + A) distinct inputs: token, neutral, added ids (`Renderings.records`).
+    """
+
+    symbols: Symbols
+    lengths: IntArray
+    positions: IntArray
+    order: IntArray
+    which: IntArray
+    inputs: IntArray
+
+    @classmethod
+    def of(
+        cls, records: IntArray, owner: IntArray, event: IntArray, *, whole_events: bool
+    ) -> Sequences:
+        """From what `Renderings.records` gives.
+
+        Args:
+            records: (V, 3 + A) token, place, neutral, added ids.
+            owner: (V,) the sequence of each, growing from 0 to M - 1.
+            event: (V,) its event, -1 for the frame.
+            whole_events: A token attends to all of its event (encoders), not to what stands before
+                it alone (decoders).
+        """
+        token, place, *rest = records.T
+        symbols = token_symbols([token, place, event, *rest])
+        if whole_events:
+            width = int(event.max(initial=-1)) + 2
+            symbols = event_symbols(symbols, owner * width + event + 1)
+        lengths = np.bincount(owner)
+        column = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        inputs = np.column_stack([token, *rest])
+        _, first, which = np.unique(
+            token_symbols(list(inputs.T)), return_index=True, return_inverse=True
+        )
+
+        def pad(values: np.ndarray) -> np.ndarray:
+            padded = np.zeros((len(lengths), int(lengths.max())), dtype=values.dtype)
+            padded[owner, column] = values
+            return padded
+
+        return cls(
+            symbols=pad(symbols),
+            lengths=lengths,
+            positions=pad(place),
+            order=pad(event if whole_events else place),
+            which=pad(which),
+            inputs=inputs[first],
+        )
+
+    def take(self, rows: IntArray) -> Sequences:
+        """Some of the sequences."""
+        return replace(
+            self,
+            symbols=self.symbols[rows],
+            lengths=self.lengths[rows],
+            positions=self.positions[rows],
+            order=self.order[rows],
+            which=self.which[rows],
+        )
+
+    def alike(self) -> IntArray:
+        """The numbers of the sequences, those that begin alike together."""
+        return np.lexsort(self.symbols.T[::-1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tokens:
+    """Tokens of the paths of some rows, one after the other.
+
+    Attributes:
+        path: (S,) number of the token's path among those of the batch.
+        sequence: (S,) the sequence it is taken from.
+        place: (S,) its place in that sequence.
+        row: (S,) the row it stands in.
+        column: (S,) its place in the row.
+    """
+
+    path: IntArray
+    sequence: IntArray
+    place: IntArray
+    row: IntArray
+    column: IntArray
+
+    @property
+    def width(self) -> int:
+        """Columns that the rows need."""
+        return int(self.column.max(initial=-1)) + 1
+
+    @classmethod
+    def of(cls, sequences: IntArray, begins: IntArray, ends: IntArray, rows: IntArray) -> _Tokens:
+        """Tokens ``begins`` to ``ends`` of each path's sequence; paths stand in order of row."""
+        lengths = ends - begins
+        path = np.repeat(np.arange(len(sequences)), lengths)
+        first = np.cumsum(lengths) - lengths
+        place = np.arange(len(path)) - first[path] + begins[path]
+        row = rows[path]
+        opens = np.searchsorted(row, row)  # the row's first token
+        return cls(path, sequences[path], place, row, np.arange(len(path)) - opens)
+
+
+class PrefixReader:
+    """Reads the paths of some sequences.
+
+    Args:
+        model: A model that keeps beginnings, in inference mode.
+        sequences: M sequences.
+        vectors: (U, H) their input vectors.
+
+    Attributes:
+        plan: Their paths.
+        states: (M, H) float32 states at the last tokens of the sequences, once `read` all.
+    """
+
+    def __init__(self, model: InfluenceModel, sequences: Sequences, vectors: Tensor) -> None:
+        self._model, self._sequences, self._vectors = model, sequences, vectors
+        self.plan = plan_paths(sequences.symbols, sequences.lengths)
+        self._slots = np.cumsum(self.plan.needed) - 1
+        self._store: list[tuple[Tensor, Tensor]] = []  # of each layer (slots, heads, size)
+        self._new = sequences.lengths[self.plan.rows] - self.plan.starts
+        self.states = vectors.new_empty(len(sequences.lengths), vectors.shape[1])
+
+    def read(self, budget: int) -> Tensor:
+        """Read all paths in batches of ``budget`` tokens; returns `states`."""
+        for level in range(int(self.plan.levels.max(initial=-1)) + 1):
+            rows = self._rows(np.flatnonzero(self.plan.levels == level))
+            while rows:
+                count = self._fitting(rows, budget)
+                self._read(rows[:count])
+                rows = rows[count:]
+        return self.states
+
+    def _rows(self, paths: IntArray) -> list[IntArray]:
+        """Paths put together in rows: the longest with the shortest, as many as a row holds."""
+        by_length = paths[np.argsort(-self._new[paths], kind="stable")]
+        lengths = self._new[by_length].tolist()
+        room = max(ROW, lengths[0])
+        rows: list[list[int]] = []
+        first, last = 0, len(lengths) - 1
+        while first <= last:
+            row, left = [first], room - lengths[first]
+            first += 1
+            while first <= last and lengths[last] <= left:
+                left -= lengths[last]
+                row.append(last)
+                last -= 1
+            rows.append(row)
+        return [by_length[row] for row in rows]
+
+    def _fitting(self, rows: list[IntArray], budget: int) -> int:
+        """How many of the rows make a batch under the budget, at least one."""
+        new = np.array([self._new[row].sum() for row in rows])
+        past = np.array([self.plan.starts[row].sum() for row in rows])
+        width = np.maximum.accumulate(new) + PAST_COST * np.maximum.accumulate(past)
+        return max(1, int(np.sum(width * np.arange(1, len(rows) + 1) <= budget)))
+
+    def _read(self, rows: list[IntArray]) -> None:
+        """Read rows of paths; keep what is needed of them."""
+        paths = np.concatenate(rows)
+        row = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+        sequences, starts = self.plan.rows[paths], self.plan.starts[paths]
+        past = _Tokens.of(sequences, np.zeros_like(starts), starts, row)
+        new = _Tokens.of(sequences, starts, self._sequences.lengths[sequences], row)
+        shape = len(rows), past.width, new.width
+        nodes = self.plan.nodes[new.sequence, new.place]
+        keeps = self.plan.needed[nodes]
+        cache = self._past(past, shape) if past.width or keeps.any() else None
+        states = self._model.attend_pairs(
+            self._inputs(new, shape), *self._mask(past, new, shape), cache
+        )
+        if cache is not None and keeps.any():
+            self._keep(cache, past.width, new, nodes, keeps)
+        ends = self.plan.ends[nodes]
+        last = ends >= 0
+        at = self._tensor(new.row[last]), self._tensor(new.column[last])
+        self.states[self._tensor(ends[last])] = states[at].to(self.states)
+
+    def _inputs(self, new: _Tokens, shape: tuple[int, int, int]) -> Tensor:
+        which = np.zeros((shape[0], shape[2]), dtype=np.int64)
+        which[new.row, new.column] = self._sequences.which[new.sequence, new.place]
+        return self._vectors[self._tensor(which)]
+
+    def _mask(
+        self, past: _Tokens, new: _Tokens, shape: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """(B, Q, K) who sees whom, and (B, K) where every token stands."""
+        height, before, width = shape
+        path, order, position = (np.full((height, before + width), filler) for filler in (-1, 0, 0))
+        for tokens, shift in ((past, 0), (new, before)):
+            at = tokens.row, tokens.column + shift
+            path[at] = tokens.path
+            order[at] = self._sequences.order[tokens.sequence, tokens.place]
+            position[at] = self._sequences.positions[tokens.sequence, tokens.place]
+        paths, orders = self._tensor(path), self._tensor(order)
+        same = paths[:, before:, None] == paths[:, None, :]
+        earlier = orders[:, None, :] <= orders[:, before:, None]
+        # padding is a path of its own and sees padding alone
+        return same & earlier, self._tensor(position)
+
+    def _past(self, past: _Tokens, shape: tuple[int, int, int]) -> DynamicCache:
+        """Keys and values of the tokens that the rows go on from."""
+        cache = DynamicCache()
+        if past.width:
+            slots = np.zeros(shape[:2], dtype=np.int64)
+            nodes = self.plan.nodes[past.sequence, past.place]
+            slots[past.row, past.column] = self._slots[nodes]
+            index = self._tensor(slots)
+            for number, (keys, values) in enumerate(self._store):
+                taken = keys[index].transpose(1, 2), values[index].transpose(1, 2)
+                cache.update(*taken, number)
+        return cache
+
+    def _keep(
+        self, cache: DynamicCache, before: int, new: _Tokens, nodes: IntArray, keeps: BoolArray
+    ) -> None:
+        slots = self._tensor(self._slots[nodes[keeps]])
+        at = self._tensor(new.row[keeps]), self._tensor(new.column[keeps] + before)
+        count = int(self.plan.needed.sum())
+        if not self._store:
+            self._store = [
+                (_room(keys, count), _room(values, count)) for keys, values in _layers(cache)
+            ]
+        for (keys, values), (new_keys, new_values) in zip(self._store, _layers(cache), strict=True):
+            keys[slots] = new_keys.transpose(1, 2)[at]
+            values[slots] = new_values.transpose(1, 2)[at]
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._vectors.device)
+
+
+def _layers(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
+    for layer in cache.layers:
+        yield layer.keys, layer.values
+
+
+def _room(part: Tensor, tokens: int) -> Tensor:
+    """(tokens, heads, size) to be filled, from (B, heads, K, size) keys or values."""
+    return part.new_empty(tokens, part.shape[1], part.shape[3])

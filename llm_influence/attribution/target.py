@@ -1,0 +1,389 @@
+"""The list of recommendations as one number: how much of it is still there, in its order.
+
+What is explained: one number a history, in log-odds but for the slate and a regression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from llm_influence.errors import ExplanationError, choices
+from llm_influence.evaluation.metrics import seen_items
+from llm_influence.modeling.model import InfluenceModel, Prediction, log_odds
+from llm_influence.modeling.scoring import ItemScores
+from llm_influence.types import FloatArray, History
+
+ROWS = 64
+"""Histories whose recommendations are sought at a time; affects memory and speed alone."""
+
+
+def best_unseen(
+    model: InfluenceModel, histories: Sequence[History], k: int
+) -> tuple[Tensor, Tensor]:
+    """The recommendations of N histories.
+
+    Returns:
+        (N, K) codes of the k best items that a history does not hold, best first, -1 where there
+        are fewer; and (N, S) codes of the items it holds, -1 where there are fewer. K is k, or the
+        size of a smaller catalogue.
+    """
+    seen = seen_items([model.encoder.lexicon.item_codes(history) for history in histories])
+    found = []
+    for start in range(0, len(histories), ROWS):
+        part = slice(start, start + ROWS)
+        best = model.score(histories[part]).best(k, seen=seen[part])
+        found.append(best.shown().cpu())
+    return torch.cat(found), seen
+
+
+def slate_ndcg(logits: Tensor, slate: Tensor, seen: Tensor) -> Tensor:
+    """NDCG@K of a ranking against a slate in its own order.
+
+    With a slate of items i_1 to i_K, item i_j has the graded relevance K + 1 - j. The ranking is
+    that of all items outside ``seen``, equal logits ordered by row of the catalogue, and ``r(i)``
+    is an item's place in it, from 1:
+
+        DCG = sum over j with r(i_j) <= K of (K + 1 - j) / log2(1 + r(i_j))
+        value = DCG / (sum over j of (K + 1 - j) / log2(1 + j))
+
+    It is 1 where the first K items are the slate in its order, and 0 where none of the slate is
+    among them. It is constant between changes of order, so it has no useful gradient.
+
+    Args:
+        logits: (B, I) item logits.
+        slate: (B, K) item codes, best first, -1 at the end where a slate is shorter.
+        seen: (B, S) codes of items that are never ranked, -1 where there are fewer.
+
+    Returns:
+        (B,) values between 0 and 1.
+    """
+    slate = slate.to(logits.device)
+    held = slate >= 0
+    places = torch.arange(slate.shape[1], device=logits.device)
+    discounts = 1 / torch.log2(places.double() + 2)
+    relevance = (held.sum(dim=1, keepdim=True) - places).clamp(min=0).double()
+    best = ItemScores.of(logits).best(slate.shape[1], seen=seen.to(logits.device))
+    same = (best.codes[:, :, None] == slate[:, None, :]) & best.candidate[:, :, None]
+    gained = (same * relevance[:, None, :]).sum(dim=2)
+    counted = gained * held  # a shorter slate is compared with as many places
+    return (counted * discounts).sum(dim=1) / (relevance * discounts).sum(dim=1)
+
+
+TOP = "top1"
+NAMED = 3
+"""Items of a slate that its name for people lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Log-odds that this item comes next, against all others of the catalogue."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Behavior:
+    """Log-odds that this behaviour comes next, against all others."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Why ``chosen`` and not ``other``: the difference of the two items' logits."""
+
+    chosen: str
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """The list of recommendations: what made it these ``k`` items in this order?
+
+    The slate is what is recommended after the whole history, items it holds left out. The value
+    is the NDCG@k of the ranking against the slate's own order: 1 with all events, 0 where none of
+    the slate is among the first k any more (`llm_influence.attribution.slate.slate_ndcg`). It is
+    no log-odds and has no gradient: methods that remove events explain it, gradient methods
+    refuse it.
+    """
+
+    k: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """The feedback expected if this item came next: log-odds of a click, a purchase, a like.
+
+    Of an ordinal head they are the log-odds of a label of at least ``positive_from``; a regression
+    head is explained in the units of the label itself.
+
+    Attributes:
+        item: Item id of the candidate.
+        behavior: What would be done with it; default: the behaviour that most labels are of.
+    """
+
+    item: str
+    behavior: str | None = None
+
+
+Kind = Literal["item", "behavior", "contrast", "slate", "feedback", "feedback_value"]
+Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate | Feedback
+"""``"top1"`` is each history's own first recommendation among unseen items. Any other string is an
+item id, or else a behaviour; write `Item` or `Behavior` where a name could be both."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundTarget:
+    """A target fixed for N histories: it stays the same while events are removed.
+
+    Attributes:
+        kind: ``item``, ``behavior``, ``contrast``, ``slate``, ``feedback`` in log-odds, or
+            ``feedback_value``, that of a regression in the label's units.
+        codes: (N,) item or behaviour codes; of a slate (N, K) item codes, -1 where it is shorter.
+        other: (N,) item codes that a contrast subtracts, else None.
+        ids: N ids as text.
+        names: The same for people.
+        seen: (N, S) codes of items that a slate leaves out, -1 where there are fewer; else None.
+        behaviors: (N,) behaviour codes of the candidates of feedback, else None.
+        middle: A value above it speaks for the target, below it against: 0 of log-odds, the mean
+            label of a regression.
+        changes: (N, I) what rules add to the logits that a slate is ordered by, those of the whole
+            history whatever is removed; else None.
+    """
+
+    kind: Kind
+    codes: Tensor
+    other: Tensor | None
+    ids: Sequence[str]
+    names: Sequence[str]
+    seen: Tensor | None = None
+    behaviors: Tensor | None = None
+    middle: float = 0.0
+    changes: Tensor | None = None
+
+    @property
+    def has_probability(self) -> bool:
+        """Whether values are log-odds."""
+        return self.kind not in ("slate", "feedback_value")
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether `values` has a gradient that means something."""
+        return self.kind != "slate"
+
+    def probabilities(self, full: FloatArray) -> FloatArray:
+        """(N,) probability of the target at (N,) values; nan where values are no log-odds."""
+        return 1 / (1 + np.exp(-full)) if self.has_probability else np.full(len(full), np.nan)
+
+    def values(self, prediction: Prediction, rows: Tensor) -> Tensor:
+        """(B,) target values of predictions made for the histories numbered ``rows`` (B,)."""
+        codes = self.codes[rows].to(prediction.item_logits.device)
+        if self.seen is not None:
+            logits = prediction.item_logits
+            if self.changes is not None:
+                logits = logits + self.changes[rows].to(logits)
+            return slate_ndcg(logits, codes, self.seen[rows])
+        if self.kind == "behavior":
+            return log_odds(prediction.behavior_logits, codes)
+        if self.behaviors is not None and prediction.feedback is not None:
+            return prediction.feedback(codes, self.behaviors[rows])
+        if self.other is None:
+            return log_odds(prediction.item_logits, codes)
+        other = self.other[rows].to(codes.device)
+        both = prediction.item_logits.gather(1, torch.stack([codes, other], dim=1))
+        return both[:, 0] - both[:, 1]
+
+
+def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) -> BoundTarget:
+    """Fix ``target`` for these histories.
+
+    Raises:
+        ExplanationError: The item or behaviour is not known to the model, a name could be either,
+            ``top1`` or a slate finds no unseen item, or the model predicts no such feedback.
+    """
+    if target == TOP:
+        codes, _ = _recommended(model, histories, 1, "top1")
+        return bind_items(model, codes[:, 0].tolist())
+    if isinstance(target, str):
+        target = _classify(target, model)
+    count = len(histories)
+    if isinstance(target, Slate):
+        return _slate(model, histories, target.k)
+    if isinstance(target, Item):
+        return bind_items(model, [_item_code(target.id, model)] * count)
+    if isinstance(target, Feedback):
+        return _feedback(model, target, count)
+    if isinstance(target, Behavior):
+        code = _behavior_code(target.name, model)
+        same = [target.name] * count
+        return BoundTarget("behavior", torch.full((count,), code), None, same, same)
+    chosen, other = _item_code(target.chosen, model), _item_code(target.other, model)
+    both = bind_items(model, [chosen, other])
+    return BoundTarget(
+        "contrast",
+        torch.full((count,), chosen),
+        torch.full((count,), other),
+        [" over ".join(both.ids)] * count,
+        [" over ".join(both.names)] * count,
+    )
+
+
+def parse_target(text: str) -> Target:
+    """A target from the command line: ``top1``, ``item:42``, ``behavior:click``,
+    ``contrast:42,50``, ``slate:10``, ``feedback:42``, ``feedback:42,purchase``, or a bare id or
+    behaviour.
+    """  # noqa: D205
+    kind, colon, rest = text.partition(":")
+    if colon and kind == "item":
+        return Item(rest)
+    if colon and kind == "behavior":
+        return Behavior(rest)
+    if colon and kind == "feedback":
+        item, comma, behavior = rest.partition(",")
+        if not item or (comma and not behavior):
+            raise ExplanationError(
+                f"cannot read {text!r}",
+                where="target",
+                expected="feedback:ITEM or feedback:ITEM,BEHAVIOR",
+                fix="name the item that might come next, as in feedback:42",
+            )
+        return Feedback(item, behavior or None)
+    if colon and kind == "contrast":
+        chosen, comma, other = rest.partition(",")
+        if not (chosen and comma and other):
+            raise ExplanationError(
+                f"cannot read {text!r}",
+                where="target",
+                expected="contrast:CHOSEN,OTHER",
+                fix="name two item ids with a comma between them",
+            )
+        return Contrast(chosen, other)
+    if colon and kind == "slate":
+        if not rest.isdecimal():
+            raise ExplanationError(
+                f"cannot read {text!r}",
+                where="target",
+                expected="slate:K",
+                fix="say how many recommendations, as in slate:10",
+            )
+        return Slate(int(rest))
+    return text
+
+
+def _classify(name: str, model: InfluenceModel) -> Item | Behavior:
+    is_item = int(model.catalogue.find(pa.array([name], pa.string()))[0]) >= 0
+    is_behavior = name in model.encoder.lexicon.behaviors
+    if is_item and is_behavior:
+        raise ExplanationError(
+            f"{name!r} is both an item and a behaviour",
+            where="target",
+            expected="a name that can be only one of them",
+            fix=f"write Item({name!r}) or Behavior({name!r}); item:{name} on the command line",
+        )
+    return Behavior(name) if is_behavior else Item(name)
+
+
+def _item_code(item: str, model: InfluenceModel) -> int:
+    code = int(model.catalogue.find(pa.array([item], pa.string()))[0])
+    if code < 0:
+        behaviors = model.encoder.lexicon.behaviors
+        raise ExplanationError(
+            f"{item!r} is no item of the model's catalogue",
+            where="target",
+            expected=f"'top1', one of {len(model.catalogue)} item ids, or a behaviour "
+            f"({choices(behaviors, item)})",
+            fix="check the id, or add the item with model.add_items(item_table)",
+        )
+    return code
+
+
+def _behavior_code(name: str, model: InfluenceModel) -> int:
+    known = model.encoder.lexicon.behaviors
+    if name not in known:
+        raise ExplanationError(
+            f"unknown behaviour {name!r}",
+            where="target",
+            expected=choices(known, name),
+            fix="name a behaviour of the training log",
+        )
+    return known.index(name)
+
+
+def bind_items(model: InfluenceModel, codes: Sequence[int]) -> BoundTarget:
+    """The log-odds of one item a history, by (N,) catalogue rows."""
+    ids = [model.catalogue.ids[code].as_py() for code in codes]
+    names = [model.catalogue.titles[code] or item for code, item in zip(codes, ids, strict=True)]
+    return BoundTarget("item", torch.tensor(codes, dtype=torch.long), None, ids, names)
+
+
+def _feedback(model: InfluenceModel, target: Feedback, count: int) -> BoundTarget:
+    scale, code = model.trained_feedback.scale, _item_code(target.item, model)
+    behavior = scale.behaviors[0] if target.behavior is None else target.behavior
+    if behavior not in scale.behaviors:
+        raise ExplanationError(
+            f"no feedback on behaviour {behavior!r} was in training",
+            where=f"target {target}",
+            expected=choices(scale.behaviors, behavior),
+            fix="name one of these, or leave the behaviour out",
+        )
+    item = bind_items(model, [code] * count)
+    number = model.encoder.lexicon.behaviors.index(behavior)
+    regression = model.config.feedback_head.kind == "regression"
+    same = target.behavior is None
+    return replace(
+        item,
+        kind="feedback_value" if regression else "feedback",
+        ids=item.ids if same else [f"{each},{behavior}" for each in item.ids],
+        names=item.names if same else [f"{each} ({behavior})" for each in item.names],
+        behaviors=torch.full((count,), number),
+        middle=scale.mean if regression else 0.0,
+    )
+
+
+def _slate(model: InfluenceModel, histories: Sequence[History], k: int) -> BoundTarget:
+    if k < 1:
+        raise ExplanationError(
+            f"a slate of {k} items",
+            where="target",
+            expected="at least 1",
+            fix="ask for the first item or more, as in Slate(10) or slate:10",
+        )
+    codes, seen = _recommended(model, histories, k, "slate")
+    lists = [bind_items(model, [code for code in row if code >= 0]) for row in codes.tolist()]
+    return BoundTarget(
+        "slate",
+        codes,
+        None,
+        [", ".join(each.ids) for each in lists],
+        [_slate_name(each.names) for each in lists],
+        seen,
+        changes=model.rule_scores(histories),
+    )
+
+
+def _slate_name(names: Sequence[str]) -> str:
+    """``top 10: A; B; C; …``: the length of the list and its head."""
+    head = [*names[:NAMED], *(["…"] if len(names) > NAMED else [])]
+    return f"top {len(names)}: {'; '.join(head)}"
+
+
+def _recommended(
+    model: InfluenceModel, histories: Sequence[History], k: int, target: str
+) -> tuple[Tensor, Tensor]:
+    """`best_unseen`, at least one item for every history."""
+    codes, seen = best_unseen(model, histories, k)
+    if (codes[:, 0] < 0).any():
+        raise ExplanationError(
+            "a history holds every item of the catalogue",
+            where=f"target {target!r}",
+            expected="at least one unseen item to recommend",
+            fix="explain a named item instead",
+        )
+    return codes, seen

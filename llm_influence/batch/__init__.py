@@ -1,0 +1,1 @@
+"""Long work over many users, on any number of processes, that resumes."""

@@ -1,0 +1,194 @@
+"""Counterfactual flips: every user's history read again with one feature changed.
+
+Nothing else changes: the events, their order and their times are the same, so a difference is what
+the model makes of the feature itself. A model whose template does not render the feature answers
+the same, which this shows rather than assumes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from llm_influence.data.log import BehaviorLog
+from llm_influence.errors import DataError, ExplanationError, choices
+from llm_influence.evaluation.metrics import seen_items
+from llm_influence.influence.table_files import FLIP_SCHEMA, write_flips
+from llm_influence.modeling.model import InfluenceModel, log_odds
+from llm_influence.modeling.scoring import BestItems
+from llm_influence.types import History
+
+MOST_VALUES = 12
+"""Of a feature with more, names: the most frequent; numbers: evenly spaced among the users."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlipResult:
+    """What was measured.
+
+    Attributes:
+        path: The table.
+        changed: Share of users whose first recommendation some other value changes, by feature.
+        users: Users whose feature is known, by feature.
+    """
+
+    path: Path
+    changed: dict[str, float]
+    users: dict[str, int]
+
+
+def measure_flips(
+    model: InfluenceModel,
+    log: BehaviorLog,
+    features: Sequence[str],
+    out: str | Path,
+    *,
+    k: int = 10,
+    batch_size: int = 64,
+    run: str = "",
+    progress: bool = True,
+) -> FlipResult:
+    """Change each feature of every user to every other value and recommend again.
+
+    Of a feature with more than `MOST_VALUES` values so many are put in.
+
+    Args:
+        model: The model.
+        log: Whose histories; with a user table.
+        features: Columns of the user table.
+        out: Folder of ``flips.parquet`` (`influence.flips`): that of the influence tables.
+        k: The first k recommendations are compared; items of the history are none.
+        batch_size: Histories at a time; affects speed and memory alone.
+        run: Name written into the ``run`` column.
+        progress: Show a bar.
+
+    Raises:
+        DataError: The log has no user table, no such feature, or all users are alike in it.
+        ExplanationError: ``k`` is below 1 or above the number of items.
+        OutputError: ``out`` cannot be written.
+    """
+    if not 1 <= k <= len(model.catalogue):
+        raise ExplanationError(
+            f"k is {k}",
+            where="measure_flips",
+            expected=f"1 to the model's {len(model.catalogue)} items",
+            fix="correct k",
+        )
+    log = log.align(model.catalogue, model.encoder.lexicon.behaviors)
+    values = {name: _values(log, name) for name in dict.fromkeys(features)}
+    rows: list[dict[str, Any]] = []
+    for start in tqdm(range(0, len(log), batch_size), disable=not progress, unit="batch"):
+        part = [log.at(row) for row in range(start, min(start + batch_size, len(log)))]
+        part = [history for history in part if len(history)]
+        rows += _flipped(model, part, values, k, batch_size)
+    table = pa.Table.from_pylist([{"run": run, "k": k, **row} for row in rows], FLIP_SCHEMA)
+    path = write_flips(table, Path(out))
+    return FlipResult(path, *_summary(rows))
+
+
+def _values(log: BehaviorLog, feature: str) -> list[str]:
+    """The values of a feature to put in: all, or of many numbers `MOST_VALUES` that users have."""
+    if log.users is None or feature not in log.users.column_names:
+        columns = [] if log.users is None else log.users.column_names
+        raise DataError(
+            f"users have no feature {feature!r}",
+            where="user table of the log",
+            expected=choices(columns, feature),
+            fix="correct the name, or pass the user table that has it",
+        )
+    every = [value for value in log.users[feature].to_pylist() if value]
+    found = sorted(set(every))
+    if len(found) < 2:
+        raise DataError(
+            f"every user's {feature!r} is {found[0] if found else 'unknown'!r}",
+            where="user table of the log",
+            expected="at least two values",
+            fix="name another feature",
+        )
+    if len(found) <= MOST_VALUES:
+        return found
+    try:
+        ordered = sorted(every, key=float)
+    except ValueError:
+        return sorted(name for name, _ in Counter(every).most_common(MOST_VALUES))
+    places = (np.arange(MOST_VALUES) + 0.5) * len(ordered) / MOST_VALUES
+    return sorted({ordered[int(place)] for place in places}, key=float)
+
+
+def _flipped(
+    model: InfluenceModel,
+    histories: Sequence[History],
+    values: dict[str, list[str]],
+    k: int,
+    batch_size: int,
+) -> Iterator[dict[str, Any]]:
+    """Rows of some users, all features and other values."""
+    asked = [
+        (place, name, other)
+        for place, history in enumerate(histories)
+        for name, known in values.items()
+        for other in known
+        if history.user.get(name) and other != history.user[name]
+    ]
+    if not asked:
+        return
+    top, own = _best(model, histories, k)
+    first = top.codes[:, 0]
+    for start in range(0, len(asked), batch_size):
+        part = asked[start : start + batch_size]
+        owner = torch.tensor([place for place, _, _ in part])
+        changed = [_with(histories[place], name, other) for place, name, other in part]
+        best, scores = _best(model, changed, k)
+        odds = log_odds(scores, first[owner])
+        before = log_odds(own[owner], first[owner])
+        for row, (place, name, other) in enumerate(part):
+            yield {
+                "user_id": histories[place].user_id,
+                "feature": name,
+                "value": histories[place].user[name],
+                "other": other,
+                "item_id": model.catalogue.ids[int(first[place])].as_py(),
+                "item_other": model.catalogue.ids[int(best.codes[row, 0])].as_py(),
+                "changed": bool(best.codes[row, 0] != first[place]),
+                "kept": len(_set(top, place) & _set(best, row)) / len(_set(top, place)),
+                "log_odds": float(before[row]),
+                "log_odds_other": float(odds[row]),
+            }
+
+
+def _best(
+    model: InfluenceModel, histories: Sequence[History], k: int
+) -> tuple[BestItems, torch.Tensor]:
+    """The first k of each history, and (B, I) scores of all items, on the CPU."""
+    scores = model.score(histories)
+    seen = seen_items([model.encoder.lexicon.item_codes(history) for history in histories])
+    found = scores.best(k, seen=seen)
+    moved = BestItems(found.codes.cpu(), found.candidate.cpu(), found.log_odds.cpu())
+    return moved, torch.cat([part.cpu() for _, part in scores.chunks()], dim=1).double()
+
+
+def _set(best: BestItems, row: int) -> set[int]:
+    return set(best.codes[row][best.candidate[row]].tolist())
+
+
+def _with(history: History, feature: str, value: str) -> History:
+    """The same history of a user with another value."""
+    return replace(history, user=MappingProxyType({**history.user, feature: value}))
+
+
+def _summary(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, int]]:
+    changed: dict[str, dict[str, bool]] = {}
+    for row in rows:
+        users = changed.setdefault(row["feature"], {})
+        users[row["user_id"]] = users.get(row["user_id"], False) or row["changed"]
+    shares = {name: float(np.mean(list(users.values()))) for name, users in changed.items()}
+    return shares, {name: len(users) for name, users in changed.items()}

@@ -1,0 +1,121 @@
+"""The whole way on real data: fine-tune, evaluate, explain, analyse, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from llm_influence.analysis.factors import LEAST_USERS, analyze_factors
+from llm_influence.analysis.tables import InfluenceView
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.batch.explain import explain_batch
+from llm_influence.config.run import RunConfig
+from llm_influence.evaluation.evaluate import Record, as_text, compare
+from llm_influence.influence.table_files import read_tables
+from llm_influence.report.page import build_report
+from llm_influence.run import Run
+from llm_influence.training.finetune import finetune
+
+METHODS = ("leave_one_out", "integrated_gradients", "attention_rollout")
+"""The first one is drawn large in the report, the others beside it."""
+
+SETTING = ("--model.layers", "3")
+"""What the demo changes in the defaults: half of MiniLM predicts as well in half the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demo made.
+
+    Attributes:
+        report: The HTML page.
+        metrics: Test metrics of the model, item-kNN and popularity.
+        finetune_seconds: Wall-clock seconds of fine-tuning.
+        explanations: Explanations written, over all methods.
+    """
+
+    report: Path
+    metrics: list[Record]
+    finetune_seconds: float
+    explanations: int
+
+
+def demo_config(overrides: Sequence[str] = ()) -> RunConfig:
+    """The demo's run, with dotted overrides on top, as in `RunConfig.load`.
+
+    Raises:
+        ConfigError: An override is wrong.
+    """
+    return RunConfig.load(None, [*SETTING, *overrides])
+
+
+def run_demo(
+    config: RunConfig, *, users: int = 24, say: Callable[[str], None] = print
+) -> DemoResult:
+    """Fine-tune (or go on with, or reuse, what the folder holds), evaluate, explain, report.
+
+    Args:
+        config: The run, usually `demo_config()`.
+        users: Users explained, drawn at random from the run's seed.
+        say: Where progress is told.
+    """
+    folder = Path(config.output)
+    if (folder / "metrics.json").exists():
+        say(f"1/4 {folder} holds a finished run: using it")
+    else:
+        say(f"1/4 fine-tuning {config.model.backbone} on {config.data.source}")
+        finetune(config, resume=True)
+    run = Run.open(folder)
+    say("2/4 evaluating on the test split")
+    metrics = compare(run.model, run.split, run.config.evaluation)
+    say("\n" + as_text(metrics) + "\n")
+    say(f"3/4 explaining the recommendations of {users} users with {', '.join(METHODS)}")
+    written = _explain(run, users)
+    say("4/4 analysing the explanations and writing the report")
+    shown = _sample(run, users)
+    influences = read_tables([folder / "influence" / method for method in METHODS])
+    facts = run.report_facts(metrics, [run.split.log.history(user) for user in shown])
+    report = build_report(
+        influences=influences,
+        facts=facts,
+        out=folder / "report.html",
+        analyses=_analyse(folder, say),
+    )
+    say(f"report: {report}")
+    seconds = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["seconds"]
+    return DemoResult(report, metrics, seconds, written)
+
+
+def _sample(run: Run, users: int) -> list[str]:
+    log = run.split.log
+    draw = np.random.default_rng(run.config.train.seed)
+    rows = np.sort(draw.choice(len(log), size=min(users, len(log)), replace=False))
+    return [log.user_ids[int(row)].as_py() for row in rows]
+
+
+def _explain(run: Run, users: int) -> int:
+    log = run.split.log.select(_sample(run, users))
+    written = 0
+    for method in METHODS:
+        out = run.folder / "influence" / method
+        written += explain_batch(Explainer(run.model, method), log, out, run=run.folder.name).users
+    return written
+
+
+def _analyse(folder: Path, say: Callable[[str], None]) -> list[Path]:
+    """The folder with the factors of the first method's explanations, where they can be had."""
+    if find_spec("duckdb") is None:
+        say("without factors: pip install 'llm-influence[analysis]' brings them into the report")
+        return []
+    out = folder / "analysis"
+    with InfluenceView(folder / "influence" / METHODS[0]) as view:
+        if view.users < LEAST_USERS:
+            say(f"without factors: they take explanations of {LEAST_USERS} users")
+            return []
+        analyze_factors(view).write(out)
+    return [out]

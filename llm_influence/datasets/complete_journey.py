@@ -1,0 +1,299 @@
+"""Complete Journey: a year of a grocer's households, what they bought, got and redeemed.
+
+Three tables become one log. docs/domains/retail.md says which choices that takes and why.
+
+- `purchase`: one event a product category a visit (all that a household buys in one second). The
+  item is the category, the value the dollars paid for it. A visit's categories stand from the
+  largest amount to the smallest; a log of visits has the first alone, with the visit's dollars.
+- `contact`: a campaign that was sent to the household, at the midnight its coupons become valid.
+  The item is the campaign's type: a new campaign is then no new item. The label says whether the
+  household redeemed one of the campaign's coupons within `WINDOW` days.
+- `redeem`: a coupon, at the second of the visit that it was redeemed in.
+
+Source: 84.51 degrees, "The Complete Journey"; CC0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llm_influence.data.catalogue import Catalogue
+from llm_influence.data.log import BehaviorLog
+from llm_influence.data.readers import read_table
+from llm_influence.datasets.assets import asset_path
+
+WINDOW = 14
+"""Days from a contact within which a redemption counts."""
+
+ZONE = "America/New_York"
+"""Where the shops' days begin. Purchases are in UTC, the other tables have local dates: with this
+zone, and with none of its neighbours, a household shopped on every day that it redeemed on."""
+
+NAMED = 4
+"""Product categories that a coupon's text names."""
+
+FEATURES = ("age", "income", "home_ownership", "marital_status", "household_size", "kids_count")
+
+
+def complete_journey(*, visits: bool = False) -> BehaviorLog:
+    """The log of all households.
+
+    Args:
+        visits: One purchase a visit, its main category, in place of one a category.
+
+    Raises:
+        AssetError: The files cannot be fetched.
+    """
+    return read_complete_journey(asset_path("complete_journey"), visits=visits)
+
+
+def read_complete_journey(folder: Path, *, visits: bool = False) -> BehaviorLog:
+    """The same from a folder with the set's Parquet files.
+
+    Raises:
+        DataError: A file is missing or cannot be read.
+    """
+    people = _read(folder, "demographics", ("household_id", *FEATURES))
+    return BehaviorLog.read(
+        events(folder, visits=visits),
+        items=Catalogue.from_table(items(folder)),
+        users=people.rename_columns({"household_id": "user_id"}),
+        timezone="UTC",
+        duplicates="keep",  # two campaigns of a type may begin on one day
+    )
+
+
+def events(folder: Path, *, visits: bool = False) -> pa.Table:
+    """All events: user_id, item_id, timestamp, behavior, value (dollars), label (1, 0 or null).
+
+    Events of one second stand as they are to be read: purchases, then redemptions.
+    """
+    bought = _purchases(folder)
+    parts = (_main(bought) if visits else bought, _contacts(folder), _redemptions(folder))
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def items(folder: Path) -> pa.Table:
+    """Product categories, types of campaigns, and coupons: item_id, title, detail."""
+    products = _products(folder)
+    covered = _covered(folder, products)
+    types = _read(folder, "campaign_descriptions", ("campaign_type",))["campaign_type"]
+    types = pc.unique(types).sort()
+    words = {
+        "item_id": _campaign(types),
+        "title": pc.binary_join_element_wise("Campaign of ", pc.utf8_lower(types), ""),
+    }
+    coupons = pc.unique(covered["coupon_upc"]).sort()
+    coupon_words = {
+        "item_id": _coupon(coupons),
+        "title": pc.binary_join_element_wise("Coupon for ", _named(covered, coupons), ""),
+    }
+    return pa.concat_tables(
+        [_categories(products), pa.table(words), pa.table(coupon_words)],
+        promote_options="default",
+    )
+
+
+def _purchases(folder: Path) -> pa.Table:
+    """One row a household, second and category, largest amounts first; the rest has no name."""
+    columns = ("household_id", "product_id", "sales_value", "transaction_timestamp")
+    rows = _read(folder, "transactions", columns)
+    products = _products(folder)
+    place = pc.index_in(rows["product_id"], value_set=products["product_id"].combine_chunks())
+    rows = rows.append_column("item_id", products["item_id"].combine_chunks().take(place))
+    rows = rows.filter(pc.is_valid(rows["item_id"]))
+    keys = ["household_id", "transaction_timestamp", "item_id"]
+    found = rows.group_by(keys).aggregate([("sales_value", "sum")])
+    order = [(key, "ascending") for key in keys]
+    found = found.sort_by([*order[:2], ("sales_value_sum", "descending"), order[2]])
+    return _events(
+        found["household_id"],
+        found["item_id"],
+        found["transaction_timestamp"].cast(pa.timestamp("s"), safe=False),
+        "purchase",
+        value=found["sales_value_sum"],
+    )
+
+
+def _main(purchases: pa.Table) -> pa.Table:
+    """The first purchase of every visit with the dollars of all of them."""
+    visit = ["user_id", "timestamp"]
+    numbered = purchases.append_column("row", pa.array(range(len(purchases))))
+    found = numbered.group_by(visit).aggregate([("value", "sum"), ("row", "min")])
+    found = found.sort_by("row_min")
+    first = purchases.take(found["row_min"])
+    return first.set_column(first.column_names.index("value"), "value", found["value_sum"])
+
+
+def _contacts(folder: Path) -> pa.Table:
+    """One row a household and campaign, labelled where its whole window was watched."""
+    sent = _with_campaign(folder, _read(folder, "campaigns", ("household_id", "campaign_id")))
+    sent = sent.sort_by([("household_id", "ascending"), ("campaign_id", "ascending")])
+    redeemed = _with_campaign(folder, _read_redemptions(folder))
+    redeemed = redeemed.filter(
+        pc.less_equal(redeemed["redemption_date"], _later(redeemed["start_date"], WINDOW))
+    )
+    hit = pc.is_in(_pair(sent), value_set=_pair(redeemed).combine_chunks())
+    first, last = _watched(folder)
+    watched = pc.and_(
+        pc.greater_equal(sent["start_date"], first),
+        pc.less_equal(_later(sent["start_date"], WINDOW), last),
+    )
+    return _events(
+        sent["household_id"],
+        _campaign(sent["campaign_type"]),
+        _midnight(sent["start_date"]),
+        "contact",
+        label=pc.if_else(watched, hit.cast(pa.float64()), None),
+    )
+
+
+def _redemptions(folder: Path) -> pa.Table:
+    """One row a household, coupon and day, at the last visit of that day that used a coupon.
+
+    A few redemptions left no discount on the bill: they stand at the day's last visit.
+    """
+    found = _read_redemptions(folder)
+    days = ["household_id", "redemption_date"]
+    found = found.group_by([*days, "coupon_upc"]).aggregate([])
+    visits = _read(folder, "transactions", ("household_id", "transaction_timestamp", "coupon_disc"))
+    visits = visits.append_column("redemption_date", _local_day(visits["transaction_timestamp"]))
+    used = visits.filter(pc.greater(visits["coupon_disc"], 0))
+    for name, table in (("used", used), ("any", visits)):
+        latest = table.group_by(days).aggregate([("transaction_timestamp", "max")])
+        latest = latest.rename_columns([*days, name])
+        found = found.join(latest, days)
+    found = found.append_column("moment", pc.coalesce(found["used"], found["any"]))
+    order = ("household_id", "moment", "coupon_upc")
+    found = found.sort_by([(name, "ascending") for name in order])
+    return _events(
+        found["household_id"],
+        _coupon(found["coupon_upc"]),
+        found["moment"].cast(pa.timestamp("s"), safe=False),
+        "redeem",
+    )
+
+
+def _events(
+    households: pa.ChunkedArray,
+    item_ids: pa.ChunkedArray,
+    moments: pa.ChunkedArray,
+    behavior: str,
+    *,
+    value: pa.ChunkedArray | None = None,
+    label: pa.ChunkedArray | None = None,
+) -> pa.Table:
+    nothing = pa.nulls(len(households), pa.float64())
+    return pa.table(
+        {
+            "user_id": households,
+            "item_id": item_ids,
+            "timestamp": moments.cast(pa.int64()),
+            "behavior": pa.array([behavior] * len(households), pa.string()),
+            "value": nothing if value is None else value,
+            "label": nothing if label is None else label,
+        }
+    )
+
+
+def _products(folder: Path) -> pa.Table:
+    """Products of a known category; `item_id` is the category."""
+    products = _read(folder, "products", ("product_id", "product_category", "department"))
+    products = products.rename_columns({"product_category": "item_id"})
+    return products.filter(pc.is_valid(products["item_id"]))
+
+
+def _categories(products: pa.Table) -> pa.Table:
+    """The categories, each with the department that most of its products are in."""
+    counts = products.group_by(["item_id", "department"]).aggregate([("product_id", "count")])
+    most = ("product_id_count", "descending")
+    counts = counts.sort_by([("item_id", "ascending"), most, ("department", "ascending")])
+    first = counts.group_by("item_id", use_threads=False).aggregate([("department", "first")])
+    return pa.table(
+        {
+            "item_id": first["item_id"],
+            "title": pc.utf8_capitalize(first["item_id"]),
+            "detail": pc.utf8_capitalize(first["department_first"]),
+        }
+    )
+
+
+def _covered(folder: Path, products: pa.Table) -> pa.Table:
+    """Every product of every coupon, with its category."""
+    coupons = _read(folder, "coupons", ("coupon_upc", "product_id"))
+    place = pc.index_in(coupons["product_id"], value_set=products["product_id"].combine_chunks())
+    categories = pc.utf8_lower(products["item_id"].combine_chunks().take(place))
+    return coupons.append_column("category", pc.fill_null(categories, "other products"))
+
+
+def _named(covered: pa.Table, coupons: pa.Array) -> pa.Array:
+    """For each coupon, the `NAMED` categories that most of its products are of."""
+    key = "coupon_upc"
+    counts = covered.group_by([key, "category"]).aggregate([("product_id", "count_distinct")])
+    most = ("product_id_count_distinct", "descending")
+    counts = counts.sort_by([(key, "ascending"), most, ("category", "ascending")])
+    names: dict[int, list[str]] = {}
+    for number, category in zip(
+        counts[key].to_pylist(), counts["category"].to_pylist(), strict=True
+    ):
+        names.setdefault(number, []).append(category)
+    return pa.array([", ".join(names.get(number, [])[:NAMED]) for number in coupons.to_pylist()])
+
+
+def _read_redemptions(folder: Path) -> pa.Table:
+    columns = ("household_id", "coupon_upc", "campaign_id", "redemption_date")
+    return _read(folder, "coupon_redemptions", columns)
+
+
+def _with_campaign(folder: Path, table: pa.Table) -> pa.Table:
+    """The table with each campaign's first day and type."""
+    facts = ("start_date", "campaign_type")
+    campaigns = _read(folder, "campaign_descriptions", ("campaign_id", *facts))
+    place = pc.index_in(table["campaign_id"], value_set=campaigns["campaign_id"].combine_chunks())
+    for fact in facts:
+        table = table.append_column(fact, campaigns[fact].combine_chunks().take(place))
+    return table
+
+
+def _watched(folder: Path) -> tuple[pa.Scalar, pa.Scalar]:
+    """First and last day of which the purchases are known."""
+    moments = _read(folder, "transactions", ("transaction_timestamp",))["transaction_timestamp"]
+    found = pc.min_max(_local_day(moments))
+    return found["min"], found["max"]
+
+
+def _local_day(moments: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The day in `ZONE` of moments in UTC, as its midnight without a zone."""
+    local = pc.local_timestamp(pc.assume_timezone(moments, "UTC").cast(pa.timestamp("ns", ZONE)))
+    return pc.floor_temporal(local, unit="day")
+
+
+def _midnight(days: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The moment in UTC at which local days begin."""
+    return pc.assume_timezone(days, ZONE).cast(pa.timestamp("s", "UTC"), safe=False)
+
+
+def _later(days: pa.ChunkedArray, count: int) -> pa.ChunkedArray:
+    return pc.add(days, pa.scalar(count * 86_400 * 10**9, pa.duration("ns")))
+
+
+def _pair(table: pa.Table) -> pa.ChunkedArray:
+    """Household and campaign as one key."""
+    texts = [table[name].cast(pa.string()) for name in ("household_id", "campaign_id")]
+    return pc.binary_join_element_wise(*texts, " ")
+
+
+def _campaign(types: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise("campaign", pc.utf8_lower(types), " ")
+
+
+def _coupon(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise("coupon", numbers.cast(pa.string()), " ")
+
+
+def _read(folder: Path, name: str, columns: Sequence[str]) -> pa.Table:
+    return read_table(folder / f"{name}.parquet", text=(), select=lambda _: columns)
