@@ -21,7 +21,8 @@ from llm_influence.data.splits import EvaluationSet, Split, split_log
 from llm_influence.datasets.sources import open_data
 from llm_influence.evaluation.bootstrap import bootstrap_interval
 from llm_influence.evaluation.metrics import ndcg_of_rows, seen_items, target_ranks
-from llm_influence.modeling.model import InfluenceModel, log_odds
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.scoring import log_odds
 from llm_influence.types import History
 
 REMOVED = (0, 30, 50)

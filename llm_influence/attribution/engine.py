@@ -19,7 +19,8 @@ from torch import Tensor
 
 from llm_influence.attribution.prefix_cache import PrefixReader, Sequences, beginnings_of
 from llm_influence.attribution.renderings import OWN, Renderings
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.template import FIELDS
 from llm_influence.rendering.token_cache import UnitPieces
 from llm_influence.types import FloatArray, IntArray

@@ -13,7 +13,8 @@ from llm_influence.attribution.coalitions import random_coalitions
 from llm_influence.attribution.registry import Task, generator
 from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.target import TOP, Target, bind
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import BoolArray, FloatArray, History
 
 FOLDS = 5

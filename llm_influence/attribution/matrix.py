@@ -20,7 +20,8 @@ from llm_influence.attribution.engine import TokenBudget, batches
 from llm_influence.attribution.target import BoundTarget, Target, best_unseen, bind, bind_items
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.influence.influence import InfluenceMatrix
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.time_words import asked_codes
 from llm_influence.types import FloatArray, History, IntArray

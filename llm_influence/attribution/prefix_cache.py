@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from llm_influence.modeling.backbone import CLOSE, FAILURES
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import CLOSE, FAILURES, inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.types import BoolArray, IntArray
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.evaluation.metrics import seen_items
-from llm_influence.modeling.model import InfluenceModel, Prediction, log_odds
-from llm_influence.modeling.scoring import ItemScores
+from llm_influence.modeling.model import InfluenceModel, Prediction
+from llm_influence.modeling.scoring import ItemScores, log_odds
 from llm_influence.types import FloatArray, History
 
 ROWS = 64

@@ -16,7 +16,8 @@ from torch import Tensor
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.renderings import OWN, Players, Removal, Renderings, render
 from llm_influence.attribution.target import BoundTarget
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
 ROWS = 256

@@ -23,8 +23,8 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import DataError, ExplanationError, choices
 from llm_influence.evaluation.metrics import seen_items
 from llm_influence.influence.table_files import FLIP_SCHEMA, write_flips
-from llm_influence.modeling.model import InfluenceModel, log_odds
-from llm_influence.modeling.scoring import BestItems
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.scoring import BestItems, log_odds
 from llm_influence.types import History
 
 MOST_VALUES = 12

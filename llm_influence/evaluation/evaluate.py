@@ -36,7 +36,8 @@ from llm_influence.evaluation.metrics import (
     target_ranks,
     value_metrics,
 )
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.types import History, IntArray
 

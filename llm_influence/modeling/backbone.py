@@ -9,9 +9,10 @@ Does a backbone do as it is told? Asked once, before anything is trained on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -22,8 +23,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from llm_influence.datasets.assets import asset_path
 from llm_influence.errors import ModelError, choices
-from llm_influence.modeling.model import InfluenceModel, inference
 from llm_influence.rendering.batch import EncodedBatch
+
+if TYPE_CHECKING:
+    from llm_influence.modeling.model import InfluenceModel
 
 
 def on_cpu() -> bool:
@@ -356,3 +359,17 @@ def _refused(model: InfluenceModel, found: str) -> ModelError:
         expected="a decoder, or an encoder that takes a mask of shape (B, 1, T, T)",
         fix="choose another backbone; docs/backbones.md lists families that were tried",
     )
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the mode the model was in comes back afterwards."""
+    was_training = model.training
+    if any(module.training for module in model.modules()):  # switching costs milliseconds
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if was_training:
+            model.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from llm_influence.modeling.adapters import attach_adapter
 from llm_influence.modeling.backbone import Backbone, check_past_alone, load_backbone
 from llm_influence.modeling.embeddings import UnitVectors, item_bags
 from llm_influence.modeling.heads import FeedbackScale
-from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.recurrent import start_recurrent
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.rendering.batch import collate
@@ -24,6 +24,10 @@ from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.token_cache import UnitPieces
 from llm_influence.rendering.vocabulary import Lexicon
+
+if TYPE_CHECKING:
+    from llm_influence.modeling.model import InfluenceModel
+
 
 SUMMED = 512
 """Users whose histories say how large sums are."""

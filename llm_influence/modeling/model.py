@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.adapters import Adapter, Body
-from llm_influence.modeling.backbone import Backbone, encoder_masks, mask_as_taken
+from llm_influence.modeling.backbone import Backbone, encoder_masks, inference, mask_as_taken
 from llm_influence.modeling.counts import Repeats, Totals, remembered
 from llm_influence.modeling.embeddings import UnitVectors, item_bags
 from llm_influence.modeling.heads import (
@@ -33,7 +33,7 @@ from llm_influence.modeling.heads import (
     WhenEmbedding,
 )
 from llm_influence.modeling.recommendation import Recommendation, best_items
-from llm_influence.modeling.scoring import SURE, ItemScores
+from llm_influence.modeling.scoring import ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
@@ -546,27 +546,3 @@ class InfluenceModel(nn.Module):
             exclude_seen=exclude_seen,
             candidates=candidates,
         )
-
-
-def log_odds(logits: Tensor, codes: Tensor) -> Tensor:
-    """(B,) log-odds of one class a row against all others, from (B, C) logits and (B,) codes.
-
-    ``log p / (1 - p) = logit - logsumexp(other logits)``, which stays exact for p near 0 and 1.
-    """
-    chosen = logits.gather(1, codes[:, None])
-    others = logits.scatter(1, codes[:, None], -torch.inf)
-    return (chosen[:, 0] - others.logsumexp(dim=1)).clamp(-SURE, SURE)
-
-
-@contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; the mode the model was in comes back afterwards."""
-    was_training = model.training
-    if any(module.training for module in model.modules()):  # switching costs milliseconds
-        model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if was_training:
-            model.train()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from llm_influence.config.model import ModelConfig
 from llm_influence.errors import ConfigError, ModelError
-from llm_influence.modeling.backbone import Backbone, load_backbone, refuse_missing
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import Backbone, inference, load_backbone, refuse_missing
 from llm_influence.rendering.batch import collate
 from llm_influence.types import History
+
+if TYPE_CHECKING:
+    from llm_influence.modeling.model import InfluenceModel
+
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """What a cell carries from token to token: (layers, B, H) states, of an LSTM with its cells', of

@@ -199,3 +199,13 @@ def _no_number() -> ModelError:
         expected="a model whose weights are finite",
         fix="train with lower learning rates, or with train.precision fp32",
     )
+
+
+def log_odds(logits: Tensor, codes: Tensor) -> Tensor:
+    """(B,) log-odds of one class a row against all others, from (B, C) logits and (B,) codes.
+
+    ``log p / (1 - p) = logit - logsumexp(other logits)``, which stays exact for p near 0 and 1.
+    """
+    chosen = logits.gather(1, codes[:, None])
+    others = logits.scatter(1, codes[:, None], -torch.inf)
+    return (chosen[:, 0] - others.logsumexp(dim=1)).clamp(-SURE, SURE)

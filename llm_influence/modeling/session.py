@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llm_influence.errors import DataError, ModelError, UnknownNameError, choices
-from llm_influence.modeling.model import InfluenceModel, Prediction, inference
+from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.recommendation import Recommendation
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.types import Event, History
+
+if TYPE_CHECKING:
+    from llm_influence.modeling.model import InfluenceModel, Prediction
 
 
 class GrowingHistory:

@@ -31,7 +31,8 @@ from llm_influence.config.training import PseudoLabelsConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import Split, feedback_labels
 from llm_influence.evaluation.evaluate import chosen_metric
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.saving import restore_weights
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.base_trainer import last_checkpoint, release

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from llm_influence.attribution.target import BoundTarget
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import collate
 from llm_influence.types import BoolArray, History
 

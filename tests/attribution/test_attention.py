@@ -13,7 +13,8 @@ from transformers import (
 from llm_influence.attribution.attention import eager_attention, greatest_flows, value_norms
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.errors import ExplanationError, ModelError
-from llm_influence.modeling.model import InfluenceModel, log_odds
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.scoring import log_odds
 from llm_influence.rendering.batch import collate
 from tests import tiny
 

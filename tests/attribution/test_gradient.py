@@ -13,7 +13,8 @@ from llm_influence.attribution.renderings import Players
 from llm_influence.attribution.target import Contrast, Item, bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
-from llm_influence.modeling.model import InfluenceModel, log_odds
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.scoring import log_odds
 from llm_influence.rendering.batch import collate
 from llm_influence.rendering.token_cache import UnitPieces
 from tests import tiny

@@ -9,7 +9,8 @@ from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.target import Behavior, Contrast, Item, Slate, bind, parse_target
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
-from llm_influence.modeling.model import InfluenceModel, log_odds
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.scoring import log_odds
 from llm_influence.types import Event, History
 from tests import tiny
 

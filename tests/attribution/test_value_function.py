@@ -9,7 +9,7 @@ from llm_influence.attribution.renderings import REMOVALS, Players
 from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
-from llm_influence.modeling.model import log_odds
+from llm_influence.modeling.scoring import log_odds
 from llm_influence.rendering.batch import collate
 
 

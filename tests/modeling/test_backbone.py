@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from llm_influence.errors import ModelError
-from llm_influence.modeling.backbone import load_backbone
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference, load_backbone
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch
 from tests import tiny
 

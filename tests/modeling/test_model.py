@@ -10,7 +10,8 @@ import torch
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import DuplicateError, ExplanationError, UnknownNameError
-from llm_influence.modeling.model import InfluenceModel, log_odds
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.scoring import log_odds
 from llm_influence.types import Event, History
 from tests import tiny
 

@@ -9,7 +9,8 @@ from torch import nn
 from llm_influence.config.model import RECURRENT
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ConfigError, ModelError
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.recurrent import RecurrentModel, RecurrentShape
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.rendering.batch import collate

@@ -11,8 +11,8 @@ from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ConfigError
-from llm_influence.modeling.model import InfluenceModel, log_odds
-from llm_influence.modeling.scoring import ItemScores
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.scoring import ItemScores, log_odds
 from llm_influence.rendering.batch import collate
 from llm_influence.types import Event, History
 from tests import tiny

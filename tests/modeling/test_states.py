@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from llm_influence.attribution.attention import eager_attention
-from llm_influence.modeling.backbone import event_causal_mask
-from llm_influence.modeling.model import inference
+from llm_influence.modeling.backbone import event_causal_mask, inference
 from llm_influence.rendering.batch import collate
 from tests import tiny
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from llm_influence.data.splits import split_log
-from llm_influence.modeling.model import inference
+from llm_influence.modeling.backbone import inference
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.training.augmentation import EventDropout, events_before
 from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset

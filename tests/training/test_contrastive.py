@@ -7,7 +7,7 @@ import torch
 
 from llm_influence.config.training import AugmentationConfig, ContrastiveConfig
 from llm_influence.data.splits import split_log
-from llm_influence.modeling.model import inference
+from llm_influence.modeling.backbone import inference
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.augmentation import Views
 from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset

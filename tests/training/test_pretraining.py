@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 from llm_influence.config.training import PretrainingConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
-from llm_influence.modeling.model import InfluenceModel, inference
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.template import FIELDS
 from llm_influence.rendering.token_cache import UnitPieces
 from llm_influence.training import pretrain as module

@@ -9,7 +9,7 @@ import torch
 from llm_influence.config.training import AugmentationConfig, TrainConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
-from llm_influence.modeling.model import inference
+from llm_influence.modeling.backbone import inference
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.training.augmentation import EventDropout, Views, events_before
 from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset
