@@ -1,27 +1,30 @@
-"""Every error a user can meet, in one tree.
+"""Every error a user can meet, in one tree. Each is also the built-in error a caller would expect.
 
     InfluenceError
-    ├── DataError            a log, item or user table
-    │   ├── SchemaError      a column is missing, misnamed or of the wrong type
-    │   ├── TimestampError   a time cannot be read, or zones are mixed
-    │   ├── DuplicateError   the same event stands twice
-    │   ├── EmptyLogError    nothing is left to read
-    │   └── UnknownNameError an item, behaviour or user that is not known here
-    ├── ConfigError          a configuration file, option or command-line override
-    ├── TemplateError        a rendering template, or an event it cannot place in the context
-    ├── AssetError           a model or data set that must be fetched and cannot be
-    ├── ModelError           a backbone that does not fit its use
-    │   └── ModelFolderError a saved model folder that is incomplete or damaged
-    ├── ExplanationError     an unknown method, option, target or removal
-    └── OutputError          a place that cannot be written
+    ├── DataError (ValueError)             a log, item or user table
+    │   ├── SchemaError                    a column is missing, misnamed or of the wrong type
+    │   ├── TimestampError                 a time cannot be read, or zones are mixed
+    │   ├── DuplicateError                 the same event stands twice
+    │   ├── EmptyLogError                  nothing is left to read
+    │   ├── MissingFileError (FileNotFoundError)   a table that is not there
+    │   └── UnknownNameError (KeyError)    an item, behaviour or user that is not in the log or model
+    ├── ConfigError (ValueError)           a configuration file, option or command-line override
+    ├── TemplateError (ValueError)         a rendering template, or an event that does not fit
+    ├── AssetError (OSError)               a model or data set that must be fetched and cannot be
+    ├── ModelError (ValueError)            a backbone that does not fit its use
+    │   └── ModelFolderError (OSError)     a saved model folder that is incomplete or damaged
+    ├── ExplanationError (ValueError)      an unknown method, option, target or removal
+    └── OutputError (OSError)              a place that cannot be written
 
-Every message names what was found, where it stands, what was expected, and how to fix it.
+Every message has four parts: what was found, where, what was expected, and how to fix it. The
+repeated kinds have builders: `unknown`, `unreadable`, `missing`, `out_of_range`.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
 
 
 class InfluenceError(Exception):
@@ -41,6 +44,10 @@ class InfluenceError(Exception):
         self.fix = fix
         super().__init__(f"{where}: {found}. Expected {expected}. Fix: {fix}.")
 
+    def __str__(self) -> str:
+        """The message. `KeyError` would show its repr, `OSError` its error number."""
+        return str(self.args[0])
+
     def __reduce__(self) -> tuple[object, ...]:
         """Let the error travel between processes with its keyword arguments."""
         return (_rebuild, (type(self), self.found, self.where, self.expected, self.fix))
@@ -52,8 +59,8 @@ def _rebuild(
     return kind(found, where=where, expected=expected, fix=fix)
 
 
-class DataError(InfluenceError):
-    """A behaviour log, item table or user table is not what the data contract asks for."""
+class DataError(InfluenceError, ValueError):
+    """A behaviour log, item table or user table breaks the data contract."""
 
 
 class SchemaError(DataError):
@@ -72,36 +79,96 @@ class EmptyLogError(DataError):
     """No event, or no user with enough events, is left."""
 
 
-class UnknownNameError(DataError):
-    """An item, behaviour or user is not known to the log or model it is used with."""
+class MissingFileError(DataError, FileNotFoundError):
+    """A table that should be read is not there."""
 
 
-class ConfigError(InfluenceError):
+class UnknownNameError(DataError, KeyError):
+    """An item, behaviour or user is not in the log or model it is used with."""
+
+
+class ConfigError(InfluenceError, ValueError):
     """A configuration file, option or command-line override is wrong."""
 
 
-class TemplateError(InfluenceError):
+class TemplateError(InfluenceError, ValueError):
     """A template is malformed, or an event does not fit the context it is rendered into."""
 
 
-class AssetError(InfluenceError):
+class AssetError(InfluenceError, OSError):
     """A model or data set that must be fetched cannot be, or is not the pinned one."""
 
 
-class ModelError(InfluenceError):
-    """A backbone or head does not fit the use that is made of it."""
+class ModelError(InfluenceError, ValueError):
+    """A backbone or head does not fit its use."""
 
 
-class ModelFolderError(ModelError):
+class ModelFolderError(ModelError, OSError):
     """A saved model folder lacks a file, a head or an adapter key."""
 
 
-class ExplanationError(InfluenceError):
-    """An unknown method, method option, target or removal, or one the model cannot serve."""
+class ExplanationError(InfluenceError, ValueError):
+    """An unknown method, method option, target or removal, or one the model does not support."""
 
 
-class OutputError(InfluenceError):
+class OutputError(InfluenceError, OSError):
     """An output cannot be written: no permission, no space, or another run's files in the way."""
+
+
+Kind = TypeVar("Kind", bound=InfluenceError)
+
+
+def unknown(
+    kind: type[Kind],
+    what: str,
+    name: object,
+    known: Iterable[str],
+    *,
+    where: str,
+    fix: str = "use one of these",
+) -> Kind:
+    """The error for a name that is not among the ``known`` ones; the nearest is suggested.
+
+    Args:
+        kind: Class of the error.
+        what: What the name is of: "method", "behaviour".
+        name: The name that was given.
+        known: Valid names.
+        where: The option, file or object with the name.
+        fix: What the user can do about it.
+    """
+    return kind(
+        f"unknown {what} {name!r}", where=where, expected=choices(known, str(name)), fix=fix
+    )
+
+
+def unreadable(
+    kind: type[Kind], path: object, error: BaseException | str, *, expected: str, fix: str
+) -> Kind:
+    """The error for a file that cannot be read; ``error`` says why."""
+    reason = getattr(error, "strerror", None) or error
+    return kind(f"cannot be read ({reason})", where=str(path), expected=expected, fix=fix)
+
+
+def missing(
+    kind: type[Kind], names: Iterable[str], *, where: str, expected: str, fix: str, most: int = 5
+) -> Kind:
+    """The error for parts that are not there; at most ``most`` of them are named."""
+    lacking = list(names)
+    rest = f" and {len(lacking) - most} more" if len(lacking) > most else ""
+    return kind(f"lacks {', '.join(lacking[:most])}{rest}", where=where, expected=expected, fix=fix)
+
+
+def out_of_range(
+    kind: type[Kind], option: str, value: object, *, expected: str, fix: str | None = None
+) -> Kind:
+    """The error for an option whose value is not allowed."""
+    return kind(
+        f"{option} is {value!r}",
+        where=option,
+        expected=expected,
+        fix=fix or f"set {option} to {expected}",
+    )
 
 
 def choices(names: Iterable[str], wrong: str | None = None) -> str:

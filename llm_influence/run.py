@@ -75,8 +75,8 @@ class Run:
         data.pop("knowledge")  # the model's own catalogue says what items are called
         return open_data(DataConfig.model_validate(data))
 
-    def questions(self, part: str, label: float | None = None) -> EvaluationSet:
-        """The questions of ``validation`` or ``test``; of one ``label`` alone where it is given.
+    def examples(self, part: str, label: float | None = None) -> EvaluationSet:
+        """The examples of ``validation`` or ``test``; of one ``label`` alone where it is given.
 
         Raises:
             ConfigError: ``part`` is neither, the model reads no labels, or none is this one.
@@ -84,14 +84,14 @@ class Run:
         known = {"validation": self.split.validation, "test": self.split.test}
         if part not in known:
             raise ConfigError(
-                f"no questions {part!r}",
-                where="questions",
+                f"no examples {part!r}",
+                where="examples",
                 expected=choices(known, part),
                 fix="name the part of the split that is asked",
             )
         return known[part] if label is None else self._labelled(known[part], label)
 
-    def _labelled(self, questions: EvaluationSet, label: float) -> EvaluationSet:
+    def _labelled(self, examples: EvaluationSet, label: float) -> EvaluationSet:
         head = self.config.model.feedback
         if head is None:
             raise ConfigError(
@@ -100,15 +100,15 @@ class Run:
                 expected="a run with a feedback head, which says what its labels are",
                 fix="leave the label out",
             )
-        labels = feedback_labels(self.split.log, head)[questions.events]
+        labels = feedback_labels(self.split.log, head)[examples.events]
         if not (labels == label).any():
             raise ConfigError(
                 f"no question has label {label:g}",
                 where="label",
                 expected=choices(f"{each:g}" for each in np.unique(labels[~np.isnan(labels)])),
-                fix="ask for a label that questions have",
+                fix="ask for a label that examples have",
             )
-        return questions.select(labels == label)
+        return examples.select(labels == label)
 
     def test_histories(self, users: int, *, seed: int = 0, skip: int = 0) -> list[History]:
         """Histories before the tested events of ``users`` users drawn by the seed, in their order.
@@ -162,9 +162,9 @@ def sample_users(log: BehaviorLog, count: int, seed: int = 0) -> BehaviorLog:
     return log.prefix(np.where(kept, log.lengths, 0))
 
 
-def sample_questions(questions: EvaluationSet, count: int, seed: int = 0) -> EvaluationSet:
-    """``count`` questions drawn by the seed, in their order, all where there are fewer."""
-    return questions.select(_drawn(len(questions), count, seed))
+def sample_examples(examples: EvaluationSet, count: int, seed: int = 0) -> EvaluationSet:
+    """``count`` examples drawn by the seed, in their order, all where there are fewer."""
+    return examples.select(_drawn(len(examples), count, seed))
 
 
 def _drawn(size: int, count: int, seed: int) -> npt.NDArray[np.int64]:

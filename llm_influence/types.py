@@ -1,7 +1,7 @@
-"""The records everything else passes around. Data only; imports nothing of ours.
+"""The records everything else evaluations around. Data only; imports nothing of ours.
 
 An `Event` is one thing a user did, a `History` is a user's events in time order. Histories keep
-integer codes and share one `Vocabulary` that says what the codes mean, so that a log of ten
+integer codes and share one `CodeNames` that says what the codes mean, so that a log of ten
 million rows is a handful of arrays and an `Event` object exists only where a person looks.
 """
 
@@ -47,8 +47,8 @@ class Event:
 
 
 @dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """What the integer codes of a history mean. Compared by identity: one log, one vocabulary.
+class CodeNames:
+    """What the integer codes of a history mean. Compared by identity: one log, one code_names.
 
     Attributes:
         items: Item ids by item code, an Arrow string array of length I.
@@ -65,13 +65,13 @@ class History:
 
     Attributes:
         user_id: The user, as text.
-        items: (E,) item codes into ``vocabulary.items``.
-        behaviors: (E,) behaviour codes into ``vocabulary.behaviors``.
+        items: (E,) item codes into ``code_names.items``.
+        behaviors: (E,) behaviour codes into ``code_names.behaviors``.
         timestamps: (E,) Unix seconds, never decreasing.
         values: (E,) float32, NaN where an event has no value.
-        vocabulary: What the codes mean.
+        code_names: What the codes mean.
         user: User features by column name, as text.
-        asked_at: When the question about what comes next is asked, Unix seconds; None where it is
+        query_time: When the question about what comes next is asked, Unix seconds; None where it is
             not known. It is never rendered: only models with "when" read it.
     """
 
@@ -80,9 +80,9 @@ class History:
     behaviors: IntArray
     timestamps: IntArray
     values: FloatArray
-    vocabulary: Vocabulary
+    code_names: CodeNames
     user: Mapping[str, str] = field(default_factory=lambda: NO_FEATURES)
-    asked_at: int | None = None
+    query_time: int | None = None
 
     def __len__(self) -> int:
         """Number of events E."""
@@ -100,7 +100,7 @@ class History:
 
     def item_ids(self) -> list[str]:
         """(E,) item ids as text."""
-        return self.vocabulary.items.take(pa.array(self.items)).to_pylist()
+        return self.code_names.items.take(pa.array(self.items)).to_pylist()
 
     def events(self, titles: Mapping[str, str] | None = None) -> list[Event]:
         """The history as `Event` objects, named from ``titles`` (item id -> title) if given."""
@@ -108,7 +108,7 @@ class History:
         return [
             Event(
                 item=item,
-                behavior=self.vocabulary.behaviors[behavior],
+                behavior=self.code_names.behaviors[behavior],
                 timestamp=int(time),
                 value=None if np.isnan(value) else float(value),
                 title=titles.get(item, ""),
@@ -135,6 +135,6 @@ class History:
             values=np.array(
                 [np.nan if e.value is None else e.value for e in ordered], dtype=np.float32
             ),
-            vocabulary=Vocabulary(pa.array(items, pa.string()), behaviors),
+            code_names=CodeNames(pa.array(items, pa.string()), behaviors),
             user=MappingProxyType(dict(user or {})),
         )

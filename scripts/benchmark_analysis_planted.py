@@ -35,7 +35,7 @@ from llm_influence.analysis.factors import FactorOptions, analyze_factors
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.config.synthetic import DriftConfig, PlantedConfig
-from llm_influence.datasets.generating_process import Law
+from llm_influence.datasets.generating_process import GeneratingProcess
 from llm_influence.datasets.planted import Truth, generate
 from llm_influence.modeling.model import InfluenceModel
 
@@ -48,7 +48,7 @@ WINDOWS = {"week": 7, "day": 1}
 Row = dict[str, str | float]
 
 
-def factor_rows(tables: Path, law: Law, system: str) -> Iterator[Row]:
+def factor_rows(tables: Path, law: GeneratingProcess, system: str) -> Iterator[Row]:
     """Weights of behaviours as `analyze factors` finds them, against the law's."""
     begun = time.perf_counter()
     with InfluenceView(tables) as view:
@@ -69,7 +69,7 @@ def factor_rows(tables: Path, law: Law, system: str) -> Iterator[Row]:
     yield {**row, "metric": "weight_error", "value": error}
 
 
-def decay_rows(tables: Path, law: Law, system: str) -> Iterator[Row]:
+def decay_rows(tables: Path, law: GeneratingProcess, system: str) -> Iterator[Row]:
     """Half-lives as `analyze dynamics` finds them, against the law's."""
     begun = time.perf_counter()
     with InfluenceView(tables) as view:
@@ -91,7 +91,7 @@ def decay_rows(tables: Path, law: Law, system: str) -> Iterator[Row]:
     yield {**row, "metric": "half_life_error", "value": max(errors)}
 
 
-def drift_rows(tables: Path, law: Law, system: str) -> Iterator[Row]:
+def drift_rows(tables: Path, law: GeneratingProcess, system: str) -> Iterator[Row]:
     """How far from the date the changes of the behaviours that changed were found."""
     changed = {n for n, old in zip(law.behaviors, law.weights, strict=True) if old != _after(n)}
     for window, days in WINDOWS.items():

@@ -51,10 +51,10 @@ def part_of(name: str, run: Run, options: argparse.Namespace) -> Measured:
         token_budget=budget,
         seeds=range(options.seeds) if short else [SEED],
         tolerance=TOLERANCE,
-        most_passes=options.most_passes,
-        reference_passes=0 if short else options.reference_passes,
+        most_evaluations=options.most_evaluations,
+        reference_evaluations=0 if short else options.reference_evaluations,
     )
-    return shapley_part.measure(setting, store, passes=PASSES if short else None)
+    return shapley_part.measure(setting, store, evaluations=PASSES if short else None)
 
 
 def _token_budget(case: Case, store: Store) -> int:
@@ -115,22 +115,22 @@ def protocol(run: Run, options: argparse.Namespace) -> dict[str, object]:
         "permits; KernelShap: all samples in one call; FeatureAblation: the fastest "
         "perturbations_per_eval of five. shap PermutationExplainer: a permutation there and back "
         "a call; KernelExplainer: all samples in one call, no selection of features",
-        "passes": "masks the function was asked for, repeated ones included; ours: distinct masks",
+        "evaluations": "masks the function was asked for, repeated ones included; ours: distinct masks",
         "relative_rmse": "root mean square error of a history's scores / standard deviation of "
         f"the true values; median over histories, of 10 events over {options.seeds} seeds each; "
         "peers' errors at 10 events are found on the table of all values, their seconds on the "
         "model",
         "truth": "10 events: exact, all 1,024 coalitions. 40 events: unbiased estimates: a game of "
-        f"pairs is fitted on {options.reference_passes} coalitions, its Shapley values are known, "
-        "and antithetic permutations of what it leaves take as many passes again; nothing of it is "
+        f"pairs is fitted on {options.reference_evaluations} coalitions, its Shapley values are known, "
+        "and antithetic permutations of what it leaves take as many evaluations again; nothing of it is "
         "shared with our estimator. Their squared standard error (its root is a row) is taken from "
         "the squared error of every system",
-        "ours": "shapley with tolerance 0, so that it spends the passes it is given; its own "
+        "ours": "shapley with tolerance 0, so that it spends the evaluations it is given; its own "
         "computation is inside the clock",
         "seconds_to_error": f"relative RMSE {TOLERANCE}: budgets double until the median error is "
         f"within, then {shapley_part.STEPS} halvings; on all histories for 10 events, on the "
         f"first {options.pilot} for 40 and then raised until all histories agree; at most "
-        f"{options.most_passes} passes. The best peer is the one with the least seconds; one that "
+        f"{options.most_evaluations} evaluations. The best peer is the one with the least seconds; one that "
         "has not reached the error stands with its largest budget, and the ratio to it is a lower "
         "bound",
         "leave_one_out": f"the two systems' values were equal to {loo_part.EQUAL:g} log-odds; "
@@ -151,8 +151,8 @@ if __name__ == "__main__":
     parser.add_argument("--pilot", type=int, default=8, help="histories that choose 40's budgets")
     parser.add_argument("--seeds", type=int, default=2, help="explanations a history of 10 events")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--most-passes", type=int, default=40_000)
-    parser.add_argument("--reference-passes", type=int, default=16_384)
+    parser.add_argument("--most-evaluations", type=int, default=40_000)
+    parser.add_argument("--reference-evaluations", type=int, default=16_384)
     parser.add_argument("--core", type=int, help="pin the process to this core")
     parser.add_argument("--work", type=Path, default=Path("runs/attribution_speed"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/attribution_speed.json"))

@@ -87,9 +87,9 @@ def grow(model: InfluenceModel, items: int) -> None:
     new = Catalogue.from_ids([f"i{n}" for n in range(known, items)])
     generator = torch.Generator().manual_seed(SEED)
     vectors = torch.randn(len(new), model.units.words.shape[1], generator=generator)
-    lexicon = model.encoder.lexicon.with_catalogue(model.catalogue.extend(new))
+    vocabulary = model.encoder.vocabulary.with_catalogue(model.catalogue.extend(new))
     model.units.extend(vectors)
-    model.encoder = model.encoder.with_lexicon(lexicon)
+    model.encoder = model.encoder.with_vocabulary(vocabulary)
 
 
 def measure(model: InfluenceModel, method: str, histories: list[History], seconds: float) -> Record:
@@ -99,13 +99,13 @@ def measure(model: InfluenceModel, method: str, histories: list[History], second
         explainer.explain(histories[0], TARGET)
     except ExplanationError as error:
         return {"refused": str(error).splitlines()[0]}
-    passes, done, begun = [], 0, time.perf_counter()
+    evaluations, done, begun = [], 0, time.perf_counter()
     while done < 2 or (time.perf_counter() - begun < seconds and done < len(histories)):
         found = explainer.explain(histories[done % len(histories)], TARGET)
-        passes.append(found.quality.passes)
+        evaluations.append(found.quality.evaluations)
         done += 1
     rate = done / (time.perf_counter() - begun)
-    return {"value": rate, "passes": float(np.mean(passes)), "explanations": done}
+    return {"value": rate, "evaluations": float(np.mean(evaluations)), "explanations": done}
 
 
 def main(options: argparse.Namespace) -> None:

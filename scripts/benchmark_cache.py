@@ -24,7 +24,7 @@ from benchmark_json import write_benchmark
 from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.modeling.session import GrowingHistory
+from llm_influence.modeling.session import Session
 from llm_influence.types import Event, History
 
 ITEMS, SEED = 200, 0
@@ -65,7 +65,7 @@ def build(backbone: str, style: str, most: int, layers: int | None) -> Influence
     return InfluenceModel.build(config, log).eval()
 
 
-def timed(session: GrowingHistory, work: Callable[[], None]) -> tuple[float, torch.Tensor]:
+def timed(session: Session, work: Callable[[], None]) -> tuple[float, torch.Tensor]:
     """Seconds of reading and predicting, and the item logits."""
     begun = time.perf_counter()
     work()
@@ -134,8 +134,8 @@ def main(
             "backbone": backbone,
             "layers": layers or "all",
             "weights": "of the backbone; heads and adapter untrained, which costs the same time",
-            "cached": "GrowingHistory.append: rendering, the new event's tokens, the scores of all",
-            "whole": "GrowingHistory.reread of the same window",
+            "cached": "Session.append: rendering, the new event's tokens, the scores of all",
+            "whole": "Session.reread of the same window",
             "value": f"median of {repeats}; low: the fastest",
             "items": ITEMS,
             "threads": torch.get_num_threads(),

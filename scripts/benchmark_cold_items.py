@@ -49,7 +49,7 @@ def run_config(options: argparse.Namespace, folder: Path, dropout: float) -> Run
 
 
 def validate_fold(config: RunConfig, task: ColdSplit) -> dict[str, np.ndarray]:
-    """Train (unless that is done) and rank the validation questions, of new items and of old."""
+    """Train (unless that is done) and rank the validation examples, of new items and of old."""
     folder = Path(config.output) / "model"
     if not (folder / "model.json").exists():  # which is written last
         train(config, task.warm).influence_model.save_pretrained(folder, with_backbone=False)
@@ -65,7 +65,7 @@ def model_ranks(model: InfluenceModel, rows: EvaluationSet) -> np.ndarray:
 
 
 def test_ranks(folder: Path, task: ColdSplit) -> np.ndarray:
-    """The saved model of a fold on its test questions."""
+    """The saved model of a fold on its test examples."""
     model = InfluenceModel.from_pretrained(folder / "model")
     model.add_items(task.cold)
     return model_ranks(model, task.test)
@@ -133,7 +133,7 @@ def main(options: argparse.Namespace) -> None:
             "items_kept_back": "5% validate, 10% are tested, drawn anew in every fold",
             "training": "the first 80% of each history, without events of items kept back; they "
             "are not in the catalogue",
-            "questions": "every event of a test item in the last 20% of a history, behind at "
+            "examples": "every event of a test item in the last 20% of a history, behind at "
             "least 5 events; the history is whole",
             "test_questions": len(ours),
             "candidates": "all items, old and new, but those of the history",
@@ -142,7 +142,7 @@ def main(options: argparse.Namespace) -> None:
             "epoch": "chosen on old items",
             "residual_dropout": f"{chosen}, of {options.dropouts} the best on validation items",
             "text_knn": f"last {last}, {pool}, the best on validation items; MiniLM text vectors",
-            "interval": "95%, paired bootstrap, users drawn with all their questions",
+            "interval": "95%, paired bootstrap, users drawn with all their examples",
             "epochs": options.epochs,
             "layers": options.layers or "all",
         },

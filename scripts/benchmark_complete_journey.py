@@ -172,7 +172,7 @@ def redemption(options: argparse.Namespace) -> None:
 def _tree(
     folder: Path, split: Split, seeds: Sequence[int]
 ) -> tuple[np.ndarray, list[dict[str, object]]]:
-    """(S, N) scores of the tree on the test questions, and what was tried."""
+    """(S, N) scores of the tree on the test examples, and what was tried."""
     done = folder / "result.json"
     if not done.exists():
         trained = np.flatnonzero(~np.isnan(split.train.labels))
@@ -202,7 +202,7 @@ def _labels(rows: EvaluationSet) -> np.ndarray:
 
 def _redeemed_before(rows: EvaluationSet) -> np.ndarray:
     """(N,) redemptions in the history: what a rule of thumb would ask."""
-    code = rows.log.vocabulary.behaviors.index("redeem")
+    code = rows.log.code_names.behaviors.index("redeem")
     found = [(rows.history(n).behaviors == code).sum() for n in range(len(rows))]
     return np.array(found, dtype=np.float64)
 

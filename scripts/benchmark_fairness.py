@@ -25,11 +25,11 @@ from llm_influence.analysis.audit import AuditOptions, analyze_audit
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.batch.explain import explain_batch
-from llm_influence.batch.fairness_test import measure_flips
+from llm_influence.batch.fairness_test import run_fairness_test
 from llm_influence.config.run import RunConfig
 from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.datasets.planted import generate, write_planted
-from llm_influence.influence.table_files import read_flips
+from llm_influence.influence.table_files import read_fairness_test
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
 from llm_influence.utils import write_text
@@ -95,7 +95,7 @@ def measured(options: argparse.Namespace, seed: int, system: str) -> dict[str, f
         explainer = Explainer(run.model, "leave_one_out", fidelity_masks=0)
         tables = folder / "influence"
         explain_batch(explainer, others.log, tables, progress=False)
-        measure_flips(run.model, others.log, ["group"], tables, progress=False)
+        run_fairness_test(run.model, others.log, ["group"], tables, progress=False)
         found = audited(tables) | {"ndcg@10": ndcg(folder)}
         write_text(folder / "audited.json", json.dumps(found))
     return json.loads((folder / "audited.json").read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ def audited(tables: Path) -> dict[str, float]:
         found = analyze_audit(view, AuditOptions(("user:group",)))
     (verdict,) = found.tables["verdict"].records
     gaps = [row for row in found.tables["gaps"].records if row["measure"] == FAVOURED]
-    rows = read_flips(tables / "flips.parquet")
+    rows = read_fairness_test(tables / "fairness_test.parquet")
     moved = np.abs(rows["log_odds_other"].to_numpy() - rows["log_odds"].to_numpy())
     return {
         "flips": verdict["flips"],

@@ -1,7 +1,7 @@
 """Measure our attribution methods and Captum's beside each other on a fine-tuned model.
 
     python scripts/benchmark_faithfulness.py --model runs/movielens_100k --work faithfulness
-        [--users 100] [--events 40] [--recommended shapley] [--option shapley.passes=200]
+        [--users 100] [--events 40] [--recommended shapley] [--option shapley.evaluations=200]
 
 Writes docs/benchmarks/faithfulness_ml100k.json. Shards lie in --work as they are done, so a killed
 run goes on. The recommended method is named on the command line before anything is measured and
@@ -21,7 +21,7 @@ from benchmark_json import write_benchmark
 from llm_influence.attribution.methods import METHODS
 from llm_influence.batch.faithfulness_job import measure_faithfulness
 from llm_influence.faithfulness.metrics import METRICS
-from llm_influence.faithfulness.options import Contender, Options, contender
+from llm_influence.faithfulness.options import ComparedMethod, Options, compared_method
 from llm_influence.faithfulness.result import (
     FaithfulnessResult,
     Interval,
@@ -44,8 +44,8 @@ TOO_DEAR = ("exact_shapley",)
 """Methods that refuse histories of this length."""
 
 
-def captum_contenders(budget: int) -> list[Contender]:
-    """Captum's methods; those that sample get ``budget`` passes."""
+def captum_contenders(budget: int) -> list[ComparedMethod]:
+    """Captum's methods; those that sample get ``budget`` evaluations."""
     plain = {
         "captum_feature_ablation": peers.feature_ablation,
         "captum_layer_integrated_gradients": peers.layer_integrated_gradients,
@@ -57,9 +57,9 @@ def captum_contenders(budget: int) -> list[Contender]:
         "captum_kernel_shap": peers.kernel_shap,
     }
     return [
-        *(Contender(label, run) for label, run in plain.items()),
+        *(ComparedMethod(label, run) for label, run in plain.items()),
         *(
-            Contender(
+            ComparedMethod(
                 label,
                 lambda task, run=run: run(task, budget=budget),
                 options={"budget": budget},
@@ -69,7 +69,7 @@ def captum_contenders(budget: int) -> list[Contender]:
     ]
 
 
-def our_contenders(names: list[str], words: list[str], removals: list[str]) -> list[Contender]:
+def our_contenders(names: list[str], words: list[str], removals: list[str]) -> list[ComparedMethod]:
     """The named methods of the registry, or all that can use the removals, with their options."""
     chosen = names or [
         name
@@ -85,7 +85,7 @@ def our_contenders(names: list[str], words: list[str], removals: list[str]) -> l
         if method not in own or not option:
             raise SystemExit(f"cannot read {word!r}: write method.name=value of a measured method")
         own[method][option] = yaml.safe_load(value)
-    return [contender(name, options) for name, options in own.items()]
+    return [compared_method(name, options) for name, options in own.items()]
 
 
 def best_peer(result: FaithfulnessResult, metric: str) -> str:
@@ -129,10 +129,10 @@ def main(options: argparse.Namespace) -> None:
     ours = our_contenders(options.methods, options.option, list(setup.removals))
     if options.recommended not in [each.label for each in ours]:
         raise SystemExit(f"{options.recommended!r} is not among the methods")
-    contenders = [*ours, *captum_contenders(options.budget)]
+    compared = [*ours, *captum_contenders(options.budget)]
     run = Run.open(options.model)
     histories = run.test_histories(options.users, seed=SEED, skip=options.skip)
-    result = measure_faithfulness(run.model, histories, contenders, options.work, setup)
+    result = measure_faithfulness(run.model, histories, compared, options.work, setup)
     found = figures(result, options.recommended)
     write_benchmark(
         options.out,
@@ -145,12 +145,12 @@ def main(options: argparse.Namespace) -> None:
             "target": "log-odds of each history's first recommendation among unseen items",
             "removal": f"{setup.removal}, the same for every method and metric",
             "check_removal": setup.check_removal or "none",
-            "budget": f"{options.budget} passes for Captum's sampling methods",
+            "budget": f"{options.budget} evaluations for Captum's sampling methods",
             "held_out_sets": setup.masks,
             "best_peer": "the Captum method of the best mean, metric by metric",
             "recommended": "fixed before measuring, the same for every metric",
             "intervals": "95%, bootstrap over users; differences are paired",
-            "options": {each.label: dict(each.options) for each in contenders},
+            "options": {each.label: dict(each.options) for each in compared},
             "misleading": misleading_lines(result),
         },
         rows=[

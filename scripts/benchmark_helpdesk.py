@@ -28,7 +28,7 @@ METRIC = "accuracy"
 
 
 def main(options: argparse.Namespace) -> None:
-    """Train everyone, ask the test questions once, write the figures."""
+    """Train everyone, ask the test examples once, write the figures."""
     source = f"--data.source={options.shared / 'helpdesk.csv'}"
     overrides = [source, *options.overrides]
     config = RunConfig.load(CONFIG, overrides)

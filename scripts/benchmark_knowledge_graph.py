@@ -114,7 +114,7 @@ def validated(
     found = {"old": mean_ndcg(model_ranks(model, task.warm.validation))}
     model.add_items(task.cold)
     ranks = model_ranks(model, task.validation)
-    found |= {"new": mean_ndcg(ranks), "questions": len(ranks)}
+    found |= {"new": mean_ndcg(ranks), "examples": len(ranks)}
     write_text(path, json.dumps(found) + "\n")
     print(f"fold {fold}, {setting.name}: {found}", flush=True)
     return found
@@ -170,8 +170,8 @@ def main(options: argparse.Namespace) -> None:
         found = [
             validated(setting, tasks[setting.text][fold], facts, options, fold) for fold in folds
         ]
-        questions = np.array([each["questions"] for each in found])
-        new = float((np.array([each["new"] for each in found]) * questions).sum() / questions.sum())
+        examples = np.array([each["examples"] for each in found])
+        new = float((np.array([each["new"] for each in found]) * examples).sum() / examples.sum())
         tried[setting] = {"new": new, "old": float(np.mean([each["old"] for each in found]))}
         return new
 
@@ -286,7 +286,7 @@ def write(
             "knn": "shapes chosen on validation items: "
             + "; ".join(f"{name}: {shape}" for name, (_, _, shape) in knns.items()),
             "interval": "low and high: 95% of the difference from no knowledge, paired bootstrap, "
-            "users drawn with all their questions",
+            "users drawn with all their examples",
             "residual_dropout": options.dropout,
             "epochs": options.epochs,
             "layers": options.layers,

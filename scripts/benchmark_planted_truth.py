@@ -67,7 +67,7 @@ class Explained:
     method: str
     removal: str | None
     scores: Scores
-    passes: float
+    evaluations: float
     seconds: float
     refused: str = ""
 
@@ -162,17 +162,17 @@ def _explain(
     for user in range(count):
         together[Contrast(ids[truth.targets[user]], ids[truth.others[user]])].append(user)
     explainer, begun = Explainer(model, method, removal=removal), time.perf_counter()
-    scores, passes = {}, 0
+    scores, evaluations = {}, 0
     try:
         for target, users in together.items():
             influences = explainer.explain([truth.history(user) for user in users], target)
-            passes += sum(influence.quality.passes for influence in influences)
+            evaluations += sum(influence.quality.evaluations for influence in influences)
             scores |= {u: i.scores.tolist() for u, i in zip(users, influences, strict=True)}
     except ExplanationError as error:
-        return {"scores": [], "passes": 0, "seconds": 0, "refused": str(error)}
+        return {"scores": [], "evaluations": 0, "seconds": 0, "refused": str(error)}
     return {
         "scores": [scores[user] for user in range(count)],
-        "passes": passes / count,
+        "evaluations": evaluations / count,
         "seconds": time.perf_counter() - begun,
     }
 
@@ -213,13 +213,17 @@ def rows_of(found: Explained, measured: Recovery | None) -> Iterator[dict[str, o
         values = values[~np.isnan(values)]
         low, high = bootstrap_interval(values, np.arange(len(values)))
         yield {**system, "metric": field.name, "value": means[field.name], "low": low, "high": high}
-    yield {**system, "metric": "passes a history", "value": found.passes}
+    yield {**system, "metric": "evaluations a history", "value": found.evaluations}
     yield {**system, "metric": "seconds", "value": found.seconds}
 
 
-def line(name: str, means: dict[str, float], passes: float) -> str:
+def line(name: str, means: dict[str, float], evaluations: float) -> str:
     """One line of the table."""
-    return f"{name:36}" + "".join(f"{value:14.3f}" for value in means.values()) + f"{passes:10.0f}"
+    return (
+        f"{name:36}"
+        + "".join(f"{value:14.3f}" for value in means.values())
+        + f"{evaluations:10.0f}"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -236,7 +240,9 @@ def main(options: argparse.Namespace) -> None:
     print("  ".join(f"{name} {value:.4f}" for name, value in known.items()))
     half = options.explained // 2
     chosen_on, measured_on = range(half), range(half, options.explained)
-    print(f"{'':36}" + "".join(f"{field.name:>14}" for field in fields(Recovery)) + "    passes")
+    print(
+        f"{'':36}" + "".join(f"{field.name:>14}" for field in fields(Recovery)) + "    evaluations"
+    )
     rows, ranking, every = [], {}, {}
     for found in explained(options, model, truth):
         measured = None if found.refused else held_against(truth, found, measured_on)
@@ -244,7 +250,7 @@ def main(options: argparse.Namespace) -> None:
         if measured is None:
             print(f"{found.name:36} refused: {found.refused}")
             continue
-        print(line(found.name, measured.means(), found.passes))
+        print(line(found.name, measured.means(), found.evaluations))
         if found.removal == "drop":
             rows += fit_rows(truth, found, measured_on)
         first = held_against(truth, found, chosen_on).means()

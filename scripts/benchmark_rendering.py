@@ -28,7 +28,7 @@ from llm_influence.datasets.assets import asset_path
 from llm_influence.datasets.movielens import movielens_100k
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template
-from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.rendering.vocabulary import Vocabulary
 from llm_influence.types import History
 
 WINDOW = 50
@@ -66,7 +66,7 @@ class Systems:
     def __init__(self, log: BehaviorLog, tokenizer: PreTrainedTokenizerBase) -> None:
         self.histories = windows_of(log)
         self.tokenizer = tokenizer
-        self.lexicon = Lexicon.fit(log)
+        self.vocabulary = Vocabulary.fit(log)
         self.encoder = self._new_encoder()
         self.texts = [self.encoder.render(history) for history in self.histories]
         self.dataset = datasets.Dataset.from_dict({"text": self.texts})
@@ -74,7 +74,7 @@ class Systems:
     def _new_encoder(self) -> Encoder:
         return Encoder(
             Template.load(TEMPLATE),
-            self.lexicon,
+            self.vocabulary,
             style="text",
             tokenizer=self.tokenizer,
             max_events=WINDOW,

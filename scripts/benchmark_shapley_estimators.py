@@ -43,10 +43,10 @@ def value_tables(run: Run, users: int, removal: str, path: Path) -> np.ndarray:
     """(users, 1024) values of all coalitions, users drawn with seed 0; kept in a file."""
     tables = dict(np.load(path)) if path.exists() else {}
     found = list(tables.get(removal, []))[:users]
-    questions = run.split.validation
-    long = np.flatnonzero(questions.positions >= run.model.encoder.max_events)
+    examples = run.split.validation
+    long = np.flatnonzero(examples.positions >= run.model.encoder.max_events)
     for question in np.random.default_rng(0).permutation(long)[len(found) : users]:
-        history = questions.history(int(question)).keep(slice(-EVENTS, None))
+        history = examples.history(int(question)).keep(slice(-EVENTS, None))
         values = ValueFunction(run.model, [history], bind("top1", run.model, [history]), removal)
         found.append(values([EVERY])[0])
         np.savez(path, **{**tables, removal: np.stack(found)})
@@ -54,11 +54,11 @@ def value_tables(run: Run, users: int, removal: str, path: Path) -> np.ndarray:
     return np.stack(found)
 
 
-def with_replacement(game: Game, passes: int, draw: np.random.Generator) -> np.ndarray:
+def with_replacement(game: Game, evaluations: int, draw: np.random.Generator) -> np.ndarray:
     """KernelSHAP as it was first written: sizes by the kernel, single sets, repeats allowed."""
     sizes = np.arange(1, EVENTS)
     chance = 1 / (sizes * (EVENTS - sizes))
-    masks = np.zeros((passes, EVENTS), dtype=bool)
+    masks = np.zeros((evaluations, EVENTS), dtype=bool)
     masks[1] = True
     for mask in masks[2:]:
         size = draw.choice(sizes, p=chance / chance.sum())
@@ -70,10 +70,10 @@ def with_replacement(game: Game, passes: int, draw: np.random.Generator) -> np.n
     return centre @ np.linalg.lstsq(masks[2:] @ centre, rest, rcond=None)[0] + equal
 
 
-def permutations(game: Game, passes: int, draw: np.random.Generator) -> np.ndarray:
-    """Random orders, each forwards and backwards, as many pairs as the passes allow."""
+def permutations(game: Game, evaluations: int, draw: np.random.Generator) -> np.ndarray:
+    """Random orders, each forwards and backwards, as many pairs as the evaluations allow."""
     scores = []
-    for _ in range(max(1, (passes - 2) // (2 * (EVENTS - 1)))):
+    for _ in range(max(1, (evaluations - 2) // (2 * (EVENTS - 1)))):
         order = draw.permutation(EVENTS)
         for walk in (order, order[::-1]):
             met = np.argsort(walk) < np.arange(EVENTS + 1)[:, None]
@@ -82,9 +82,9 @@ def permutations(game: Game, passes: int, draw: np.random.Generator) -> np.ndarr
     return np.mean(scores, axis=0)
 
 
-def linear(game: Game, passes: int, draw: np.random.Generator) -> np.ndarray:
+def linear(game: Game, evaluations: int, draw: np.random.Generator) -> np.ndarray:
     """Paired leverage sampling without replacement, regression."""
-    masks = by_leverage(draw, EVENTS, passes)
+    masks = by_leverage(draw, EVENTS, evaluations)
     return regress(masks, game(masks))
 
 
@@ -107,8 +107,8 @@ def odd_ridge(order: int, *, correct: bool) -> Estimator:
         part = products[k] @ products[k].T / products[k].shape[1]
         grams = [gram + share * part for gram in grams for share in (0.03, 0.1, 0.3, 1.0)]
 
-    def fit(game: Game, passes: int, draw: np.random.Generator) -> np.ndarray:
-        masks = by_leverage(draw, EVENTS, passes)
+    def fit(game: Game, evaluations: int, draw: np.random.Generator) -> np.ndarray:
+        masks = by_leverage(draw, EVENTS, evaluations)
         seen = np.unique((masks * (1 << np.arange(EVENTS))).sum(1)[masks[:, 0]] >> 1)
         odd = (game(half[seen]) - game(~half[seen])) / 2
         best = None
@@ -133,8 +133,8 @@ def process(
     """The Gaussian process, or a part of it."""
     among = list(dict.fromkeys(kinds(kernel) for kernel in kernels(EVENTS)))
 
-    def fit(game: Game, passes: int, draw: np.random.Generator) -> np.ndarray:
-        masks = draw_masks(draw, EVENTS, passes)
+    def fit(game: Game, evaluations: int, draw: np.random.Generator) -> np.ndarray:
+        masks = draw_masks(draw, EVENTS, evaluations)
         return estimate(masks, game(masks), among).scores
 
     return fit
@@ -146,7 +146,7 @@ def shap_explainer(name: str) -> Estimator:
 
     logging.getLogger("shap").setLevel(logging.ERROR)
 
-    def fit(game: Game, passes: int, draw: np.random.Generator) -> np.ndarray:
+    def fit(game: Game, evaluations: int, draw: np.random.Generator) -> np.ndarray:
         def model(rows: np.ndarray) -> np.ndarray:
             return game(np.asarray(rows) > 0.5)
 
@@ -155,9 +155,9 @@ def shap_explainer(name: str) -> Estimator:
         none, whole = np.zeros((1, EVENTS)), np.ones((1, EVENTS))
         if name == "kernel":
             explainer = shap.KernelExplainer(model, none)
-            return explainer.shap_values(whole, nsamples=passes, silent=True)[0]
+            return explainer.shap_values(whole, nsamples=evaluations, silent=True)[0]
         explainer = shap.PermutationExplainer(model, none, seed=seed)
-        return explainer(whole, max_evals=max(passes, 2 * EVENTS + 1), silent=True).values[0]
+        return explainer(whole, max_evals=max(evaluations, 2 * EVENTS + 1), silent=True).values[0]
 
     return fit
 
@@ -186,22 +186,22 @@ def estimators() -> dict[str, Estimator]:
     return found
 
 
-def errors(table: np.ndarray, estimator: Estimator, passes: int, seed: int) -> float:
+def errors(table: np.ndarray, estimator: Estimator, evaluations: int, seed: int) -> float:
     """Relative RMSE of one estimate."""
     exact = exact_shapley_values(table)
     scores = estimator(
         lambda masks: table[masks @ (1 << np.arange(EVENTS))],
-        passes,
-        np.random.default_rng([seed, passes]),
+        evaluations,
+        np.random.default_rng([seed, evaluations]),
     )
     return float(np.sqrt(np.mean((scores - exact) ** 2)) / exact.std())
 
 
-def coverage(tables: np.ndarray, passes: int) -> float:
+def coverage(tables: np.ndarray, evaluations: int) -> float:
     """Share of true values within two standard errors of the process."""
     within = []
     for seed, table in enumerate(tables):
-        masks = plan(np.random.default_rng([seed, passes]), EVENTS, passes)
+        masks = plan(np.random.default_rng([seed, evaluations]), EVENTS, evaluations)
         found = estimate(masks, table[masks @ (1 << np.arange(EVENTS))])
         distance = np.abs(found.scores - exact_shapley_values(table))
         within.append(distance <= 2 * found.standard_errors)
@@ -223,20 +223,24 @@ def main() -> None:
     tables = value_tables(run, options.users, options.removal, options.tables)
     rows: list[dict] = []
     for name, estimator in estimators().items():
-        for passes in PASSES:
-            found = [errors(table, estimator, passes, n) for n, table in enumerate(tables)]
+        for evaluations in PASSES:
+            found = [errors(table, estimator, evaluations, n) for n, table in enumerate(tables)]
             low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
-            row = {"system": name, "task": f"{passes} passes", "metric": "relative_rmse_median"}
+            row = {
+                "system": name,
+                "task": f"{evaluations} evaluations",
+                "metric": "relative_rmse_median",
+            }
             row |= {"value": float(middle), "low": float(low), "high": float(high)}
-            rows.append(row | {"mean": float(np.mean(found)), "passes": passes})
-            print(f"{name:52s} {passes:4d} passes: median {middle:.3f}", flush=True)
-    at_200 = {row["system"]: row["value"] for row in rows if row["passes"] == 200}
+            rows.append(row | {"mean": float(np.mean(found)), "evaluations": evaluations})
+            print(f"{name:52s} {evaluations:4d} evaluations: median {middle:.3f}", flush=True)
+    at_200 = {row["system"]: row["value"] for row in rows if row["evaluations"] == 200}
     ours = at_200["process (method shapley)"]
     rivals = ["kernel sampling with replacement", "antithetic permutations"]
     rivals += [name for name in at_200 if name.startswith("shap ")]
     write_benchmark(
         options.out,
-        name="Estimators of Shapley values at equal passes",
+        name="Estimators of Shapley values at equal evaluations",
         protocol={
             "games": f"{len(tables)} validation histories, last {EVENTS} events, target top1, "
             f"removal {options.removal}; all {len(EVERY)} coalitions known",

@@ -218,17 +218,17 @@ def _filled(
 
 
 def estimators_table(benchmark: dict) -> str:
-    """The median error of every estimator of Shapley values, by passes."""
+    """The median error of every estimator of Shapley values, by evaluations."""
     systems: dict[str, dict[int, float]] = {}
     for row in benchmark["rows"]:
-        systems.setdefault(row["system"], {})[row["passes"]] = row["value"]
-    passes = list(next(iter(systems.values())))
+        systems.setdefault(row["system"], {})[row["evaluations"]] = row["value"]
+    evaluations = list(next(iter(systems.values())))
     head = [
-        "| estimator | " + " | ".join(f"{number} passes" for number in passes) + " |",
-        "|---" * (len(passes) + 1) + "|",
+        "| estimator | " + " | ".join(f"{number} evaluations" for number in evaluations) + " |",
+        "|---" * (len(evaluations) + 1) + "|",
     ]
     rows = [
-        f"| {name} | " + " | ".join(f"{errors[number]:.3f}" for number in passes) + " |"
+        f"| {name} | " + " | ".join(f"{errors[number]:.3f}" for number in evaluations) + " |"
         for name, errors in systems.items()
     ]
     lines = ["<!-- shapley estimators -->", *head, *rows, "<!-- /shapley estimators -->"]

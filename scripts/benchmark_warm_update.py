@@ -1,11 +1,11 @@
-"""A warm update on MovieLens-100K cut by time: what is gained on the new period, what is forgotten.
+"""A continual fine-tuning on MovieLens-100K cut by time: what is gained on the new period, what is forgotten.
 
     python scripts/benchmark_warm_update.py [--output runs/warm_update] [--seeds 0 1 2] [--cut 0.7]
 
 A run is trained on what was before the moment; films that nobody had rated by then are not in its
 catalogue. Then four ways lead to the new period: no update (new films join by text alone), an
 update without replay, one with replay, and a model trained anew on everything. All four answer the
-same questions. Goes on where it was broken off: what is measured is not trained again.
+same examples. Goes on where it was broken off: what is measured is not trained again.
 Writes docs/benchmarks/warm_update.json.
 """
 
@@ -103,7 +103,7 @@ def way_config(
 
 
 def periods_of(base: Path, config: RunConfig) -> Periods:
-    """The questions of both periods; the same for every way and seed."""
+    """The examples of both periods; the same for every way and seed."""
     catalogue = InfluenceModel.from_pretrained(base).catalogue
     before = Split.load(base / "split", catalogue)
     return part_periods(before, open_newer(config), None, config.data.split)
@@ -243,7 +243,7 @@ def main(options: argparse.Namespace) -> None:
             "new_events_taught": int((periods.split.train.lengths - periods.known).clip(0).sum()),
             "new_items": len(periods.added),
             "candidates": "all items, old and new, but those of the history",
-            "epoch": "chosen on the new period's validation questions; the first run's on its own",
+            "epoch": "chosen on the new period's validation examples; the first run's on its own",
             "replay": f"{options.replay:g} of the windows of an epoch are old, drawn once",
             "retrained": "from the untuned backbone, on all old windows and all new ones",
             "epochs": f"first run and retraining {options.epochs:g}, "

@@ -18,17 +18,17 @@ DRAWS = 2000
 
 INTERVAL = (
     "value, low, high over seeds: mean and Student's 95% interval; against the best peer: paired "
-    "bootstrap of users (cases, households) with all their questions, answers averaged over seeds"
+    "bootstrap of users (cases, households) with all their examples, answers averaged over seeds"
 )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One system's answers to the test questions.
+    """One system's answers to the test examples.
 
     Attributes:
         name: Of the system.
-        answers: (S, N) one row a seed: gains of the N questions, or scores.
+        answers: (S, N) one row a seed: gains of the N examples, or scores.
         values: (S,) the metric of each seed.
         validation: The metric of the chosen setting on validation, seed by seed or tuning's best.
     """

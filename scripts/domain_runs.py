@@ -23,7 +23,7 @@ class OurRun:
 
     Attributes:
         seed: The seed.
-        found: Columns of `predict_rows` on the (N,) test questions.
+        found: Columns of `predict_rows` on the (N,) test examples.
         metrics: The run's metrics.json.
     """
 
@@ -35,7 +35,7 @@ class OurRun:
 def our_runs(
     folder: Path, config: Path, overrides: Sequence[str], seeds: Sequence[int], core: int
 ) -> list[OurRun]:
-    """Fine-tune with every seed on one core, unless that is done, and ask the test questions."""
+    """Fine-tune with every seed on one core, unless that is done, and ask the test examples."""
     return [_our_run(folder / f"seed_{seed}", config, overrides, seed, core) for seed in seeds]
 
 

@@ -14,7 +14,7 @@ METRIC_ROWS = re.compile(r"<!-- metrics -->.*<!-- /metrics -->", re.DOTALL)
 MEASURED = re.compile(r"<!-- measured -->.*<!-- /measured -->", re.DOTALL)
 SHOWN = (
     *("lds", "deletion_auc", "insertion_auc", "abpc", "comprehensiveness_aopc"),
-    *("counterfactual_share", "randomisation", "passes"),
+    *("counterfactual_share", "randomisation", "evaluations"),
 )
 """Metrics of the measured table; the JSON file holds all."""
 
@@ -69,7 +69,7 @@ def measured_table(benchmark: dict) -> str:
 def _cell(row: dict) -> str:
     if row["mean"] is None:
         return "n/a"
-    if row["metric"] == "passes":
+    if row["metric"] == "evaluations":
         return f"{row['mean']:.0f}"
     return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 

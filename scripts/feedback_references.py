@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from llm_influence.data.splits import EvaluationSet, Split
 
 Score = Callable[[EvaluationSet], np.ndarray]
-"""From N questions to (N,) log-odds."""
+"""From N examples to (N,) log-odds."""
 
 
 def item_mean(split: Split, shrinkage: float) -> Score:

@@ -45,7 +45,7 @@ PROTOCOL = {
     "seconds each; test is not read until the setting is chosen, then once a seed",
     "epoch": "chosen on validation AUC by every system",
     "gauc": "AUC within a user, averaged by rows over users with both labels. A user's ten "
-    "questions follow one another, so whoever reads the first answers is marked down: a like seen "
+    "examples follow one another, so whoever reads the first answers is marked down: a like seen "
     "raises the mean and leaves fewer of the ten. Compare systems that read as much",
     "ece": "expected calibration error, 15 bins of equal mass",
     "core": "one core, one thread, every system",

@@ -1,7 +1,7 @@
 """Run the systems of scripts/benchmark_feedback.py, each on one core, each run once.
 
 Every run has a folder with `result.json`, written last: a run that has one is not repeated, unless
-it is a peer's run of another setting. Beside it are the log-odds of the questions, in their order:
+it is a peer's run of another setting. Beside it are the log-odds of the examples, in their order:
 `validation_scores.npy`, and of a run of the chosen setting `test_scores.npy`.
 """
 
@@ -58,7 +58,7 @@ class FeedbackBench:
         return self.folder / "task"
 
     def export(self, config: RunConfig) -> None:
-        """Write the split, the catalogue and the questions that all systems are asked.
+        """Write the split, the catalogue and the examples that all systems are asked.
 
         Raises:
             ConfigError: The configuration asks something else than whether a film is liked.
@@ -76,7 +76,7 @@ class FeedbackBench:
         split.save(self.task)
         split.log.catalogue.save(self.task / "catalogue.parquet")
         table = questions_of(split)
-        write_whole(self.task / "questions.parquet", lambda part: pq.write_table(table, part))
+        write_whole(self.task / "examples.parquet", lambda part: pq.write_table(table, part))
         print(json.dumps(split.description), flush=True)
 
     def split(self) -> Split:
@@ -193,7 +193,7 @@ def save_column(folder: Path, name: str, values: np.ndarray) -> None:
 
 
 def read_seeds(folder: Path, column: str = "scores") -> tuple[list[Result], np.ndarray]:
-    """Results of a system's finished seeds and the (S, N) column of its test questions."""
+    """Results of a system's finished seeds and the (S, N) column of its test examples."""
     paths = sorted(folder.glob("seed_*/result.json"))
     found = [np.load(path.with_name(f"test_{column}.npy")) for path in paths]
     return [read_result(path) for path in paths], np.stack(found) if found else np.empty((0, 0))

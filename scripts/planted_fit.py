@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from llm_influence.attribution.coalitions import every_coalition, shapley_weights
-from llm_influence.datasets.generating_process import Law
+from llm_influence.datasets.generating_process import GeneratingProcess
 from llm_influence.datasets.planted import Truth
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
@@ -40,7 +40,7 @@ class FittedLaw:
     weights: dict[str, float]
     half_life: float
 
-    def errors(self, law: Law) -> dict[str, float]:
+    def errors(self, law: GeneratingProcess) -> dict[str, float]:
         """The largest error of a weight (both largest weights being 1), the half-life's share."""
         true = law.weights / np.abs(law.weights).max()
         ours = np.array([self.weights[name] for name in law.behaviors])

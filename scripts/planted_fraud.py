@@ -53,7 +53,7 @@ def fraud_rows(folder: Path) -> Iterator[Row]:
     auc = measured["test"]["feedback"]["auc"]
     yield {"system": "detector", "task": TASK, "metric": "auc", "value": auc}
     _, truth = generate()
-    asked = run.questions("test", label=1)
+    asked = run.examples("test", label=1)
     histories = [asked.history(row) for row in range(len(asked))]
     yield {"system": "log", "task": TASK, "metric": "frauds explained", "value": len(histories)}
     for method in METHODS:
@@ -76,9 +76,9 @@ def recalls(explainer: Explainer, histories: list[History], truth: FraudTruth) -
     found = []
     influences = explainer.explain(histories, Feedback(ALARM_ITEM, ALARM))
     for history, influence in zip(histories, influences, strict=True):
-        if history.asked_at is None:
+        if history.query_time is None:
             raise ValueError("the moment of an alarm is part of its question")
-        planted = truth.causes(history, history.asked_at)
+        planted = truth.causes(history, history.query_time)
         kept = planted[len(planted) - len(influence.scores) :]  # older ones are not read
         top = np.argsort(-influence.scores, kind="stable")[: planted.sum()]
         found.append(kept[top].sum() / planted.sum())

@@ -28,10 +28,10 @@ def write_truth(truth: Truth, folder: Path) -> Path:
 def write_explained(
     truth: Truth, explainer: Explainer, folder: Path, later: Explainer | None = None
 ) -> Path:
-    """The same histories and questions, explained by a model.
+    """The same histories and examples, explained by a model.
 
     Args:
-        truth: The histories and questions.
+        truth: The histories and examples.
         explainer: Of the model.
         folder: For the tables.
         later: Explains the histories that end when the law has changed; default: ``explainer``.
@@ -78,14 +78,14 @@ def _exact(truth: Truth) -> Iterator[Influence]:
             events=tuple(history.events(named)),
             scores=scores,
             players=players,
-            frame_score=0.0,
+            prompt_score=0.0,
             target="contrast",
             target_id=" over ".join(pair),
             target_name=" over ".join(named[item] for item in pair),
             base_value=0.0,
             full_value=float(scores.sum()),
             prediction=float(np.exp(truth.law.log_probabilities(history)[chosen])),
-            quality=QualityCard(EXACT, "drop", "target", 0.0, passes=0, seed=0, left_out=0),
+            quality=QualityCard(EXACT, "drop", "target", 0.0, evaluations=0, seed=0, left_out=0),
         )
 
 

@@ -79,7 +79,7 @@ def features(rows: EvaluationSet) -> FloatArray:
 
 
 def _of_history(history: History, campaign: int, now: int) -> list[float]:
-    names = history.vocabulary.behaviors
+    names = history.code_names.behaviors
     contact, purchase, redeem = (
         history.behaviors == names.index(name) for name in ("contact", "purchase", "redeem")
     )

@@ -31,7 +31,7 @@ from llm_influence.training.batches import Inputs
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 REGIONS = ("data and collate", "embed", "backbone", "heads and loss", "backward", "optimizer")
-LABELS = ("labels", "behavior_labels", "asked_at", "step")
+LABELS = ("labels", "behavior_labels", "query_time", "step")
 
 
 class WatchedTrainer(InfluenceTrainer):

@@ -1,4 +1,4 @@
-"""Train on a whole log, without questions held out: for logs whose law makes as many as wanted."""
+"""Train on a whole log, without examples held out: for logs whose law makes as many as wanted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def train(model: InfluenceModel, config: RunConfig, log: BehaviorLog, folder: Pa
     arguments = training_arguments(config, folder, world_size=1)
     arguments.eval_strategy = arguments.save_strategy = "no"
     arguments.load_best_model_at_end = False
-    # The trainer wants questions to choose an epoch by; none is chosen, so none is asked.
+    # The trainer wants examples to choose an epoch by; none is chosen, so none is asked.
     trainer = InfluenceTrainer(config, model, Split(log, log, last, last, {}), arguments)
     trainer.remove_callback(EarlyStoppingCallback)
     trainer.train()

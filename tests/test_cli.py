@@ -134,7 +134,7 @@ def test_explain_reads_another_log_and_a_methods_own_options(run, tmp_path):
     words = ["--log", tmp_path / "new.parquet", "--method", "integrated_gradients"]
     result = call("explain", "--model", run, "--out", tmp_path / "o", *words, "--option", "steps=4")
     assert result.exit_code == 0
-    assert set(read_tables(tmp_path / "o")["passes"].to_pylist()) == {2 * 4 + 2}
+    assert set(read_tables(tmp_path / "o")["evaluations"].to_pylist()) == {2 * 4 + 2}
 
 
 def test_explain_measures_for_the_card_what_it_is_told(run, tmp_path):
@@ -253,7 +253,7 @@ def test_explain_takes_a_sample_of_users_or_of_questions_with_a_label(liking, tm
     assert len(users) == 4
     again = explained(liking, tmp_path / "again", "--sample", 4, "--seed", 2)
     assert set(again["user_id"].to_pylist()) != users
-    words = ["--questions", "test", "--target", "feedback"]
+    words = ["--examples", "test", "--target", "feedback"]
     explained(liking, tmp_path / "all", *words)
     values = pq.read_table(tmp_path / "all" / "outcomes.parquet")["value"].to_pylist()
     label = next(value for value in values if value is not None)
@@ -266,14 +266,14 @@ def test_explain_takes_a_sample_of_users_or_of_questions_with_a_label(liking, tm
 
 def test_explain_asks_all_at_one_moment(liking, tmp_path):
     soon, late = (
-        explained(liking, tmp_path / year, "--asked-at", f"{year}-01-01T00:00:00Z")
+        explained(liking, tmp_path / year, "--query-time", f"{year}-01-01T00:00:00Z")
         for year in ("1971", "1999")
     )
     assert not soon["full_value"].equals(late["full_value"])
 
 
 def test_a_report_on_questions_has_a_table_a_head_and_the_analyses(liking, tmp_path):
-    explained(liking, tmp_path / "influence", "--questions", "test", "--target", "feedback")
+    explained(liking, tmp_path / "influence", "--examples", "test", "--target", "feedback")
     analyzed = call("analyze", "factors", tmp_path / "influence", "--out", tmp_path / "factors")
     assert analyzed.exit_code == 0
     words = ["--influence", tmp_path / "influence", "--analysis", tmp_path / "factors"]
@@ -291,11 +291,11 @@ def test_a_report_on_questions_has_a_table_a_head_and_the_analyses(liking, tmp_p
     ("words", "message"),
     [
         (["--label", "1"], "--label 1.0"),
-        (["--questions", "test", "--label", "9"], "no question has label 9"),
-        (["--questions", "test", "--asked-at", "1999-01-01T00:00:00Z"], "its own moment"),
-        (["--asked-at", "1970-01-01T00:00:00Z"], "goes on for"),
-        (["--asked-at", "yesterday"], "an ISO time with a zone"),
-        (["--asked-at", "1999-01-01"], "an ISO time with a zone"),
+        (["--examples", "test", "--label", "9"], "no question has label 9"),
+        (["--examples", "test", "--query-time", "1999-01-01T00:00:00Z"], "its own moment"),
+        (["--query-time", "1970-01-01T00:00:00Z"], "goes on for"),
+        (["--query-time", "yesterday"], "an ISO time with a zone"),
+        (["--query-time", "1999-01-01"], "an ISO time with a zone"),
     ],
 )
 def test_a_mistake_about_what_is_asked_is_one_plain_line(
@@ -310,7 +310,7 @@ def test_a_label_is_asked_of_a_model_that_reads_labels(run):
     from llm_influence.run import Run
 
     with pytest.raises(ConfigError, match="reads none"):
-        Run.open(run).questions("test", label=1)
+        Run.open(run).examples("test", label=1)
 
 
 def test_made_up_accounts_are_written_and_said_to_be_made_up(tmp_path):

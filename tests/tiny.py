@@ -129,14 +129,14 @@ def _corpus() -> list[str]:
 
 
 def _wordpiece() -> PreTrainedTokenizerFast:
-    """Whole words and single letters: a trained vocabulary would differ from run to run."""
+    """Whole words and single letters: a trained code_names would differ from run to run."""
     cut = pre_tokenizers.BertPreTokenizer()
     words = sorted({word for line in _corpus() for word, _ in cut.pre_tokenize_str(line)})
     letters = sorted({letter for word in words for letter in word} | set("0123456789"))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = dict.fromkeys([*special, *words, *letters, *(f"##{letter}" for letter in letters)])
-    vocabulary = {piece: code for code, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    code_names = {piece: code for code, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(code_names, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = cut
     tokenizer.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(

@@ -1,4 +1,4 @@
-"""To whom conversions are laid, from what was seen alone: touch rules, Markov, Shapley.
+"""To whom conversions are laid, from what was seen alone: attribution rules, Markov, Shapley.
 
 A path is what a user met before an outcome, converted or not: touches, each of a channel. All
 functions here are of arrays and know neither tables nor models. None of them is a causal

@@ -251,7 +251,7 @@ def _gap_rows(found: Found, options: AuditOptions) -> list[Record]:
 
 
 def _proxy_rows(found: Found, options: AuditOptions) -> list[Record]:
-    """One record a proxy, those through which most influence passes first."""
+    """One record a proxy, those through which most influence evaluations first."""
     rows = []
     for place in np.flatnonzero(found.proxies.p_values <= options.alpha):
         share = mean_of(found.carried[:, place])

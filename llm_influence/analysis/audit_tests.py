@@ -48,7 +48,7 @@ from llm_influence.analysis.audit_users import LEAST_SHOWN, Kind
 from llm_influence.analysis.levels import MOST_LEVELS
 from llm_influence.analysis.statistics import LEVEL, Mean, mean_of
 from llm_influence.errors import DataError
-from llm_influence.influence.table_files import FLIPS, read_flips
+from llm_influence.influence.table_files import FLIPS, read_fairness_test
 from llm_influence.types import FloatArray, IntArray
 
 USERS_A_FACT = 10
@@ -291,7 +291,7 @@ def flips_beside(sources: Sequence[Path]) -> pa.Table | None:
 
     Raises:
         DataError: Several tables have their own.
-        SchemaError: See `read_flips`.
+        SchemaError: See `read_fairness_test`.
     """
     folders = dict.fromkeys(place if place.is_dir() else place.parent for place in sources)
     found = [folder / FLIPS for folder in folders if (folder / FLIPS).exists()]
@@ -302,14 +302,14 @@ def flips_beside(sources: Sequence[Path]) -> pa.Table | None:
             expected="one table of flips, or none",
             fix="audit the tables one by one",
         )
-    return read_flips(found[0]) if found else None
+    return read_fairness_test(found[0]) if found else None
 
 
 def flips_of(table: pa.Table, feature: str, tolerated: float) -> Flips | None:
     """What the flips of one feature say; None where there are none.
 
     Args:
-        table: As `read_flips` gives it.
+        table: As `read_fairness_test` gives it.
         feature: Name of the feature, without ``user:``.
         tolerated: Share of users who may have a change.
     """

@@ -108,7 +108,7 @@ class AuditUsers:
     """
 
     def __init__(self, view: InfluenceView) -> None:
-        """Read the tables: a few passes, all but counts by user stays in the database."""
+        """Read the tables: a few evaluations, all but counts by user stays in the database."""
         self.view = view
         self.left_out: dict[str, str] = {}
         for statement in (_EXPLAINED, _EVENTS, _ITEMS):

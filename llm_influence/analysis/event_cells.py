@@ -53,7 +53,7 @@ class CodedEvents:
     """
 
     def __init__(self, view: InfluenceView, factors: Sequence[Factor], response: Response) -> None:
-        """Code and sort every event once; later passes read about twenty bytes of each."""
+        """Code and sort every event once; later evaluations read about twenty bytes of each."""
         self.view, self.factors = view, tuple(factors)
         columns = {
             "user": view.columns["user"],

@@ -92,7 +92,7 @@ def find_outcomes(sources: Sequence[Path], given: Path | None) -> Path:
             f"{len(found) or 'no'} files {OUTCOMES}",
             where=", ".join(str(folder) for folder in folders),
             expected="one: it says which explained histories ended in a conversion",
-            fix="explain with --questions test, which writes it, or name a file with --outcomes",
+            fix="explain with --examples test, which writes it, or name a file with --outcomes",
         )
     return found[0]
 

@@ -7,7 +7,7 @@ counts and sums, gathered batch by batch, so that no design matrix ever exists.
     b = (X'X)^-1 X'y,   V = c (X'X)^-1 [sum over users of X_u' e_u e_u' X_u] (X'X)^-1,
     c = U / (U - 1) * (n - 1) / (n - p)
 
-Two passes: counts and sums, then residuals.
+Two evaluations: counts and sums, then residuals.
 """
 
 from __future__ import annotations

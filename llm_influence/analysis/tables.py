@@ -99,7 +99,7 @@ class Choice:
 
 
 class InfluenceView:
-    """Influence tables opened for questions; use it in a ``with`` statement.
+    """Influence tables opened for examples; use it in a ``with`` statement.
 
     Attributes:
         columns: Every column that can be asked for, by name: `COLUMNS` and those of the items and

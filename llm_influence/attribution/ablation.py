@@ -19,7 +19,7 @@ from llm_influence.attribution.registry import Attribution, Task, generator, reg
 from llm_influence.attribution.shapley import (
     Budget,
     check_budget,
-    check_passes,
+    check_evaluations,
     finish,
     sample_shapley,
 )
@@ -33,7 +33,7 @@ from llm_influence.types import BoolArray, FloatArray, IntArray
     family="perturbation",
     units="target",
     removals=("drop", "mask", "replace"),
-    cost="E + 2 forward passes",
+    cost="E + 2 model evaluations",
     estimates="f(all events) - f(all but this one)",
     equation="a_i = f(E) - f(E without i)",
     paper="Li et al. 2016, arXiv:1612.08220",
@@ -47,10 +47,10 @@ def leave_one_out(task: Task) -> Attribution:
     values = task.values([_masks(size) for size in task.sizes])
     return Attribution(
         scores=[value[1] - value[2:] for value in values],
-        frame=np.zeros(len(values)),
+        prompt=np.zeros(len(values)),
         base=np.array([value[0] for value in values]),
         full=np.array([value[1] for value in values]),
-        passes=task.values.passes.copy(),
+        evaluations=task.values.evaluations.copy(),
     )
 
 
@@ -70,7 +70,7 @@ NEGLIGIBLE = 1e-6
     family="perturbation",
     units="target",
     removals=("drop", "mask", "replace"),
-    cost="`passes` (100) + 2; 2^E where that is less",
+    cost="`evaluations` (100) + 2; 2^E where that is less",
     estimates="weights of the sparse linear model that best predicts f when each event is kept or "
     "removed by the toss of a coin",
     equation="a minimises mean over random S of (f(S) - b - sum of a over S)^2 + penalty |a|",
@@ -78,7 +78,7 @@ NEGLIGIBLE = 1e-6
     caution="Not a Shapley value: it speaks of histories cut in half, where everything left weighs "
     "more than in the whole one, and it does not add up to f(all) - f(none).",
 )
-def sparse_surrogate(task: Task, passes: int = 100) -> Attribution:
+def sparse_surrogate(task: Task, evaluations: int = 100) -> Attribution:
     """What each event is worth to a linear predictor of f under uniformly random removals.
 
     LASSO chooses the events (penalty by five-fold cross-validation), least squares on those gives
@@ -87,24 +87,24 @@ def sparse_surrogate(task: Task, passes: int = 100) -> Attribution:
 
     Args:
         task: What to explain.
-        passes: Random sets to ask, all different; all 2^E where there are no more.
+        evaluations: Random sets to ask, all different; all 2^E where there are no more.
 
     Raises:
-        ExplanationError: Fewer than 10 passes, too few for a cross-validation.
+        ExplanationError: Fewer than 10 evaluations, too few for a cross-validation.
     """
-    check_budget(task, "sparse_surrogate", passes)
+    check_budget(task, "sparse_surrogate", evaluations)
     masks = []
     for row, players in enumerate(task.sizes):
-        check_passes(task, row, "sparse_surrogate", passes, min(2 * FOLDS, 1 << players))
-        masks.append(random_coalitions(generator(task, row), players, passes))
+        check_evaluations(task, row, "sparse_surrogate", evaluations, min(2 * FOLDS, 1 << players))
+        masks.append(random_coalitions(generator(task, row), players, evaluations))
     values = task.values(masks)
     base, full = task.values.ends()
     return Attribution(
         scores=[sparse_weights(m, v) for m, v in zip(masks, values, strict=True)],
-        frame=np.zeros(len(masks)),
+        prompt=np.zeros(len(masks)),
         base=base,
         full=full,
-        passes=task.values.passes.copy(),
+        evaluations=task.values.evaluations.copy(),
     )
 
 
@@ -138,7 +138,7 @@ EACH = 4
     family="perturbation",
     units="target",
     removals=("drop", "mask", "replace"),
-    cost="at most `passes` (200), a third of them on blocks",
+    cost="at most `evaluations` (200), a third of them on blocks",
     estimates="the Shapley value, whole blocks of events being one player where little happens",
     equation="as shapley, over the events of the blocks that matter and each other block whole",
     paper="blocks as players: Owen 1977, doi:10.1007/978-3-642-45494-3_7; coarse first: "
@@ -147,13 +147,13 @@ EACH = 4
     "two strong events that cancel each other keep a block closed.",
 )
 def coarse_to_fine(
-    task: Task, passes: int = 200, blocks: int = 12, share: float = 0.9
+    task: Task, evaluations: int = 200, blocks: int = 12, share: float = 0.9
 ) -> Attribution:
     """Shapley values of histories too long to ask about every event.
 
-    A history with four passes for every event is explained as by `shapley`. In a longer one,
+    A history with four evaluations for every event is explained as by `shapley`. In a longer one,
     first blocks of consecutive events are the players. The fewest blocks that carry ``share`` of
-    the summed absolute scores are opened, strongest first, as far as four passes for every player
+    the summed absolute scores are opened, strongest first, as far as four evaluations for every player
     last. Then the events of the opened blocks and each closed block, whole, are the players.
 
     Nothing is dropped: scores add up to ``f(all) - f(none)``. The score of a closed block, and its
@@ -161,34 +161,38 @@ def coarse_to_fine(
 
     Args:
         task: What to explain.
-        passes: Most forward passes a history.
+        evaluations: Most model evaluations a history.
         blocks: Blocks of the first step, of nearly equal size, at least 2.
         share: Share of the blocks' absolute scores to open, above 0 and up to 1.
 
     Raises:
-        ExplanationError: An option is out of range, or the passes do not suffice for the blocks.
+        ExplanationError: An option is out of range, or the evaluations do not suffice for the blocks.
     """
-    check_budget(task, "coarse_to_fine", passes)
+    check_budget(task, "coarse_to_fine", evaluations)
     _check_options(blocks, share)
     sizes = task.sizes
-    long = [row for row, size in enumerate(sizes) if EACH * size > passes and 1 << size > passes]
+    long = [
+        row
+        for row, size in enumerate(sizes)
+        if EACH * size > evaluations and 1 << size > evaluations
+    ]
     for row in long:
-        check_passes(task, row, "coarse_to_fine", passes, 3 * (2 * blocks + 2))
+        check_evaluations(task, row, "coarse_to_fine", evaluations, 3 * (2 * blocks + 2))
     groups: dict[int, IntArray] = {
         row: np.arange(size) * blocks // max(size, blocks) if row in long else np.arange(size)
         for row, size in enumerate(sizes)
     }
-    coarse = _explain(task, {row: groups[row] for row in long}, passes // 3)
-    room = (passes - passes // 3) // EACH
+    coarse = _explain(task, {row: groups[row] for row in long}, evaluations // 3)
+    room = (evaluations - evaluations // 3) // EACH
     for row in long:
         groups[row] = _opened(groups[row], coarse[row].scores, share, room)
     short = {row: group for row, group in groups.items() if row not in long}
-    fine = _explain(task, short, passes)
-    fine |= _explain(task, {row: groups[row] for row in long}, passes - passes // 3)
+    fine = _explain(task, short, evaluations)
+    fine |= _explain(task, {row: groups[row] for row in long}, evaluations - evaluations // 3)
     return finish(task, [_divide(fine[row], groups[row]) for row in range(len(sizes))])
 
 
-def _explain(task: Task, groups: dict[int, IntArray], passes: int) -> dict[int, Estimate]:
+def _explain(task: Task, groups: dict[int, IntArray], evaluations: int) -> dict[int, Estimate]:
     """Shapley values of groups of players: by row, the (n,) group of every player."""
     rows = list(groups)
 
@@ -201,7 +205,7 @@ def _explain(task: Task, groups: dict[int, IntArray], passes: int) -> dict[int, 
 
     draws = [generator(task, row) for row in rows]
     sizes = [int(groups[row][-1]) + 1 for row in rows]
-    return dict(zip(rows, sample_shapley(draws, values, sizes, Budget(passes)), strict=True))
+    return dict(zip(rows, sample_shapley(draws, values, sizes, Budget(evaluations)), strict=True))
 
 
 def _opened(group: IntArray, scores: FloatArray, share: float, room: int) -> IntArray:

@@ -50,7 +50,7 @@ def adapter_effect(
     """Explain histories with the adapter on and with it off.
 
     The target is fixed with the adapter on: the recommendation of the tuned model is what both
-    explain. Takes twice the passes of the method.
+    explain. Takes twice the evaluations of the method.
 
     Args:
         explainer: Model, method and options.

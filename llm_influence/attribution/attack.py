@@ -22,7 +22,7 @@ from llm_influence.evaluation.metrics import seen_items
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import collate
 from llm_influence.rendering.template import FIELDS
-from llm_influence.types import FloatArray, History, IntArray, Vocabulary
+from llm_influence.types import CodeNames, FloatArray, History, IntArray
 
 Kind = Literal["removal", "injection"]
 KINDS: tuple[Kind, ...] = ("removal", "injection")
@@ -45,7 +45,7 @@ class Attack:
         leads: Lead of the recommendation in score before each step and after the last; below 0
             where it fell.
         flipped_to: Id of the first recommendation at the end; None if the attack failed.
-        passes: Histories read.
+        evaluations: Histories read.
     """
 
     user_id: str
@@ -54,7 +54,7 @@ class Attack:
     changed: tuple[int | str, ...]
     leads: tuple[float, ...]
     flipped_to: str | None
-    passes: int
+    evaluations: int
 
     @property
     def needed(self) -> int | None:
@@ -96,7 +96,7 @@ def attack(
         changed=tuple(changed),
         leads=tuple(search.leads),
         flipped_to=ids[search.first].as_py() if search.leads[-1] < 0 else None,
-        passes=search.passes,
+        evaluations=search.evaluations,
     )
 
 
@@ -124,11 +124,11 @@ class _Search:
 
     def __init__(self, model: InfluenceModel, history: History) -> None:
         self.model = model
-        codes = model.encoder.lexicon.item_codes(history)
-        vocabulary = Vocabulary(model.catalogue.ids, history.vocabulary.behaviors)
-        self.history = replace(history, items=codes.astype(np.int32), vocabulary=vocabulary)
+        codes = model.encoder.vocabulary.item_codes(history)
+        code_names = CodeNames(model.catalogue.ids, history.code_names.behaviors)
+        self.history = replace(history, items=codes.astype(np.int32), code_names=code_names)
         self.seen = codes.astype(np.int64)
-        self.passes = 0
+        self.evaluations = 0
         found = model.score([self.history]).best(1, seen=seen_items([self.seen]))
         self.item = self.first = int(found.codes[0, 0])
         leads, _ = self.ask([self.history], [self.seen])
@@ -150,7 +150,7 @@ class _Search:
             lead = torch.where(stays == (lead >= 0), lead, torch.full_like(lead, -1e-12))
             leads.append(lead.cpu().numpy())
             firsts.append(codes[:, 0].cpu().numpy())
-        self.passes += len(histories)
+        self.evaluations += len(histories)
         return np.concatenate(leads), np.concatenate(firsts)
 
 
@@ -212,14 +212,14 @@ class _Injections(_Search):
 
     def _with(self, item: int) -> History:
         history, now = self.history, self.history.timestamps[-1] + PAUSE
-        asked = history.asked_at
+        asked = history.query_time
         return replace(
             history,
             items=np.append(history.items, np.int32(item)),
             behaviors=np.append(history.behaviors, history.behaviors[-1]),
             timestamps=np.append(history.timestamps, now),
             values=np.append(history.values, history.values[-1]),
-            asked_at=None if asked is None else max(asked, int(now)),
+            query_time=None if asked is None else max(asked, int(now)),
         )
 
     def _promising(self, tried: int) -> IntArray:

@@ -43,7 +43,7 @@ def event_values(
     Args:
         task: What is explained.
         read: From a batch of B histories and their (B,) numbers within the task to (B, E) values
-            of events, 0 beyond a history's events, and (B,) values of the frame.
+            of events, 0 beyond a history's events, and (B,) values of the prompt.
 
     Returns:
         N arrays (E,), and (N,).
@@ -51,45 +51,45 @@ def event_values(
     config, tokens = task.model.backbone.model.config, task.batch.input_ids.shape[1]
     held = config.num_hidden_layers * config.num_attention_heads * tokens**2
     scores: list[FloatArray] = []
-    frames: list[FloatArray] = []
+    prompts: list[FloatArray] = []
     for rows in torch.arange(len(task.histories)).split(max(1, WEIGHTS // held)):
-        events, frame = read(task.batch.take(rows.to(task.model.device)), rows)
+        events, prompt = read(task.batch.take(rows.to(task.model.device)), rows)
         found = events.double().cpu().numpy()
         scores += [line[: task.sizes[row]] for row, line in zip(rows.tolist(), found, strict=True)]
-        frames.append(frame.double().cpu().numpy())
-    return scores, np.concatenate(frames)
+        prompts.append(prompt.double().cpu().numpy())
+    return scores, np.concatenate(prompts)
 
 
 def shares(
     task: Task,
     read: Callable[[EncodedBatch, Tensor], tuple[Tensor, Tensor]],
     *,
-    passes: int = 1,
+    evaluations: int = 1,
 ) -> Attribution:
-    """`event_values` that are never negative, divided by their total, frame included.
+    """`event_values` that are never negative, divided by their total, prompt included.
 
     Where nothing is relevant at all (every value 0) the scores are 0 and add up to 0.
 
     Args:
         task: What is explained.
         read: See `event_values`.
-        passes: Passes that ``read`` takes; two more are for the completeness gap.
+        evaluations: Passes that ``read`` takes; two more are for the completeness gap.
     """
-    events, frame = event_values(task, read)
-    totals = np.array([row.sum() for row in events]) + frame
+    events, prompt = event_values(task, read)
+    totals = np.array([row.sum() for row in events]) + prompt
     totals[totals == 0] = 1.0
     base, full = task.values.ends()
     return Attribution(
         scores=[row / total for row, total in zip(events, totals, strict=True)],
-        frame=frame / totals,
+        prompt=prompt / totals,
         base=base,
         full=full,
-        passes=task.values.passes + np.int64(passes),
+        evaluations=task.values.evaluations + np.int64(evaluations),
     )
 
 
 def at_query(batch: EncodedBatch, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, E) and (B,) sums over the tokens of each event and of the frame, at the query.
+    """(B, E) and (B,) sums over the tokens of each event and of the prompt, at the query.
 
     Args:
         batch: B histories.
@@ -143,7 +143,7 @@ def eager_attention(body: Body) -> Iterator[None]:
     family="attention",
     units="share",
     removals=(),
-    cost="1 forward pass with attention weights, and 2 for the completeness gap",
+    cost="1 model evaluation with attention weights, and 2 for the completeness gap",
     estimates="how much the query attends to the event's tokens in the last layer",
     equation="a_i = sum over tokens t of i of mean over heads of A_L[query, t]",
     paper="Jain & Wallace 2019, arXiv:1902.10186 (on why it is no explanation)",
@@ -152,7 +152,7 @@ def eager_attention(body: Body) -> Iterator[None]:
 def attention_last(task: Task) -> Attribution:
     """Attention weights of the last layer, averaged over heads, at the last token.
 
-    Shares of events and frame add up to 1.
+    Shares of events and prompt add up to 1.
     """
 
     def read(batch: EncodedBatch, _: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,7 +166,7 @@ def attention_last(task: Task) -> Attribution:
     family="attention",
     units="share",
     removals=(),
-    cost="1 forward pass with attention weights, and 2 for the completeness gap",
+    cost="1 model evaluation with attention weights, and 2 for the completeness gap",
     estimates="how much attention flows from an event to the prediction, through all layers",
     equation="R_l = (mean over heads of A_l + I) / 2 . R_(l-1); a_i = last row, tokens of i",
     paper="Abnar & Zuidema 2020, arXiv:2005.00928",
@@ -175,7 +175,7 @@ def attention_last(task: Task) -> Attribution:
 def attention_rollout(task: Task) -> Attribution:
     """Product over layers of ``(A + I) / 2``, averaged over heads, read at the last token.
 
-    Shares of events and frame add up to 1.
+    Shares of events and prompt add up to 1.
     """
 
     def read(batch: EncodedBatch, _: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,11 +208,11 @@ UNIT = 2**24
     family="attention",
     units="share",
     removals=(),
-    cost="1 forward pass with attention weights, 2 for the completeness gap, and E + 1 maximum "
+    cost="1 model evaluation with attention weights, 2 for the completeness gap, and E + 1 maximum "
     "flows in a graph of layers x T x T / 2 edges",
     estimates="the most attention that the layers could carry from the event to the prediction",
     equation="a_i = maximum flow from the query's last state to the tokens of i together, "
-    "capacities (mean over heads of A_l + I) / 2; divided by the sum over events and frame",
+    "capacities (mean over heads of A_l + I) / 2; divided by the sum over events and prompt",
     paper="Abnar & Zuidema 2020, arXiv:2005.00928",
     caution="Never negative, blind to values; slow for long texts (a flow in a graph of millions "
     "of edges for every event).",
@@ -243,15 +243,15 @@ def attention_flow(task: Task) -> Attribution:
 
 
 def greatest_flows(layers: Sequence[FloatArray], owners: IntArray, events: int) -> FloatArray:
-    """Maximum flows from the last token's final state to the frame and to each event.
+    """Maximum flows from the last token's final state to the prompt and to each event.
 
     Args:
         layers: (T, T) mean attention of each layer, first layer first.
-        owners: (T,) event of each token, -1 for the frame.
+        owners: (T,) event of each token, -1 for the prompt.
         events: Number E of events.
 
     Returns:
-        (E + 1,) flows, the frame's first; 0 for a frame without tokens.
+        (E + 1,) flows, the prompt's first; 0 for a prompt without tokens.
     """
     tokens, depth = len(owners), len(layers)
     rows, columns, capacities = [], [], []
@@ -288,7 +288,7 @@ _INNER = re.compile(r"\.(base_layer|lora_\w+|bottleneck)(\..*)?$")
     family="attention",
     units="share",
     removals=(),
-    cost="1 forward pass with attention weights, and 2 for the completeness gap",
+    cost="1 model evaluation with attention weights, and 2 for the completeness gap",
     estimates="the length of the vectors that attention moves from the event to the prediction",
     equation="N_l[s, t] = length of the sum over heads h of A_l,h[s, t] (x_t W_V,h + b_V,h) W_O,h; "
     "rows divided by their sums; 'rollout': R_l = (N_l + I) / 2 . R_(l-1), 'last': R = N_L; "
@@ -468,7 +468,7 @@ def attention_gradient(task: Task) -> Attribution:
             relevance = relevance + positive @ relevance
         return at_query(batch, relevance - identity)
 
-    return shares(task, read, passes=2)
+    return shares(task, read, evaluations=2)
 
 
 @register(
@@ -496,9 +496,9 @@ def attention_x_gradient(task: Task) -> Attribution:
         received = sum((weights * gradient).sum(dim=(1, 2)) for weights, gradient in pairs)
         return batch.event_sums(received * batch.attention_mask)
 
-    scores, frame = event_values(task, read)
+    scores, prompt = event_values(task, read)
     base, full = task.values.ends()
-    return Attribution(scores, frame, base, full, task.values.passes + np.int64(2))
+    return Attribution(scores, prompt, base, full, task.values.evaluations + np.int64(2))
 
 
 def weights_and_gradients(

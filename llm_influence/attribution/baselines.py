@@ -14,7 +14,7 @@ from llm_influence.errors import ExplanationError
     family="reference",
     units="share",
     removals=(),
-    cost="2 forward passes, for the completeness gap alone",
+    cost="2 model evaluations, for the completeness gap alone",
     estimates="nothing",
     equation="a drawn from a flat Dirichlet",
     paper="",
@@ -31,7 +31,7 @@ def random_scores(task: Task) -> Attribution:
     family="reference",
     units="share",
     removals=(),
-    cost="2 forward passes, for the completeness gap alone",
+    cost="2 model evaluations, for the completeness gap alone",
     estimates="how recent an event is",
     equation="a_i = 2^(i - E) / sum of all",
     paper="",
@@ -48,7 +48,7 @@ def recency(task: Task) -> Attribution:
     family="reference",
     units="share",
     removals=(),
-    cost="2 forward passes, for the completeness gap alone",
+    cost="2 model evaluations, for the completeness gap alone",
     estimates="how popular an event's item is",
     equation="a_i = events of training with i's item / sum of all",
     paper="",
@@ -60,15 +60,17 @@ def popularity(task: Task) -> Attribution:
     Raises:
         ExplanationError: The model was saved before counts were kept.
     """
-    lexicon = task.model.encoder.lexicon
-    if lexicon.counts is None:
+    vocabulary = task.model.encoder.vocabulary
+    if vocabulary.counts is None:
         raise ExplanationError(
             "the model does not know how popular its items are",
             where="method 'popularity'",
             expected="a model folder with counts.npy",
             fix="fine-tune again with this version, or use another reference",
         )
-    return _shares(task, [_parts(lexicon.counts[lexicon.item_codes(h)]) for h in task.histories])
+    return _shares(
+        task, [_parts(vocabulary.counts[vocabulary.item_codes(h)]) for h in task.histories]
+    )
 
 
 @register(
@@ -76,7 +78,7 @@ def popularity(task: Task) -> Attribution:
     family="reference",
     units="share",
     removals=(),
-    cost="2 forward passes, for the completeness gap alone",
+    cost="2 model evaluations, for the completeness gap alone",
     estimates="how alike an event's item and the target are, by their texts",
     equation="a_i = max(0, cos(text of i's item, text of the target)) / sum of all",
     paper="",
@@ -106,11 +108,11 @@ def item_similarity(task: Task) -> Attribution:
             fix="train with model.recurrent.words, or use another reference",
         )
     texts = task.model.units.words[task.model.first_item :]  # (I, D), length one
-    lexicon = task.model.encoder.lexicon
+    vocabulary = task.model.encoder.vocabulary
     targets = task.target.codes.reshape(len(task.histories), -1)[:, 0].tolist()
     shares = []
     for history, target in zip(task.histories, targets, strict=True):
-        rows = torch.from_numpy(lexicon.item_codes(history).astype(np.int64)).to(texts.device)
+        rows = torch.from_numpy(vocabulary.item_codes(history).astype(np.int64)).to(texts.device)
         cosines = (texts[rows] @ texts[target]).double().cpu().numpy()
         shares.append(_parts(cosines.clip(min=0)))
     return _shares(task, shares)
@@ -124,4 +126,4 @@ def _parts(sizes: np.ndarray) -> np.ndarray:
 
 def _shares(task: Task, scores: list[np.ndarray]) -> Attribution:
     base, full = task.values.ends()
-    return Attribution(scores, np.zeros(len(scores)), base, full, task.values.passes.copy())
+    return Attribution(scores, np.zeros(len(scores)), base, full, task.values.evaluations.copy())

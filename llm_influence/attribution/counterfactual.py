@@ -39,7 +39,7 @@ class Counterfactual:
             that no removal at all does).
         proven: All removals of up to this many events were tried; none of them was enough, unless
             it is the one given.
-        passes: Forward passes.
+        evaluations: Forward evaluations.
     """
 
     user_id: str
@@ -48,7 +48,7 @@ class Counterfactual:
     flipped_to: str | None
     minimal: bool
     proven: int
-    passes: int
+    evaluations: int
 
 
 def counterfactual(
@@ -71,7 +71,7 @@ def counterfactual(
         model: The model.
         history: A user's history, at least one event; what exceeds the context stays unread.
         k: 1 asks for another first recommendation; more, for the item to leave the first k.
-        exhaustive: Most passes for removals tried exhaustively.
+        exhaustive: Most evaluations for removals tried exhaustively.
         seed: Of the screening's draws, mixed with the user's id.
 
     Raises:
@@ -80,7 +80,7 @@ def counterfactual(
     search = _Search(model, history, k)
     players = search.players
     proven = 0
-    while proven < players and search.passes + comb(players, proven + 1) <= exhaustive + 1:
+    while proven < players and search.evaluations + comb(players, proven + 1) <= exhaustive + 1:
         proven += 1
         search.ask(combinations(range(players), proven))
         if search.best() is not None:
@@ -108,14 +108,14 @@ class _Search:
             )
         self._model, self._k = model, k
         self._history = model.encoder.trim(history)
-        self._seen = seen_items([model.encoder.lexicon.item_codes(history)])
+        self._seen = seen_items([model.encoder.vocabulary.item_codes(history)])
         self.players = len(self._history)
         self._leads: dict[frozenset[int], float] = {}
         self._first: dict[frozenset[int], int] = {}
         self.item = self._recommended()
 
     @property
-    def passes(self) -> int:
+    def evaluations(self) -> int:
         """Histories read so far."""
         return len(self._leads)
 
@@ -165,7 +165,7 @@ class _Search:
             flipped_to=None if best is None else ids[self._first[best]].as_py(),
             minimal=minimal,
             proven=proven,
-            passes=self.passes,
+            evaluations=self.evaluations,
         )
 
     def _recommended(self) -> int:

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_influence.attribution.prefix_cache import PrefixReader, Sequences, beginnings_of
+from llm_influence.attribution.prefix_cache import PrefixReader, Sequences, prefix_support
 from llm_influence.attribution.renderings import OWN, Renderings
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.template import FIELDS
-from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.types import FloatArray, IntArray
 
 ON_CPU = 1024
@@ -85,8 +85,8 @@ def _fitting(model: InfluenceModel) -> int:
 @torch.no_grad()
 def mean_vectors(model: InfluenceModel) -> Tensor:
     """(fields + 1, H) average input vector of each field; the last row is that of all of them."""
-    pieces = model.encoder.pieces
-    if not isinstance(pieces, UnitPieces):
+    pieces = model.encoder.token_cache
+    if not isinstance(pieces, IdTokenCache):
         words = model.body.get_input_embeddings().weight
         return words.mean(dim=0).expand(len(FIELDS) + 1, -1)
     vectors = model.units(slice(None))
@@ -199,7 +199,7 @@ class Engine:
                     raise
 
     def _shared(self, renderings: Renderings, rows: IntArray) -> Tensor:
-        kept = beginnings_of(self.model)
+        kept = prefix_support(self.model)
         if self._share and kept.kept:
             sequences = _sequences(self.model, renderings, rows)
             if sequences.positions.max() < kept.reach:
@@ -213,7 +213,7 @@ class Engine:
 
     def _paths(self, reader: PrefixReader, sequences: Sequences, vectors: Tensor) -> Tensor:
         """(n, H) states of sequences, common beginnings read once."""
-        stored = reader.plan.needed.sum() * beginnings_of(self.model).token_bytes
+        stored = reader.plan.needed.sum() * prefix_support(self.model).token_bytes
         if stored <= STORE_BYTES or len(sequences.lengths) == 1:
             states = reader.read(self._budget.tokens)
             self.tokens += len(reader.plan.ends)

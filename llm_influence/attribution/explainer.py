@@ -39,7 +39,7 @@ class Explainer:
         seed: Of random draws.
         batch_size: Histories at a time; affects speed and memory alone.
         fidelity_masks: Random sets of events that the scores are tried on for the quality card
-            (``lds``), a forward pass each; 0 leaves it out.
+            (``lds``), a model evaluation each; 0 leaves it out.
         agree_with: Another method whose scores are compared with these for the card.
         players: Who gets a score: whole events, or `Players("fields")`, the fields of each event.
             Which methods can is in the registry; those that remove then do so by ``replace``.
@@ -129,7 +129,7 @@ class Explainer:
     ) -> list[Influence] | list[list[Influence]]:
         """Influence of every event on each of several targets, which share what they can.
 
-        The scores and cards are those of `explain`: passes are counted for each target as if it
+        The scores and cards are those of `explain`: evaluations are counted for each target as if it
         had been alone.
 
         Args:
@@ -253,7 +253,7 @@ class Explainer:
                     user_id=history.user_id,
                     events=history.events(titles(history.item_ids())),
                     scores=attribution.scores[row],
-                    frame_score=float(attribution.frame[row]),
+                    prompt_score=float(attribution.prompt[row]),
                     target=target.kind,
                     target_id=target.ids[row],
                     target_name=target.names[row],

@@ -36,7 +36,7 @@ Baseline = Literal["mean", "zero"]
 
 
 def starting_vectors(task: Task, inputs: Tensor, kind: Baseline, method: str) -> Tensor:
-    """(N, T, H) input vectors with every event's tokens at the baseline, the frame as it is.
+    """(N, T, H) input vectors with every event's tokens at the baseline, the prompt as it is.
 
     Args:
         task: What is explained.
@@ -98,13 +98,13 @@ def times(moved: Tensor, rows: Tensor, gradients: Tensor) -> Tensor:
 
 
 def player_scores(task: Task, scores: FloatArray) -> tuple[list[FloatArray], FloatArray]:
-    """N arrays (P,) of players and (N,) of frames, summed over (N, T, C) scores of parts."""
+    """N arrays (P,) of players and (N,) of prompts, summed over (N, T, C) scores of parts."""
     batch, players = task.batch.to(torch.device("cpu")), task.players
     own, added = players.owners(
         batch.event_index.numpy(), batch.field_index.numpy(), task.model.encoder
     )
     owner = np.concatenate([own[..., None], added], axis=-1)[..., : scores.shape[-1]]
-    size, width = len(scores), max(task.sizes) + 1  # column 0 collects the frame
+    size, width = len(scores), max(task.sizes) + 1  # column 0 collects the prompt
     places = np.arange(size)[:, None, None] * width + owner + 1
     found = np.bincount(places.ravel(), scores.ravel(), size * width)
     sums: FloatArray = found.astype(np.float64).reshape(size, width)
@@ -127,12 +127,12 @@ class Surface:
 
     Attributes:
         inputs: (N, T, H) the histories' own vectors, cut from the graph.
-        passes: (N,) passes so far; a backward pass counts as one more.
+        evaluations: (N,) evaluations so far; a backward pass counts as one more.
     """
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.passes: IntArray = np.zeros(len(task.histories), dtype=np.int64)
+        self.evaluations: IntArray = np.zeros(len(task.histories), dtype=np.int64)
         with torch.no_grad():
             self.inputs = task.model.embed(task.batch).detach()
 
@@ -161,7 +161,7 @@ class Surface:
                 found[chosen.numpy()] = (
                     self._target(batch, vectors, rows[chosen.numpy()]).cpu().double().numpy()
                 )
-        np.add.at(self.passes, rows, 1)
+        np.add.at(self.evaluations, rows, 1)
         return found
 
     def gradients(
@@ -191,7 +191,7 @@ class Surface:
             whole[:, :longest] = gradients * batch.attention_mask[..., None]
             kept.append(read(chosen, whole).cpu().double().numpy())
             order.append(chosen.numpy())
-        np.add.at(self.passes, rows, 2)
+        np.add.at(self.evaluations, rows, 2)
         return values, np.concatenate(kept)[np.argsort(np.concatenate(order))]
 
     def _target(self, batch: EncodedBatch, vectors: Tensor, rows: IntArray) -> Tensor:
@@ -214,14 +214,14 @@ def means(
     """Scores of N histories from two or more samples of (N, T, C) scores of parts.
 
     Returns:
-        N arrays (P,) of means, (N,) means of the frame, N arrays (P,) of their standard errors
+        N arrays (P,) of means, (N,) means of the prompt, N arrays (P,) of their standard errors
         (standard deviation of the samples over the root of their number).
     """
     found = [player_scores(task, scores) for scores in samples]
     rows = [np.stack(each) for each in zip(*(players for players, _ in found), strict=True)]
     return (
         [row.mean(axis=0) for row in rows],
-        np.mean([frame for _, frame in found], axis=0),
+        np.mean([prompt for _, prompt in found], axis=0),
         [row.std(axis=0, ddof=1) / len(row) ** 0.5 for row in rows],
     )
 
@@ -246,7 +246,7 @@ def check_samples(method: str, samples: int) -> None:
     family="gradient",
     units="share",
     removals=(),
-    cost="1 forward and 1 backward pass, and 2 forward passes for the completeness gap",
+    cost="1 forward and 1 backward pass, and 2 model evaluations for the completeness gap",
     estimates="how strongly f reacts to a small change of the event's vectors, in any direction",
     equation="a_i = sum over the tokens t of i of the length of df/dx_t, divided by that of all "
     "tokens",
@@ -259,16 +259,16 @@ def saliency(task: Task) -> Attribution:
     _, lengths = surface.gradients(
         rows, surface.inputs.__getitem__, lambda _, g: g.norm(dim=-1, keepdim=True)
     )
-    events, frame = player_scores(task, lengths)
-    totals = np.array([row.sum() for row in events]) + frame
+    events, prompt = player_scores(task, lengths)
+    totals = np.array([row.sum() for row in events]) + prompt
     totals[totals == 0] = 1.0
     base, full = task.values.ends()
     return Attribution(
         scores=[row / total for row, total in zip(events, totals, strict=True)],
-        frame=frame / totals,
+        prompt=prompt / totals,
         base=base,
         full=full,
-        passes=task.values.passes + surface.passes,
+        evaluations=task.values.evaluations + surface.evaluations,
     )
 
 
@@ -291,9 +291,9 @@ def input_x_gradient(task: Task) -> Attribution:
     surface, rows = Surface(task), np.arange(len(task.histories))
     read = partial(times, moved_parts(task, surface.inputs))
     full, scores = surface.gradients(rows, surface.inputs.__getitem__, read)
-    players, frame = player_scores(task, scores)
+    players, prompt = player_scores(task, scores)
     base = surface.values(rows, lambda chosen: torch.zeros_like(surface.inputs[chosen]))
-    return Attribution(players, frame, base, full, surface.passes)
+    return Attribution(players, prompt, base, full, surface.evaluations)
 
 
 @register(
@@ -301,7 +301,7 @@ def input_x_gradient(task: Task) -> Attribution:
     family="gradient",
     units="target",
     removals=(),
-    cost="`samples` forward and backward passes, and 2 forward passes",
+    cost="`samples` forward and backward evaluations, and 2 model evaluations",
     estimates="input x gradient, the gradient averaged over inputs nearby",
     equation="a_i = sum over tokens t of i of x_t . mean over draws of df/dx_t at x + e, "
     "e_t normal with standard deviation noise . |x_t| / sqrt(H)",
@@ -330,10 +330,10 @@ def smoothgrad(task: Task, *, samples: int = 16, noise: float = 0.1) -> Attribut
     for _ in range(samples):
         noisy = surface.inputs + scale * _normal(surface, draws)
         found.append(surface.gradients(every, noisy.__getitem__, read)[1])
-    scores, frame, errors = means(task, found)
+    scores, prompt, errors = means(task, found)
     base = surface.values(every, lambda chosen: torch.zeros_like(surface.inputs[chosen]))
     full = surface.values(every, surface.inputs.__getitem__)
-    return Attribution(scores, frame, base, full, surface.passes, standard_errors=errors)
+    return Attribution(scores, prompt, base, full, surface.evaluations, standard_errors=errors)
 
 
 def _normal(surface: Surface, draws: list[np.random.Generator]) -> Tensor:

@@ -37,7 +37,7 @@ from llm_influence.attribution.registry import Attribution, Task, generators, re
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.template import FIELDS
-from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.types import FloatArray
 
 FIRST = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -102,8 +102,8 @@ class Path:
     family="gradient",
     units="target",
     removals=(),
-    cost="2 passes a point: as many points as the completeness tolerance takes (about 9 at 0.01 on "
-    "a fine-tuned MiniLM), or `steps` points and 2 forward passes",
+    cost="2 evaluations a point: as many points as the completeness tolerance takes (about 9 at 0.01 on "
+    "a fine-tuned MiniLM), or `steps` points and 2 model evaluations",
     estimates="the path integral of the gradient from a baseline to the input",
     equation="a_i = sum over tokens t of i: (x_t - x'_t) . integral, s in [0, 1], of "
     "df/dx_t at x' + s (x - x')",
@@ -123,7 +123,7 @@ def integrated_gradients(
 ) -> Attribution:
     """``score = sum over tokens of (x - x') . integral of gradient at x' + s (x - x')``.
 
-    Event tokens move from the baseline to their own vectors, frame tokens stay what they are, so
+    Event tokens move from the baseline to their own vectors, prompt tokens stay what they are, so
     the base value is the model's answer to a history of neutral events.
 
     The integral is taken by an adaptive Simpson rule (`simpson`) that starts with 5 points and
@@ -150,14 +150,14 @@ def integrated_gradients(
         scores, base, full = gauss_legendre(surface, start, moved, steps)
     else:
         scores, base, full = adaptive(surface, start, moved, tolerance, max_steps)
-    players, frame = player_scores(task, scores)
-    change, found = full - base, np.array([row.sum() for row in players]) + frame
+    players, prompt = player_scores(task, scores)
+    change, found = full - base, np.array([row.sum() for row in players]) + prompt
     return Attribution(
         scores=players,
-        frame=frame,
+        prompt=prompt,
         base=base,
         full=full,
-        passes=surface.passes,
+        evaluations=surface.evaluations,
         converged=np.abs(found - change) <= tolerance * np.abs(change),
     )
 
@@ -241,7 +241,7 @@ ORDERS: tuple[Order, ...] = ("both", "oldest_first", "newest_first")
     family="gradient",
     units="target",
     removals=(),
-    cost="2 E forward passes (E + 1 for one order), no backward pass",
+    cost="2 E model evaluations (E + 1 for one order), no backward pass",
     estimates="the path integral of the gradient from a baseline to the input, one event at a time",
     equation="a_i = integral, s in [0, 1], of (x_i - x'_i) . df/dx_i at (x_1, ..., x_(i-1), "
     "x'_i + s (x_i - x'_i), x'_(i+1), ..., x'_E) = f(x_1..i, x' after) - f(x_1..(i-1), x' after); "
@@ -286,10 +286,10 @@ def event_path_integrated_gradients(
     ]
     return Attribution(
         scores=scores,
-        frame=np.zeros(len(scores)),
+        prompt=np.zeros(len(scores)),
         base=np.array([found[0, 0] for found in values]),
         full=np.array([found[0, size] for found, size in zip(values, task.sizes, strict=True)]),
-        passes=surface.passes,
+        evaluations=surface.evaluations,
     )
 
 
@@ -329,7 +329,7 @@ def _values(
     family="gradient",
     units="target",
     removals=(),
-    cost="`samples` forward and backward passes, as many forward passes, and 1",
+    cost="`samples` forward and backward evaluations, as many model evaluations, and 1",
     estimates="the path integral of the gradient from a random other history to this one, averaged",
     equation="a_i = mean over draws of x' and s in [0, 1] of sum over tokens t of i: "
     "(x_t - x'_t) . df/dx_t at x' + s (x - x')",
@@ -342,7 +342,7 @@ def expected_gradients(task: Task, *, samples: int = 32) -> Attribution:
 
     A draw puts another unit of the same field in each event token's place, and in the place of
     whatever the template adds to it (style ``text``: another token of the vocabulary), each as
-    likely as the other; the frame stays. Points of the paths are stratified: each of ``samples``
+    likely as the other; the prompt stays. Points of the paths are stratified: each of ``samples``
     equal parts of [0, 1] gets one. The base value is the mean value of the drawn baselines.
 
     Args:
@@ -366,13 +366,13 @@ def expected_gradients(task: Task, *, samples: int = 32) -> Attribution:
         read = partial(times, moved_parts(task, moved, added))
         found.append(surface.gradients(every, between.__getitem__, read)[1])
         bases.append(surface.values(every, start.__getitem__))
-    scores, frame, errors = means(task, found)
+    scores, prompt, errors = means(task, found)
     return Attribution(
         scores=scores,
-        frame=frame,
+        prompt=prompt,
         base=np.mean(bases, axis=0),
         full=surface.values(every, surface.inputs.__getitem__),
-        passes=surface.passes,
+        evaluations=surface.evaluations,
         standard_errors=errors,
     )
 
@@ -402,8 +402,8 @@ def _another(surface: Surface, draws: list[np.random.Generator]) -> tuple[Tensor
 
 def _drawn(draw: np.random.Generator, model: InfluenceModel, field: int) -> int:
     """A unit of the field; style ``text``: a token of the vocabulary."""
-    pieces = model.encoder.pieces
-    if isinstance(pieces, UnitPieces):
+    pieces = model.encoder.token_cache
+    if isinstance(pieces, IdTokenCache):
         units = pieces.units_of(FIELDS[field])
         return int(draw.integers(units.start, units.stop))
     return int(draw.integers(len(model.body.get_input_embeddings().weight)))

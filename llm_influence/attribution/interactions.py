@@ -35,14 +35,14 @@ class Interactions:
             worth more than the sum of each. None where pairs do not improve the fit.
         additive_r2: Held-out R2 of the additive fit to f over random sets of events.
         pair_r2: The same with pairs; nan where there are too few events or sets to try.
-        passes: Forward passes.
+        evaluations: Forward evaluations.
     """
 
     user_id: str
     pairs: FloatArray | None
     additive_r2: float
     pair_r2: float
-    passes: int
+    evaluations: int
 
 
 def interactions(
@@ -52,7 +52,7 @@ def interactions(
     *,
     removal: Removal = "drop",
     seed: int = 0,
-    passes: int = 256,
+    evaluations: int = 256,
 ) -> list[Interactions]:
     """Pair interactions of every history, shown where they are there.
 
@@ -67,7 +67,7 @@ def interactions(
         target: What is explained, see `targets`.
         removal: What "without an event" means.
         seed: Of random draws, mixed with the user's id.
-        passes: Sets to ask for each history, at least 10.
+        evaluations: Sets to ask for each history, at least 10.
 
     Raises:
         ExplanationError: An unknown target.
@@ -75,20 +75,20 @@ def interactions(
     with inference(model):
         bound = bind(target, model, histories)
         trimmed = [model.encoder.trim(history) for history in histories]
-        return fit_interactions(Task(model, trimmed, bound, removal, seed), passes)
+        return fit_interactions(Task(model, trimmed, bound, removal, seed), evaluations)
 
 
-def fit_interactions(task: Task, passes: int = 256) -> list[Interactions]:
+def fit_interactions(task: Task, evaluations: int = 256) -> list[Interactions]:
     """The work of `interactions` on a task; players may be anything a task has."""
     masks = [
-        random_coalitions(generator(task, row), players, passes)
+        random_coalitions(generator(task, row), players, evaluations)
         for row, players in enumerate(task.sizes)
     ]
     values = task.values(masks)
     return [
         Interactions(history.user_id, *pair_effects(mask, value), int(spent))
         for history, mask, value, spent in zip(
-            task.histories, masks, values, task.values.passes, strict=True
+            task.histories, masks, values, task.values.evaluations, strict=True
         )
     ]
 

@@ -23,7 +23,7 @@ from llm_influence.influence.influence import InfluenceMatrix
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch, collate
-from llm_influence.rendering.time_words import asked_codes
+from llm_influence.rendering.time_words import query_codes
 from llm_influence.types import FloatArray, History, IntArray
 
 NEXT = "next"
@@ -69,7 +69,7 @@ def influence_matrix(
     else:
         bound = bind(target, model, _prefixes(kept))
     with inference(model):
-        whole = _states(model, _whole(model, kept))[0]  # after the frame and after each event
+        whole = _states(model, _whole(model, kept))[0]  # after the prompt and after each event
         first, second = np.triu_indices(size)
         when, when_without = _when(kept, removal)
         without = whole.new_empty(size, size, whole.shape[1])
@@ -89,22 +89,22 @@ def influence_matrix(
         target_ids=tuple(bound.ids),
         target_names=tuple(bound.names),
         removal=removal,
-        passes=size,
+        evaluations=size,
     )
 
 
 def _prefixes(history: History) -> list[History]:
     """The history up to each event, asked when the next one came."""
-    moments = [*history.timestamps[1:].tolist(), history.asked_at]
+    moments = [*history.timestamps[1:].tolist(), history.query_time]
     return [
-        replace(history.keep(slice(0, last + 1)), asked_at=moment)
+        replace(history.keep(slice(0, last + 1)), query_time=moment)
         for last, moment in enumerate(moments)
     ]
 
 
 def _next_items(model: InfluenceModel, history: History, kept: History) -> BoundTarget:
     """What came after each kept event; after the last one the recommendation."""
-    came = model.encoder.lexicon.item_codes(kept)[1:].tolist()
+    came = model.encoder.vocabulary.item_codes(kept)[1:].tolist()
     best = int(best_unseen(model, [history], 1)[0][0, 0])
     if best < 0:
         raise ExplanationError(
@@ -139,27 +139,27 @@ def _without_one(
 
 
 def _states(model: InfluenceModel, batch: EncodedBatch) -> Tensor:
-    """(B, E + 1, Q) states after the frame and after each event, and what was seen by then."""
+    """(B, E + 1, Q) states after the prompt and after each event, and what was seen by then."""
     states = model.states(batch)
     places = batch.ends[..., None].expand(-1, -1, states.shape[-1])
     return model.remember(states.gather(1, places), batch, batch.ends)
 
 
 def _when(history: History, removal: str) -> tuple[IntArray, IntArray]:
-    """Gap codes (E,) of the questions after each event, and (E, E) of those without event i.
+    """Gap codes (E,) of the examples after each event, and (E, E) of those without event i.
 
     The question after an event is asked when the next one comes, after the last event at the
     history's own moment. Where the last event before it is dropped, the gap is measured from the
     one before that.
     """
     size, times = len(history), history.timestamps
-    asked, known = np.append(times[1:], history.asked_at or 0), np.ones(size, dtype=bool)
-    known[-1] = history.asked_at is not None
-    whole = asked_codes(times, asked, known)
+    asked, known = np.append(times[1:], history.query_time or 0), np.ones(size, dtype=bool)
+    known[-1] = history.query_time is not None
+    whole = query_codes(times, asked, known)
     without = np.tile(whole, (size, 1))
     if removal == "drop":
         known[0] = False
-        without[range(size), range(size)] = asked_codes(np.append(0, times[:-1]), asked, known)
+        without[range(size), range(size)] = query_codes(np.append(0, times[:-1]), asked, known)
     return whole, without
 
 

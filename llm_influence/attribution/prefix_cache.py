@@ -45,7 +45,7 @@ HIDDEN = slice(1, 4)
 
 
 @dataclass(frozen=True, slots=True)
-class Beginnings:
+class PrefixSupport:
     """What a backbone keeps.
 
     Attributes:
@@ -61,18 +61,18 @@ class Beginnings:
     reach: float
 
 
-_KNOWN: weakref.WeakKeyDictionary[InfluenceModel, Beginnings] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[InfluenceModel, PrefixSupport] = weakref.WeakKeyDictionary()
 
 
-def beginnings_of(model: InfluenceModel) -> Beginnings:
+def prefix_support(model: InfluenceModel) -> PrefixSupport:
     """Asked of a model once; a recurrent one has no keys and values, and is not asked."""
     if not model.backbone.attends:
-        return Beginnings(kept=False, token_bytes=0, reach=0.0)
+        return PrefixSupport(kept=False, token_bytes=0, reach=0.0)
     if model not in _KNOWN:
         with inference(model):
             example = _Example(model)
             kept = example.agrees()
-        _KNOWN[model] = Beginnings(kept, example.token_bytes, _reach(model))
+        _KNOWN[model] = PrefixSupport(kept, example.token_bytes, _reach(model))
     return _KNOWN[model]
 
 
@@ -305,7 +305,7 @@ class Sequences:
         Args:
             records: (V, 3 + A) token, place, neutral, added ids.
             owner: (V,) the sequence of each, growing from 0 to M - 1.
-            event: (V,) its event, -1 for the frame.
+            event: (V,) its event, -1 for the prompt.
             whole_events: A token attends to all of its event (encoders), not to what stands before
                 it alone (decoders).
         """

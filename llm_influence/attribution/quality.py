@@ -48,11 +48,11 @@ def quality_cards(
 ) -> list[QualityCard]:
     """The cards of the N explanations of one task.
 
-    Costs up to ``fidelity_masks`` forward passes a history, and those of the other method; subsets
+    Costs up to ``fidelity_masks`` model evaluations a history, and those of the other method; subsets
     that the method has already computed are not computed again.
     """
     gaps, errors = attribution.completeness_gaps(), attribution.standard_errors
-    lds, tried, card_passes = _linear_fidelity(task, attribution, options.fidelity_masks)
+    lds, tried, card_evaluations = _linear_fidelity(task, attribution, options.fidelity_masks)
     agreement, more_passes = _agreement(task, attribution, options.agree_with)
     return [
         QualityCard(
@@ -60,7 +60,7 @@ def quality_cards(
             removal=task.removal if spec.removals else "none",
             units=spec.units,
             completeness_gap=float(gaps[row]),
-            passes=int(attribution.passes[row]),
+            evaluations=int(attribution.evaluations[row]),
             seed=task.seed,
             left_out=int(left_out[row]),
             largest_standard_error=float("nan") if errors is None else float(np.max(errors[row])),
@@ -69,7 +69,7 @@ def quality_cards(
             fidelity_masks=tried[row],
             agreement=agreement[row],
             agreement_with=options.agree_with.name if options.agree_with else "",
-            card_passes=int(card_passes[row] + more_passes[row]),
+            card_evaluations=int(card_evaluations[row] + more_passes[row]),
             bfloat16_error=task.values.bfloat16_error,
         )
         for row in range(len(gaps))
@@ -94,14 +94,14 @@ def spare_masks(user_id: str, players: int, count: int, seed: int) -> BoolArray:
 def _linear_fidelity(
     task: Task, attribution: Attribution, count: int
 ) -> tuple[list[float], list[int], IntArray]:
-    """LDS, the number of sets it rests on, and (N,) passes, of N histories.
+    """LDS, the number of sets it rests on, and (N,) evaluations, of N histories.
 
     ``LDS = Spearman over S of f(x_S) and the sum of the scores of S`` (Park et al. 2023,
     arXiv:2303.14186, where S are sets of training examples).
     """
     if not count:
         size = len(task.histories)
-        return [float("nan")] * size, [0] * size, np.zeros_like(attribution.passes)
+        return [float("nan")] * size, [0] * size, np.zeros_like(attribution.evaluations)
     task.values.restart()
     masks = [
         spare_masks(history.user_id, size, count, task.seed)
@@ -110,21 +110,21 @@ def _linear_fidelity(
     values = task.values(masks)
     sums = [mask @ scores for mask, scores in zip(masks, attribution.scores, strict=True)]
     lds = [spearman(value, total) for value, total in zip(values, sums, strict=True)]
-    return lds, [len(mask) for mask in masks], task.values.passes
+    return lds, [len(mask) for mask in masks], task.values.evaluations
 
 
 def _agreement(
     task: Task, attribution: Attribution, other: MethodSpec | None
 ) -> tuple[list[float], IntArray]:
-    """Spearman of the scores with another method's, and (N,) passes that the other took."""
+    """Spearman of the scores with another method's, and (N,) evaluations that the other took."""
     if other is None:
-        return [float("nan")] * len(attribution.scores), np.zeros_like(attribution.passes)
+        return [float("nan")] * len(attribution.scores), np.zeros_like(attribution.evaluations)
     if other.removals and task.removal not in other.removals:
         task = replace(task, removal=other.removals[0])
     task.values.restart()
     found = other.run(task)
     pairs = zip(attribution.scores, found.scores, strict=True)
-    return [spearman(ours, theirs) for ours, theirs in pairs], found.passes
+    return [spearman(ours, theirs) for ours, theirs in pairs], found.evaluations
 
 
 def constant(numbers: FloatArray) -> bool:

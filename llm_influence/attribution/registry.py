@@ -97,26 +97,26 @@ class Attribution:
 
     Attributes:
         scores: N arrays (E,), one score an event.
-        frame: (N,) score of what stands outside every event.
+        prompt: (N,) score of what stands outside every event.
         base: (N,) the target at the method's baseline.
         full: (N,) the target with all events.
-        passes: (N,) forward passes spent; a backward pass counts as one more.
+        evaluations: (N,) model evaluations spent; a backward pass counts as one more.
         standard_errors: N arrays (E,), for methods that sample; else None.
         converged: (N,) whether an iterative method reached its tolerance; None for all others.
     """
 
     scores: list[FloatArray]
-    frame: FloatArray
+    prompt: FloatArray
     base: FloatArray
     full: FloatArray
-    passes: IntArray
+    evaluations: IntArray
     standard_errors: list[FloatArray] | None = None
     converged: BoolArray | None = None
 
     def completeness_gaps(self) -> FloatArray:
         """(N,) ``|sum of scores - (full - base)| / |full - base|``; nan where full equals base."""
         moved = self.full - self.base
-        total = np.array([row.sum() for row in self.scores]) + self.frame
+        total = np.array([row.sum() for row in self.scores]) + self.prompt
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(moved == 0, np.nan, np.abs(total - moved) / np.abs(moved))
 
@@ -302,7 +302,7 @@ def check_players(spec: MethodSpec, players: Players) -> None:
     """Refuse players to whom the method can give no scores.
 
     Raises:
-        ExplanationError: It cannot take events apart, or the frame.
+        ExplanationError: It cannot take events apart, or the prompt.
     """
     if str(players) not in spec.players:
         able = [name for name, each in METHODS.items() if str(players) in each.players]

@@ -36,7 +36,7 @@ class Players:
     Attributes:
         kind: ``events``, or ``fields``: each event's behaviour, item, text, gap and value, as far
             as the template renders them.
-        user: Whether the frame's words (the user's features among them) are one more player, the
+        user: Whether the prompt's words (the user's features among them) are one more player, the
             last one.
     """
 
@@ -102,7 +102,7 @@ class Players:
         own, added = self.owners(encoded.event_index, encoded.field_index, encoder)
         sizes = np.array([len(mask) for mask in masks], dtype=np.int64)
         first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
-        kept = np.concatenate([*masks, np.ones(1, dtype=bool)])  # the last one is for the frame
+        kept = np.concatenate([*masks, np.ones(1, dtype=bool)])  # the last one is for the prompt
         frame_player = first + sizes - 1 if self.user else np.full(len(masks), len(kept) - 1)
         owner = np.repeat(np.arange(len(masks)), np.diff(encoded.offsets))
         in_frame = encoded.event_index < 0
@@ -113,7 +113,7 @@ class Players:
     def owners(
         self, event_index: IntArray, field_index: IntArray, encoder: Encoder
     ) -> tuple[IntArray, IntArray]:
-        """Whose a token is, as a player's number in its own history; -1 for the frame's.
+        """Whose a token is, as a player's number in its own history; -1 for the prompt's.
 
         Args:
             event_index: (...) of tokens.

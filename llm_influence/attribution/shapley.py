@@ -54,7 +54,7 @@ def regress(masks: BoolArray, values: FloatArray) -> FloatArray:
 Surrogate = Literal["process", "linear"]
 Values = Callable[[Sequence[BoolArray]], list[FloatArray]]
 ROUNDS = 4
-"""After each quarter of the passes it is seen whether the rest is needed."""
+"""After each quarter of the evaluations it is seen whether the rest is needed."""
 HALVES = 10
 """Random halves of the pairs, whose answers tell the linear surrogate's standard errors."""
 
@@ -64,21 +64,21 @@ class Budget:
     """What may be spent on a history.
 
     Attributes:
-        passes: The most coalitions.
+        evaluations: The most coalitions.
         tolerance: Enough, if the largest standard error is within this share of the spread
             (standard deviation) of the scores. 0: spend all.
         surrogate: ``process`` or ``linear``, see `shapley.shapley`.
     """
 
-    passes: int
+    evaluations: int
     tolerance: float = 0.0
     surrogate: Surrogate = "process"
 
     def rounds(self) -> list[int]:
         """Coalitions after each round, even numbers so that pairs stay together."""
         first = 1 if self.tolerance else ROUNDS
-        return [self.passes * done // ROUNDS // 2 * 2 for done in range(first, ROUNDS)] + [
-            self.passes
+        return [self.evaluations * done // ROUNDS // 2 * 2 for done in range(first, ROUNDS)] + [
+            self.evaluations
         ]
 
     def met(self, found: Estimate) -> bool:
@@ -94,10 +94,10 @@ def sample_shapley(
     Args:
         draws: N sources of chance.
         values: N arrays (M, n) of coalitions in, N arrays (M,) of values out.
-        sizes: Players n of each game; ``budget.passes`` is at least 2n + 2 or 2^n.
-        budget: What may be spent. A game of 2^n <= passes is computed exactly.
+        sizes: Players n of each game; ``budget.evaluations`` is at least 2n + 2 or 2^n.
+        budget: What may be spent. A game of 2^n <= evaluations is computed exactly.
     """
-    whole = [1 << players <= budget.passes for players in sizes]
+    whole = [1 << players <= budget.evaluations for players in sizes]
     plans = [
         every_coalition(players) if exact else _plan(draw, players, budget)
         for draw, players, exact in zip(draws, sizes, whole, strict=True)
@@ -130,8 +130,8 @@ def exact_shapley_values(values: FloatArray) -> FloatArray:
 
 def _plan(draw: np.random.Generator, players: int, budget: Budget) -> BoolArray:
     if budget.surrogate == "process":
-        return plan(draw, players, budget.passes)
-    return by_leverage(draw, players, budget.passes // 2 * 2)
+        return plan(draw, players, budget.evaluations)
+    return by_leverage(draw, players, budget.evaluations // 2 * 2)
 
 
 def _answer(
@@ -176,18 +176,18 @@ EQUATION = "a_i = sum over S without i of |S|! (n-|S|-1)! / n! (f(S with i) - f(
     family="perturbation",
     units="target",
     removals=("drop", "mask", "replace"),
-    cost="2^E forward passes",
+    cost="2^E model evaluations",
     estimates="the Shapley value",
     equation=EQUATION,
     paper="Shapley 1953, doi:10.1515/9781400881970-018",
-    caution="Reads subsets that no user ever was; twelve events already take 4,096 passes.",
+    caution="Reads subsets that no user ever was; twelve events already take 4,096 evaluations.",
 )
 def exact_shapley(task: Task, max_players: int = 12) -> Attribution:
     """Shapley values from all 2^n coalitions.
 
     Args:
         task: What to explain.
-        max_players: Longest history not refused; each further event doubles the passes.
+        max_players: Longest history not refused; each further event doubles the evaluations.
 
     Raises:
         ExplanationError: A history has more events than ``max_players``.
@@ -211,35 +211,35 @@ def exact_shapley(task: Task, max_players: int = 12) -> Attribution:
     family="perturbation",
     units="target",
     removals=("drop", "mask", "replace"),
-    cost="at most `passes` (200); 2^E where that is less",
+    cost="at most `evaluations` (200); 2^E where that is less",
     estimates="the Shapley value, with standard errors",
     equation=EQUATION,
     paper="Shapley 1953; sampling by leverage: Musco and Witter 2024, arXiv:2410.01917",
-    caution="With less than 5 passes an event the ranking is rough: look at the standard errors.",
+    caution="With less than 5 evaluations an event the ranking is rough: look at the standard errors.",
 )
 def shapley(
-    task: Task, passes: int = 200, tolerance: float = 0.05, surrogate: Surrogate = "process"
+    task: Task, evaluations: int = 200, tolerance: float = 0.05, surrogate: Surrogate = "process"
 ) -> Attribution:
-    """Shapley values from a sample of coalitions; exact where ``passes`` allows all of them.
+    """Shapley values from a sample of coalitions; exact where ``evaluations`` allows all of them.
 
     ``process``: a Gaussian process chooses the coalitions, is fitted to their values and summed
     over all others in closed form (`coalition_process`). ``linear``: the Shapley regression on
     coalitions drawn in pairs, by leverage, without replacement; free of assumptions, and at the
-    same passes five to eight times less accurate on the model measured.
+    same evaluations five to eight times less accurate on the model measured.
 
     Args:
         task: What to explain.
-        passes: Most forward passes a history, at least 2E + 2 (or 2^E).
-        tolerance: Stop after a quarter, half or three quarters of the passes if the largest
+        evaluations: Most model evaluations a history, at least 2E + 2 (or 2^E).
+        tolerance: Stop after a quarter, half or three quarters of the evaluations if the largest
             standard error is within this share of the standard deviation of the scores; 0 spends
             all. ``converged`` says whether it was reached.
         surrogate: ``process`` or ``linear``.
 
     Raises:
-        ExplanationError: Too few passes, more than `MOST_PLAYERS` events, a negative tolerance or
+        ExplanationError: Too few evaluations, more than `MOST_PLAYERS` events, a negative tolerance or
             an unknown surrogate.
     """
-    check_budget(task, "shapley", passes, tolerance)
+    check_budget(task, "shapley", evaluations, tolerance)
     if surrogate not in get_args(Surrogate):
         raise ExplanationError(
             f"surrogate {surrogate!r}",
@@ -248,7 +248,7 @@ def shapley(
             fix="choose one of them",
         )
     for row, players in enumerate(task.sizes):
-        check_passes(task, row, "shapley", passes, min(2 * players + 2, 1 << players))
+        check_evaluations(task, row, "shapley", evaluations, min(2 * players + 2, 1 << players))
         if players > MOST_PLAYERS:
             raise ExplanationError(
                 f"{players} events",
@@ -256,7 +256,7 @@ def shapley(
                 expected=f"at most {MOST_PLAYERS}",
                 fix="use method 'coarse_to_fine', or keep the last events alone",
             )
-    budget = Budget(passes, tolerance, surrogate)
+    budget = Budget(evaluations, tolerance, surrogate)
     draws = [generator(task, row) for row in range(len(task.sizes))]
     return finish(task, sample_shapley(draws, task.values, task.sizes, budget), budget)
 
@@ -266,30 +266,30 @@ def shapley(
     family="perturbation",
     units="target",
     removals=("drop", "mask", "replace"),
-    cost="at most `passes` (400), 2 (E - 1) for each pair of orders",
+    cost="at most `evaluations` (400), 2 (E - 1) for each pair of orders",
     estimates="the Shapley value, with standard errors",
     equation="a_i = mean over orders, each also reversed, of f(before i and i) - f(before i)",
     paper="Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; Mitchell et al. 2022, "
     "arXiv:2104.12199",
-    caution="Unbiased and slow: 'shapley' is several times nearer for the same passes.",
+    caution="Unbiased and slow: 'shapley' is several times nearer for the same evaluations.",
 )
-def permutation_shapley(task: Task, passes: int = 400) -> Attribution:
+def permutation_shapley(task: Task, evaluations: int = 400) -> Attribution:
     """Shapley values from random orders, each walked forwards and backwards (antithetic).
 
     Standard errors are those of the mean over pairs of orders; nan with a single pair.
 
     Args:
         task: What to explain.
-        passes: Most forward passes a history, at least 2E.
+        evaluations: Most model evaluations a history, at least 2E.
 
     Raises:
-        ExplanationError: Too few passes for one order and its reverse.
+        ExplanationError: Too few evaluations for one order and its reverse.
     """
-    check_budget(task, "permutation_shapley", passes)
+    check_budget(task, "permutation_shapley", evaluations)
     orders = []
     for row, players in enumerate(task.sizes):
-        check_passes(task, row, "permutation_shapley", passes, 2 * players)
-        pairs = (passes - 2) // max(2 * (players - 1), 1)
+        check_evaluations(task, row, "permutation_shapley", evaluations, 2 * players)
+        pairs = (evaluations - 2) // max(2 * (players - 1), 1)
         draw = generator(task, row)
         forward = np.stack([draw.permutation(players) for _ in range(max(pairs, 1))])
         orders.append(np.stack([forward, forward[:, ::-1]], axis=1))  # (pairs, 2, n)
@@ -321,24 +321,24 @@ def finish(task: Task, found: list[Estimate], budget: Budget | None = None) -> A
     base, full = task.values.ends()
     return Attribution(
         scores=[estimate.scores for estimate in found],
-        frame=np.zeros(len(found)),
+        prompt=np.zeros(len(found)),
         base=base,
         full=full,
-        passes=task.values.passes.copy(),
+        evaluations=task.values.evaluations.copy(),
         standard_errors=[estimate.standard_errors for estimate in found],
         converged=np.array([budget.met(estimate) for estimate in found]) if budget else None,
     )
 
 
-def check_budget(task: Task, method: str, passes: int, tolerance: float = 0.0) -> None:
+def check_budget(task: Task, method: str, evaluations: int, tolerance: float = 0.0) -> None:
     """Refuse a budget that is none.
 
     Raises:
-        ExplanationError: ``passes`` is no positive whole number or ``tolerance`` is negative.
+        ExplanationError: ``evaluations`` is no positive whole number or ``tolerance`` is negative.
     """
-    if not isinstance(passes, int) or passes < 1:
+    if not isinstance(evaluations, int) or evaluations < 1:
         raise ExplanationError(
-            f"passes is {passes!r}",
+            f"evaluations is {evaluations!r}",
             where=f"method {method!r}",
             expected="a whole number of at least 1",
             fix="leave it out for the default",
@@ -348,22 +348,22 @@ def check_budget(task: Task, method: str, passes: int, tolerance: float = 0.0) -
             f"tolerance is {tolerance!r}",
             where=f"method {method!r}",
             expected="0 or more",
-            fix="use 0 to spend all passes",
+            fix="use 0 to spend all evaluations",
         )
 
 
-def check_passes(task: Task, row: int, method: str, passes: int, needed: int) -> None:
-    """Refuse a history that needs more passes than allowed.
+def check_evaluations(task: Task, row: int, method: str, evaluations: int, needed: int) -> None:
+    """Refuse a history that needs more evaluations than allowed.
 
     Raises:
         ExplanationError: It does.
     """
-    if passes < needed:
+    if evaluations < needed:
         raise ExplanationError(
-            f"{passes} passes for {task.sizes[row]} events",
+            f"{evaluations} evaluations for {task.sizes[row]} events",
             where=f"method {method!r}, {_user(task, row)}",
             expected=f"at least {needed}",
-            fix=f"set passes to {needed} or more, or keep the last events alone",
+            fix=f"set evaluations to {needed} or more, or keep the last events alone",
         )
 
 

@@ -34,7 +34,7 @@ def best_unseen(
         are fewer; and (N, S) codes of the items it holds, -1 where there are fewer. K is k, or the
         size of a smaller catalogue.
     """
-    seen = seen_items([model.encoder.lexicon.item_codes(history) for history in histories])
+    seen = seen_items([model.encoder.vocabulary.item_codes(history) for history in histories])
     found = []
     for start in range(0, len(histories), ROWS):
         part = slice(start, start + ROWS)
@@ -279,7 +279,7 @@ def parse_target(text: str) -> Target:
 
 def _classify(name: str, model: InfluenceModel) -> Item | Behavior:
     is_item = int(model.catalogue.find(pa.array([name], pa.string()))[0]) >= 0
-    is_behavior = name in model.encoder.lexicon.behaviors
+    is_behavior = name in model.encoder.vocabulary.behaviors
     if is_item and is_behavior:
         raise ExplanationError(
             f"{name!r} is both an item and a behaviour",
@@ -293,7 +293,7 @@ def _classify(name: str, model: InfluenceModel) -> Item | Behavior:
 def _item_code(item: str, model: InfluenceModel) -> int:
     code = int(model.catalogue.find(pa.array([item], pa.string()))[0])
     if code < 0:
-        behaviors = model.encoder.lexicon.behaviors
+        behaviors = model.encoder.vocabulary.behaviors
         raise ExplanationError(
             f"{item!r} is no item of the model's catalogue",
             where="target",
@@ -305,7 +305,7 @@ def _item_code(item: str, model: InfluenceModel) -> int:
 
 
 def _behavior_code(name: str, model: InfluenceModel) -> int:
-    known = model.encoder.lexicon.behaviors
+    known = model.encoder.vocabulary.behaviors
     if name not in known:
         raise ExplanationError(
             f"unknown behaviour {name!r}",
@@ -334,7 +334,7 @@ def _feedback(model: InfluenceModel, target: Feedback, count: int) -> BoundTarge
             fix="name one of these, or leave the behaviour out",
         )
     item = bind_items(model, [code] * count)
-    number = model.encoder.lexicon.behaviors.index(behavior)
+    number = model.encoder.vocabulary.behaviors.index(behavior)
     regression = model.config.feedback_head.kind == "regression"
     same = target.behavior is None
     return replace(

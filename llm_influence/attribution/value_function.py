@@ -27,7 +27,7 @@ ROWS = 256
 class ValueFunction:
     """Values of one target for subsets of the players of N histories.
 
-    Removals: see `llm_influence.attribution.renderings`. Without any event the frame alone is
+    Removals: see `llm_influence.attribution.renderings`. Without any event the prompt alone is
     read.
 
     Args:
@@ -39,7 +39,7 @@ class ValueFunction:
         engine: Reads and remembers; default: a new one. Share it between targets and methods.
 
     Attributes:
-        passes: (N,) coalitions asked of each history so far, each counted once. The engine may
+        evaluations: (N,) coalitions asked of each history so far, each counted once. The engine may
             read fewer: what another user, target or method has asked for is known.
         bfloat16_error: Largest difference from float32 that a value has shown so far, on
             renderings read both ways (`Engine`); nan where none was.
@@ -64,7 +64,7 @@ class ValueFunction:
         self.removal = removal
         self.engine = engine or Engine(model)
         self._known: list[dict[bytes, float]] = [{} for _ in histories]
-        self.passes: IntArray = np.zeros(len(histories), dtype=np.int64)
+        self.evaluations: IntArray = np.zeros(len(histories), dtype=np.int64)
         self.bfloat16_error = float("nan")
 
     @property
@@ -101,7 +101,7 @@ class ValueFunction:
         encoder = self._model.encoder
         read = render(encoder, self._histories, self.players, rows, masks, self.removal)
         states = self.engine.states(read)
-        np.add.at(self.passes, rows, 1)
+        np.add.at(self.evaluations, rows, 1)
         numbers = np.asarray(rows)
         values = self._values(states, read, np.arange(len(read)), numbers)
         for row, mask, value in zip(rows, masks, values.tolist(), strict=True):
@@ -118,7 +118,7 @@ class ValueFunction:
     ) -> FloatArray:
         """(B,) values at (B, H) states of the histories numbered ``rows``.
 
-        The gaps to the questions and what was seen come in here, after the engine, from the
+        The gaps to the examples and what was seen come in here, after the engine, from the
         renderings numbered ``places`` (B,): states do not hold them, so what is shared between
         renderings stays shared.
         """
@@ -142,8 +142,8 @@ class ValueFunction:
         return model.query_from(states, batch.to(model.device), counted=own)
 
     def restart(self) -> None:
-        """Count passes from zero; values that are known stay known."""
-        self.passes = np.zeros_like(self.passes)
+        """Count evaluations from zero; values that are known stay known."""
+        self.evaluations = np.zeros_like(self.evaluations)
 
     def ends(self) -> tuple[FloatArray, FloatArray]:
         """(N,) values without any player, and (N,) values with all of them."""

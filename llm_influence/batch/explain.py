@@ -4,9 +4,9 @@ Users are cut into shards by their order in the log. Each process takes missing 
 one whole or not at all, and the last word is a manifest. A shard is computed the same way whoever
 computes it, so any number of processes, and any number of kills, gives the same rows.
 
-Explain the questions of a split: the history before each, and what came after it.
+Explain the examples of a split: the history before each, and what came after it.
 
-Where `explain_batch` explains what every user will do next, this explains questions whose answers
+Where `explain_batch` explains what every user will do next, this explains examples whose answers
 are known. ``outcomes.parquet`` beside the shards says them, so that an analysis can ask what made
 the model expect what did happen.
 """
@@ -31,8 +31,8 @@ from llm_influence.attribution.target import Behavior, Feedback, Item, Target, p
 from llm_influence.batch.shards import (
     SHARD,
     Plan,
+    examples_fingerprint,
     keys_fingerprint,
-    questions_fingerprint,
     write_manifest,
     write_side_tables,
 )
@@ -75,7 +75,7 @@ def explain_batch(
     shard_size: int = 128,
     run: str = "",
     progress: bool = True,
-    asked_at: int | None = None,
+    query_time: int | None = None,
     withheld: Collection[Key] = (),
 ) -> BatchResult:
     """Explain every user of ``log`` into ``out``; run again after a kill, it goes on.
@@ -92,29 +92,29 @@ def explain_batch(
         shard_size: Users of a shard: what a kill may lose.
         run: Name written into the ``run`` column.
         progress: Show a bar with the rate.
-        asked_at: Unix seconds at which every user is asked what comes next, for models with "when";
+        query_time: Unix seconds at which every user is asked what comes next, for models with "when";
             default: not known.
         withheld: Explanations that are not to be written: those that people rejected
             (`analysis.review.rejected`).
 
     Raises:
-        ExplanationError: A history goes on after ``asked_at``.
+        ExplanationError: A history goes on after ``query_time``.
         UnknownNameError: The log has an item or behaviour that the model does not know; nothing
             is computed then.
         OutputError: ``out`` cannot be written, or holds another run.
     """
     model = explainer.model
-    log = log.align(model.catalogue, model.encoder.lexicon.behaviors)
+    log = log.align(model.catalogue, model.encoder.vocabulary.behaviors)
     wanted = parse_target(target)
     plan = Plan.of(explainer, log, target, shard_size)
-    if asked_at is not None:
-        _check_moment(log, asked_at)
-        plan = replace(plan, asked_at=asked_at)
+    if query_time is not None:
+        _check_moment(log, query_time)
+        plan = replace(plan, query_time=query_time)
     return write_shards(
         plan,
         Path(out),
         lambda rows: explainer.explain(
-            [replace(log.at(row), asked_at=asked_at) for row in rows], wanted
+            [replace(log.at(row), query_time=query_time) for row in rows], wanted
         ),
         partial(write_side_tables, log),
         run=run,
@@ -128,7 +128,7 @@ def _check_moment(log: BehaviorLog, moment: int) -> None:
     if moment < last:
         raise ExplanationError(
             f"a history goes on for {last - moment:,} seconds after the moment asked",
-            where="asked_at",
+            where="query_time",
             expected=f"a moment not before the log's last event ({iso(last)})",
             fix="ask later, or explain a log that ends earlier",
         )
@@ -209,9 +209,9 @@ CAME = ("item", "behavior", "feedback")
 """Targets that mean what came: its item, its behaviour, or the feedback on it."""
 
 
-def explain_questions(
+def explain_examples(
     explainer: Explainer,
-    questions: EvaluationSet,
+    examples: EvaluationSet,
     out: str | Path,
     *,
     target: str = "item",
@@ -224,12 +224,12 @@ def explain_questions(
 
     Args:
         explainer: Model, method and options.
-        questions: Of a split; items and behaviours of their log must be known to the model.
+        examples: Of a split; items and behaviours of their log must be known to the model.
         out: As of `explain_batch`, with ``outcomes.parquet`` beside: `user_id`, `before` (events
             before the question), and of the event that came `item_id`, `behavior`, `timestamp`,
             `value` and `label` (null where there is none).
         target: One of `CAME`, of each question its own; or one for all as in `explain_batch`.
-        shard_size: Questions of a shard.
+        shard_size: Examples of a shard.
         run: Name written into the ``run`` column.
         progress: Show a bar with the rate.
         withheld: As of `explain_batch`.
@@ -239,10 +239,10 @@ def explain_questions(
         OutputError: ``out`` cannot be written, or holds another run.
     """
     model = explainer.model
-    log = questions.log.align(model.catalogue, model.encoder.lexicon.behaviors)
-    rows = EvaluationSet(log, questions.users, questions.positions)
+    log = examples.log.align(model.catalogue, model.encoder.vocabulary.behaviors)
+    rows = EvaluationSet(log, examples.users, examples.positions)
     plan = Plan.of(explainer, log, target, shard_size)
-    plan = replace(plan, questions=questions_fingerprint(rows), users=len(rows))
+    plan = replace(plan, examples=examples_fingerprint(rows), users=len(rows))
     return write_shards(
         plan,
         Path(out),
@@ -255,48 +255,48 @@ def explain_questions(
 
 
 def _explain(
-    explainer: Explainer, questions: EvaluationSet, target: str, rows: range
+    explainer: Explainer, examples: EvaluationSet, target: str, rows: range
 ) -> list[Influence]:
-    """These questions in order; those with the same target together."""
+    """These examples in order; those with the same target together."""
     together = defaultdict(list)
     for row in rows:
-        together[_asked(questions, row, target)].append(row)
+        together[_asked(examples, row, target)].append(row)
     found: dict[int, Influence] = {}
     for wanted, same in together.items():
-        records = explainer.explain([questions.history(row) for row in same], wanted)
+        records = explainer.explain([examples.history(row) for row in same], wanted)
         found |= dict(zip(same, records, strict=True))
     return [found[row] for row in rows]
 
 
-def _asked(questions: EvaluationSet, row: int, target: str) -> Target:
+def _asked(examples: EvaluationSet, row: int, target: str) -> Target:
     if target not in CAME:
         return parse_target(target)
-    names, place = questions.log.vocabulary, questions.events[row]
-    item = names.items[int(questions.log.items[place])].as_py()
-    behavior = names.behaviors[int(questions.log.behaviors[place])]
+    names, place = examples.log.code_names, examples.events[row]
+    item = names.items[int(examples.log.items[place])].as_py()
+    behavior = names.behaviors[int(examples.log.behaviors[place])]
     if target == "feedback":
         return Feedback(item, behavior)
     return Item(item) if target == "item" else Behavior(behavior)
 
 
-def _beside(questions: EvaluationSet, folder: Path) -> None:
-    write_side_tables(questions.log, folder)
-    write_whole(folder / OUTCOMES, partial(pq.write_table, outcomes(questions)))
+def _beside(examples: EvaluationSet, folder: Path) -> None:
+    write_side_tables(examples.log, folder)
+    write_whole(folder / OUTCOMES, partial(pq.write_table, outcomes(examples)))
 
 
-def outcomes(questions: EvaluationSet) -> pa.Table:
-    """What came, one row a question; the columns are those of `explain_questions`."""
-    log, events = questions.log, questions.events
-    names = pa.array(log.vocabulary.behaviors, pa.string())
+def outcomes(examples: EvaluationSet) -> pa.Table:
+    """What came, one row a question; the columns are those of `explain_examples`."""
+    log, events = examples.log, examples.events
+    names = pa.array(log.code_names.behaviors, pa.string())
     labels = np.full(len(events), np.nan) if log.labels is None else log.labels[events]
     return pa.table(
         {
-            "user_id": log.user_ids.take(pa.array(questions.users)),
-            "before": pa.array(questions.positions, pa.int64()),
-            "item_id": log.vocabulary.items.take(pa.array(questions.target_items)),
-            "behavior": names.take(pa.array(questions.target_behaviors)),
+            "user_id": log.user_ids.take(pa.array(examples.users)),
+            "before": pa.array(examples.positions, pa.int64()),
+            "item_id": log.code_names.items.take(pa.array(examples.target_items)),
+            "behavior": names.take(pa.array(examples.target_behaviors)),
             "timestamp": pa.array(log.timestamps[events], pa.int64()),
-            "value": pa.array(questions.target_values, pa.float64(), from_pandas=True),
+            "value": pa.array(examples.target_values, pa.float64(), from_pandas=True),
             "label": pa.array(labels, pa.float64(), from_pandas=True),
         }
     )

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import DataError, ExplanationError, choices
 from llm_influence.evaluation.metrics import seen_items
-from llm_influence.influence.table_files import FLIP_SCHEMA, write_flips
+from llm_influence.influence.table_files import FAIRNESS_TEST_SCHEMA, write_fairness_test
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import BestItems, log_odds
 from llm_influence.types import History
@@ -32,7 +32,7 @@ MOST_VALUES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class FlipResult:
+class FairnessTestResult:
     """What was measured.
 
     Attributes:
@@ -46,7 +46,7 @@ class FlipResult:
     users: dict[str, int]
 
 
-def measure_flips(
+def run_fairness_test(
     model: InfluenceModel,
     log: BehaviorLog,
     features: Sequence[str],
@@ -56,7 +56,7 @@ def measure_flips(
     batch_size: int = 64,
     run: str = "",
     progress: bool = True,
-) -> FlipResult:
+) -> FairnessTestResult:
     """Change each feature of every user to every other value and recommend again.
 
     Of a feature with more than `MOST_VALUES` values so many are put in.
@@ -65,7 +65,7 @@ def measure_flips(
         model: The model.
         log: Whose histories; with a user table.
         features: Columns of the user table.
-        out: Folder of ``flips.parquet`` (`influence.flips`): that of the influence tables.
+        out: Folder of ``fairness_test.parquet`` (`influence.flips`): that of the influence tables.
         k: The first k recommendations are compared; items of the history are none.
         batch_size: Histories at a time; affects speed and memory alone.
         run: Name written into the ``run`` column.
@@ -79,20 +79,22 @@ def measure_flips(
     if not 1 <= k <= len(model.catalogue):
         raise ExplanationError(
             f"k is {k}",
-            where="measure_flips",
+            where="run_fairness_test",
             expected=f"1 to the model's {len(model.catalogue)} items",
             fix="correct k",
         )
-    log = log.align(model.catalogue, model.encoder.lexicon.behaviors)
+    log = log.align(model.catalogue, model.encoder.vocabulary.behaviors)
     values = {name: _values(log, name) for name in dict.fromkeys(features)}
     rows: list[dict[str, Any]] = []
     for start in tqdm(range(0, len(log), batch_size), disable=not progress, unit="batch"):
         part = [log.at(row) for row in range(start, min(start + batch_size, len(log)))]
         part = [history for history in part if len(history)]
         rows += _flipped(model, part, values, k, batch_size)
-    table = pa.Table.from_pylist([{"run": run, "k": k, **row} for row in rows], FLIP_SCHEMA)
-    path = write_flips(table, Path(out))
-    return FlipResult(path, *_summary(rows))
+    table = pa.Table.from_pylist(
+        [{"run": run, "k": k, **row} for row in rows], FAIRNESS_TEST_SCHEMA
+    )
+    path = write_fairness_test(table, Path(out))
+    return FairnessTestResult(path, *_summary(rows))
 
 
 def _values(log: BehaviorLog, feature: str) -> list[str]:
@@ -170,7 +172,7 @@ def _best(
 ) -> tuple[BestItems, torch.Tensor]:
     """The first k of each history, and (B, I) scores of all items, on the CPU."""
     scores = model.score(histories)
-    seen = seen_items([model.encoder.lexicon.item_codes(history) for history in histories])
+    seen = seen_items([model.encoder.vocabulary.item_codes(history) for history in histories])
     found = scores.best(k, seen=seen)
     moved = BestItems(found.codes.cpu(), found.candidate.cpu(), found.log_odds.cpu())
     return moved, torch.cat([part.cpu() for _, part in scores.chunks()], dim=1).double()

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from llm_influence.batch.shards import SHARD, claim, histories_fingerprint, model_fingerprint
 from llm_influence.errors import OutputError
 from llm_influence.faithfulness.evaluate import measure_batch, refuse_empty
-from llm_influence.faithfulness.options import Contender, Options, line_up
+from llm_influence.faithfulness.options import ComparedMethod, Options, methods_compared
 from llm_influence.faithfulness.plots import plot_curves
 from llm_influence.faithfulness.result import (
     FaithfulnessResult,
@@ -35,7 +35,7 @@ from llm_influence.utils import write_text, write_whole
 def measure_faithfulness(
     model: InfluenceModel,
     histories: Sequence[History],
-    methods: Sequence[str | Contender],
+    methods: Sequence[str | ComparedMethod],
     out: str | Path,
     options: Options | None = None,
     *,
@@ -50,7 +50,7 @@ def measure_faithfulness(
     Args:
         model: The model.
         histories: Whose predictions are explained.
-        methods: Names of the registry, or contenders.
+        methods: Names of the registry, or compared.
         out: The folder.
         options: What is measured; default: `Options()`.
         shard_size: Histories of a shard: what a kill may lose.
@@ -63,8 +63,8 @@ def measure_faithfulness(
     """
     options, folder = options or Options(), Path(out)
     refuse_empty(histories)
-    contenders = line_up(methods, options.removals)
-    claim(folder, _plan(model, histories, contenders, options, shard_size))
+    compared = methods_compared(methods, options.removals)
+    claim(folder, _plan(model, histories, compared, options, shard_size))
     for half_written in folder.glob(f".{SHARD}*.tmp"):
         half_written.unlink()
     starts = range(0, len(histories), shard_size)
@@ -73,11 +73,11 @@ def measure_faithfulness(
             part = histories[start : start + shard_size]
             path = _shard(folder, number)
             if not path.exists():
-                rows = measure_batch(model, part, contenders, options, first=start)
+                rows = measure_batch(model, part, compared, options, first=start)
                 write_whole(path, partial(pq.write_table, rows))
             bar.update(len(part))
     shards = [pq.read_table(_shard(folder, number)) for number in range(len(starts))]
-    result = FaithfulnessResult.of(pa.concat_tables(shards), contenders)
+    result = FaithfulnessResult.of(pa.concat_tables(shards), compared)
     _write(folder, result)
     return result
 
@@ -85,7 +85,7 @@ def measure_faithfulness(
 def _plan(
     model: InfluenceModel,
     histories: Sequence[History],
-    contenders: Sequence[Contender],
+    compared: Sequence[ComparedMethod],
     options: Options,
     shard_size: int,
 ) -> dict[str, object]:
@@ -101,7 +101,7 @@ def _plan(
         "model": model_fingerprint(model),
         "histories": histories_fingerprint(histories),
         "users": len(histories),
-        "methods": {each.label: dict(each.options) for each in contenders},
+        "methods": {each.label: dict(each.options) for each in compared},
         "options": {name: str(value) for name, value in asdict(options).items()},
         "shard_size": shard_size,
     }

@@ -74,8 +74,8 @@ class Plan:
         target: What is explained, as text.
         users: Users of the log.
         shard_size: Users of a shard; shards are cut by user order alone, never by process.
-        asked_at: Unix seconds at which all users are asked; None: at no moment.
-        questions: Fingerprint of a split's questions, which stand for users; None: whole histories.
+        query_time: Unix seconds at which all users are asked; None: at no moment.
+        examples: Fingerprint of a split's examples, which stand for users; None: whole histories.
         withheld: Fingerprint of the explanations that are not to be written; None: all are.
     """
 
@@ -92,8 +92,8 @@ class Plan:
     target: str
     users: int
     shard_size: int
-    asked_at: int | None = None
-    questions: str | None = None
+    query_time: int | None = None
+    examples: str | None = None
     withheld: str | None = None
 
     @classmethod
@@ -180,17 +180,17 @@ def histories_fingerprint(histories: Sequence[History]) -> str:
     digest = hashlib.sha256()
     for history in histories:
         digest.update("\n".join([history.user_id, *history.item_ids()]).encode())
-        digest.update("\n".join(history.vocabulary.behaviors).encode())
+        digest.update("\n".join(history.code_names.behaviors).encode())
         digest.update(repr(sorted(history.user.items())).encode())
         for column in (history.behaviors, history.timestamps, history.values):
             digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()[:16]
 
 
-def questions_fingerprint(questions: EvaluationSet) -> str:
+def examples_fingerprint(examples: EvaluationSet) -> str:
     """Digest of which events of a log are asked after."""
     digest = hashlib.sha256()
-    for column in (questions.users, questions.positions):
+    for column in (examples.users, examples.positions):
         digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
     return digest.hexdigest()[:16]
 
@@ -205,9 +205,9 @@ def log_fingerprint(log: BehaviorLog) -> str:
     digest = hashlib.sha256()
     for column in (log.offsets, log.items, log.behaviors, log.timestamps, log.values):
         digest.update(np.ascontiguousarray(column).tobytes())
-    for names in (log.user_ids, log.vocabulary.items):
+    for names in (log.user_ids, log.code_names.items):
         digest.update("\n".join(names.to_pylist()).encode())
-    digest.update("\n".join(log.vocabulary.behaviors).encode())
+    digest.update("\n".join(log.code_names.behaviors).encode())
     return digest.hexdigest()[:16]
 
 

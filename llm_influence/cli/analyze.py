@@ -164,7 +164,7 @@ def attribution(
     resamples: Annotated[int, typer.Option(min=1, help="of users, for intervals")] = 200,
     seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
 ) -> None:
-    """Lay conversions to channels: the model's removal effect beside touch rules, Markov, Shapley.
+    """Lay conversions to channels: the model's removal effect beside attribution rules, Markov, Shapley.
 
     Writes attribution.json, and attribution_shares, attribution_channels and
     attribution_distances as CSV and figures.
@@ -208,7 +208,7 @@ def audit(
 ) -> None:
     """Ask whether sensitive features of users decide what they get.
 
-    Reads flips.parquet beside the tables too, if `llm-influence flips` wrote it. Writes audit.json,
+    Reads fairness_test.parquet beside the tables too, if `llm-influence flips` wrote it. Writes audit.json,
     and audit_verdict, audit_gaps, audit_proxies and audit_flips as CSV and figures.
     """
     from llm_influence.analysis.audit import AuditOptions, analyze_audit
@@ -293,7 +293,9 @@ def as_response(name: str) -> Response:
 
 def flips(
     model: ModelFolder,
-    out: Annotated[Path, typer.Option(help="folder of the influence tables; gets flips.parquet")],
+    out: Annotated[
+        Path, typer.Option(help="folder of the influence tables; gets fairness_test.parquet")
+    ],
     feature: Annotated[list[str], typer.Option(help="of users, as gender; repeatable")],
     log: LogSource = None,
     items: ItemsFile = None,
@@ -302,11 +304,11 @@ def flips(
     batch_size: Annotated[int, typer.Option(min=1, help="histories at a time")] = 64,
 ) -> None:
     """Change a feature of every user, all else the same: does the recommendation change?"""
-    from llm_influence.batch.fairness_test import measure_flips
+    from llm_influence.batch.fairness_test import run_fairness_test
     from llm_influence.run import Run
 
     run = Run.open(model)
-    found = measure_flips(
+    found = run_fairness_test(
         run.model,
         run.open_log(log, items=items, users=users),
         [name.removeprefix("user:") for name in feature],

@@ -29,22 +29,22 @@ def explain(
         str,
         typer.Option(
             help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, "
-            "feedback:ID or feedback:ID,BEHAVIOR; with --questions also item, behavior or "
+            "feedback:ID or feedback:ID,BEHAVIOR; with --examples also item, behavior or "
             "feedback: of what came"
         ),
     ] = "top1",
-    questions: Annotated[
+    examples: Annotated[
         str | None,
         typer.Option(
-            help="test or validation: explain the questions of the run's split, what came beside "
+            help="test or validation: explain the examples of the run's split, what came beside "
             "them; default: what every user of the log does next"
         ),
     ] = None,
-    label: Annotated[float | None, typer.Option(help="only questions with this label")] = None,
+    label: Annotated[float | None, typer.Option(help="only examples with this label")] = None,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="so many users or questions, drawn by --seed")
+        int | None, typer.Option(min=1, help="so many users or examples, drawn by --seed")
     ] = None,
-    asked_at: Annotated[
+    query_time: Annotated[
         str | None,
         typer.Option(help='ISO time at which all users are asked, for models with "when"'),
     ] = None,
@@ -76,9 +76,9 @@ def explain(
     from llm_influence.analysis.review import read_queue, rejected
     from llm_influence.attribution.explainer import Explainer
     from llm_influence.attribution.renderings import Players
-    from llm_influence.batch.explain import explain_batch, explain_questions
+    from llm_influence.batch.explain import explain_batch, explain_examples
     from llm_influence.data.splits import parse_moment
-    from llm_influence.run import Run, sample_questions, sample_users
+    from llm_influence.run import Run, sample_examples, sample_users
 
     withheld = frozenset() if review is None else rejected(read_queue(review))
     run = Run.open(model, rules=rules)
@@ -94,8 +94,8 @@ def explain(
         dtype=dtype,
         **method_options(option or []),
     )
-    if questions is None:
-        _refuse("--label", label, needs="--questions")
+    if examples is None:
+        _refuse("--label", label, needs="--examples")
         behavior_log = run.open_log(log, items=items, users=users)
         result = explain_batch(
             explainer,
@@ -104,15 +104,15 @@ def explain(
             target=target,
             shard_size=shard_size,
             run=model.name,
-            asked_at=None if asked_at is None else parse_moment(asked_at, "--asked-at"),
+            query_time=None if query_time is None else parse_moment(query_time, "--query-time"),
             withheld=withheld,
         )
     else:
-        _refuse("--asked-at", asked_at, needs="whole histories: a question has its own moment")
-        rows = run.questions(_of_own_split(questions, log, items, users), label)
-        result = explain_questions(
+        _refuse("--query-time", query_time, needs="whole histories: a question has its own moment")
+        rows = run.examples(_of_own_split(examples, log, items, users), label)
+        result = explain_examples(
             explainer,
-            rows if sample is None else sample_questions(rows, sample, seed),
+            rows if sample is None else sample_examples(rows, sample, seed),
             out,
             target=target,
             shard_size=shard_size,
@@ -121,7 +121,7 @@ def explain(
         )
     rate = result.explained_now / result.seconds
     typer.echo(
-        f"{result.users} {'users' if questions is None else 'questions'}, {result.rows} rows in "
+        f"{result.users} {'users' if examples is None else 'examples'}, {result.rows} rows in "
         f"{result.folder}; "
         f"{result.explained_now} explained now, {rate:.1f} a second"
     )
@@ -191,13 +191,13 @@ def _refuse(option: str, value: object, *, needs: str) -> None:
         )
 
 
-def _of_own_split(questions: str, *others: str | None) -> str:
-    """Questions are those of the run's own log."""
+def _of_own_split(examples: str, *others: str | None) -> str:
+    """Examples are those of the run's own log."""
     if any(others):
         raise ConfigError(
-            "both --questions and another log",
+            "both --examples and another log",
             where="explain",
-            expected="--questions alone: they are of the split that the run was measured on",
-            fix="leave out --log, --items and --users, or --questions",
+            expected="--examples alone: they are of the split that the run was measured on",
+            fix="leave out --log, --items and --users, or --examples",
         )
-    return questions
+    return examples

@@ -44,7 +44,7 @@ def faithfulness(
     """
     from llm_influence.attribution.target import parse_target
     from llm_influence.batch.faithfulness_job import measure_faithfulness
-    from llm_influence.faithfulness.options import Options, contender
+    from llm_influence.faithfulness.options import Options, compared_method
     from llm_influence.faithfulness.result import misleading_lines
     from llm_influence.run import Run
 
@@ -60,12 +60,12 @@ def faithfulness(
         exact_events=exact_events,
         seed=seed,
     )
-    contenders = [contender(name, own[name]) for name in names]
+    compared = [compared_method(name, own[name]) for name in names]
     run = Run.open(model)
     result = measure_faithfulness(
         run.model,
         run.test_histories(users, seed=seed),
-        contenders,
+        compared,
         out,
         options,
         shard_size=shard_size,

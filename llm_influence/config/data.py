@@ -68,7 +68,7 @@ class SplitConfig(Section):
     ``global_time``: events before ``validation_from`` train, those before ``test_from`` validate,
     the rest is tested; both are ISO times with a zone, or quantiles of all event times in (0, 1).
     A user is asked for the ``first`` event after each moment, or for ``all`` of them. Of the
-    questions of either kind, those for events with other ``behaviors`` than these are left out.
+    examples of either kind, those for events with other ``behaviors`` than these are left out.
     """
 
     kind: Literal["leave_one_out", "global_time"] = "leave_one_out"
@@ -76,7 +76,7 @@ class SplitConfig(Section):
     test_from: str | float = 0.9
     min_events: int = Field(3, ge=2, description="users with fewer events only train")
     held_out: int = Field(1, ge=1, description="events of a user tested, and as many validate")
-    questions: Literal["first", "all"] = Field("first", description="asked after each moment")
+    examples: Literal["first", "all"] = Field("first", description="asked after each moment")
     behaviors: list[str] = Field([], description="only their events are asked; default: all")
 
     @field_validator("validation_from", "test_from", mode="before")
@@ -88,9 +88,9 @@ class SplitConfig(Section):
     @model_validator(mode="after")
     def _fits_the_kind(self) -> SplitConfig:
         if self.kind == "global_time" and self.held_out != 1:
-            raise ValueError("no held_out: a global_time split reads questions instead")
-        if self.kind == "leave_one_out" and self.questions != "first":
-            raise ValueError("no questions: a leave_one_out split reads held_out instead")
+            raise ValueError("no held_out: a global_time split reads examples instead")
+        if self.kind == "leave_one_out" and self.examples != "first":
+            raise ValueError("no examples: a leave_one_out split reads held_out instead")
         if self.kind == "leave_one_out" and self.min_events < 2 * self.held_out:
             raise ValueError(
                 f"min_events of at least {2 * self.held_out}: {self.held_out} events are tested "

@@ -161,7 +161,7 @@ class FeedbackHeadConfig(Section):
     )
     hidden: int = Field(64, ge=1, description="units of the small network")
     dropout: float = Field(0.0, ge=0, lt=1, description="of these units")
-    totals_days: float | None = Field(
+    aggregate_days: float | None = Field(
         None,
         gt=0,
         description="also read how many events of each behaviour there were and the sums of their "

@@ -62,7 +62,7 @@ class RunConfig(Document):
             )
         counting = {
             "item_head.repeats": self.model.item_head.repeats,
-            "feedback_head.totals_days": self.model.feedback_head.totals_days,
+            "feedback_head.aggregate_days": self.model.feedback_head.aggregate_days,
         }
         for name, wanted in counting.items():
             if wanted and self.rendering.style != "token":

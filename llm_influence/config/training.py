@@ -184,7 +184,7 @@ class EvaluationConfig(Section):
 
 
 class UpdateConfig(Section):
-    """A warm update of a finished run: what is new, and how much of the old is replayed.
+    """A continual fine-tuning of a finished run: what is new, and how much of the old is replayed.
 
     ``since`` is the first moment of the new period: an ISO time with a zone, or a quantile of the
     event times in (0, 1). Read by `llm-influence update` alone; docs/warm_update.md.

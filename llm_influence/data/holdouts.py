@@ -7,15 +7,15 @@ either: their events are taken out of the histories, so that the time to the nex
 measured past them, and they are not in the catalogue, not even as wrong answers. After
 training they are added by their text alone (`InfluenceModel.add_items`) and every event of one of
 them in the later part of a history is a question. All items are candidates, old and new. Histories
-of questions are whole: new items that a user has met stand in them, and have to be read by their
+of examples are whole: new items that a user has met stand in them, and have to be read by their
 text as well.
 
-The task of a warm update: an old period that a model knows, and a new one behind it.
+The task of a continual fine-tuning: an old period that a model knows, and a new one behind it.
 
 One moment parts them. Events before it come from the log that the model was trained on, those from
-it on from a newer log, or from the same log if that goes on. Questions of the new period are those
-of the split of the whole log (`split_log`) whose asked event is new; questions of the old period
-are the model's own test questions, or those of its validation where no test question is so old.
+it on from a newer log, or from the same log if that goes on. Examples of the new period are those
+of the split of the whole log (`split_log`) whose asked event is new; examples of the old period
+are the model's own test examples, or those of its validation where no test question is so old.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class ColdSplit:
         cold: The new items, to be given to `InfluenceModel.add_items`.
         log: The whole log, coded by the old items with the new ones behind, as the model then has
             them.
-        validation: Questions whose answer is a new item drawn for validation.
-        test: Questions whose answer is a new item drawn for the test.
+        validation: Examples whose answer is a new item drawn for validation.
+        test: Examples whose answer is a new item drawn for the test.
     """
 
     warm: Split
@@ -90,15 +90,15 @@ def cold_split(
     group = _draw(log, validation_items, test_items, seed)
     old, new = np.flatnonzero(group == 0), np.flatnonzero(group > 0)
     catalogue, cold = log.catalogue.take(old), log.catalogue.take(new)
-    whole = log.align(catalogue.extend(cold), log.vocabulary.behaviors)
+    whole = log.align(catalogue.extend(cold), log.code_names.behaviors)
     trained = np.floor((1 - later_part) * log.lengths).astype(np.int64)
     group_of_event = group[log.items]
     later = log.positions() >= np.repeat(np.maximum(trained, min_history), log.lengths)
-    parts = [_questions(whole, later & (group_of_event == part)) for part in (1, 2)]
+    parts = [_examples(whole, later & (group_of_event == part)) for part in (1, 2)]
     warm = _warm_split(whole, catalogue, group_of_event == 0, trained)
     if not (len(parts[0]) and len(parts[1]) and len(warm.validation)):
         raise EmptyLogError(
-            f"{len(parts[0])} questions validate, {len(parts[1])} test",
+            f"{len(parts[0])} examples validate, {len(parts[1])} test",
             where="cold_split",
             expected="at least one of each, and old items behind the training part",
             fix="keep more items back, lower min_history, or use a longer log",
@@ -117,7 +117,7 @@ def _draw(log: BehaviorLog, validation: float, test: float, seed: int) -> npt.ND
     return group
 
 
-def _questions(log: BehaviorLog, which: npt.NDArray[np.bool_]) -> EvaluationSet:
+def _examples(log: BehaviorLog, which: npt.NDArray[np.bool_]) -> EvaluationSet:
     return EvaluationSet(log, log.rows_of_users()[which], log.positions()[which])
 
 
@@ -136,7 +136,7 @@ def _warm_split(
         timestamps=whole.timestamps[is_old],
         catalogue=catalogue,
         behaviors=whole.behaviors[is_old],
-        behavior_names=whole.vocabulary.behaviors,
+        behavior_names=whole.code_names.behaviors,
         values=whole.values[is_old],
         labels=None if whole.labels is None else whole.labels[is_old],
         users=None if whole.users is None else whole.users.take(pa.array(users)),
@@ -163,10 +163,10 @@ class Periods:
 
     Attributes:
         since: First moment of the new period, Unix seconds.
-        split: The new period's questions; what trains is everything before them.
+        split: The new period's examples; what trains is everything before them.
         known: (users of ``split.train``) how many of each one's first events are old.
         trained: (the same users) how many of them trained the model.
-        old: The old period's questions, over ``split.log``.
+        old: The old period's examples, over ``split.log``.
         added: Items that the model does not know yet; the last ones of the log's catalogue.
     """
 
@@ -193,7 +193,7 @@ def part_periods(
         newer: The newer log; its events before ``since`` are left out, as are those of the model's
             log from then on. None: the model's log goes on behind ``since`` itself.
         since: Unix seconds. Default: the second after the last event of the model's log.
-        config: How the whole log is split for the new period's questions.
+        config: How the whole log is split for the new period's examples.
         described: Whether the newer log came with an item table, so that new items have texts.
 
     Raises:
@@ -224,7 +224,7 @@ def part_periods(
     known = events_before(log, since)
     in_train = pc.index_in(split.train.user_ids, value_set=log.user_ids).to_numpy()
     trained = events_per_user(before.train, split.train)
-    old = _old_questions(before, log, since)
+    old = _old_examples(before, log, since)
     found = Periods(
         since=since,
         split=_described(split, since),
@@ -271,7 +271,7 @@ def _joined(old: BehaviorLog, newer: BehaviorLog, since: int, added: Catalogue) 
     table = pa.concat_tables([early, late], promote_options="permissive")
     catalogue = old.catalogue.extend(added)
     joined = BehaviorLog.read(table, catalogue, _users(old, newer), duplicates="keep")
-    return joined.align(catalogue, old.vocabulary.behaviors)
+    return joined.align(catalogue, old.code_names.behaviors)
 
 
 def _users(old: BehaviorLog, newer: BehaviorLog) -> pa.Table | None:
@@ -292,8 +292,8 @@ def _part(rows: EvaluationSet, since: int, *, old: bool) -> EvaluationSet:
     return rows.select((rows.log.timestamps[rows.events] < since) == old)
 
 
-def _old_questions(before: Split, log: BehaviorLog, since: int) -> EvaluationSet:
-    """The model's own questions in the numbers of ``log``, whose old events are the same."""
+def _old_examples(before: Split, log: BehaviorLog, since: int) -> EvaluationSet:
+    """The model's own examples in the numbers of ``log``, whose old events are the same."""
     test = _part(before.test, since, old=True)
     rows = test if len(test) else _part(before.validation, since, old=True)
     ids = before.log.user_ids.take(pa.array(rows.users))
@@ -304,7 +304,7 @@ def _old_questions(before: Split, log: BehaviorLog, since: int) -> EvaluationSet
 def _described(split: Split, since: int) -> Split:
     facts = dict(split.description) | {
         "new_since": iso(since),
-        "questions": "events of the new period alone",
+        "examples": "events of the new period alone",
         "validation_rows": len(split.validation),
         "test_rows": len(split.test),
     }
@@ -322,14 +322,14 @@ def _check_rows(periods: Periods) -> None:
         if not count:
             raise EmptyLogError(
                 f"the new period (from {iso(periods.since)}) has not {what}",
-                where="warm update",
+                where="continual fine-tuning",
                 expected="new events before, in and behind the validation cut",
                 fix="use a longer newer log, or move data.split's cuts (they are of the whole log)",
             )
     if not len(periods.old):
         raise EmptyLogError(
             f"no question of the run lies before {iso(periods.since)}",
-            where="warm update",
+            where="continual fine-tuning",
             expected="an old period in which something was kept back, to see what is forgotten",
             fix="set update.since later, or train the run with data.split on the old period",
         )

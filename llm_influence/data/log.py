@@ -21,7 +21,7 @@ from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.reading import read_log, read_users
 from llm_influence.data.schema import Columns, nearest
 from llm_influence.errors import DataError, EmptyLogError, UnknownNameError, choices
-from llm_influence.types import NO_FEATURES, History, Vocabulary
+from llm_influence.types import NO_FEATURES, CodeNames, History
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +32,11 @@ class BehaviorLog:
         user_ids: (U,) user ids, each once.
         offsets: (U+1,) int64; user u's events are ``offsets[u]:offsets[u + 1]``.
         items: (N,) int32 item codes, places in ``catalogue``.
-        behaviors: (N,) int32 behaviour codes, places in ``vocabulary.behaviors``.
+        behaviors: (N,) int32 behaviour codes, places in ``code_names.behaviors``.
         timestamps: (N,) int64 Unix seconds, never decreasing within a user.
         values: (N,) float32, NaN where an event has no value.
         catalogue: The items.
-        vocabulary: What the codes mean; its ``items`` is ``catalogue.ids``.
+        code_names: What the codes mean; its ``items`` is ``catalogue.ids``.
         users: (U rows) user features as text, "" where unknown; None without a user table.
         labels: (N,) float32 of what each event led to, NaN where it has no label; None without
             such a column. No history shows them: they may be known long after the event.
@@ -49,7 +49,7 @@ class BehaviorLog:
     timestamps: npt.NDArray[np.int64]
     values: npt.NDArray[np.float32]
     catalogue: Catalogue
-    vocabulary: Vocabulary
+    code_names: CodeNames
     users: pa.Table | None = None
     labels: npt.NDArray[np.float32] | None = None
 
@@ -107,7 +107,7 @@ class BehaviorLog:
             rows.timestamps,
             rows.values,
             rows.catalogue,
-            Vocabulary(rows.catalogue.ids, rows.behavior_names),
+            CodeNames(rows.catalogue.ids, rows.behavior_names),
             None if users is None else read_users(users, rows.user_ids, columns=columns),
             rows.labels,
         )
@@ -153,7 +153,7 @@ class BehaviorLog:
             stamps,
             np.asarray(np.full(len(stamps), np.nan) if values is None else values, np.float32),
             catalogue,
-            Vocabulary(catalogue.ids, tuple(behavior_names)),
+            CodeNames(catalogue.ids, tuple(behavior_names)),
             users,
             None if labels is None else np.asarray(labels, np.float32),
         )
@@ -223,7 +223,7 @@ class BehaviorLog:
             behaviors=self.behaviors[span],
             timestamps=self.timestamps[span],
             values=self.values[span],
-            vocabulary=self.vocabulary,
+            code_names=self.code_names,
             user=self.features(index),
         )
 
@@ -294,25 +294,25 @@ class BehaviorLog:
             item = self.catalogue.ids[int(self.items[event])].as_py()
             raise catalogue.unknown(item, where=self._place(event))
         places = {name: place for place, name in enumerate(behaviors)}
-        recode = np.array([places.get(name, -1) for name in self.vocabulary.behaviors], np.int32)
+        recode = np.array([places.get(name, -1) for name in self.code_names.behaviors], np.int32)
         recoded = recode[self.behaviors]
         if (recoded < 0).any():
             event = int(np.argmax(recoded < 0))
-            name = self.vocabulary.behaviors[self.behaviors[event]]
+            name = self.code_names.behaviors[self.behaviors[event]]
             raise UnknownNameError(
                 f"behaviour {name!r} is not known",
                 where=self._place(event),
                 expected=choices(behaviors, name),
                 fix="rename the behaviour, remove its events, or use a model trained on it",
             )
-        vocabulary = Vocabulary(catalogue.ids, tuple(behaviors))
+        code_names = CodeNames(catalogue.ids, tuple(behaviors))
         return replace(
-            self, items=items, behaviors=recoded, catalogue=catalogue, vocabulary=vocabulary
+            self, items=items, behaviors=recoded, catalogue=catalogue, code_names=code_names
         )
 
     def to_table(self) -> pa.Table:
         """(N rows) the events under the contract's names, in the pinned order."""
-        names = pa.array(self.vocabulary.behaviors, pa.string())
+        names = pa.array(self.code_names.behaviors, pa.string())
         table = pa.table(
             {
                 "user_id": self.user_ids.take(pa.array(self.rows_of_users())),
@@ -358,7 +358,7 @@ def _check(log: BehaviorLog) -> None:
         "a user stands twice": pc.count_distinct(log.user_ids).as_py() != len(log),
         "an item code is out of range": not _within(log.items, len(log.catalogue)),
         "a behaviour code is out of range": not _within(
-            log.behaviors, len(log.vocabulary.behaviors)
+            log.behaviors, len(log.code_names.behaviors)
         ),
         "the times of a user decrease": not starts.all(),
         "users has another number of rows": log.users is not None

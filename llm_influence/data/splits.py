@@ -9,7 +9,7 @@ user, or several where the configuration says so. An event that trained is never
 - global_time: two moments cut all histories alike. Events before the first train. A user's first
   event from the first moment on validates if it lies before the second; the first event from the
   second moment on is tested. Other events after the first moment are neither trained nor asked
-  for ("rest"); those before a test event belong to its history. With ``questions`` "all" every
+  for ("rest"); those before a test event belong to its history. With ``examples`` "all" every
   event after a moment is asked for, so none is left over.
 
 Which events of a log are asked for feedback, and what the answer was.
@@ -44,7 +44,7 @@ TIES = "events of the same second stay in the order of the file, as written here
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSet:
-    """N questions: given the first ``positions[n]`` events of a user, which event comes next?
+    """N examples: given the first ``positions[n]`` events of a user, which event comes next?
 
     Attributes:
         log: The full log.
@@ -57,14 +57,14 @@ class EvaluationSet:
     positions: Ints
 
     def __len__(self) -> int:
-        """Number of questions N."""
+        """Number of examples N."""
         return len(self.users)
 
     def history(self, n: int) -> History:
         """The events before the one that question ``n`` asks for, asked when that one happened."""
         user, position = int(self.users[n]), int(self.positions[n])
         moment = int(self.log.timestamps[self.log.offsets[user] + position])
-        return replace(self.log.at(user, position), asked_at=moment)
+        return replace(self.log.at(user, position), query_time=moment)
 
     @property
     def events(self) -> Ints:
@@ -87,7 +87,7 @@ class EvaluationSet:
         return self.log.values[self.events]
 
     def select(self, indices: npt.ArrayLike) -> EvaluationSet:
-        """Only the questions at ``indices`` (integers or a (N,) mask), in that order."""
+        """Only the examples at ``indices`` (integers or a (N,) mask), in that order."""
         chosen = np.asarray(indices)
         return EvaluationSet(self.log, self.users[chosen], self.positions[chosen])
 
@@ -99,8 +99,8 @@ class Split:
     Attributes:
         log: The full log.
         train: The training events, codes as in ``log``; users without any are left out.
-        validation: The validation questions.
-        test: The test questions.
+        validation: The validation examples.
+        test: The test examples.
         description: The kind, the tie rule and the counts, for printing beside a number.
     """
 
@@ -169,8 +169,8 @@ class Split:
         return cls(
             log=log,
             train=log.prefix(trained),
-            validation=_questions(log, users, positions, parts == "validation"),
-            test=_questions(log, users, positions, parts == "test"),
+            validation=_examples(log, users, positions, parts == "validation"),
+            test=_examples(log, users, positions, parts == "test"),
             description=description,
         )
 
@@ -206,8 +206,8 @@ def split_log(log: BehaviorLog, config: SplitConfig | None = None) -> Split:
 
 
 def _asked_for(rows: EvaluationSet, config: SplitConfig) -> EvaluationSet:
-    """The questions for events with the configured behaviours; the other events are not asked."""
-    known = rows.log.vocabulary.behaviors
+    """The examples for events with the configured behaviours; the other events are not asked."""
+    known = rows.log.code_names.behaviors
     for name in config.behaviors:
         if name not in known:
             raise UnknownNameError(
@@ -264,7 +264,7 @@ def _global_time(
         )
     trained, seen = events_before(log, first), events_before(log, second)
     asked = log.lengths >= config.min_events
-    if config.questions == "all":
+    if config.examples == "all":
         users = np.flatnonzero(asked)
         return (
             trained,
@@ -345,8 +345,8 @@ def _describe(
         "min_events": config.min_events,
         "users": len(log),
         "items": len(log.catalogue),
-        "behaviors": list(log.vocabulary.behaviors),
-        "asked_behaviors": config.behaviors or list(log.vocabulary.behaviors),
+        "behaviors": list(log.code_names.behaviors),
+        "asked_behaviors": config.behaviors or list(log.code_names.behaviors),
         "events": log.num_events,
         "train_events": train.num_events,
         "validation_rows": len(validation),
@@ -365,7 +365,7 @@ def events_per_user(part: BehaviorLog, log: BehaviorLog) -> Ints:
     return np.where(places < 0, 0, part.lengths[places])
 
 
-def _questions(
+def _examples(
     log: BehaviorLog, users: Ints, positions: Ints, which: npt.NDArray[np.bool_]
 ) -> EvaluationSet:
     return EvaluationSet(log, users[which], positions[which])
@@ -439,7 +439,7 @@ def feedback_labels(log: BehaviorLog, config: FeedbackHeadConfig) -> npt.NDArray
         )
     if not config.behaviors:
         return labels
-    known = log.vocabulary.behaviors
+    known = log.code_names.behaviors
     for name in config.behaviors:
         if name not in known:
             raise UnknownNameError(

@@ -204,7 +204,7 @@ def write_planted_fraud(config: PlantedFraudConfig, folder: Path) -> tuple[Behav
 
 def _kinds(history: History) -> IntArray:
     """(E,) what each event is to the law."""
-    names = history.vocabulary.behaviors
+    names = history.code_names.behaviors
     did = np.array([names[code] for code in history.behaviors])
     item = np.array(history.item_ids())
     small = (item == "shop_online") & (did == "payment") & (history.values <= max(SMALL))

@@ -51,7 +51,7 @@ class Drift:
 
 
 @dataclass(frozen=True, eq=False)
-class Law:
+class GeneratingProcess:
     """The law over I items and B behaviours.
 
     Attributes:
@@ -171,8 +171,8 @@ class Law:
 
     def _codes(self, history: History) -> tuple[IntArray, IntArray]:
         """The law's own codes of (E,) items and (E,) behaviours."""
-        names = history.vocabulary.behaviors
-        if history.vocabulary.items is self.item_ids and names == self.behaviors:
+        names = history.code_names.behaviors
+        if history.code_names.items is self.item_ids and names == self.behaviors:
             return history.items, history.behaviors
         items = pc.index_in(pa.array(history.item_ids(), pa.string()), value_set=self.item_ids)
         for name in sorted({names[code] for code in history.behaviors} - set(self.behaviors)):

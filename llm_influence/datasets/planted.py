@@ -29,7 +29,13 @@ import pyarrow.parquet as pq
 from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
-from llm_influence.datasets.generating_process import GROUP, GROUPS, Drift, Law, cluster_factors
+from llm_influence.datasets.generating_process import (
+    GROUP,
+    GROUPS,
+    Drift,
+    GeneratingProcess,
+    cluster_factors,
+)
 from llm_influence.types import History
 from llm_influence.utils import write_text, write_whole
 
@@ -69,7 +75,7 @@ class Truth:
         cause_share: Share of a history's largest influence from which on an event is a cause.
     """
 
-    law: Law
+    law: GeneratingProcess
     log: BehaviorLog
     target: Literal["contrast", "item"]
     cause_share: float
@@ -169,7 +175,7 @@ def write_planted(config: PlantedConfig, folder: Path) -> tuple[BehaviorLog, Tru
     return log, truth
 
 
-def _law(config: PlantedConfig) -> tuple[Law, Catalogue]:
+def _law(config: PlantedConfig) -> tuple[GeneratingProcess, Catalogue]:
     random = np.random.default_rng([config.seed, 0])
     clusters = np.arange(config.items) % config.clusters
     clusters = np.concatenate([clusters, np.full(config.distractor_items, -1)])
@@ -183,7 +189,7 @@ def _law(config: PlantedConfig) -> tuple[Law, Catalogue]:
     catalogue = Catalogue.from_table(table)
     rank = config.rank or config.clusters
     behaviors = {**config.behaviors, **({DISTRACTOR: 0.0} if config.distractor_share else {})}
-    law = Law(
+    law = GeneratingProcess(
         item_ids=catalogue.ids,
         factors=cluster_factors(clusters, rank, config.spread, random),
         behaviors=tuple(behaviors),
@@ -207,7 +213,7 @@ def _drift(config: PlantedConfig, behaviors: tuple[str, ...]) -> Drift | None:
     return Drift(int(begins.timestamp()), np.array(weights))
 
 
-def _log(config: PlantedConfig, law: Law, catalogue: Catalogue) -> BehaviorLog:
+def _log(config: PlantedConfig, law: GeneratingProcess, catalogue: Catalogue) -> BehaviorLog:
     random = np.random.default_rng([config.seed, 1, config.user_seed])
     users, most = config.users, config.max_events
     lengths = random.integers(config.min_events, most + 1, size=users)
@@ -252,7 +258,7 @@ def _in_group_b(config: PlantedConfig) -> npt.NDArray[np.bool_]:
     return random.random(config.users) < config.group_share
 
 
-def _shares(config: PlantedConfig, law: Law) -> npt.NDArray[np.float64]:
+def _shares(config: PlantedConfig, law: GeneratingProcess) -> npt.NDArray[np.float64]:
     """(B,) how often each behaviour occurs: distractors by their share, the rest evenly."""
     shares = np.full(len(law.behaviors), (1 - config.distractor_share) / len(config.behaviors))
     shares[len(config.behaviors) :] = config.distractor_share
@@ -272,7 +278,7 @@ def _times(config: PlantedConfig, lengths: Ints, random: np.random.Generator) ->
     return gaps.cumsum(axis=1)
 
 
-def _described(config: PlantedConfig, law: Law) -> dict[str, object]:
+def _described(config: PlantedConfig, law: GeneratingProcess) -> dict[str, object]:
     # A law that stays the same is written as it was before laws could change.
     kept = config.model_dump(mode="json", exclude=None if config.drift else {"drift"})
     drift = {"drift": kept["drift"]} if config.drift else {}

@@ -157,7 +157,7 @@ SHRINKAGE = 5.0
 
 
 def feedback_references(split: Split, config: FeedbackHeadConfig) -> dict[str, dict[str, float]]:
-    """Metrics on the test questions of the mean answer, of all of training and of each item.
+    """Metrics on the test examples of the mean answer, of all of training and of each item.
 
     An item's mean is shrunk towards that of all by `SHRINKAGE` answers.
     """
@@ -183,8 +183,8 @@ def feedback_references(split: Split, config: FeedbackHeadConfig) -> dict[str, d
 
 
 def behavior_references(split: Split) -> dict[str, dict[str, float]]:
-    """Metrics on the test questions of the shares of training, and of the last behaviour again."""
-    size = len(split.log.vocabulary.behaviors)
+    """Metrics on the test examples of the shares of training, and of the last behaviour again."""
+    size = len(split.log.code_names.behaviors)
     shares = (np.bincount(split.train.behaviors, minlength=size) + 1.0) / (
         split.train.num_events + size
     )

@@ -93,7 +93,7 @@ def check_chosen(config: RunConfig, validation: EvaluationSet) -> None:
     """
     name, _ = chosen_metric(config)
     found = ""
-    if name.startswith("behavior_") and len(validation.log.vocabulary.behaviors) < 2:
+    if name.startswith("behavior_") and len(validation.log.code_names.behaviors) < 2:
         found = "the log has one behaviour alone"
     if name.startswith("feedback_"):
         head = config.model.feedback_head
@@ -111,7 +111,7 @@ def check_chosen(config: RunConfig, validation: EvaluationSet) -> None:
             f"{found}, so {name} cannot be measured",
             where="evaluation.choose_by, validation",
             expected="answers of more than one sort",
-            fix="choose by another metric, or ask more questions (data.split)",
+            fix="choose by another metric, or ask more examples (data.split)",
         )
 
 
@@ -120,7 +120,7 @@ PREFIXES = {"behaviors": "behavior_", "feedback": "feedback_"}
 """What names of metrics begin with, by head; those of items stand bare."""
 
 
-class Questions:
+class Examples:
     """The rows of an evaluation set, with what really came.
 
     Args:
@@ -175,7 +175,7 @@ def row_scores(
     Args:
         model: The model.
         batch: The rows' histories.
-        answers: See `Questions.answers`.
+        answers: See `Examples.answers`.
         top: Also give so many recommendations.
 
     Returns:
@@ -194,7 +194,7 @@ def row_scores(
         if top:
             found["top"] = scores.best(top, seen=seen).shown().to(items.device)
             found["item"] = items
-    if model.config.behavior_head.weight and len(model.encoder.lexicon.behaviors) > 1:
+    if model.config.behavior_head.weight and len(model.encoder.vocabulary.behaviors) > 1:
         logs = model.behavior_head(states).double().log_softmax(dim=1)
         found["behavior"], found["behavior_predicted"] = behaviors, logs.argmax(dim=1)
         found["behavior_log_probability"] = logs.gather(1, behaviors[:, None])[:, 0]
@@ -219,7 +219,7 @@ def head_metrics(
     metrics: dict[str, float] = {}
     if "rank" in found:
         metrics |= ranking_metrics(found["rank"], cutoff)
-    if "top" in found and (counts := model.encoder.lexicon.counts) is not None:
+    if "top" in found and (counts := model.encoder.vocabulary.counts) is not None:
         metrics |= exposure_metrics(found["top"], found["item"], counts, cutoff)
     if "behavior" in found:
         metrics |= _named(
@@ -248,15 +248,15 @@ def predict_rows(
 ) -> dict[str, np.ndarray]:
     """`row_scores` of all N rows of a set, in order."""
     feedback = model.config.feedback
-    questions = Questions(
+    examples = Examples(
         rows, exclude_seen=config.exclude_seen, feedback=feedback, rules=model.rule_scores
     )
     parts: list[Columns] = []
     with inference(model):
         for start in range(0, len(rows), config.batch_size):
             numbers = range(start, min(start + config.batch_size, len(rows)))
-            histories = questions.histories(numbers)
-            answers = questions.answers(numbers, histories)
+            histories = examples.histories(numbers)
+            answers = examples.answers(numbers, histories)
             answers = {name: column.to(model.device) for name, column in answers.items()}
             batch = collate(model.encoder.encode(histories)).to(model.device)
             parts.append(row_scores(model, batch, answers, top=top))

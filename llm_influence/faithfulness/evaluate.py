@@ -1,4 +1,4 @@
-"""One value function for all methods that are compared, passes counted for each of them alone.
+"""One value function for all methods that are compared, evaluations counted for each of them alone.
 
 Histories whose gaps are a little off: the same events in the same order.
 
@@ -37,30 +37,30 @@ from llm_influence.faithfulness.metrics import (
     deletion_values,
     insertion_values,
 )
-from llm_influence.faithfulness.options import Contender, Options, line_up
+from llm_influence.faithfulness.options import ComparedMethod, Options, methods_compared
 from llm_influence.faithfulness.result import SCHEMA, FaithfulnessResult
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import BoolArray, FloatArray, History
 
 
 class View(ValueFunction):
-    """A value function seen by one method: known values are shared, passes are the method's own.
+    """A value function seen by one method: known values are shared, evaluations are the method's own.
 
     A set that another method has asked for before costs no pass of the model, yet it would have
-    cost one alone, and that is what ``passes`` says.
+    cost one alone, and that is what ``evaluations`` says.
     """
 
     def __init__(self, shared: ValueFunction) -> None:
         self.__dict__.update(shared.__dict__)
         self._shared = shared
-        self._asked: list[set[bytes]] = [set() for _ in shared.passes]
-        self.passes = np.zeros_like(shared.passes)
+        self._asked: list[set[bytes]] = [set() for _ in shared.evaluations]
+        self.evaluations = np.zeros_like(shared.evaluations)
 
     def __call__(self, masks: Sequence[BoolArray]) -> list[FloatArray]:
         """Values of masks; see `ValueFunction`."""
         for row, asked in enumerate(self._asked):
             asked.update(mask.tobytes() for mask in masks[row])
-            self.passes[row] = len(asked)
+            self.evaluations[row] = len(asked)
         return self._shared(masks)
 
 
@@ -140,7 +140,7 @@ CURVES = {"deletion": deletion_values, "insertion": insertion_values}
 def measure_batch(
     model: InfluenceModel,
     histories: Sequence[History],
-    contenders: Sequence[Contender],
+    compared: Sequence[ComparedMethod],
     options: Options,
     *,
     first: int = 0,
@@ -150,7 +150,7 @@ def measure_batch(
     Args:
         model: The model.
         histories: N whole histories.
-        contenders: What is compared.
+        compared: What is compared.
         options: What is measured.
         first: Number of the first history.
     """
@@ -161,7 +161,7 @@ def measure_batch(
         target = bind(options.target, model, histories)  # items left out of context are seen too
         shown = [model.encoder.trim(history) for history in histories]
         for removal in options.removals:
-            bench = _Bench(model, histories, shown, target, removal, contenders, options)
+            bench = _Bench(model, histories, shown, target, removal, compared, options)
             for method, columns in bench.measured().items():
                 for metric, column in columns.items():
                     rows += [
@@ -192,11 +192,11 @@ class _Bench:
     shown: Sequence[History]
     target: BoundTarget
     removal: Removal
-    contenders: Sequence[Contender]
+    compared: Sequence[ComparedMethod]
     options: Options
 
     def measured(self) -> dict[str, dict[str, FloatArray]]:
-        """(N,) values of every metric, and of points of curves and passes, by method."""
+        """(N,) values of every metric, and of points of curves and evaluations, by method."""
         metrics = self.options.measured
         wanted = {metric.name for metric in metrics}
         values = self._value_function(self.shown, self.target)
@@ -205,13 +205,13 @@ class _Bench:
         moved = self._jittered() if SENSITIVITY in wanted else []
         lost = self._scrambled() if RANDOMISATION in wanted else {}
         measured = {}
-        for each in self.contenders:
+        for each in self.compared:
             attribution = found[each.label]
             scored = Scored(
                 scores=attribution.scores,
                 orders=game.orders(attribution.scores),
                 base=attribution.base,
-                frame=attribution.frame,
+                prompt=attribution.prompt,
                 in_target_units=each.in_target_units,
                 jittered=[draw[each.label].scores for draw in moved],
                 scrambled=lost[each.label].scores if lost else None,
@@ -219,7 +219,7 @@ class _Bench:
             measured[each.label] = {
                 **{metric.name: metric.measure(game, scored) for metric in metrics},
                 **_points(game, scored),
-                "passes": attribution.passes.astype(np.float64),
+                "evaluations": attribution.evaluations.astype(np.float64),
             }
         return measured
 
@@ -252,7 +252,7 @@ class _Bench:
     ) -> Mapping[str, Attribution]:
         """Every method on these histories, by label."""
         found = {}
-        for each in self.contenders:
+        for each in self.compared:
             task = SharedTask(
                 self.model, histories, self.target, self.removal, self.options.seed, shared=values
             )
@@ -288,7 +288,7 @@ def _eval_mode(model: InfluenceModel) -> Iterator[None]:
 def evaluate_faithfulness(
     model: InfluenceModel,
     histories: Sequence[History],
-    methods: Sequence[str | Contender],
+    methods: Sequence[str | ComparedMethod],
     options: Options | None = None,
     *,
     batch_size: int = 8,
@@ -302,7 +302,7 @@ def evaluate_faithfulness(
     Args:
         model: The model; its mode is put back afterwards.
         histories: Whose predictions are explained; intervals are over their users.
-        methods: Names of the registry, or `contender` with options.
+        methods: Names of the registry, or `compared_method` with options.
         options: What is measured; default: `Options()`.
         batch_size: Histories at a time; affects speed and memory alone.
         progress: Show a bar.
@@ -313,15 +313,13 @@ def evaluate_faithfulness(
     """
     options = options or Options()
     refuse_empty(histories)
-    contenders = line_up(methods, options.removals)
+    compared = methods_compared(methods, options.removals)
     starts = range(0, len(histories), batch_size)
     tables = [
-        measure_batch(
-            model, histories[start : start + batch_size], contenders, options, first=start
-        )
+        measure_batch(model, histories[start : start + batch_size], compared, options, first=start)
         for start in tqdm(starts, unit="batch", desc="faithfulness", disable=not progress)
     ]
-    return FaithfulnessResult.of(pa.concat_tables(tables), contenders)
+    return FaithfulnessResult.of(pa.concat_tables(tables), compared)
 
 
 def refuse_empty(histories: Sequence[History]) -> None:

@@ -64,7 +64,7 @@ def rank_target(
         names=target.names,
         behaviors=target.behaviors,
         middle=target.middle,
-        held=seen_items([model.encoder.lexicon.item_codes(history) for history in histories]),
+        held=seen_items([model.encoder.vocabulary.item_codes(history) for history in histories]),
     )
 
 
@@ -159,7 +159,7 @@ class Scored:
         scores: N arrays (E,).
         orders: N arrays (E,) of events, the most influential first (`Game.orders`).
         base: (N,) the target at the method's own baseline.
-        frame: (N,) score of what stands outside every event.
+        prompt: (N,) score of what stands outside every event.
         in_target_units: Whether scores are in the target's units; shares of one are not.
         jittered: The scores of the same histories with their gaps a little off, once a draw.
         scrambled: The scores of the same histories by a model with scrambled weights.
@@ -168,7 +168,7 @@ class Scored:
     scores: Sequence[FloatArray]
     orders: Sequence[IntArray]
     base: FloatArray
-    frame: FloatArray
+    prompt: FloatArray
     in_target_units: bool = True
     jittered: Sequence[Sequence[FloatArray]] = ()
     scrambled: Sequence[FloatArray] | None = None

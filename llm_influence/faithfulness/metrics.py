@@ -410,7 +410,7 @@ def randomisation(game: Game, scored: Scored) -> FloatArray:
 TOP = 3
 """Events compared as the most influential ones."""
 SHAPLEY = "Shapley 1953"
-SLOW = "Needs 2^E passes a history of E events, so only short histories are measured."
+SLOW = "Needs 2^E evaluations a history of E events, so only short histories are measured."
 
 
 @metric(
@@ -424,7 +424,7 @@ SLOW = "Needs 2^E passes a history of E events, so only short histories are meas
 def completeness_gap(game: Game, scored: Scored) -> FloatArray:
     """What the scores lack to the whole change of the target; nan for shares."""
     moved = game.full - scored.base
-    total = np.array([row.sum() for row in scored.scores]) + scored.frame
+    total = np.array([row.sum() for row in scored.scores]) + scored.prompt
     with np.errstate(divide="ignore", invalid="ignore"):
         gaps = np.where(moved == 0, np.nan, np.abs(total - moved) / np.abs(moved))
     return gaps if scored.in_target_units else np.full(len(gaps), np.nan)

@@ -23,7 +23,7 @@ from llm_influence.faithfulness.metrics import Metric, find_metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class ComparedMethod:
     """One method of a comparison.
 
     Attributes:
@@ -43,9 +43,9 @@ class Contender:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
-def contender(
+def compared_method(
     method: str, options: Mapping[str, object] | None = None, label: str | None = None
-) -> Contender:
+) -> ComparedMethod:
     """A method of the registry with its options, under its own name or ``label``.
 
     Raises:
@@ -53,7 +53,7 @@ def contender(
     """
     spec, options = find_method(method), dict(options or {})
     check_options(spec, None, options)
-    return Contender(
+    return ComparedMethod(
         label or method,
         partial(run_method, spec, options=options),
         in_target_units=spec.units == "target",
@@ -63,13 +63,15 @@ def contender(
     )
 
 
-def line_up(methods: Sequence[str | Contender], removals: Sequence[str]) -> list[Contender]:
+def methods_compared(
+    methods: Sequence[str | ComparedMethod], removals: Sequence[str]
+) -> list[ComparedMethod]:
     """The methods, then every reference of the registry that is not among them.
 
     Raises:
         ExplanationError: A method is unknown, stands twice, or cannot use one of ``removals``.
     """
-    named = [contender(each) if isinstance(each, str) else each for each in methods]
+    named = [compared_method(each) if isinstance(each, str) else each for each in methods]
     labels = [each.label for each in named]
     for label in labels:
         if labels.count(label) > 1:
@@ -77,7 +79,7 @@ def line_up(methods: Sequence[str | Contender], removals: Sequence[str]) -> list
                 f"{label!r} stands twice among the methods",
                 where="faithfulness",
                 expected="every method once",
-                fix="give one of them another label: contender(method, options, label)",
+                fix="give one of them another label: compared_method(method, options, label)",
             )
     for each in named:
         for removal in removals:
@@ -90,7 +92,7 @@ def line_up(methods: Sequence[str | Contender], removals: Sequence[str]) -> list
                     fix="choose another removal, or leave the method out",
                 )
     references = [name for name, spec in METHODS.items() if spec.family == "reference"]
-    return [*named, *(contender(name) for name in references if name not in labels)]
+    return [*named, *(compared_method(name) for name in references if name not in labels)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from llm_influence.errors import ExplanationError
 from llm_influence.evaluation.bootstrap import percentiles, resampled_means
 from llm_influence.faithfulness.metrics import METRICS
-from llm_influence.faithfulness.options import Contender
+from llm_influence.faithfulness.options import ComparedMethod
 from llm_influence.types import FloatArray, IntArray
 
 SCHEMA = pa.schema(
@@ -67,7 +67,7 @@ class FaithfulnessResult:
 
     Attributes:
         rows: One row a history, removal, method and metric (`SCHEMA`). Beside the metrics stand
-            the points of the curves (``deletion@10``, ..., ``insertion@100``) and ``passes``.
+            the points of the curves (``deletion@10``, ..., ``insertion@100``) and ``evaluations``.
         methods: Labels in the order given, references last.
         references: Labels of the references.
     """
@@ -78,10 +78,10 @@ class FaithfulnessResult:
     _known: dict[tuple[str, ...], Interval] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, rows: pa.Table, contenders: Sequence[Contender]) -> FaithfulnessResult:
+    def of(cls, rows: pa.Table, compared: Sequence[ComparedMethod]) -> FaithfulnessResult:
         """A result from its rows."""
-        labels = [each.label for each in contenders]
-        return cls(rows, labels, [each.label for each in contenders if each.reference])
+        labels = [each.label for each in compared]
+        return cls(rows, labels, [each.label for each in compared if each.reference])
 
     @property
     def removals(self) -> list[str]:
@@ -136,7 +136,7 @@ class FaithfulnessResult:
             self._record(method, metric, removal)
             for removal in self.removals
             for method in self.methods
-            for metric in [*self.metrics, "passes"]
+            for metric in [*self.metrics, "evaluations"]
         ]
 
     def misleading(self, removal: str | None = None) -> list[Record]:
@@ -229,14 +229,14 @@ def to_markdown(result: FaithfulnessResult, removal: str | None = None) -> str:
         f"Removal `{removal}`. Mean [95% bootstrap interval over users]; {UNDECIDED} not better "
         f"than `random`, paired over the same users; {UNDEFINED} not defined.",
         "",
-        "| method | " + " | ".join([*heads, "passes"]) + " |",
+        "| method | " + " | ".join([*heads, "evaluations"]) + " |",
         "|---|" + "---|" * (len(heads) + 1),
     ]
     for method in result.methods:
         cells = [_cell(result, method, metric, removal) for metric in result.metrics]
-        passes = result.interval(method, "passes", removal).mean
+        evaluations = result.interval(method, "evaluations", removal).mean
         name = f"`{method}`" + (" (reference)" if method in result.references else "")
-        lines.append("| " + " | ".join([name, *cells, f"{passes:.0f}"]) + " |")
+        lines.append("| " + " | ".join([name, *cells, f"{evaluations:.0f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 

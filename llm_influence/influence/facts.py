@@ -257,7 +257,7 @@ def card_words(influence: Influence) -> list[str]:
     words = [
         f"removal {card.removal}",
         f"completeness gap {completeness_words(influence)}",
-        _passes(card.passes),
+        _evaluations(card.evaluations),
         f"seed {card.seed}",
     ]
     if not math.isnan(card.largest_standard_error):
@@ -270,8 +270,8 @@ def card_words(influence: Influence) -> list[str]:
         words.append(f"linear fidelity {correlation(card.lds)} on {card.fidelity_masks} sets")
     if not math.isnan(card.agreement):
         words.append(f"agreement with {card.agreement_with} {correlation(card.agreement)}")
-    if card.card_passes:
-        words.append(f"{_passes(card.card_passes)} for this card")
+    if card.card_evaluations:
+        words.append(f"{_evaluations(card.card_evaluations)} for this card")
     return words
 
 
@@ -288,5 +288,5 @@ def correlation(value: float) -> str:
     return signed(round(cut, 2))
 
 
-def _passes(count: int) -> str:
-    return f"{count} pass" if count == 1 else f"{count} passes"
+def _evaluations(count: int) -> str:
+    return f"{count} pass" if count == 1 else f"{count} evaluations"

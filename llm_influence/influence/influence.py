@@ -35,7 +35,7 @@ class QualityCard:
             when they are shares of a whole.
         completeness_gap: ``|sum of scores - (full - base)| / |full - base|``; 0 is perfect. Only
             methods with units ``target`` promise anything about it.
-        passes: Forward passes of the model that the method spent, a backward counting as one.
+        evaluations: Forward evaluations of the model that the method spent, a backward counting as one.
         seed: Seed of whatever was drawn at random.
         left_out: Older events that did not fit the context and could get no influence.
         largest_standard_error: The largest of `Influence.standard_errors`, for methods that sample.
@@ -45,7 +45,7 @@ class QualityCard:
         fidelity_masks: How many sets that was; short histories have fewer than were asked for.
         agreement: Spearman correlation of the scores with those of another method.
         agreement_with: That method, empty where none was asked for.
-        card_passes: Forward passes spent on this card, apart from ``passes``.
+        card_evaluations: Forward evaluations spent on this card, apart from ``evaluations``.
         bfloat16_error: Where the model was read in bfloat16, the largest difference from float32
             of a value of the target, on a sample of the histories that were explained together.
     """
@@ -54,7 +54,7 @@ class QualityCard:
     removal: str
     units: Literal["target", "share"]
     completeness_gap: float
-    passes: int
+    evaluations: int
     seed: int
     left_out: int
     largest_standard_error: float = float("nan")
@@ -63,7 +63,7 @@ class QualityCard:
     fidelity_masks: int = 0
     agreement: float = float("nan")
     agreement_with: str = ""
-    card_passes: int = 0
+    card_evaluations: int = 0
     bfloat16_error: float = float("nan")
 
 
@@ -101,7 +101,7 @@ class Influence:
         events: The E events that were explained, oldest first.
         scores: (E,) influence by event, or (P,) by player; positive supports the target, negative
             opposes it.
-        frame_score: What tokens outside every event (or player) received.
+        prompt_score: What tokens outside every event (or player) received.
         target: Name of the target kind (``item``, ``behavior``, ``contrast``, ``slate``,
             ``feedback``, ``feedback_value``).
         target_id: The item id, behaviour, ``"a over b"`` or list of ids that was explained.
@@ -120,7 +120,7 @@ class Influence:
     user_id: str
     events: Sequence[Event]
     scores: FloatArray
-    frame_score: float
+    prompt_score: float
     target: str
     target_id: str
     target_name: str
@@ -165,7 +165,7 @@ class Influence:
         return replace(
             self,
             scores=added(self.scores),
-            frame_score=self.frame_score + float(self.scores[~of_events].sum()),
+            prompt_score=self.prompt_score + float(self.scores[~of_events].sum()),
             standard_errors=None if errors is None else added(errors),
             players=None,
         )
@@ -235,7 +235,7 @@ class InfluenceMatrix:
         target_ids: E ids, what was explained after each event.
         target_names: The same for people.
         removal: What "without this event" meant, ``drop`` or ``mask``.
-        passes: Forward passes of the model that the matrix took.
+        evaluations: Forward evaluations of the model that the matrix took.
     """
 
     user_id: str
@@ -246,7 +246,7 @@ class InfluenceMatrix:
     target_ids: Sequence[str]
     target_names: Sequence[str]
     removal: str
-    passes: int
+    evaluations: int
 
     def to_pandas(self) -> pd.DataFrame:
         """(E, E) frame: a row an event, named by its item; a column a prediction, by its target.

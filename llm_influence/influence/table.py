@@ -35,7 +35,7 @@ _UNMEASURED = (
 )
 """Numbers that may not exist: nan in a record, null in a table."""
 _EXPLANATION = (
-    *("user_id", "frame_score", "target", "target_id", "target_name"),
+    *("user_id", "prompt_score", "target", "target_id", "target_name"),
     *("base_value", "full_value", "prediction"),
 )
 

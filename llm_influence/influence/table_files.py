@@ -57,12 +57,12 @@ SCHEMA = pa.schema(
         _column("score", pa.float64()),
         _column("standard_error", pa.float64(), nullable=True),
         _column("rank", pa.int32()),  # 1 is the most supporting player
-        _column("frame_score", pa.float64()),
+        _column("prompt_score", pa.float64()),
         _column("base_value", pa.float64()),
         _column("full_value", pa.float64()),
         _column("prediction", pa.float64(), nullable=True),  # null where the target has none
         _column("completeness_gap", pa.float64(), nullable=True),  # null where nothing moved
-        _column("passes", pa.int64()),
+        _column("evaluations", pa.int64()),
         _column("seed", pa.int64()),
         _column("left_out", pa.int64()),
         _column("largest_standard_error", pa.float64(), nullable=True),
@@ -71,7 +71,7 @@ SCHEMA = pa.schema(
         _column("fidelity_masks", pa.int64()),
         _column("agreement", pa.float64(), nullable=True),
         _column("agreement_with", pa.string()),  # empty where no other method was asked
-        _column("card_passes", pa.int64()),
+        _column("card_evaluations", pa.int64()),
         _column("bfloat16_error", pa.float64(), nullable=True),  # null: all was read in float32
     ],
     metadata={_VERSION_KEY: VERSION.encode()},
@@ -156,8 +156,8 @@ def with_schema(table: pa.Table, where: str) -> pa.Table:
 SIDE_TABLES = ("items.parquet", "users.parquet")
 """Items and users, beside the shards of a batch explanation."""
 OUTCOMES = "outcomes.parquet"
-"""What came after each history, where questions were explained; beside the shards too."""
-FLIPS = "flips.parquet"
+"""What came after each history, where examples were explained; beside the shards too."""
+FLIPS = "fairness_test.parquet"
 """Counterfactual flips (`influence.flips`), beside the shards too."""
 
 
@@ -273,7 +273,7 @@ def _unreadable(file: Path, error: Exception) -> DataError:
 FLIPS_VERSION = "1"
 _KEY = b"llm_influence.flips"
 
-FLIP_SCHEMA = pa.schema(
+FAIRNESS_TEST_SCHEMA = pa.schema(
     [
         pa.field("run", pa.string(), nullable=False),
         pa.field("user_id", pa.string(), nullable=False),
@@ -293,16 +293,16 @@ FLIP_SCHEMA = pa.schema(
 """One row a user, feature and other value."""
 
 
-def write_flips(table: pa.Table, folder: Path) -> Path:
-    """Write ``flips.parquet`` into a folder, whole or not at all.
+def write_fairness_test(table: pa.Table, folder: Path) -> Path:
+    """Write ``fairness_test.parquet`` into a folder, whole or not at all.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    return write_whole(folder / FLIPS, partial(pq.write_table, table.cast(FLIP_SCHEMA)))
+    return write_whole(folder / FLIPS, partial(pq.write_table, table.cast(FAIRNESS_TEST_SCHEMA)))
 
 
-def read_flips(path: Path) -> pa.Table:
+def read_fairness_test(path: Path) -> pa.Table:
     """Read a table of flips.
 
     Raises:
@@ -319,20 +319,20 @@ def read_flips(path: Path) -> pa.Table:
             fix="write it again",
         ) from error
     version = (table.schema.metadata or {}).get(_KEY, b"none").decode()
-    missing = [name for name in FLIP_SCHEMA.names if name not in table.column_names]
+    missing = [name for name in FAIRNESS_TEST_SCHEMA.names if name not in table.column_names]
     if version != FLIPS_VERSION or missing:
         raise SchemaError(
             f"version {version}" if version != FLIPS_VERSION else f"missing columns {missing}",
             where=str(path),
-            expected=f"version {FLIPS_VERSION} with {', '.join(FLIP_SCHEMA.names)}",
+            expected=f"version {FLIPS_VERSION} with {', '.join(FAIRNESS_TEST_SCHEMA.names)}",
             fix="write it again with `llm-influence flips`",
         )
     try:
-        return table.select(FLIP_SCHEMA.names).cast(FLIP_SCHEMA)
+        return table.select(FAIRNESS_TEST_SCHEMA.names).cast(FAIRNESS_TEST_SCHEMA)
     except (pa.ArrowInvalid, ValueError) as error:
         raise SchemaError(
             f"columns of other types ({error})",
             where=str(path),
-            expected="the types of llm_influence.influence.flips.FLIP_SCHEMA",
+            expected="the types of llm_influence.influence.flips.FAIRNESS_TEST_SCHEMA",
             fix="write it again with `llm-influence flips`",
         ) from error

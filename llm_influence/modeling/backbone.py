@@ -35,7 +35,7 @@ def on_cpu() -> bool:
 
 
 def event_causal_mask(batch: EncodedBatch) -> Tensor:
-    """Let every token see visible tokens of its own and of earlier events, frame included.
+    """Let every token see visible tokens of its own and of earlier events, prompt included.
 
     With it an encoder's state at an event's last token is the same whether later events exist or
     not, so one pass predicts after every event. Every token also sees itself, so that no row of

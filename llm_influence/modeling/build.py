@@ -15,15 +15,15 @@ from llm_influence.datasets.sources import open_knowledge
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.adapters import attach_adapter
 from llm_influence.modeling.backbone import Backbone, check_past_alone, load_backbone
-from llm_influence.modeling.embeddings import UnitVectors, item_bags
+from llm_influence.modeling.embeddings import Embeddings, item_bags
 from llm_influence.modeling.heads import FeedbackScale
 from llm_influence.modeling.recurrent import start_recurrent
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.rendering.batch import collate
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template
-from llm_influence.rendering.token_cache import UnitPieces
-from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.rendering.token_cache import IdTokenCache
+from llm_influence.rendering.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from llm_influence.modeling.model import InfluenceModel
@@ -44,8 +44,8 @@ def build_model(
     _check_counted(wanted, encoder)
     words = _unit_words(encoder)
     texts = text_vectors(reader, words, cache=cache) if reader else torch.zeros(len(words), 0)
-    rank = wanted.item_head.residual_width(len(encoder.lexicon.catalogue), backbone.width)
-    units = UnitVectors(texts, backbone.width, scale=backbone.usual_length, rank=rank)
+    rank = wanted.item_head.residual_width(len(encoder.vocabulary.catalogue), backbone.width)
+    units = Embeddings(texts, backbone.width, scale=backbone.usual_length, rank=rank)
     adapter = attach_adapter(backbone.model, wanted.adapter)
     feedback = None
     if wanted.feedback is not None:
@@ -87,7 +87,7 @@ def _encoder(config: RunConfig, log: BehaviorLog, backbone: Backbone) -> Encoder
     room = config.rendering.max_tokens or backbone.context
     return Encoder(
         template,
-        Lexicon.fit(log, template.user_features),
+        Vocabulary.fit(log, template.user_features),
         style=config.rendering.style,
         tokenizer=backbone.tokenizer,
         max_events=config.rendering.max_events,
@@ -97,7 +97,7 @@ def _encoder(config: RunConfig, log: BehaviorLog, backbone: Backbone) -> Encoder
 
 def _check_counted(config: ModelConfig, encoder: Encoder) -> None:
     """Refuse to count items that no token names, or where training does not score all items."""
-    head, items = config.item_head, len(encoder.lexicon.catalogue)
+    head, items = config.item_head, len(encoder.vocabulary.catalogue)
     if head.repeats and head.loss_for(items) != "full":
         raise ConfigError(
             f"{items:,} items with loss {head.loss_for(items)!r}",
@@ -115,7 +115,7 @@ def _check_counted(config: ModelConfig, encoder: Encoder) -> None:
 
 
 def _unit_words(encoder: Encoder) -> list[str]:
-    pieces = encoder.pieces
-    if isinstance(pieces, UnitPieces):
+    pieces = encoder.token_cache
+    if isinstance(pieces, IdTokenCache):
         return pieces.words
-    return list(encoder.lexicon.catalogue.texts)
+    return list(encoder.vocabulary.catalogue.texts)

@@ -8,11 +8,11 @@ number says more than anything else (docs/domains/retail.md). Here it joins the 
 
 which is the mean of a Dirichlet posterior: what the state expects is the prior, one event's worth
 in all where the gate is 0, and what was seen is counted on top of it (as a pointer does beside a
-vocabulary: See et al. 2017, arXiv:1704.04368; Ren et al. 2019, arXiv:1812.02646). An event counts
+code_names: See et al. 2017, arXiv:1704.04368; Ren et al. 2019, arXiv:1812.02646). An event counts
 ``worth(event) (1 + events after it)^-fading``, by the power law of forgetting (Anderson & Schooler
 1991); worth and fading are learned.
 
-What was seen travels behind the states of the questions: M slots, one an event, with the item's
+What was seen travels behind the states of the examples: M slots, one an event, with the item's
 code and what the event counts. So every head reads one tensor, and an event that is removed or
 hidden, or whose item is another's mean, is not counted.
 
@@ -20,16 +20,16 @@ Sums over a history: how many events of each behaviour, and what their values ad
 
 The wide part of a wide and deep network (Cheng et al. 2016, arXiv:1606.07792): a few numbers that
 a linear term reads as they are, beside the network over states, which are made of means and would
-have to learn to add. For every behaviour of the lexicon there are the number of events and the sum
+have to learn to add. For every behaviour of the vocabulary there are the number of events and the sum
 of their values, each over the whole history and with a half-life; of a template that says no
 behaviour, value or gap, those that it leaves. They are read off the units of the tokens, so that
 an event that is removed or hidden, or a field that is another's mean, adds nothing.
 
-What heads that count are told: put behind the states of the questions.
+What heads that count are told: put behind the states of the examples.
 
 Between the backbone and the heads there is one tensor, (..., Q): the H numbers of a state, then
 what `repeats` and `totals` read off the tokens up to there. A token counts by how much of it is
-there: not at all where it is hidden, belongs to the frame or bears a mean in the place of its word;
+there: not at all where it is hidden, belongs to the prompt or bears a mean in the place of its word;
 in part along a path that leads to it; else once.
 """
 
@@ -46,7 +46,7 @@ from llm_influence.errors import TemplateError
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.time_words import GAP_EDGES
-from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.rendering.token_cache import IdTokenCache
 
 if TYPE_CHECKING:
     from llm_influence.modeling.model import InfluenceModel
@@ -59,7 +59,7 @@ MOST = 60.0
 """Largest logarithm of a ratio, so that it stays a number."""
 
 
-class Repeats(nn.Module):
+class RepeatCounts(nn.Module):
     """Adds what was seen to the logits of items.
 
     Args:
@@ -135,7 +135,7 @@ def _slots(seen: Tensor) -> tuple[Tensor, Tensor]:
 DAY = 86_400
 
 
-class Totals(nn.Module):
+class AggregateFeatures(nn.Module):
     """(..., F) standardised logarithms of sums over events.
 
     A sum x is read as ``sign(x) log(1 + |x|)``, less its mean over the events of training, by its
@@ -159,16 +159,16 @@ class Totals(nn.Module):
     def __init__(self, encoder: Encoder, half_life: float) -> None:
         super().__init__()
         self.half_life = half_life
-        pieces, template = encoder.pieces, encoder.template
-        if not isinstance(pieces, UnitPieces):
+        pieces, template = encoder.token_cache, encoder.template
+        if not isinstance(pieces, IdTokenCache):
             raise TemplateError(
                 "style 'text' has no units to add up",
-                where="model.feedback_head.totals_days",
+                where="model.feedback_head.aggregate_days",
                 expected="rendering.style token",
-                fix="set rendering.style to token, or leave totals_days out",
+                fix="set rendering.style to token, or leave aggregate_days out",
             )
         self._other = pieces.first_item  # items, and what is not there, add nothing
-        tables = {"behavior": torch.zeros(self._other + 1, len(encoder.lexicon.behaviors))}
+        tables = {"behavior": torch.zeros(self._other + 1, len(encoder.vocabulary.behaviors))}
         tables |= {name: torch.zeros(self._other + 1) for name in ("value", "gap")}
         if "behavior" in template.fields:
             units = pieces.units_of("behavior")
@@ -177,7 +177,7 @@ class Totals(nn.Module):
             tables["behavior"] = torch.zeros(self._other + 1, 1)
             tables["behavior"][self._other] = 1
         for name, edges in (
-            ("value", torch.from_numpy(encoder.lexicon.values.edges).float()),
+            ("value", torch.from_numpy(encoder.vocabulary.values.edges).float()),
             ("gap", torch.tensor(GAP_EDGES.tolist()) / DAY),
         ):
             if name in template.fields:
@@ -196,7 +196,7 @@ class Totals(nn.Module):
 
         Args:
             batch: B histories of T tokens.
-            places: (B, L) last tokens of events, or of the frame.
+            places: (B, L) last tokens of events, or of the prompt.
             presence: (B, T) how much of each token is there, 0 for what does not count.
         """
         return (self._sums(batch, places, presence) - self.mean) / self.deviation

@@ -8,7 +8,7 @@ model reads the words (a recurrent backbone), an item is its residual alone, beg
 item added after training borrows the residuals of the items whose words are nearest. In a large
 catalogue a residual is ``widen(narrow residual)`` (docs/decisions/0007-narrow-residuals.md).
 
-With neighbours (`UnitVectors.mix`) a unit's vector is a weighted sum of such vectors, its own and
+With neighbours (`Embeddings.mix`) a unit's vector is a weighted sum of such vectors, its own and
 theirs: items that a knowledge graph says are alike. What training learns of one is learned of the
 others as well, and an item that nobody has met stands where its neighbours are.
 """
@@ -37,7 +37,7 @@ def item_bags(
     first_item: int,
     known: pa.StringArray | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Units and weights that N items are made of, for `UnitVectors.mix`.
+    """Units and weights that N items are made of, for `Embeddings.mix`.
 
     Args:
         facts: What is known of items.
@@ -72,7 +72,7 @@ NEIGHBOURS, SHARPNESS = 5, 0.1
 the validation items of scripts/benchmark_cold_items.py."""
 
 
-class UnitVectors(nn.Module):
+class Embeddings(nn.Module):
     """Vectors of V units.
 
     Text vectors of a language model share one large direction; it is removed, so that the angle

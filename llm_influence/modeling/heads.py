@@ -23,7 +23,7 @@ from llm_influence.config.model import FeedbackHeadConfig, ItemHeadConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import feedback_labels
 from llm_influence.errors import ConfigError
-from llm_influence.modeling.counts import Repeats, Totals
+from llm_influence.modeling.counts import AggregateFeatures, RepeatCounts
 from llm_influence.rendering.time_words import GAP_EDGES
 
 
@@ -35,7 +35,9 @@ class ItemHead(nn.Module):
     With ``repeats`` the logits of items that were seen grow by how often they were.
     """
 
-    def __init__(self, width: int, config: ItemHeadConfig, repeats: Repeats | None = None) -> None:
+    def __init__(
+        self, width: int, config: ItemHeadConfig, repeats: RepeatCounts | None = None
+    ) -> None:
         super().__init__()
         self.score, self.width, self.repeats = config.score, width, repeats
         self.project = nn.Linear(width, width)
@@ -126,7 +128,7 @@ class FeedbackScale:
             labels = (labels >= config.positive_from).astype(np.float64)
         _check(labels, config)
         counts = Counter(log.behaviors[asked].tolist())
-        names = [log.vocabulary.behaviors[code] for code, _ in counts.most_common()]
+        names = [log.code_names.behaviors[code] for code, _ in counts.most_common()]
         levels, sizes = np.unique(labels, return_counts=True)
         ordinal = config.kind == "ordinal"
         return cls(
@@ -302,7 +304,7 @@ class FeedbackHead(nn.Module):
         behaviors: int,
         config: FeedbackHeadConfig,
         scale: FeedbackScale,
-        totals: Totals | None = None,
+        totals: AggregateFeatures | None = None,
     ) -> None:
         super().__init__()
         size = config.hidden

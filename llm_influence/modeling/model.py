@@ -23,8 +23,8 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.adapters import Adapter, Body
 from llm_influence.modeling.backbone import Backbone, encoder_masks, inference, mask_as_taken
-from llm_influence.modeling.counts import Repeats, Totals, remembered
-from llm_influence.modeling.embeddings import UnitVectors, item_bags
+from llm_influence.modeling.counts import AggregateFeatures, RepeatCounts, remembered
+from llm_influence.modeling.embeddings import Embeddings, item_bags
 from llm_influence.modeling.heads import (
     BehaviorHead,
     FeedbackHead,
@@ -37,12 +37,12 @@ from llm_influence.modeling.scoring import ItemScores
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
-from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.rules.rule_book import RuleBook, RuleChange
 from llm_influence.types import History
 
 if TYPE_CHECKING:
-    from llm_influence.modeling.session import GrowingHistory
+    from llm_influence.modeling.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class InfluenceModel(nn.Module):
     Use `InfluenceModel.build` to start one and `InfluenceModel.from_pretrained` to load one.
 
     Attributes:
-        encoder: Renders histories; holds the lexicon and the catalogue.
+        encoder: Renders histories; holds the vocabulary and the catalogue.
         config: The model's configuration.
         adapter: What is trained inside the backbone; its ``body`` computes the states.
         protocol: How the model was trained and measured, kept with its folder.
@@ -75,14 +75,14 @@ class InfluenceModel(nn.Module):
     """
 
     body: Body
-    units: UnitVectors
+    units: Embeddings
 
     def __init__(
         self,
         backbone: Backbone,
         adapter: Adapter,
         encoder: Encoder,
-        units: UnitVectors,
+        units: Embeddings,
         config: ModelConfig,
         feedback: FeedbackScale | None = None,
     ) -> None:
@@ -94,15 +94,19 @@ class InfluenceModel(nn.Module):
         units.residual_dropout, units.first_item = config.residual_dropout, self.first_item
         repeats = None
         if config.item_head.repeats:
-            repeats = Repeats(backbone.width, backbone.input_width, slots=encoder.max_events)
+            repeats = RepeatCounts(backbone.width, backbone.input_width, slots=encoder.max_events)
         self.item_head = ItemHead(backbone.width, config.item_head, repeats)
-        self.behavior_head = BehaviorHead(backbone.width, len(encoder.lexicon.behaviors))
+        self.behavior_head = BehaviorHead(backbone.width, len(encoder.vocabulary.behaviors))
         self.feedback_head: FeedbackHead | None = None
         if feedback is not None:
             wanted = config.feedback_head
-            totals = None if wanted.totals_days is None else Totals(encoder, wanted.totals_days)
+            totals = (
+                None
+                if wanted.aggregate_days is None
+                else AggregateFeatures(encoder, wanted.aggregate_days)
+            )
             self.feedback_head = FeedbackHead(
-                backbone.width, len(encoder.lexicon.behaviors), wanted, feedback, totals
+                backbone.width, len(encoder.vocabulary.behaviors), wanted, feedback, totals
             )
         self.when = WhenEmbedding(backbone.width) if config.when else None
         self.protocol: dict[str, object] = {}
@@ -163,7 +167,7 @@ class InfluenceModel(nn.Module):
     @property
     def catalogue(self) -> Catalogue:
         """The items the model can recommend."""
-        return self.encoder.lexicon.catalogue
+        return self.encoder.vocabulary.catalogue
 
     @property
     def counts(self) -> bool:
@@ -171,15 +175,15 @@ class InfluenceModel(nn.Module):
         return self.item_head.repeats is not None or self.totals is not None
 
     @property
-    def totals(self) -> Totals | None:
+    def totals(self) -> AggregateFeatures | None:
         """What the feedback head sums up over a history; None where it does not."""
         return None if self.feedback_head is None else self.feedback_head.totals
 
     @property
     def first_item(self) -> int:
         """Row of item 0 among the units."""
-        pieces = self.encoder.pieces
-        return pieces.first_item if isinstance(pieces, UnitPieces) else 0
+        pieces = self.encoder.token_cache
+        return pieces.first_item if isinstance(pieces, IdTokenCache) else 0
 
     def add_items(self, items: Catalogue) -> None:
         """Add items that have only text: they can be recommended and stand in histories at once.
@@ -191,7 +195,7 @@ class InfluenceModel(nn.Module):
             DuplicateError: An item id is already known.
             ModelError: The backbone itself was tuned (``full``): new texts need the untuned one.
         """
-        lexicon = self.encoder.lexicon.with_catalogue(self.catalogue.extend(items))
+        vocabulary = self.encoder.vocabulary.with_catalogue(self.catalogue.extend(items))
         with inference(self), self.adapter.off():
             texts = text_vectors(self.backbone, list(items.texts))
         neighbors = self.config.item_head.neighbors
@@ -207,7 +211,7 @@ class InfluenceModel(nn.Module):
                 known=self.catalogue.ids,
             )
         self.units.extend(texts, *mixed)
-        self.encoder = self.encoder.with_lexicon(lexicon)
+        self.encoder = self.encoder.with_vocabulary(vocabulary)
         self.rules = self.rules  # bound to the longer catalogue
 
     @property
@@ -223,7 +227,7 @@ class InfluenceModel(nn.Module):
 
     @rules.setter
     def rules(self, rules: Sequence[Rule]) -> None:
-        book = RuleBook(rules, self.encoder.lexicon, self.facts) if rules else None
+        book = RuleBook(rules, self.encoder.vocabulary, self.facts) if rules else None
         self._rules = book
 
     def rule_scores(self, histories: Sequence[History]) -> Tensor | None:
@@ -235,7 +239,7 @@ class InfluenceModel(nn.Module):
             return None
         return torch.from_numpy(self._rules.changes(histories)).to(self.device)
 
-    # --- the forward pass -----------------------------------------------------------------
+    # --- the model evaluation -----------------------------------------------------------------
 
     def embed(self, batch: EncodedBatch) -> Tensor:
         """(B, T, H) input vectors of the batch's tokens or units."""
@@ -349,7 +353,7 @@ class InfluenceModel(nn.Module):
         Args:
             states: (B, L, H) states at ``places``.
             batch: What was read.
-            places: (B, L) last tokens of events, or of the frame.
+            places: (B, L) last tokens of events, or of the prompt.
             vectors: (B, T, H) input vectors, where they are not the batch's own: a token counts by
                 how much of its own vector is there.
             counted: (B, T) bool, False for tokens whose vector is not that of their word; default:
@@ -518,14 +522,14 @@ class InfluenceModel(nn.Module):
 
         return rule_changes(self, self._rules, history, k, exclude_seen=exclude_seen)
 
-    def follow(self, history: History, *, keep: int | None = None) -> GrowingHistory:
+    def follow(self, history: History, *, keep: int | None = None) -> Session:
         """Predict for a history that goes on growing, reading each new event alone.
 
-        See `llm_influence.modeling.growing.GrowingHistory`.
+        See `llm_influence.modeling.growing.Session`.
         """
-        from llm_influence.modeling.session import GrowingHistory
+        from llm_influence.modeling.session import Session
 
-        return GrowingHistory(self, history, keep=keep)
+        return Session(self, history, keep=keep)
 
     def choose(
         self,
@@ -541,7 +545,7 @@ class InfluenceModel(nn.Module):
             scores,
             history,
             k,
-            lexicon=self.encoder.lexicon,
+            vocabulary=self.encoder.vocabulary,
             effects=[] if self._rules is None else list(self._rules.effects(history)),
             exclude_seen=exclude_seen,
             candidates=candidates,

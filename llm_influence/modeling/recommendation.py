@@ -16,7 +16,7 @@ from torch import Tensor
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.scoring import BestItems, ItemScores
-from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.rendering.vocabulary import Vocabulary
 from llm_influence.rules.rule_book import EXCLUDED, RuleBook, RuleChange, RuleEffect
 from llm_influence.types import History
 
@@ -48,7 +48,7 @@ def best_items(
     history: History,
     k: int,
     *,
-    lexicon: Lexicon,
+    vocabulary: Vocabulary,
     effects: Sequence[RuleEffect] = (),
     exclude_seen: bool = True,
     candidates: Sequence[str] | None = None,
@@ -59,7 +59,7 @@ def best_items(
         scores: Of one history.
         history: That history.
         k: How many; fewer come back when fewer are allowed.
-        lexicon: Knows the items.
+        vocabulary: Knows the items.
         effects: What the rules do after this history.
         exclude_seen: Leave out items of the history.
         candidates: Item ids to choose among; default: the whole catalogue.
@@ -72,11 +72,11 @@ def best_items(
         raise ExplanationError(
             f"k is {k}", where="recommend", expected="at least 1", fix="ask for one item"
         )
-    allowed = None if candidates is None else _among(lexicon.catalogue, candidates)
+    allowed = None if candidates is None else _among(vocabulary.catalogue, candidates)
     seen = None
     if exclude_seen:
-        seen = torch.from_numpy(lexicon.item_codes(history).astype(np.int64))[None]
-    return _described(scores.best(k, seen=seen, allowed=allowed), lexicon.catalogue, effects)
+        seen = torch.from_numpy(vocabulary.item_codes(history).astype(np.int64))[None]
+    return _described(scores.best(k, seen=seen, allowed=allowed), vocabulary.catalogue, effects)
 
 
 def _among(catalogue: Catalogue, candidates: Sequence[str]) -> Tensor:
@@ -108,7 +108,7 @@ def rule_changes(
     free = ruled.under(torch.zeros(1, ruled.items, device=model.device))
     seen = None
     if exclude_seen:
-        seen = torch.from_numpy(model.encoder.lexicon.item_codes(history).astype(np.int64))[None]
+        seen = torch.from_numpy(model.encoder.vocabulary.item_codes(history).astype(np.int64))[None]
     lists = [each.best(k, seen=seen).shown()[0].tolist() for each in (free, ruled)]
     shown = [code for code in dict.fromkeys(lists[0] + lists[1]) if code >= 0]
     before, after = (_places(each, shown, seen) for each in (free, ruled))

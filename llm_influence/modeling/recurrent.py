@@ -257,7 +257,7 @@ def event_gates(model: InfluenceModel, histories: Sequence[History]) -> list[Ten
     batch = collate(model.encoder.encode(histories)).to(model.device)
     with inference(model):
         of_tokens = cell.gates(model.embed(batch).float())
-        event = (batch.event_index + 1)[..., None].expand_as(of_tokens)  # 0: frame and padding
+        event = (batch.event_index + 1)[..., None].expand_as(of_tokens)  # 0: prompt and padding
         events = of_tokens.new_ones(len(histories), batch.ends.shape[1], of_tokens.shape[-1])
         events = events.scatter_reduce(1, event, of_tokens, "prod")
     return [row[1 : 1 + len(h)].cpu() for row, h in zip(events, histories, strict=True)]

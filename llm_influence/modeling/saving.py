@@ -1,6 +1,6 @@
 """A model on disk: one folder of safetensors and JSON.
 
-model.json          format version, style, template, lexicon, configuration, protocol, rules
+model.json          format version, style, template, vocabulary, configuration, protocol, rules
 catalogue.parquet   the items
 facts.parquet       what a knowledge graph says of items (absent without one)
 counts.npy          how many events of training each item has
@@ -30,13 +30,13 @@ from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.errors import DataError, ModelError, ModelFolderError
 from llm_influence.modeling.adapters import DESCRIPTION, KINDS, TENSORS, Adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
-from llm_influence.modeling.embeddings import UnitVectors
+from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackScale
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.recurrent import load_recurrent
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template
-from llm_influence.rendering.vocabulary import Lexicon, ValueBins
+from llm_influence.rendering.vocabulary import ValueBins, Vocabulary
 from llm_influence.types import IntArray
 from llm_influence.utils import unwritable, write_text
 
@@ -45,7 +45,7 @@ _DESCRIBED: dict[str, tuple[str, ...]] = {
     "backbone": (),
     "config": (),
     "rendering": ("style", "template", "max_events", "max_tokens"),
-    "lexicon": ("behaviors", "value_edges", "features"),
+    "vocabulary": ("behaviors", "value_edges", "features"),
     "protocol": (),
 }
 """What `model.json` cannot do without, and what these parts hold themselves."""
@@ -68,7 +68,7 @@ def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> N
             if model.backbone.tokenizer is not None:
                 model.backbone.tokenizer.save_pretrained(str(folder / BACKBONE))
         model.catalogue.save(folder / "catalogue.parquet")
-        if (counts := model.encoder.lexicon.counts) is not None:
+        if (counts := model.encoder.vocabulary.counts) is not None:
             np.save(folder / COUNTS, counts, allow_pickle=False)
         if model.facts is not None:
             model.facts.save(folder / FACTS)
@@ -89,7 +89,7 @@ def load_model(folder: Path) -> InfluenceModel:
     if lacking := sorted({"units.words", "units.residual"} - heads.keys()):
         raise _missing(folder / "heads.safetensors", lacking)
     rank = heads["units.residual"].shape[-1]
-    units = UnitVectors(heads["units.words"], backbone.width, rank=rank)
+    units = Embeddings(heads["units.words"], backbone.width, rank=rank)
     mixed = ("units.bags", "units.bag_weights")
     if config.item_head.neighbors.share and (lacking := sorted(set(mixed) - heads.keys())):
         raise _missing(folder / "heads.safetensors", lacking)
@@ -121,7 +121,7 @@ def restore_weights(model: InfluenceModel, folder: Path) -> None:
 
 
 def _description(model: InfluenceModel) -> dict[str, object]:
-    encoder, lexicon, head = model.encoder, model.encoder.lexicon, model.feedback_head
+    encoder, vocabulary, head = model.encoder, model.encoder.vocabulary, model.feedback_head
     return {
         "format": FORMAT,
         "backbone": model.backbone.source,
@@ -132,10 +132,10 @@ def _description(model: InfluenceModel) -> dict[str, object]:
             "max_tokens": encoder.max_tokens,
             "template": encoder.template.model_dump(mode="json"),
         },
-        "lexicon": {
-            "behaviors": lexicon.behaviors,
-            "value_edges": lexicon.values.edges.tolist(),
-            "features": lexicon.features,
+        "vocabulary": {
+            "behaviors": vocabulary.behaviors,
+            "value_edges": vocabulary.values.edges.tolist(),
+            "features": vocabulary.features,
         },
         "feedback": None if head is None else asdict(head.scale),
         "protocol": model.protocol,
@@ -172,7 +172,7 @@ def _read_description(folder: Path) -> dict:
 
 
 def _lacking(described: dict) -> Iterator[str]:
-    """Parts of `_DESCRIBED` that are not there: ``lexicon``, or ``lexicon.behaviors``."""
+    """Parts of `_DESCRIBED` that are not there: ``vocabulary``, or ``vocabulary.behaviors``."""
     for part, inside in _DESCRIBED.items():
         if part not in described:
             yield part
@@ -196,10 +196,10 @@ def _own_backbone(folder: Path, config: ModelConfig) -> Backbone:
 
 
 def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
-    words, rendering = described["lexicon"], described["rendering"]
+    words, rendering = described["vocabulary"], described["rendering"]
     with _reading(folder / "catalogue.parquet"):
         catalogue = Catalogue.load(folder / "catalogue.parquet")
-    lexicon = Lexicon(
+    vocabulary = Vocabulary(
         behaviors=tuple(words["behaviors"]),
         values=ValueBins(np.array(words["value_edges"], dtype=np.float64)),
         features={name: tuple(known) for name, known in words["features"].items()},
@@ -208,7 +208,7 @@ def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
     )
     return Encoder(
         Template.model_validate(rendering["template"]),
-        lexicon,
+        vocabulary,
         style=rendering["style"],
         tokenizer=backbone.tokenizer,
         max_events=rendering["max_events"],

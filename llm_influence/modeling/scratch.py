@@ -24,7 +24,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError, OutputError
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.token_cache import Wording
-from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.rendering.vocabulary import Vocabulary
 from llm_influence.utils import require, unwritable
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<s>", "</s>"
@@ -38,7 +38,7 @@ class ScratchResult:
 
     Attributes:
         folder: Tokenizer and decoder; give it as ``model.backbone``.
-        vocabulary: Pieces, the 256 bytes included.
+        vocabulary: TokenCache, the 256 bytes included.
         parameters: Of the decoder.
         lines: Lines of text the tokenizer was trained on.
     """
@@ -71,7 +71,7 @@ def make_backbone(
             the heads, or sentencepiece is not installed.
     """
     _check(config, folder)
-    wording = Wording(template, Lexicon.fit(log, template.user_features))
+    wording = Wording(template, Vocabulary.fit(log, template.user_features))
     lines = tqdm(_lines(log, wording), desc="rendering", unit=" lines", mininterval=1)
     trained = _train(iter(lines), config)
     tokenizer = _as_fast(trained)
@@ -108,7 +108,7 @@ def _lines(log: BehaviorLog, wording: Wording) -> Iterator[str]:
         yield text
         yield " ".join(f"{word}." for word in text.split())
     for history in log:
-        yield wording.frame(history.user)
+        yield wording.prompt(history.user)
         yield from wording.events(history)
 
 

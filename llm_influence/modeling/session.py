@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llm_influence.modeling.model import InfluenceModel, Prediction
 
 
-class GrowingHistory:
+class Session:
     """One user's history, read once and then event by event.
 
     At every moment `prediction` equals that of ``model.predict([window])``, up to rounding.
@@ -70,13 +70,13 @@ class GrowingHistory:
                 expected="at least 1 event, or None",
                 fix="keep half of the model's max_events",
             )
-        lexicon = model.encoder.lexicon
-        columns = lexicon.columns([history])  # in the model's own codes from here on
+        vocabulary = model.encoder.vocabulary
+        columns = vocabulary.columns([history])  # in the model's own codes from here on
         self.history = replace(
             history,
             items=columns.codes["item"],
             behaviors=columns.codes["behavior"],
-            vocabulary=lexicon.vocabulary,
+            code_names=vocabulary.code_names,
         )
         self.model, self.keep, self.readings = model, keep, 0
         self.window, batch = self._encode(self.history)
@@ -123,9 +123,9 @@ class GrowingHistory:
         Raises:
             DataError: The last event is later.
         """
-        self.window = replace(self.window, asked_at=moment)
+        self.window = replace(self.window, query_time=moment)
         self.window, self._batch = self._encode(self.window)
-        self.history, self._prediction = replace(self.history, asked_at=moment), None
+        self.history, self._prediction = replace(self.history, query_time=moment), None
 
     def reread(self) -> None:
         """Read the whole window again: after the model's weights have changed."""
@@ -145,12 +145,12 @@ class GrowingHistory:
         )
 
     def _with(self, history: History, event: Event) -> History:
-        lexicon = self.model.encoder.lexicon
-        if event.behavior not in lexicon.behaviors:
+        vocabulary = self.model.encoder.vocabulary
+        if event.behavior not in vocabulary.behaviors:
             raise UnknownNameError(
                 f"unknown behaviour {event.behavior!r}",
                 where=f"user {history.user_id!r}, the new event",
-                expected=choices(lexicon.behaviors, event.behavior),
+                expected=choices(vocabulary.behaviors, event.behavior),
                 fix="rename the behaviour, or fine-tune on a log that has it",
             )
         late = history.timestamps[-1] - event.timestamp if len(history) else 0
@@ -164,12 +164,12 @@ class GrowingHistory:
         value = np.nan if event.value is None else event.value
         return replace(
             history,
-            items=np.append(history.items, lexicon.catalogue.index([event.item])),
-            behaviors=np.append(history.behaviors, lexicon.behaviors.index(event.behavior)),
+            items=np.append(history.items, vocabulary.catalogue.index([event.item])),
+            behaviors=np.append(history.behaviors, vocabulary.behaviors.index(event.behavior)),
             timestamps=np.append(history.timestamps, event.timestamp),
             values=np.append(history.values, np.float32(value)),
-            vocabulary=lexicon.vocabulary,
-            asked_at=None,
+            code_names=vocabulary.code_names,
+            query_time=None,
         )
 
     def _encode(self, window: History) -> tuple[History, EncodedBatch]:

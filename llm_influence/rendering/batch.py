@@ -19,10 +19,10 @@ class EncodedBatch:
     Attributes:
         input_ids: (B, T) token or unit ids; 0 at padding.
         attention_mask: (B, T) bool, False at padding and at tokens hidden by removal ``mask``.
-        event_index: (B, T) the token's event, -1 for frame and padding.
+        event_index: (B, T) the token's event, -1 for prompt and padding.
         field_index: (B, T) the token's field, -1 for none.
         added_ids: (B, T, A) units added to each event's last token, -1 for none.
-        ends: (B, E + 1) place of the last frame token, then of each event's last token; 0 beyond
+        ends: (B, E + 1) place of the last prompt token, then of each event's last token; 0 beyond
             a history's events.
         num_events: (B,) events of each history.
         when: (B,) gap code from the last event to the moment of the question, 0 where unknown.
@@ -49,8 +49,8 @@ class EncodedBatch:
 
     def hide(self, kept: Tensor) -> EncodedBatch:
         """Hide the tokens of every event that (B, E) bool ``kept`` does not keep."""
-        frame = kept.new_ones(len(kept), 1)
-        visible = torch.cat([frame, kept], dim=1).gather(1, self.event_index + 1)
+        prompt = kept.new_ones(len(kept), 1)
+        visible = torch.cat([prompt, kept], dim=1).gather(1, self.event_index + 1)
         return replace(self, attention_mask=self.attention_mask & visible)
 
     def take(self, rows: Tensor) -> EncodedBatch:
@@ -68,9 +68,9 @@ class EncodedBatch:
             token_values: (B, T), zero at padding.
 
         Returns:
-            (B, E) sums by event (0 beyond a history's events), and (B,) the frame's sum.
+            (B, E) sums by event (0 beyond a history's events), and (B,) the prompt's sum.
         """
-        width = self.ends.shape[1]  # column 0 collects the frame
+        width = self.ends.shape[1]  # column 0 collects the prompt
         sums = token_values.new_zeros(len(token_values), width)
         sums.scatter_add_(1, self.event_index + 1, token_values)
         return sums[:, 1:], sums[:, 0]
@@ -106,7 +106,7 @@ def collate(encoded: EncodedHistories, rows: IntArray | None = None) -> EncodedB
 
 
 def _ends(event_index: IntArray, real: np.ndarray, num_events: IntArray) -> IntArray:
-    """(B, E + 1) last token of the frame and of each event."""
+    """(B, E + 1) last token of the prompt and of each event."""
     following = np.concatenate([event_index[:, 1:], np.full((len(event_index), 1), -2)], axis=1)
     following[:, :-1][~real[:, 1:]] = -2  # padding follows: the history ends here
     row, place = np.nonzero(real & (following != event_index))

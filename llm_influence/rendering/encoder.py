@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_influence.errors import TemplateError
 from llm_influence.rendering.template import Template
-from llm_influence.rendering.time_words import asked_codes
-from llm_influence.rendering.token_cache import Pieces, UnitPieces, WordPieces
-from llm_influence.rendering.vocabulary import EventColumns, Lexicon
+from llm_influence.rendering.time_words import query_codes
+from llm_influence.rendering.token_cache import IdTokenCache, TextTokenCache, TokenCache
+from llm_influence.rendering.vocabulary import EventColumns, Vocabulary
 from llm_influence.types import History, IntArray
 
 
@@ -27,7 +27,7 @@ class EncodedHistories:
 
     Attributes:
         input_ids: (T,) token ids (style ``text``) or unit ids (style ``token``).
-        event_index: (T,) the token's event within its history, -1 for frame tokens.
+        event_index: (T,) the token's event within its history, -1 for prompt tokens.
         field_index: (T,) the token's field (`FIELDS`), -1 for a template's own words.
         added_ids: (T, A) units of the template's added fields at each event's last token, -1
             elsewhere.
@@ -65,35 +65,35 @@ def join(parts: Sequence[EncodedHistories]) -> EncodedHistories:
 
 
 class Encoder:
-    """Renders histories for one backbone, template and lexicon.
+    """Renders histories for one backbone, template and vocabulary.
 
     Args:
         template: What is written.
-        lexicon: The words.
+        vocabulary: The words.
         style: ``token`` (one unit a field) or ``text`` (the words themselves).
         tokenizer: The backbone's tokenizer; needed for style ``text``.
         max_events: Most recent events kept.
-        max_tokens: Most tokens of a history, frame included.
+        max_tokens: Most tokens of a history, prompt included.
     """
 
     def __init__(
         self,
         template: Template,
-        lexicon: Lexicon,
+        vocabulary: Vocabulary,
         *,
         style: str,
         tokenizer: PreTrainedTokenizerBase | None = None,
         max_events: int = 50,
         max_tokens: int = 512,
     ) -> None:
-        self.template, self.lexicon, self.style = template, lexicon, style
+        self.template, self.vocabulary, self.style = template, vocabulary, style
         self.max_events, self.max_tokens = max_events, max_tokens
         self.tokenizer = tokenizer
-        self.pieces: Pieces
+        self.token_cache: TokenCache
         if style == "token":
-            self.pieces = UnitPieces(template, lexicon)
+            self.token_cache = IdTokenCache(template, vocabulary)
         elif tokenizer is not None:
-            self.pieces = WordPieces(tokenizer, template, lexicon)
+            self.token_cache = TextTokenCache(tokenizer, template, vocabulary)
         else:
             raise TemplateError(
                 "no tokenizer was given",
@@ -104,9 +104,9 @@ class Encoder:
         chunks = template.event_chunks
         self._slots = [c.field or "item" for c in chunks if c.field or style == "text"]
 
-    def with_lexicon(self, lexicon: Lexicon) -> Encoder:
-        """The same encoder over another lexicon."""
-        return self._with(self.template, lexicon)
+    def with_vocabulary(self, vocabulary: Vocabulary) -> Encoder:
+        """The same encoder over another vocabulary."""
+        return self._with(self.template, vocabulary)
 
     def with_template(self, template: Template) -> Encoder:
         """The same encoder in other words; ids of units stay if the fields are the same.
@@ -122,12 +122,12 @@ class Encoder:
                 expected=f"the same fields: {_listed(ours)}",
                 fix="choose a template of the same fields, or write one",
             )
-        return self._with(template, self.lexicon)
+        return self._with(template, self.vocabulary)
 
-    def _with(self, template: Template, lexicon: Lexicon) -> Encoder:
+    def _with(self, template: Template, vocabulary: Vocabulary) -> Encoder:
         return Encoder(
             template,
-            lexicon,
+            vocabulary,
             style=self.style,
             tokenizer=self.tokenizer,
             max_events=self.max_events,
@@ -143,11 +143,11 @@ class Encoder:
         """Render ``histories``.
 
         Raises:
-            UnknownNameError: An item or behaviour is not in the lexicon.
+            UnknownNameError: An item or behaviour is not in the vocabulary.
             TemplateError: A single event does not fit ``max_tokens``, or says nothing at all.
         """
-        frames = [self.pieces.frame(history.user) for history in histories]
-        frame_lengths = np.array([len(frame) for frame in frames], dtype=np.int64)
+        prompts = [self.token_cache.prompt(history.user) for history in histories]
+        frame_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         recent = [
             history.keep(slice(-self.max_events, None))
             if len(history) > self.max_events
@@ -160,7 +160,7 @@ class Encoder:
             recent = [h.keep(slice(n, None)) for h, n in zip(recent, dropped, strict=True)]
             columns = self._columns(recent)
         total = np.array([len(history) for history in histories], dtype=np.int64)
-        return self._assemble(frames, columns, total - columns.lengths, _when(recent))
+        return self._assemble(prompts, columns, total - columns.lengths, _when(recent))
 
     def render(self, history: History) -> str:
         """The whole text that `encode` renders (style ``text``), without truncation.
@@ -168,18 +168,18 @@ class Encoder:
         Raises:
             TemplateError: The style is ``token``, which has no text.
         """
-        if not isinstance(self.pieces, WordPieces):
+        if not isinstance(self.token_cache, TextTokenCache):
             raise TemplateError(
                 "style 'token' has no text",
                 where="Encoder.render",
                 expected="style 'text'",
                 fix="make an Encoder with style='text'",
             )
-        wording = self.pieces.wording
-        return wording.frame(history.user) + "".join(wording.events(history))
+        wording = self.token_cache.wording
+        return wording.prompt(history.user) + "".join(wording.events(history))
 
     def _columns(self, histories: Sequence[History]) -> EventColumns:
-        return self.lexicon.columns(histories, times="times" in self.template.fields)
+        return self.vocabulary.columns(histories, times="times" in self.template.fields)
 
     def _overlong(
         self, histories: Sequence[History], columns: EventColumns, room: IntArray
@@ -187,8 +187,8 @@ class Encoder:
         """(N,) how many of each history's oldest events do not fit into its ``room`` of tokens."""
         costs = np.zeros(int(columns.lengths.sum()), dtype=np.int64)
         for slot, field in enumerate(self._slots):
-            lengths = self.pieces.lookup(slot, columns.codes[field])[1]
-            costs += np.maximum(lengths, self.pieces.longest_start(slot))
+            lengths = self.token_cache.lookup(slot, columns.codes[field])[1]
+            costs += np.maximum(lengths, self.token_cache.longest_start(slot))
         ends = np.cumsum(columns.lengths)
         total = np.concatenate([[0], np.cumsum(costs)])
         suffix = np.repeat(total[ends], columns.lengths) - total[:-1]  # cost from here to the end
@@ -207,13 +207,13 @@ class Encoder:
 
     def _assemble(
         self,
-        frames: Sequence[IntArray],
+        prompts: Sequence[IntArray],
         columns: EventColumns,
         left_out: IntArray,
         when: IntArray,
     ) -> EncodedHistories:
-        """Copy frames and pieces into one flat array, in reading order."""
-        found = [self.pieces.lookup(i, columns.codes[f]) for i, f in enumerate(self._slots)]
+        """Copy prompts and pieces into one flat array, in reading order."""
+        found = [self.token_cache.lookup(i, columns.codes[f]) for i, f in enumerate(self._slots)]
         starts = np.stack([start for start, _ in found], axis=1)  # (S, slots)
         lengths = np.stack([length for _, length in found], axis=1)
         per_event = lengths.sum(axis=1)
@@ -222,27 +222,27 @@ class Encoder:
         place_in_history = _ranges(np.zeros_like(columns.lengths), columns.lengths)
         event_of_token = np.repeat(place_in_history, per_event)
 
-        frame_lengths = np.array([len(frame) for frame in frames], dtype=np.int64)
-        history_of_event = np.repeat(np.arange(len(frames)), columns.lengths)
-        body = np.bincount(history_of_event, weights=per_event, minlength=len(frames))
+        frame_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        history_of_event = np.repeat(np.arange(len(prompts)), columns.lengths)
+        body = np.bincount(history_of_event, weights=per_event, minlength=len(prompts))
         offsets = np.concatenate([[0], np.cumsum(frame_lengths + body.astype(np.int64))])
         is_frame = np.zeros(offsets[-1], dtype=bool)
         is_frame[_ranges(offsets[:-1], frame_lengths)] = True
 
-        def fill(frame: IntArray | int, events: IntArray) -> IntArray:
+        def fill(prompt: IntArray | int, events: IntArray) -> IntArray:
             column = np.empty(len(is_frame), dtype=np.int64)
-            column[is_frame], column[~is_frame] = frame, events
+            column[is_frame], column[~is_frame] = prompt, events
             return column
 
         last = np.flatnonzero(~is_frame)[np.cumsum(per_event) - 1]  # of each event
         added_ids = np.full((len(is_frame), len(self.template.added)), -1, dtype=np.int64)
-        if isinstance(self.pieces, UnitPieces):
-            added_ids[last] = self.pieces.added(columns.codes)
-        frame_ids = np.concatenate([*frames, np.empty(0, dtype=np.int64)])
+        if isinstance(self.token_cache, IdTokenCache):
+            added_ids[last] = self.token_cache.added(columns.codes)
+        frame_ids = np.concatenate([*prompts, np.empty(0, dtype=np.int64)])
         return EncodedHistories(
-            input_ids=fill(frame_ids, self.pieces.ids[flat]),
+            input_ids=fill(frame_ids, self.token_cache.ids[flat]),
             event_index=fill(-1, event_of_token),
-            field_index=fill(-1, self.pieces.fields[flat]),
+            field_index=fill(-1, self.token_cache.fields[flat]),
             added_ids=added_ids,
             offsets=offsets,
             num_events=columns.lengths,
@@ -263,9 +263,9 @@ class Encoder:
 def _when(histories: Sequence[History]) -> IntArray:
     """(N,) gap codes from each history's last event to the moment of its question."""
     last = [int(h.timestamps[-1]) if len(h) else 0 for h in histories]
-    asked = [h.asked_at or 0 for h in histories]
-    known = [len(h) > 0 and h.asked_at is not None for h in histories]
-    return asked_codes(np.array(last, np.int64), np.array(asked, np.int64), np.array(known, bool))
+    asked = [h.query_time or 0 for h in histories]
+    known = [len(h) > 0 and h.query_time is not None for h in histories]
+    return query_codes(np.array(last, np.int64), np.array(asked, np.int64), np.array(known, bool))
 
 
 def _said(template: Template) -> tuple[set[str], set[str], set[str]]:

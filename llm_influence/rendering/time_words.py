@@ -115,7 +115,7 @@ def gap_codes(timestamps: IntArray, starts: IntArray | None = None) -> npt.NDArr
     return np.where(first, 0, codes).astype(np.int32)
 
 
-def asked_codes(last: IntArray, asked: IntArray, known: BoolArray) -> npt.NDArray[np.int64]:
+def query_codes(last: IntArray, asked: IntArray, known: BoolArray) -> npt.NDArray[np.int64]:
     """Bucket the time from the last event to the moment a question is asked.
 
     Args:
@@ -133,9 +133,9 @@ def asked_codes(last: IntArray, asked: IntArray, known: BoolArray) -> npt.NDArra
     if len(gaps) and gaps.min() < 0:
         raise DataError(
             f"the question is asked {-int(gaps.min())} s before the last event",
-            where="asked_at of a history",
+            where="query_time of a history",
             expected="a moment after every event of the history",
-            fix="leave later events out, or set asked_at to the moment of the question",
+            fix="leave later events out, or set query_time to the moment of the question",
         )
     codes = np.searchsorted(GAP_EDGES, gaps, side="right")
     return np.where(known, codes, 0).astype(np.int64)

@@ -1,11 +1,11 @@
 """The text of an event, and each distinct part of it tokenized once.
 
-The text of a history, piece by piece: what a template says in a lexicon's words.
+The text of a history, piece by piece: what a template says in a vocabulary's words.
 
 Each distinct piece of a history rendered once.
 
-A piece is one chunk of a template with one word in it: ``after 3h``. `WordPieces` keeps its token
-ids (style ``text``); `UnitPieces` gives one unit id a field (style ``token``). Both answer the
+A piece is one chunk of a template with one word in it: ``after 3h``. `TextTokenCache` keeps its token
+ids (style ``text``); `IdTokenCache` gives one unit id a field (style ``token``). Both answer the
 same question, so the encoder above them does not know the style.
 """
 
@@ -21,26 +21,26 @@ from transformers import PreTrainedTokenizerBase
 from llm_influence.errors import TemplateError
 from llm_influence.rendering.template import FIELDS, Chunk, Template
 from llm_influence.rendering.time_words import gap_words, hour_words, times_words, weekday_words
-from llm_influence.rendering.vocabulary import UNKNOWN, Lexicon
+from llm_influence.rendering.vocabulary import UNKNOWN, Vocabulary
 from llm_influence.types import History, IntArray
 
 
 class Wording:
-    """A template in a lexicon's words.
+    """A template in a vocabulary's words.
 
     Attributes:
         words: For each chunk of the event line, its words by code; ``[""]`` for a bare word.
     """
 
-    def __init__(self, template: Template, lexicon: Lexicon) -> None:
-        self._template, self._lexicon = template, lexicon
+    def __init__(self, template: Template, vocabulary: Vocabulary) -> None:
+        self._template, self._lexicon = template, vocabulary
         self._chunks = template.event_chunks
         self.words: list[Sequence[str]] = [
-            field_words(lexicon, template, chunk.field) if chunk.field else [""]
+            field_words(vocabulary, template, chunk.field) if chunk.field else [""]
             for chunk in self._chunks
         ]
 
-    def frame(self, user: Mapping[str, str]) -> str:
+    def prompt(self, user: Mapping[str, str]) -> str:
         """The history line with the user's features in it."""
         chunks = self._template.history_chunks
         return " ".join(
@@ -52,7 +52,7 @@ class Wording:
         """The line of each event, every chunk with its leading space.
 
         Raises:
-            UnknownNameError: An item or behaviour is not in the lexicon.
+            UnknownNameError: An item or behaviour is not in the vocabulary.
         """
         codes = self._lexicon.columns([history], times="times" in self._template.fields).codes
         for event in range(len(history)):
@@ -75,10 +75,10 @@ class Wording:
         return "" if chunk.field and not word else " " + chunk.render(word)
 
 
-def field_words(lexicon: Lexicon, template: Template, field: str) -> Sequence[str]:
+def field_words(vocabulary: Vocabulary, template: Template, field: str) -> Sequence[str]:
     """Words of a field by code, in the template's language. Empty words are not said."""
     if field == "behavior":
-        return [_one_line(template.behaviors.get(name, name)) for name in lexicon.behaviors]
+        return [_one_line(template.behaviors.get(name, name)) for name in vocabulary.behaviors]
     if field == "gap":
         return gap_words(template.language)
     if field == "hour":
@@ -88,11 +88,11 @@ def field_words(lexicon: Lexicon, template: Template, field: str) -> Sequence[st
     if field == "weekday":
         return weekday_words(template.language)
     if field == "value":
-        return lexicon.values.words()
-    ids = [_one_line(item) for item in lexicon.catalogue.ids.to_pylist()]
+        return vocabulary.values.words()
+    ids = [_one_line(item) for item in vocabulary.catalogue.ids.to_pylist()]
     if field == "item":
         return ids
-    texts = lexicon.catalogue.texts
+    texts = vocabulary.catalogue.texts
     return [_one_line(text) or item for text, item in zip(texts, ids, strict=True)]
 
 
@@ -109,7 +109,7 @@ SAMPLE = 8
 """Events put together once to see that the tokenizer cuts at spaces."""
 
 
-class Pieces(Protocol):
+class TokenCache(Protocol):
     """Token ids of every piece, in one flat buffer."""
 
     ids: IntArray
@@ -123,11 +123,11 @@ class Pieces(Protocol):
     def longest_start(self, slot: int) -> int:
         """Length of the ``slot``-th chunk when its event has become a history's first one."""
 
-    def frame(self, user: Mapping[str, str]) -> IntArray:
+    def prompt(self, user: Mapping[str, str]) -> IntArray:
         """Token ids that stand before the first event of a user's history."""
 
 
-class WordPieces:
+class TextTokenCache:
     """Style ``text``: pieces are words, tokenised by the backbone's own fast tokenizer.
 
     Raises:
@@ -136,7 +136,7 @@ class WordPieces:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: Template, lexicon: Lexicon
+        self, tokenizer: PreTrainedTokenizerBase, template: Template, vocabulary: Vocabulary
     ) -> None:
         if not tokenizer.is_fast:
             raise TemplateError(
@@ -162,7 +162,7 @@ class WordPieces:
         self._tokenizer = tokenizer
         self._template = template
         self._chunks = template.event_chunks
-        self.wording = Wording(template, lexicon)
+        self.wording = Wording(template, vocabulary)
         self._words = self.wording.words
         self._starts = [np.zeros(len(words), dtype=np.int64) for words in self._words]
         self._lengths = [np.full(len(words), -1, dtype=np.int64) for words in self._words]
@@ -172,7 +172,7 @@ class WordPieces:
         self._check_joints()
 
     def lookup(self, slot: int, codes: IntArray) -> tuple[IntArray, IntArray]:
-        """See `Pieces.lookup`; pieces met for the first time are tokenised now."""
+        """See `TokenCache.lookup`; pieces met for the first time are tokenised now."""
         if self._chunks[slot].field is None:
             codes = np.zeros_like(codes)
         lengths = self._lengths[slot]
@@ -185,14 +185,14 @@ class WordPieces:
         return self._starts[slot][codes], found
 
     def longest_start(self, slot: int) -> int:
-        """See `Pieces.longest_start`: a gap then reads "start", all else stays."""
+        """See `TokenCache.longest_start`: a gap then reads "start", all else stays."""
         if self._chunks[slot].field != "gap":
             return 0
         return int(self.lookup(slot, np.zeros(1, dtype=np.int64))[1][0])
 
-    def frame(self, user: Mapping[str, str]) -> IntArray:
-        """See `Pieces.frame`: the start token, if the tokenizer has one, and the history line."""
-        text = self.wording.frame(user)
+    def prompt(self, user: Mapping[str, str]) -> IntArray:
+        """See `TokenCache.prompt`: the start token, if the tokenizer has one, and the history line."""
+        text = self.wording.prompt(user)
         if text not in self._frames:
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
             start = self._tokenizer.cls_token_id
@@ -230,7 +230,7 @@ class WordPieces:
 
     def _check_joints(self) -> None:
         """Put a few events together and compare with their text tokenised whole."""
-        text = self.wording.frame({})
+        text = self.wording.prompt({})
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         last = np.array([len(words) - 1 for words in self._words])
         picks = np.linspace(0, last, SAMPLE).astype(np.int64)  # (SAMPLE, slots)
@@ -265,7 +265,7 @@ def _fields_of(chunk: Chunk, word_lengths: IntArray, spans: IntArray) -> IntArra
     return np.where(touches, FIELDS.index(chunk.field), -1)
 
 
-class UnitPieces:
+class IdTokenCache:
     """Style ``token``: one unit a field.
 
     Unit ids are laid out block after block,
@@ -276,8 +276,8 @@ class UnitPieces:
     Hours, weekdays and times have units only where the template says them.
     """
 
-    def __init__(self, template: Template, lexicon: Lexicon) -> None:
-        self._template, self._lexicon = template, lexicon
+    def __init__(self, template: Template, vocabulary: Vocabulary) -> None:
+        self._template, self._lexicon = template, vocabulary
         self._slots = [chunk.field for chunk in template.event_chunks if chunk.field]
         if "text" in self._slots:
             raise TemplateError(
@@ -288,16 +288,16 @@ class UnitPieces:
             )
         blocks: dict[str, Sequence[str]] = {
             "start": ["history"],
-            "behavior": field_words(lexicon, template, "behavior"),
-            "gap": field_words(lexicon, template, "gap"),
-            "value": [UNKNOWN, *lexicon.values.words()[1:]],
+            "behavior": field_words(vocabulary, template, "behavior"),
+            "gap": field_words(vocabulary, template, "gap"),
+            "value": [UNKNOWN, *vocabulary.values.words()[1:]],
             **{
-                field: field_words(lexicon, template, field)
+                field: field_words(vocabulary, template, field)
                 for field in ("hour", "weekday", "times")
                 if field in template.fields
             },
-            **{f"user.{name}": [UNKNOWN, *words] for name, words in lexicon.features.items()},
-            "item": lexicon.catalogue.texts,
+            **{f"user.{name}": [UNKNOWN, *words] for name, words in vocabulary.features.items()},
+            "item": vocabulary.catalogue.texts,
         }
         self._first = dict(
             zip(blocks, np.cumsum([0, *(len(words) for words in blocks.values())]), strict=False)
@@ -324,7 +324,7 @@ class UnitPieces:
         return range(self._first[field], self._first[field] + self._sizes[field])
 
     def lookup(self, slot: int, codes: IntArray) -> tuple[IntArray, IntArray]:
-        """See `Pieces.lookup`: one unit each."""
+        """See `TokenCache.lookup`: one unit each."""
         first = self._first[self._slots[slot]]
         return first + codes.astype(np.int64), np.ones(len(codes), dtype=np.int64)
 
@@ -336,11 +336,11 @@ class UnitPieces:
         return np.stack(columns, axis=1) if columns else np.empty((events, 0), dtype=np.int64)
 
     def longest_start(self, slot: int) -> int:
-        """See `Pieces.longest_start`: every unit is one token long."""
+        """See `TokenCache.longest_start`: every unit is one token long."""
         return 1
 
-    def frame(self, user: Mapping[str, str]) -> IntArray:
-        """See `Pieces.frame`: the start unit and one unit a user feature of the template."""
+    def prompt(self, user: Mapping[str, str]) -> IntArray:
+        """See `TokenCache.prompt`: the start unit and one unit a user feature of the template."""
         units = [self._first["start"]]
         for name in self._template.user_features:
             code = self._lexicon.feature_code(name, user.get(name, ""))

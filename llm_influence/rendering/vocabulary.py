@@ -1,6 +1,6 @@
 """Codes and words of every field: what a model knows how to say about an event.
 
-A `Lexicon` is fitted on the training log and saved with the model. It turns histories of any log
+A `Vocabulary` is fitted on the training log and saved with the model. It turns histories of any log
 into columns of codes (behaviour, item, gap, value) and says which word stands for each code.
 """
 
@@ -17,7 +17,7 @@ from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import SchemaError, UnknownNameError, choices
 from llm_influence.rendering.time_words import gap_codes, hour_codes, times_codes, weekday_codes
-from llm_influence.types import FloatArray, History, IntArray, Vocabulary
+from llm_influence.types import CodeNames, FloatArray, History, IntArray
 
 UNKNOWN = "unknown"
 MOST_DISTINCT_VALUES = 32
@@ -67,7 +67,7 @@ class EventColumns:
 
 
 @dataclass(eq=False)
-class Lexicon:
+class Vocabulary:
     """What a model can say about events and users.
 
     Attributes:
@@ -83,13 +83,13 @@ class Lexicon:
     features: Mapping[str, tuple[str, ...]]
     catalogue: Catalogue
     counts: IntArray | None = None
-    _recodings: weakref.WeakKeyDictionary[Vocabulary, tuple[IntArray, IntArray]] = field(
+    _recodings: weakref.WeakKeyDictionary[CodeNames, tuple[IntArray, IntArray]] = field(
         default_factory=weakref.WeakKeyDictionary, repr=False
     )
 
     @classmethod
-    def fit(cls, log: BehaviorLog, features: Sequence[str] = ()) -> Lexicon:
-        """The lexicon of a training log.
+    def fit(cls, log: BehaviorLog, features: Sequence[str] = ()) -> Vocabulary:
+        """The vocabulary of a training log.
 
         Args:
             log: Events of training alone.
@@ -111,19 +111,19 @@ class Lexicon:
             known[name] = tuple(sorted(set(log.users[name].to_pylist()) - {"", None}))
         counts = np.bincount(log.items, minlength=len(log.catalogue))
         values = ValueBins.fit(log.values)
-        return cls(log.vocabulary.behaviors, values, known, log.catalogue, counts)
+        return cls(log.code_names.behaviors, values, known, log.catalogue, counts)
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The lexicon's own names, for histories written in its codes."""
-        return Vocabulary(self.catalogue.ids, self.behaviors)
+    def code_names(self) -> CodeNames:
+        """The vocabulary's own names, for histories written in its codes."""
+        return CodeNames(self.catalogue.ids, self.behaviors)
 
-    def with_catalogue(self, catalogue: Catalogue) -> Lexicon:
-        """The same lexicon over a longer catalogue, whose new items nobody has met."""
+    def with_catalogue(self, catalogue: Catalogue) -> Vocabulary:
+        """The same vocabulary over a longer catalogue, whose new items nobody has met."""
         counts = self.counts
         if counts is not None:
             counts = np.pad(counts, (0, len(catalogue) - len(counts)))
-        return Lexicon(self.behaviors, self.values, self.features, catalogue, counts)
+        return Vocabulary(self.behaviors, self.values, self.features, catalogue, counts)
 
     def columns(self, histories: Sequence[History], *, times: bool = False) -> EventColumns:
         """Codes of every event of ``histories``.
@@ -148,7 +148,7 @@ class Lexicon:
         return EventColumns(lengths, codes)
 
     def item_codes(self, history: History) -> IntArray:
-        """(E,) item codes of one history in this lexicon's catalogue."""
+        """(E,) item codes of one history in this vocabulary's catalogue."""
         return self._known_names([history])[0]
 
     def feature_code(self, name: str, value: str) -> int:
@@ -159,7 +159,7 @@ class Lexicon:
     def _known_names(self, histories: Sequence[History]) -> tuple[IntArray, IntArray]:
         items, behaviors = [], []
         for history in histories:
-            item_map, behavior_map = self._recoding(history.vocabulary)
+            item_map, behavior_map = self._recoding(history.code_names)
             items.append(item_map[history.items])
             behaviors.append(behavior_map[history.behaviors])
         joined = _join(items, np.int32), _join(behaviors, np.int32)
@@ -167,14 +167,14 @@ class Lexicon:
             self._raise_unknown(histories, items, behaviors)
         return joined
 
-    def _recoding(self, vocabulary: Vocabulary) -> tuple[IntArray, IntArray]:
-        """Maps from another vocabulary's codes to ours, -1 where we lack the name."""
-        if vocabulary not in self._recodings:
-            items = self.catalogue.find(vocabulary.items)
+    def _recoding(self, code_names: CodeNames) -> tuple[IntArray, IntArray]:
+        """Maps from another code_names's codes to ours, -1 where we lack the name."""
+        if code_names not in self._recodings:
+            items = self.catalogue.find(code_names.items)
             ours = {name: code for code, name in enumerate(self.behaviors)}
-            behaviors = [ours.get(name, -1) for name in vocabulary.behaviors]
-            self._recodings[vocabulary] = (items, np.array(behaviors, dtype=np.int32))
-        return self._recodings[vocabulary]
+            behaviors = [ours.get(name, -1) for name in code_names.behaviors]
+            self._recodings[code_names] = (items, np.array(behaviors, dtype=np.int32))
+        return self._recodings[code_names]
 
     def _raise_unknown(
         self,
@@ -184,7 +184,7 @@ class Lexicon:
     ) -> None:
         for history, item_codes, behavior_codes in zip(histories, items, behaviors, strict=True):
             for place in np.flatnonzero(behavior_codes < 0):
-                name = history.vocabulary.behaviors[history.behaviors[place]]
+                name = history.code_names.behaviors[history.behaviors[place]]
                 raise UnknownNameError(
                     f"unknown behaviour {name!r}",
                     where=f"user {history.user_id!r}, event {place}",

@@ -42,7 +42,7 @@ def data_uri(kind: str, content: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """The frame of a report. Every text may be anything: the page escapes it.
+    """The prompt of a report. Every text may be anything: the page escapes it.
 
     Attributes:
         title: Heading of the page.

@@ -76,7 +76,7 @@ def bind(field: str, test: Test, known: Known, where: str) -> Condition:
 
 
 def holds(test: ValueTest, value: Value, where: str) -> bool:
-    """Whether a value passes a test.
+    """Whether a value evaluations a test.
 
     Raises:
         ConfigError: It is compared and is no number.
@@ -114,7 +114,7 @@ def _of_user(name: str, test: ValueTest, history: History, where: str) -> bool:
 
 
 def _behaviors(history: History) -> Value:
-    return tuple(history.vocabulary.behaviors[code] for code in np.unique(history.behaviors))
+    return tuple(history.code_names.behaviors[code] for code in np.unique(history.behaviors))
 
 
 def _check_behaviors(names: Iterable[str], known: Known, where: str) -> None:
@@ -140,7 +140,7 @@ def _shares(test: SharesTest, known: Known, where: str) -> Condition:
         if test.value_from is not None:
             counted &= history.values >= test.value_from  # False of an event without a value
         if test.behaviors:
-            names = np.array(history.vocabulary.behaviors)
+            names = np.array(history.code_names.behaviors)
             counted &= np.isin(names[history.behaviors], test.behaviors)
         those = codes[counted][-1:] if test.with_ == "last" else codes[counted]
         if not len(those):  # nothing to share with: the rule says nothing

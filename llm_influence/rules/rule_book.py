@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_influence.config.rules import Rule, Test
 from llm_influence.data.knowledge_graph import ItemFacts
-from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.rendering.vocabulary import Vocabulary
 from llm_influence.rules.conditions import Answer, Condition, Known, bind
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
@@ -82,16 +82,18 @@ class RuleBook:
 
     Args:
         rules: The rules.
-        lexicon: Items and behaviours by code.
+        vocabulary: Items and behaviours by code.
         facts: What a graph says of the items, if there is one.
 
     Raises:
         ConfigError: A field of a rule is not known here; names the rule and the field.
     """
 
-    def __init__(self, rules: Sequence[Rule], lexicon: Lexicon, facts: ItemFacts | None) -> None:
-        self.rules, self._lexicon = list(rules), lexicon
-        known = Known(lexicon.catalogue, facts, lexicon.behaviors)
+    def __init__(
+        self, rules: Sequence[Rule], vocabulary: Vocabulary, facts: ItemFacts | None
+    ) -> None:
+        self.rules, self._lexicon = list(rules), vocabulary
+        known = Known(vocabulary.catalogue, facts, vocabulary.behaviors)
         self._bound = [
             _Bound(
                 rule,

@@ -68,7 +68,7 @@ def events_before(kept: BoolArray, hidden: BoolArray | None = None) -> npt.NDArr
     """(E + 1,) for each event and the one after the window, the number of the event asked at.
 
     An event is predicted from the state after the last event before it that can be seen; this is
-    that one's number among the kept events, counted from 1, and 0 is the frame.
+    that one's number among the kept events, counted from 1, and 0 is the prompt.
 
     Args:
         kept: (E,) bool, events that are rendered.

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, feedback_labels
-from llm_influence.evaluation.evaluate import Questions
+from llm_influence.evaluation.evaluate import Examples
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder, join
-from llm_influence.rendering.time_words import asked_codes
+from llm_influence.rendering.time_words import query_codes
 from llm_influence.training.augmentation import (
     EventDropout,
     View,
@@ -72,7 +72,7 @@ class WindowDataset(Dataset[Window]):
     """Windows of all users, cut backwards from each user's last event, so the newest is full.
 
     The last training event of a user is a label alone: nothing follows it to be predicted. A
-    user's only event is predicted from the frame.
+    user's only event is predicted from the prompt.
 
     Args:
         log: Events of training.
@@ -123,9 +123,9 @@ class WindowCollator:
     Labels of feedback (NaN where none is asked) and the gap codes ``label_when`` from the last
     kept event to each label come with them where a head wants them.
 
-    Labels are (B, L), one for each event that a window shows and for the one after. ``asked_at``
+    Labels are (B, L), one for each event that a window shows and for the one after. ``query_time``
     (B, L) is the token from whose state each is predicted: the last one of the last event before
-    it that can be seen, or of the frame for the first. Events that ``dropout`` leaves out are not
+    it that can be seen, or of the prompt for the first. Events that ``dropout`` leaves out are not
     rendered, the gap behind them is measured from the last event that is there, and every event
     remains a label (docs/decisions/0006-event-dropout.md).
 
@@ -140,7 +140,7 @@ class WindowCollator:
         pseudo: Labels and weights to use instead of the log's own; default: those, all alike.
         when: Whether heads read the gap to the question.
         swaps: Also render every window with a feature of its user changed: ``swapped``, an
-            `EncodedBatch` of B rows by name, and ``swapped_at`` (B, L) as ``asked_at``; default:
+            `EncodedBatch` of B rows by name, and ``swapped_at`` (B, L) as ``query_time``; default:
             do not.
 
     Raises:
@@ -184,7 +184,7 @@ class WindowCollator:
             (events_before(k, view.hidden) - n).clip(0)
             for k, view, n in zip(kept, views, left_out, strict=True)
         ]
-        labels = self._encoder.lexicon.columns(shown)
+        labels = self._encoder.vocabulary.columns(shown)
         places = _pad(np.concatenate(before), labels.lengths, 0)
         untaught = _untaught(windows, views)
         codes = {
@@ -194,7 +194,7 @@ class WindowCollator:
             **batch_inputs(batch),
             "labels": _pad(codes["item"], labels.lengths, IGNORE),
             "behavior_labels": _pad(codes["behavior"], labels.lengths, IGNORE),
-            "asked_at": batch.ends.gather(1, places),
+            "query_time": batch.ends.gather(1, places),
         }
         if self._when:  # hidden events are there, so that the gap is measured from them
             rendered = [(events_before(k) - n).clip(0) for k, n in zip(kept, left_out, strict=True)]
@@ -283,16 +283,16 @@ class RowDataset(Dataset[int]):
 
 
 class RowCollator:
-    """Rows of an evaluation set to one batch with what came (`Questions.answers`)."""
+    """Rows of an evaluation set to one batch with what came (`Examples.answers`)."""
 
-    def __init__(self, questions: Questions, encoder: Encoder) -> None:
-        self._questions, self._encoder = questions, encoder
+    def __init__(self, examples: Examples, encoder: Encoder) -> None:
+        self._examples, self._encoder = examples, encoder
 
     def __call__(self, numbers: Sequence[int]) -> Inputs:
         """See the class."""
-        histories = self._questions.histories(numbers)
+        histories = self._examples.histories(numbers)
         inputs = batch_inputs(collate(self._encoder.encode(histories)))
-        return inputs | self._questions.answers(numbers, histories)
+        return inputs | self._examples.answers(numbers, histories)
 
 
 def batch_inputs(batch: EncodedBatch) -> Inputs:
@@ -314,7 +314,7 @@ def _gaps(
     last = [np.append(0, times)[count] for times, count in zip(visible, before, strict=True)]
     known = np.concatenate(before) > 0
     asked = np.concatenate([history.timestamps for history in whole])
-    return asked_codes(np.concatenate(last), asked, known)
+    return query_codes(np.concatenate(last), asked, known)
 
 
 def _pad(codes: np.ndarray, lengths: np.ndarray, filler: float) -> Tensor:

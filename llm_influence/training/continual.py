@@ -1,13 +1,13 @@
-"""Windows of a warm update: what is new, and a share of what the model knew before.
+"""Windows of a continual fine-tuning: what is new, and a share of what the model knew before.
 
 Training on new events alone moves a model away from what it learned (catastrophic forgetting,
 McCloskey & Cohen 1989); reading some of the old ones again holds it there (rehearsal, Robins 1995;
 experience replay in Rolnick et al. 2019, arXiv:1811.11682).
 
-A warm update: a finished run goes on with the newest events, and is told again of the old ones.
+A continual fine-tuning: a finished run goes on with the newest events, and is told again of the old ones.
 
-The weights, the lexicon and the catalogue are the run's; new items join by their text. What is
-measured is measured twice, before training and after it, on questions of the old period and of the
+The weights, the vocabulary and the catalogue are the run's; new items join by their text. What is
+measured is measured twice, before training and after it, on examples of the old period and of the
 new one: the first says what was forgotten, the second what was gained.
 """
 
@@ -105,8 +105,8 @@ class UpdateResult:
 
     Attributes:
         folder: The new run folder.
-        old: Metrics on the old period's questions, ``before`` and ``after``.
-        new: The same on the new period's test questions.
+        old: Metrics on the old period's examples, ``before`` and ``after``.
+        new: The same on the new period's test examples.
         windows: How many windows of an epoch were ``new`` and how many ``replayed``.
         seconds: Wall-clock seconds of training, validations included.
     """
@@ -181,7 +181,7 @@ def update(
 
     Each epoch reads every window that ends in the new period, whose new events alone are labels,
     and a fixed draw of the windows that the run was trained on (`ReplayWindows`). The epoch is
-    chosen on the new period's validation questions.
+    chosen on the new period's validation examples.
 
     Args:
         model: The run's folder.
@@ -235,14 +235,14 @@ def update(
 
 
 def prepare(model: InfluenceModel, periods: Periods) -> None:
-    """Let new items join by their text, and count the events that train (`Lexicon.counts`)."""
+    """Let new items join by their text, and count the events that train (`Vocabulary.counts`)."""
     if len(periods.added):
         model.add_items(periods.added)
     items = len(model.catalogue)
-    lexicon = replace(
-        model.encoder.lexicon, counts=np.bincount(periods.split.train.items, minlength=items)
+    vocabulary = replace(
+        model.encoder.vocabulary, counts=np.bincount(periods.split.train.items, minlength=items)
     )
-    model.encoder = model.encoder.with_lexicon(lexicon)
+    model.encoder = model.encoder.with_vocabulary(vocabulary)
 
 
 def update_trainer(
@@ -263,7 +263,7 @@ def update_trainer(
 
 
 def measure_periods(trainer: InfluenceTrainer, periods: Periods) -> dict[str, Metrics]:
-    """Metrics on the ``old`` period's questions and the ``new`` one's test questions."""
+    """Metrics on the ``old`` period's examples and the ``new`` one's test examples."""
     parts = {"old": periods.old, "new": periods.split.test}
     return {name: trainer.measure(rows) for name, rows in parts.items()}
 
@@ -286,7 +286,7 @@ def _check_values(model: InfluenceModel, train: BehaviorLog, periods: Periods) -
     """
     if len(np.unique(train.values[~np.isnan(train.values)])) > MOST_DISTINCT_VALUES:
         return
-    log, known = periods.split.log, model.encoder.lexicon.values.edges
+    log, known = periods.split.log, model.encoder.vocabulary.values.edges
     fresh = (log.timestamps >= periods.since) & ~np.isnan(log.values)
     strange = fresh & ~np.isin(log.values, known)
     if strange.any():

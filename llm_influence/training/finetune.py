@@ -70,7 +70,7 @@ def finetune(
         config: The run.
         resume: Go on from the last checkpoint in the folder, if there is one.
         measure_test: False leaves the test split unread: what trains and measures the model is
-            given a split without test questions. The folder holds the whole split all the same.
+            given a split without test examples. The folder holds the whole split all the same.
         callbacks: More of them for the trainer.
         cache: Folder of the items' text vectors, for runs that share them; default: in the run's.
 

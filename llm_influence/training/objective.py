@@ -232,7 +232,7 @@ class NextEventObjective(nn.Module):
         self,
         labels: Tensor,
         behavior_labels: Tensor,
-        asked_at: Tensor,
+        query_time: Tensor,
         num_items_in_batch: Tensor | int | None = None,
         step: int = 0,
         label_when: Tensor | None = None,
@@ -249,7 +249,7 @@ class NextEventObjective(nn.Module):
         Args:
             labels: (B, L) items to be predicted, by code.
             behavior_labels: (B, L) their events' behaviours, by code.
-            asked_at: (B, L) place of the token from whose state each is predicted.
+            query_time: (B, L) place of the token from whose state each is predicted.
             num_items_in_batch: Labels of the whole step; default: of this micro-batch.
             step: Number of the optimiser step; says which items are drawn.
             label_when: (B, L) gap code from the last event before each to its own moment; needed
@@ -260,7 +260,7 @@ class NextEventObjective(nn.Module):
             pairs: The tensors of an `EncodedBatch` of 2B rows, two views of each window.
             owners: (B,) users of the windows, see `contrastive_loss`.
             swapped: The tensors of an `EncodedBatch` of B rows, a feature of each user changed.
-            swapped_at: (B, L) as ``asked_at``.
+            swapped_at: (B, L) as ``query_time``.
             inputs: The tensors of an `EncodedBatch`.
         """
         batch, known = EncodedBatch(**inputs), labels != IGNORE
@@ -276,14 +276,14 @@ class NextEventObjective(nn.Module):
 
         def loss_at(vectors: Tensor) -> Tensor:
             """Summed loss of all heads, from (B, T, H) input vectors."""
-            return self._heads_loss(self._asked_states(batch, asked_at, vectors)[known], wanted)
+            return self._heads_loss(self._asked_states(batch, query_time, vectors)[known], wanted)
 
         loss = adversarial_loss(loss_at, self.model.embed(batch), self.adversarial)
         if pairs is not None and owners is not None:
             loss = loss + self.contrastive.weight * self._pairs_loss(pairs, owners, known)
         if swapped is not None and swapped_at is not None:
             others = self._asked_states(EncodedBatch(**swapped), swapped_at)[known]
-            own = self._asked_states(batch, asked_at)[known]
+            own = self._asked_states(batch, query_time)[known]
             pair = [self._when_asked(each, wanted) for each in (own, others)]
             loss = loss + self.fairness.weight * inconsistency(self.model, pair)
         penalty = self.model.adapter.penalty()

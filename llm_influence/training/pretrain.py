@@ -45,7 +45,7 @@ from llm_influence.modeling.saving import restore_weights
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import FIELDS
-from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.training.augmentation import drawn_items
 from llm_influence.training.base_trainer import (
     AttentionOf,
@@ -230,12 +230,12 @@ class LanguageObjective(nn.Module):
 
     def _units(self, states: Tensor, labels: Tensor, step: int) -> Tensor:
         """Loss of units, each against those of its field."""
-        first, pieces = self.model.first_item, self.model.encoder.pieces
+        first, pieces = self.model.first_item, self.model.encoder.token_cache
         items = labels >= first
         loss = self._item_loss(states[items], labels[items] - first, step)
         said = {chunk.field for chunk in self.model.encoder.template.event_chunks}
         for field in [field for field in OWN_BLOCKS if field in said]:
-            units = pieces.units_of(field) if isinstance(pieces, UnitPieces) else range(0)
+            units = pieces.units_of(field) if isinstance(pieces, IdTokenCache) else range(0)
             own = (labels >= units.start) & (labels < units.stop)
             vectors = self.model.units(slice(units.start, units.stop))
             loss = loss + _cross_entropy(

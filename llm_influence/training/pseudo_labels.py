@@ -161,14 +161,14 @@ def _asked(
     model: InfluenceModel,
     labels: Tensor,
     behavior_labels: Tensor,
-    asked_at: Tensor,
+    query_time: Tensor,
     label_when: Tensor | None = None,
     **inputs: Tensor,
 ) -> Tensor:
     known = labels != IGNORE
     batch = EncodedBatch(**inputs)
-    states = torch.take_along_dim(model.states(batch), asked_at[..., None], dim=1)
-    states = model.remember(states, batch, asked_at)[known]
+    states = torch.take_along_dim(model.states(batch), query_time[..., None], dim=1)
+    states = model.remember(states, batch, query_time)[known]
     if label_when is not None:
         states = model.asked(states, label_when[known])
     return model.feedback(states, labels[known], behavior_labels[known])
@@ -186,7 +186,7 @@ def confident(
     Behaviours that never have a label in training are not guessed: nobody is asked about them.
     """
     names = model.trained_feedback.scale.behaviors
-    codes = [log.vocabulary.behaviors.index(name) for name in names]
+    codes = [log.code_names.behaviors.index(name) for name in names]
     sure = np.abs(odds) >= math.log(config.threshold / (1 - config.threshold))
     return np.isnan(real) & np.isin(log.behaviors, codes) & sure
 

@@ -18,7 +18,7 @@ is added for every label, where p and q are the chances of the next item as it i
 (the counterfactual logit pairing of Garg et al. 2019, arXiv:1809.10610, on distributions). What the
 events say is left alone: groups whose histories differ still get different predictions.
 
-Costs two more passes: about three times the time of a step.
+Costs two more evaluations: about three times the time of a step.
 
 Inverse propensity weights: labels of items that were rarely shown count more.
 
@@ -147,7 +147,7 @@ class Swaps:
     def __init__(self, config: FairnessConfig, encoder: Encoder, seed: int = 0) -> None:
         self.on = config.weight > 0
         self._names, self._seed = tuple(config.features) if self.on else (), seed
-        self._values = dict(encoder.lexicon.features)
+        self._values = dict(encoder.vocabulary.features)
         for name in self._names:
             if len(self._values.get(name, ())) < 2:
                 known = [each for each, values in self._values.items() if len(values) > 1]

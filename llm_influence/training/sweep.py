@@ -107,7 +107,7 @@ Settings = dict[str, object]
 
 FIXED = {
     "output": "every trial has a folder of its own",
-    "data": "trials on other data have other validation questions",
+    "data": "trials on other data have other validation examples",
     "evaluation": "trials that are measured otherwise cannot be compared",
     "train.validations_per_epoch": "trials are compared validation by validation",
     "update": "a search trains from the beginning",

@@ -26,7 +26,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, Split, feedback_labels
 from llm_influence.errors import DataError
 from llm_influence.evaluation.evaluate import (
-    Questions,
+    Examples,
     check_chosen,
     chosen_metric,
     head_metrics,
@@ -227,10 +227,8 @@ class InfluenceTrainer(ModelTrainer):
     def _row_collator(self, rows: EvaluationSet) -> RowCollator:
         exclude, feedback = self._config.evaluation.exclude_seen, self._config.model.feedback
         model = self.influence_model
-        questions = Questions(
-            rows, exclude_seen=exclude, feedback=feedback, rules=model.rule_scores
-        )
-        return RowCollator(questions, model.encoder)
+        examples = Examples(rows, exclude_seen=exclude, feedback=feedback, rules=model.rule_scores)
+        return RowCollator(examples, model.encoder)
 
     # --- checkpoints -----------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
-"""Captum's methods as contenders: the same model, target and removal as ours.
+"""Captum's methods as compared: the same model, target and removal as ours.
 
 Each is ``(task, **options) -> Attribution``. Perturbation methods see a history as one row of P
 zeros and ones, and what a row is worth is the task's own value function, so "without an event"
 means for them what it means for ours. Gradient methods see the input vectors. Captum's defaults
-are kept but for the number of samples, which follows a budget of passes.
+are kept but for the number of samples, which follows a budget of evaluations.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def feature_ablation(task: Task) -> Attribution:
 
 
 def shapley_value_sampling(task: Task, *, budget: int = 200) -> Attribution:
-    """Captum's permutation sampling; a permutation of P events takes P passes."""
+    """Captum's permutation sampling; a permutation of P events takes P evaluations."""
     return _by_masks(
         task,
         lambda value, ones, zeros: ShapleyValueSampling(value).attribute(
@@ -77,7 +77,7 @@ def layer_integrated_gradients(task: Task, *, steps: int = 50) -> Attribution:
         n_steps=steps,
         internal_batch_size=max(ROWS, len(rows)),
     )
-    return _by_tokens(task, reader, scores.sum(-1), passes=2 * steps + 2)
+    return _by_tokens(task, reader, scores.sum(-1), evaluations=2 * steps + 2)
 
 
 def input_x_gradient(task: Task) -> Attribution:
@@ -87,7 +87,7 @@ def input_x_gradient(task: Task) -> Attribution:
     scores = InputXGradient(reader).attribute(
         vectors.requires_grad_(), additional_forward_args=(rows,)
     )
-    return _by_tokens(task, reader, scores.sum(-1), passes=3)
+    return _by_tokens(task, reader, scores.sum(-1), evaluations=3)
 
 
 def saliency(task: Task) -> Attribution:
@@ -95,7 +95,7 @@ def saliency(task: Task) -> Attribution:
     reader = Reader(task)
     vectors, rows = reader.inputs()
     scores = Saliency(reader).attribute(vectors.requires_grad_(), additional_forward_args=(rows,))
-    return _by_tokens(task, reader, scores.sum(-1), passes=3)
+    return _by_tokens(task, reader, scores.sum(-1), evaluations=3)
 
 
 class Reader(nn.Module):
@@ -133,7 +133,7 @@ def _by_masks(task: Task, explain: Explain) -> Attribution:
             found = explain(_value(task, row), torch.ones(1, size), torch.zeros(1, size))
         scores.append(found[0].double().numpy())
     base, full = task.values.ends()
-    return Attribution(scores, np.zeros(len(scores)), base, full, task.values.passes.copy())
+    return Attribution(scores, np.zeros(len(scores)), base, full, task.values.evaluations.copy())
 
 
 def _value(task: Task, row: int) -> Callable[[Tensor], Tensor]:
@@ -147,7 +147,7 @@ def _value(task: Task, row: int) -> Callable[[Tensor], Tensor]:
     return value
 
 
-def _by_tokens(task: Task, reader: Reader, tokens: Tensor, *, passes: int) -> Attribution:
+def _by_tokens(task: Task, reader: Reader, tokens: Tensor, *, evaluations: int) -> Attribution:
     """Sum (N, T) token scores by event."""
     scores, frame = task.batch.event_sums(tokens.detach() * task.batch.attention_mask)
     vectors, rows = reader.inputs()
@@ -158,7 +158,7 @@ def _by_tokens(task: Task, reader: Reader, tokens: Tensor, *, passes: int) -> At
         frame=frame.cpu().double().numpy(),
         base=base.cpu().double().numpy(),
         full=full.cpu().double().numpy(),
-        passes=np.full(len(rows), passes, dtype=np.int64),
+        evaluations=np.full(len(rows), evaluations, dtype=np.int64),
     )
 
 

@@ -27,10 +27,10 @@ from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.types import History
 
 
-def shapley_sampling(function: Function, passes: int, seed: int) -> Floats:
-    """`ShapleyValueSampling`: a permutation costs E passes, all in one call."""
+def shapley_sampling(function: Function, evaluations: int, seed: int) -> Floats:
+    """`ShapleyValueSampling`: a permutation costs E evaluations, all in one call."""
     torch.manual_seed(seed)
-    permutations = max(1, round((passes - 1) / function.size))
+    permutations = max(1, round((evaluations - 1) / function.size))
     method = ShapleyValueSampling(function.tensor)
     ones = torch.ones(1, function.size)
     found = method.attribute(
@@ -39,11 +39,11 @@ def shapley_sampling(function: Function, passes: int, seed: int) -> Floats:
     return found[0].double().numpy()
 
 
-def kernel_shap(function: Function, passes: int, seed: int) -> Floats:
+def kernel_shap(function: Function, evaluations: int, seed: int) -> Floats:
     """`KernelShap`: all samples in one call, beside one of the history as it is."""
     torch.manual_seed(seed)
     np.random.seed(seed)
-    samples = max(function.size + 2, passes - 1)
+    samples = max(function.size + 2, evaluations - 1)
     method = KernelShap(function.tensor)
     ones = torch.ones(1, function.size)
     found = method.attribute(ones, baselines=0.0, n_samples=samples, perturbations_per_eval=samples)
@@ -105,7 +105,7 @@ def mean_baseline(model: InfluenceModel, batch: EncodedBatch, inputs: Tensor) ->
     The baseline of our own method, `integrated_gradients`, written again from its definition.
     """
     vectors = model.units(slice(None))
-    field_of = torch.from_numpy(model.encoder.pieces.fields).to(vectors.device)
+    field_of = torch.from_numpy(model.encoder.token_cache.fields).to(vectors.device)
     start = inputs.clone()
     for place in torch.nonzero(batch.event_index[0] >= 0)[:, 0].tolist():
         field = batch.field_index[0, place]

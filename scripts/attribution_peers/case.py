@@ -21,10 +21,10 @@ REMOVAL = "drop"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explained:
-    """What one system made of one history: (E,) scores, its passes and its seconds."""
+    """What one system made of one history: (E,) scores, its evaluations and its seconds."""
 
     scores: Floats
-    passes: int
+    evaluations: int
     seconds: float
 
 
@@ -54,11 +54,11 @@ class Case:
         begun = time.perf_counter()
         found = METHODS[method].run(task, **options)
         seconds = time.perf_counter() - begun
-        return Explained(found.scores[0], int(found.passes[0]), seconds), found
+        return Explained(found.scores[0], int(found.evaluations[0]), seconds), found
 
 
 def choose_cases(
-    model: InfluenceModel, questions: EvaluationSet, events: int, count: int, seed: int
+    model: InfluenceModel, examples: EvaluationSet, events: int, count: int, seed: int
 ) -> list[Case]:
     """The last ``events`` events before the tested one, of ``count`` users drawn from all.
 
@@ -67,11 +67,11 @@ def choose_cases(
     """
     if model.encoder.max_events < events:
         raise SystemExit(f"the model reads {model.encoder.max_events} events, not {events}")
-    enough = np.flatnonzero(questions.positions >= events)
+    enough = np.flatnonzero(examples.positions >= events)
     if len(enough) < count:
         raise SystemExit(f"{len(enough)} users have {events} events, {count} are wanted")
     chosen = np.random.default_rng(seed).permutation(enough)[:count]
-    return [_case(model, questions.history(int(row)), events) for row in chosen]
+    return [_case(model, examples.history(int(row)), events) for row in chosen]
 
 
 def _case(model: InfluenceModel, whole: History, events: int) -> Case:

@@ -80,7 +80,7 @@ def _peer(case: Case, batch: int, repeats: int, store: Store) -> Record:
             "seconds": min(taken),
             "gap": float(gap),
             "base": base,
-            "passes": 2 * STEPS + 2,
+            "evaluations": 2 * STEPS + 2,
         }
 
     return store.keep(f"{case.key} | captum, {batch} a batch, best of {repeats}", explain)
@@ -96,7 +96,7 @@ def _ours(case: Case, tolerance: float, repeats: int, store: Store) -> Record:
             "seconds": min(run.seconds for run, _ in runs),
             "gap": float(found.completeness_gaps()[0]),
             "base": float(found.base[0]),
-            "passes": explained.passes,
+            "evaluations": explained.evaluations,
             "converged": converged,
         }
 
@@ -110,7 +110,7 @@ def _row(system: str, size: int, tolerance: float, records: Sequence[Record]) ->
         "task": f"integrated gradients, {size} events",
         "metric": "seconds a history, median",
         "value": statistics.median(record["seconds"] for record in records),
-        "passes": statistics.median(record["passes"] for record in records),
+        "evaluations": statistics.median(record["evaluations"] for record in records),
         "completeness_gap": statistics.median(gaps),
         "largest_gap": max(gaps),
         "share_within": sum(gap <= tolerance for gap in gaps) / len(gaps),

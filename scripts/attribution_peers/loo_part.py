@@ -64,7 +64,11 @@ def _peer(case: Case, token_budget: int, per_eval: int, repeats: int, store: Sto
             begun = time.perf_counter()
             scores = captum_peer.feature_ablation(function, per_eval)
             taken.append(time.perf_counter() - begun)
-        return {"scores": scores.tolist(), "passes": function.passes, "seconds": min(taken)}
+        return {
+            "scores": scores.tolist(),
+            "evaluations": function.evaluations,
+            "seconds": min(taken),
+        }
 
     key = f"{case.key} | captum FeatureAblation, {per_eval} masks a call, best of {repeats}"
     return store.keep(key, explain)
@@ -76,7 +80,7 @@ def _ours(case: Case, dtype: str, repeats: int, store: Store) -> Record:
         seconds = min(explained.seconds for explained in found)
         return {
             "scores": found[0].scores.tolist(),
-            "passes": found[0].passes,
+            "evaluations": found[0].evaluations,
             "seconds": seconds,
         }
 
@@ -97,6 +101,6 @@ def _row(system: str, size: int, records: Sequence[Record]) -> Record:
         "task": f"leave one out, {size} events",
         "metric": "seconds a history, mean",
         "value": _total(records) / len(records),
-        "passes": statistics.median(record["passes"] for record in records),
+        "evaluations": statistics.median(record["evaluations"] for record in records),
         "histories": len(records),
     }

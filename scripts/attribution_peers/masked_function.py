@@ -27,16 +27,16 @@ class Function(ABC):
         size: Events E.
 
     Attributes:
-        passes: Masks evaluated so far, repeated ones included.
+        evaluations: Masks evaluated so far, repeated ones included.
     """
 
     def __init__(self, size: int) -> None:
-        self.size, self.passes = size, 0
+        self.size, self.evaluations = size, 0
 
     def __call__(self, masks: npt.ArrayLike) -> Floats:
         """(M,) values of (M, E) masks, True where an event is kept."""
         kept = np.asarray(masks, dtype=bool)
-        self.passes += len(kept)
+        self.evaluations += len(kept)
         return self.values(kept)
 
     def tensor(self, masks: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Shapley values: error at equal passes, and seconds to equal error."""
+"""Shapley values: error at equal evaluations, and seconds to equal error."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Setting:
         token_budget: Of the peers' function.
         seeds: Seeds; each history is explained once with each when errors are measured.
         tolerance: The relative RMSE to reach.
-        most_passes: A peer that needs more is said not to have reached it.
-        reference_passes: Of the long reference; 0: exact values.
+        most_evaluations: A peer that needs more is said not to have reached it.
+        reference_evaluations: Of the long reference; 0: exact values.
     """
 
     cases: Sequence[Case]
@@ -53,23 +53,23 @@ class Setting:
     token_budget: int
     seeds: Sequence[int]
     tolerance: float
-    most_passes: int
-    reference_passes: int
+    most_evaluations: int
+    reference_evaluations: int
 
 
-def measure(setting: Setting, store: Store, *, passes: int | None) -> Measured:
-    """Rows and figures; ``passes``: also compare the errors at so many passes."""
-    if not options_of("shapley") >= {"passes", "tolerance"}:
-        raise SystemExit("method 'shapley' has no options 'passes' and 'tolerance'")
+def measure(setting: Setting, store: Store, *, evaluations: int | None) -> Measured:
+    """Rows and figures; ``evaluations``: also compare the errors at so many evaluations."""
+    if not options_of("shapley") >= {"evaluations", "tolerance"}:
+        raise SystemExit("method 'shapley' has no options 'evaluations' and 'tolerance'")
     trials = Trials(setting, store)
     size = len(setting.cases[0].history)
     rows, figures = _reference_rows(size, trials.truths), {}
-    if passes is not None:
-        found = {system: trials.errors(system, passes) for system in SYSTEMS}
-        rows += [_error_row(system, size, passes, found[system]) for system in SYSTEMS]
+    if evaluations is not None:
+        found = {system: trials.errors(system, evaluations) for system in SYSTEMS}
+        rows += [_error_row(system, size, evaluations, found[system]) for system in SYSTEMS]
         medians = {system: _median(found[system], "error") for system in SYSTEMS}
         best = min(medians[peer] for peer in PEERS)
-        figures[f"shapley_error_ratio_{passes}"] = medians[OURS] / best
+        figures[f"shapley_error_ratio_{evaluations}"] = medians[OURS] / best
     timed = {system: trials.to_tolerance(system) for system in SYSTEMS}
     tried = {system: timed[system] or trials.largest(system) for system in SYSTEMS}
     rows += [
@@ -86,7 +86,7 @@ def measure(setting: Setting, store: Store, *, passes: int | None) -> Measured:
 
 
 class Trials:
-    """Explanations by every system, with their errors, passes and seconds.
+    """Explanations by every system, with their errors, evaluations and seconds.
 
     Args:
         setting: What is measured.
@@ -100,24 +100,24 @@ class Trials:
         self._setting, self._store = setting, store
         self.truths = [self._truth(case) for case in setting.cases]
 
-    def errors(self, system: str, passes: int, cases: int | None = None) -> list[Record]:
+    def errors(self, system: str, evaluations: int, cases: int | None = None) -> list[Record]:
         """A record for each of the first ``cases`` histories and each seed; from tables if any."""
-        return self._explained(system, passes, cases, timed=False)
+        return self._explained(system, evaluations, cases, timed=False)
 
     def to_tolerance(self, system: str) -> list[Record] | None:
-        """Records of all histories, timed, at about the fewest passes within the tolerance.
+        """Records of all histories, timed, at about the fewest evaluations within the tolerance.
 
         The pilot's budget is raised until the median error of all is within. None: out of reach.
         """
         setting = self._setting
 
-        def enough(passes: int) -> bool:
-            found = self.errors(system, passes, setting.pilot)
+        def enough(evaluations: int) -> bool:
+            found = self.errors(system, evaluations, setting.pilot)
             return _median(found, "error") <= setting.tolerance
 
         first = 2 * len(setting.cases[0].history) + 2
-        budget = smallest(enough, first=first, most=setting.most_passes)
-        while budget is not None and budget <= setting.most_passes:
+        budget = smallest(enough, first=first, most=setting.most_evaluations)
+        while budget is not None and budget <= setting.most_evaluations:
             found = self._explained(system, budget, None, timed=True)
             if _median(found, "error") <= setting.tolerance:
                 return found
@@ -127,13 +127,13 @@ class Trials:
     def largest(self, system: str) -> list[Record]:
         """Records of the pilot at the largest budget that was tried of a system out of reach."""
         budget = 2 * len(self._setting.cases[0].history) + 2
-        while 2 * budget <= self._setting.most_passes:
+        while 2 * budget <= self._setting.most_evaluations:
             budget *= 2
         return self.errors(system, budget, self._setting.pilot)
 
     def _truth(self, case: Case) -> Record:
         setting, function = self._setting, case.function(self._setting.token_budget)
-        wanted = setting.reference_passes
+        wanted = setting.reference_evaluations
 
         def find() -> Record:
             if not wanted:
@@ -145,35 +145,35 @@ class Trials:
         return self._store.keep(f"{case.key} | truth, {wanted or 'exact'}", find)
 
     def _explained(
-        self, system: str, passes: int, cases: int | None, *, timed: bool
+        self, system: str, evaluations: int, cases: int | None, *, timed: bool
     ) -> list[Record]:
         pairs = list(zip(self._setting.cases, self.truths, strict=True))[:cases]
         return [
-            self._one(system, case, truth, passes, seed, timed=timed)
+            self._one(system, case, truth, evaluations, seed, timed=timed)
             for case, truth in pairs
             for seed in self._setting.seeds
         ]
 
     def _one(
-        self, system: str, case: Case, truth: Record, passes: int, seed: int, *, timed: bool
+        self, system: str, case: Case, truth: Record, evaluations: int, seed: int, *, timed: bool
     ) -> Record:
         by_table = "table" in truth and not timed and system != OURS
 
         def explain() -> Record:
             if system == OURS:
-                found = case.ours("shapley", seed=seed, passes=passes, tolerance=0.0)[0]
+                found = case.ours("shapley", seed=seed, evaluations=evaluations, tolerance=0.0)[0]
             elif by_table:
-                found = _peer(system, TableFunction(np.array(truth["table"])), passes, seed)
+                found = _peer(system, TableFunction(np.array(truth["table"])), evaluations, seed)
             else:
                 function = case.function(self._setting.token_budget)
-                found = _peer(system, function, passes, seed)
+                found = _peer(system, function, evaluations, seed)
             error = relative_rmse(found.scores, np.array(truth["scores"]))
             error = max(error**2 - truth.get("error", 0.0) ** 2, 0.0) ** 0.5  # without the truth's
-            return {"error": error, "passes": found.passes, "seconds": found.seconds}
+            return {"error": error, "evaluations": found.evaluations, "seconds": found.seconds}
 
         place = "from the table" if by_table else "by the model"
         return self._store.keep(
-            f"{case.key} | {system} | {passes} passes, seed {seed}, {place}", explain
+            f"{case.key} | {system} | {evaluations} evaluations, seed {seed}, {place}", explain
         )
 
 
@@ -184,11 +184,11 @@ def warm(case: Case) -> None:
     case.ours("leave_one_out")
 
 
-def _peer(system: str, function: Function, passes: int, seed: int) -> Explained:
-    """One explanation with the passes and the seconds it really took."""
+def _peer(system: str, function: Function, evaluations: int, seed: int) -> Explained:
+    """One explanation with the evaluations and the seconds it really took."""
     begun = time.perf_counter()
-    scores = PEERS[system](function, passes, seed)
-    return Explained(scores, function.passes, time.perf_counter() - begun)
+    scores = PEERS[system](function, evaluations, seed)
+    return Explained(scores, function.evaluations, time.perf_counter() - begun)
 
 
 def smallest(enough: Callable[[int], bool], *, first: int, most: int) -> int | None:
@@ -212,13 +212,13 @@ def _median(records: Sequence[Mapping[str, object]], column: str) -> float:
     return statistics.median(record[column] for record in records)
 
 
-def _error_row(system: str, size: int, passes: int, records: Sequence[Record]) -> Record:
+def _error_row(system: str, size: int, evaluations: int, records: Sequence[Record]) -> Record:
     return {
         "system": system,
-        "task": f"Shapley values of {size} events, {passes} passes",
+        "task": f"Shapley values of {size} events, {evaluations} evaluations",
         "metric": "relative RMSE, median",
         **_spread(records, "error"),
-        "passes": _median(records, "passes"),
+        "evaluations": _median(records, "evaluations"),
     }
 
 
@@ -232,7 +232,7 @@ def _seconds_row(
         "reached": reached,
         **_spread(records, "seconds"),
         "error": _median(records, "error"),
-        "passes": _median(records, "passes"),
+        "evaluations": _median(records, "evaluations"),
     }
 
 

@@ -50,7 +50,7 @@ class Reference:
     error: float
 
 
-def long_reference(case: Case, passes: int, seed: int) -> Reference:
+def long_reference(case: Case, evaluations: int, seed: int) -> Reference:
     """Permutations of what a fitted game of pairs leaves unexplained.
 
     The fitted game's own Shapley values are a closed form and those of the rest are drawn without
@@ -59,16 +59,16 @@ def long_reference(case: Case, passes: int, seed: int) -> Reference:
 
     Args:
         case: The history.
-        passes: Coalitions to fit on, and about as many again for the permutations.
+        evaluations: Coalitions to fit on, and about as many again for the permutations.
         seed: Of both draws.
     """
     read = ValueFunction(case.model, [case.history], case.target, REMOVAL)
     size, draw = len(case.history), np.random.default_rng([seed, 1])
-    orders = [draw.permutation(size) for _ in range(passes // (size + 1))]
+    orders = [draw.permutation(size) for _ in range(evaluations // (size + 1))]
     masks = np.concatenate([_prefixes(order) for order in orders])
     fitted = PairGame.fit(masks, read([masks])[0])
     rest = RestFunction(size, read, fitted)
-    mean, standard_error = permutation_shapley(rest, passes, seed)
+    mean, standard_error = permutation_shapley(rest, evaluations, seed)
     scores = fitted.shapley() + mean
     error = np.sqrt(np.mean(standard_error**2)) / np.std(scores)
     return Reference(scores, float(error))
@@ -139,13 +139,13 @@ class RestFunction(Function):
         return self._read([masks])[0] - self._fitted.values(masks)
 
 
-def permutation_shapley(function: Function, passes: int, seed: int) -> tuple[Floats, Floats]:
+def permutation_shapley(function: Function, evaluations: int, seed: int) -> tuple[Floats, Floats]:
     """(E,) means and (E,) standard errors over antithetic pairs of permutations.
 
-    Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; a pair costs 2E passes.
+    Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; a pair costs 2E evaluations.
     """
     size, draw = function.size, np.random.default_rng(seed)
-    pairs = max(2, passes // (2 * size))
+    pairs = max(2, evaluations // (2 * size))
     orders = [draw.permutation(size) for _ in range(pairs)]
     values = function(np.concatenate([_prefixes(o) for one in orders for o in (one, one[::-1])]))
     gains = np.diff(values.reshape(pairs, 2, size + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from click_task import Floats, Questions
+from click_task import Examples, Floats
 from click_trial import Trial
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ def fit(
     trial: Trial,
     network: nn.Module,
     losses: Callable[[], Iterator[Tensor]],
-    scorer: Callable[[Questions], Floats],
+    scorer: Callable[[Examples], Floats],
 ) -> None:
     """Train with Adam until the trial is over, and write the best epoch's scores.
 
@@ -22,7 +22,7 @@ def fit(
         trial: Gives ``learning_rate`` and ``weight_decay``, and is reported to.
         network: What is trained.
         losses: The losses of one epoch's batches, in an order drawn anew each time.
-        scorer: From questions to log-odds, in evaluation mode.
+        scorer: From examples to log-odds, in evaluation mode.
     """
     rate, decay = (float(str(trial.settings[key])) for key in ("learning_rate", "weight_decay"))
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay)

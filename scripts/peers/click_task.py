@@ -1,6 +1,6 @@
 """The feedback task that every peer is given: will this user like this item?
 
-Read from `questions.parquet` (user, position, item, label, part; scripts/benchmark_feedback.py
+Read from `examples.parquet` (user, position, item, label, part; scripts/benchmark_feedback.py
 writes it) and from the saved split beside it. A question's history is every event of its user
 before its position, with ratings and times; of the asked event itself time and item may be read.
 """
@@ -28,8 +28,8 @@ PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Questions:
-    """N questions of one part.
+class Examples:
+    """N examples of one part.
 
     Attributes:
         users: (N,) numbers of users.
@@ -57,7 +57,7 @@ class Task:
         genres: (I, G) 1.0 where a film is of a genre.
         years: (I,) year of release, NaN where unknown.
         people: (U, 3) age, gender as 0 or 1, occupation as a number.
-        parts: Questions of `train`, `validation` and `test`.
+        parts: Examples of `train`, `validation` and `test`.
     """
 
     offsets: Ints
@@ -68,7 +68,7 @@ class Task:
     genres: Floats
     years: Floats
     people: Floats
-    parts: dict[str, Questions]
+    parts: dict[str, Examples]
 
     @property
     def num_items(self) -> int:
@@ -93,7 +93,7 @@ class Task:
         ids = catalogue["item_id"].combine_chunks()
         starts = np.flatnonzero(events["position"].to_numpy() == 0)
         offsets = np.append(starts, len(events)).astype(np.int64)
-        asked = pq.read_table(folder / "questions.parquet")
+        asked = pq.read_table(folder / "examples.parquet")
         return cls(
             offsets=offsets,
             items=pc.index_in(events["item_id"], value_set=ids).to_numpy().astype(np.int64),
@@ -103,14 +103,14 @@ class Task:
             genres=_genres(catalogue["genres"].to_pylist()),
             years=_years(catalogue["_title"].to_pylist()),
             people=_people(pq.read_table(folder / "users.parquet"), events["user_id"].take(starts)),
-            parts={part: _questions(asked, part, offsets) for part in PARTS},
+            parts={part: _examples(asked, part, offsets) for part in PARTS},
         )
 
 
-def _questions(asked: pa.Table, part: str, offsets: Ints) -> Questions:
+def _examples(asked: pa.Table, part: str, offsets: Ints) -> Examples:
     rows = asked.filter(pc.equal(asked["part"], part))
     users, positions = rows["user"].to_numpy(), rows["position"].to_numpy()
-    return Questions(users, positions, offsets[users] + positions, rows["label"].to_numpy())
+    return Examples(users, positions, offsets[users] + positions, rows["label"].to_numpy())
 
 
 def _genres(genres: list[str]) -> Floats:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from click_metrics import auc
-from click_task import Floats, Questions, Task
+from click_task import Examples, Floats, Task
 from timed_trial import TimedTrial, trial_options
 
-Scorer = Callable[[Questions], Floats]
-"""From N questions to (N,) log-odds."""
+Scorer = Callable[[Examples], Floats]
+"""From N examples to (N,) log-odds."""
 
 
 class Trial(TimedTrial):
@@ -33,7 +33,7 @@ class Trial(TimedTrial):
 
     def __init__(self) -> None:
         parser = trial_options()
-        parser.add_argument("--no-test", action="store_true", help="leave the test questions alone")
+        parser.add_argument("--no-test", action="store_true", help="leave the test examples alone")
         options = parser.parse_args()
         super().__init__(options)
         self.task = Task.load(options.task)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from click_network import fit
-from click_task import Floats, Ints, Questions, Task
+from click_task import Examples, Floats, Ints, Task
 from click_trial import Trial
 from recbole.config import Config
 from recbole.data import create_dataset
@@ -37,25 +37,25 @@ def main() -> None:
     torch.manual_seed(trial.seed)
     torch.set_num_threads(1)
     network, item_codes = make_network(trial.task, trial.settings)
-    questions = Reader(trial.task, item_codes, int(str(trial.settings["history"])))
+    examples = Reader(trial.task, item_codes, int(str(trial.settings["history"])))
     train, batch = trial.task.parts["train"], int(str(trial.settings["batch_size"]))
 
     def losses() -> Iterator[Tensor]:
         for rows in torch.randperm(len(train.labels)).split(batch):
             if len(rows) > 1:  # RecBole's layers normalise over the batch
-                yield network.calculate_loss(questions.read(train, rows.numpy()))
+                yield network.calculate_loss(examples.read(train, rows.numpy()))
 
-    def scorer(asked: Questions) -> Floats:
+    def scorer(asked: Examples) -> Floats:
         with torch.inference_mode():
             rows = np.arange(len(asked.labels))
             parts = np.array_split(rows, -(-len(rows) // SCORED_AT_ONCE))
-            return np.concatenate([_log_odds(network, questions.read(asked, p)) for p in parts])
+            return np.concatenate([_log_odds(network, examples.read(asked, p)) for p in parts])
 
     fit(trial, network, losses, scorer)
 
 
 class Reader:
-    """Questions as RecBole's interactions.
+    """Examples as RecBole's interactions.
 
     Args:
         task: The task.
@@ -69,10 +69,10 @@ class Reader:
         self._asked = torch.from_numpy(item_codes[films])
         self._history = history
 
-    def read(self, questions: Questions, rows: Ints) -> Interaction:
-        """The questions at ``rows``, histories filled up with 0 at the end."""
-        events = torch.from_numpy(questions.events[rows])
-        lengths = torch.from_numpy(questions.positions[rows]).clamp(max=self._history)
+    def read(self, examples: Examples, rows: Ints) -> Interaction:
+        """The examples at ``rows``, histories filled up with 0 at the end."""
+        events = torch.from_numpy(examples.events[rows])
+        lengths = torch.from_numpy(examples.positions[rows]).clamp(max=self._history)
         places = torch.arange(self._history)
         seen = self._seen[
             (events[:, None] - lengths[:, None] + places).clamp(max=len(self._seen) - 1)
@@ -83,7 +83,7 @@ class Reader:
                 "item_id": self._asked[events],
                 "item_id_list": torch.where(places < lengths[:, None], seen, 0),
                 "item_length": lengths,
-                "label": torch.from_numpy(questions.labels[rows].astype(np.float32)),
+                "label": torch.from_numpy(examples.labels[rows].astype(np.float32)),
             }
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from click_network import fit
-from click_task import Floats, Ints, Questions, Task
+from click_task import Examples, Floats, Ints, Task
 from click_trial import Trial
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,7 +41,7 @@ def main() -> None:
             logits, labels, asked = events.ask(network, chosen, "train")
             yield F.binary_cross_entropy_with_logits(logits[asked], labels[asked])
 
-    fit(trial, network, losses, lambda questions: events.scores(network, questions, batch))
+    fit(trial, network, losses, lambda examples: events.scores(network, examples, batch))
 
 
 class ClickNetwork(nn.Module):
@@ -115,16 +115,16 @@ class Events:
         asked = (places < lengths[:, None]) & (places > 0)
         return network(*columns[:3]), columns[3], asked
 
-    def scores(self, network: nn.Module, questions: Questions, batch: int) -> Floats:
-        """(N,) log-odds of questions of one part."""
-        found = np.empty(len(questions.labels))
+    def scores(self, network: nn.Module, examples: Examples, batch: int) -> Floats:
+        """(N,) log-odds of examples of one part."""
+        found = np.empty(len(examples.labels))
         with torch.inference_mode():
-            every = np.unique(questions.users)
+            every = np.unique(examples.users)
             for users in np.array_split(every, len(every) // batch):
                 logits, _, _ = self.ask(network, users, "test")
-                rows = np.flatnonzero(np.isin(questions.users, users))
-                place = np.searchsorted(users, questions.users[rows])
-                found[rows] = logits[place, questions.positions[rows]].numpy()
+                rows = np.flatnonzero(np.isin(examples.users, users))
+                place = np.searchsorted(users, examples.users[rows])
+                found[rows] = logits[place, examples.positions[rows]].numpy()
         return found
 
 

@@ -25,8 +25,8 @@ NONE: Items = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
-class Questions:
-    """N questions: after these items, which comes next?
+class Examples:
+    """N examples: after these items, which comes next?
 
     Attributes:
         histories: N arrays of rows of the catalogue, oldest first.
@@ -63,8 +63,8 @@ class Task:
 
     num_items: int
     train: list[Items]
-    validation: Questions
-    test: Questions
+    validation: Examples
+    test: Examples
 
     @classmethod
     def load(cls, folder: Path, *, repeats: bool = False) -> Task:
@@ -79,18 +79,18 @@ class Task:
         return cls(
             num_items=len(catalogue),
             train=[history for history in trained if len(history)],
-            validation=_questions(histories, parts, "validation", repeats),
-            test=_questions(histories, parts, "test", repeats),
+            validation=_examples(histories, parts, "validation", repeats),
+            test=_examples(histories, parts, "test", repeats),
         )
 
 
-def _questions(
+def _examples(
     histories: list[Items], parts: list[npt.NDArray[np.object_]], name: str, repeats: bool
-) -> Questions:
+) -> Examples:
     asked = [
         (history[:place], history[place])
         for history, part in zip(histories, parts, strict=True)
         for place in np.flatnonzero(part == name)
     ]
     before, targets = zip(*asked, strict=True)
-    return Questions(list(before), np.array(targets), repeats)
+    return Examples(list(before), np.array(targets), repeats)

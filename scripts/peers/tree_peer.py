@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from click_task import Floats, Questions
+from click_task import Examples, Floats
 from click_trial import Trial
 from sklearn.ensemble import HistGradientBoostingClassifier
 from tree_features import categorical, table
@@ -37,9 +37,9 @@ def main() -> None:
 
 
 def _log_odds(
-    model: HistGradientBoostingClassifier, values: Floats, asked: Questions, trees: Floats
+    model: HistGradientBoostingClassifier, values: Floats, asked: Examples, trees: Floats
 ) -> Iterator[Floats]:
-    """(N,) log-odds of the questions by the first so many trees, for each such number."""
+    """(N,) log-odds of the examples by the first so many trees, for each such number."""
     staged = model.staged_decision_function(values[asked.events])
     for number, scores in enumerate(staged, start=1):
         if number in trees:

@@ -45,14 +45,14 @@ def _influence(user, score, length, random, method, target):
         user_id=f"u{user}",
         events=tuple(events),
         scores=scores,
-        frame_score=0.0,
+        prompt_score=0.0,
         target=target[0],
         target_id=target[1],
         target_name=target[1],
         base_value=0.0,
         full_value=float(scores.sum()),
         prediction=0.1,
-        quality=QualityCard(method, "drop", "target", 0.0, passes=3, seed=0, left_out=0),
+        quality=QualityCard(method, "drop", "target", 0.0, evaluations=3, seed=0, left_out=0),
     )
 
 

@@ -15,7 +15,7 @@ from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.datasets.planted import generate
 from llm_influence.errors import ConfigError, DataError, SchemaError
-from llm_influence.influence.table_files import FLIP_SCHEMA, FLIPS, write_flips
+from llm_influence.influence.table_files import FAIRNESS_TEST_SCHEMA, FLIPS, write_fairness_test
 from tests.analysis.tables import influences, write
 
 sys.path.append("scripts")
@@ -113,7 +113,7 @@ def flips(folder, changed, users=60):
         }
         for user in range(users)
     ]
-    write_flips(pa.Table.from_pylist(rows, FLIP_SCHEMA), folder)
+    write_fairness_test(pa.Table.from_pylist(rows, FAIRNESS_TEST_SCHEMA), folder)
 
 
 def fair_tables(folder):

@@ -39,7 +39,7 @@ def weights(model: BagModel, history: History, chosen: str, other: str) -> list[
         items = model.item_vectors()
         a, b = model.catalogue.index([chosen, other])
         direction = (items[a] - items[b]) @ model.item_head.project.weight
-        codes = torch.from_numpy(model.encoder.lexicon.item_codes(history)).long()
+        codes = torch.from_numpy(model.encoder.vocabulary.item_codes(history)).long()
         return (items[codes] @ direction).tolist()
 
 
@@ -61,7 +61,7 @@ class GameValues:
         self._known: list[set[bytes]] = [set() for _ in games]
 
     @property
-    def passes(self) -> np.ndarray:
+    def evaluations(self) -> np.ndarray:
         return np.array([len(known) for known in self._known])
 
     def __call__(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -78,7 +78,7 @@ def test_injected_items_take_the_recommendation_away(model, log):
 
 
 def test_an_injected_event_may_not_come_after_the_question(model, log):
-    history = replace(log.at(3), asked_at=int(log.at(3).timestamps[-1]))
+    history = replace(log.at(3), query_time=int(log.at(3).timestamps[-1]))
     found = attack(model, history, "injection", budget=2, tried=4)
     assert found.changed == attack(model, log.at(3), "injection", budget=2, tried=4).changed
 

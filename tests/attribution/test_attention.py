@@ -50,11 +50,11 @@ def read(model, history):
 
 
 def assert_shares(influence, batch, tokens, tolerance=1e-5):
-    """Scores and frame are the sums of (T,) relevances over their tokens, as shares."""
+    """Scores and prompt are the sums of (T,) relevances over their tokens, as shares."""
     owner, tokens = batch.event_index[0].numpy(), tokens / tokens.sum()
     expected = [tokens[owner == event].sum() for event in range(batch.num_events[0])]
     np.testing.assert_allclose(influence.scores, expected, atol=tolerance)
-    assert influence.frame_score == pytest.approx(tokens[owner == -1].sum(), abs=tolerance)
+    assert influence.prompt_score == pytest.approx(tokens[owner == -1].sum(), abs=tolerance)
 
 
 def rollout(layers):

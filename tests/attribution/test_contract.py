@@ -23,10 +23,10 @@ CASES = [(name, r) for name, spec in METHODS.items() for r in spec.removals or (
 OPTIONS = {
     "smoothgrad": {"samples": 3},
     "expected_gradients": {"samples": 3},
-    "shapley": {"passes": 40},
-    "permutation_shapley": {"passes": 40},
-    "coarse_to_fine": {"passes": 30, "blocks": 2},  # 8 events are long, 4 and 6 are short
-    "sparse_surrogate": {"passes": 40},
+    "shapley": {"evaluations": 40},
+    "permutation_shapley": {"evaluations": 40},
+    "coarse_to_fine": {"evaluations": 30, "blocks": 2},  # 8 events are long, 4 and 6 are short
+    "sparse_surrogate": {"evaluations": 40},
 }
 """Fewer draws than by default: what is promised here holds for any number."""
 DRAWN = ("expected_gradients",)
@@ -68,10 +68,10 @@ def explained(model: InfluenceModel, method: str, removal: str | None) -> list[I
 def assert_same(ours: Influence, theirs: Influence, tolerance: float = 1e-4) -> None:
     scale = max(1.0, np.abs(theirs.scores).max())
     np.testing.assert_allclose(ours.scores, theirs.scores, atol=tolerance * scale)
-    for name in ("frame_score", "base_value", "full_value"):
+    for name in ("prompt_score", "base_value", "full_value"):
         assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=tolerance * scale)
     assert ours.target_id == theirs.target_id
-    for name in ("passes", "card_passes", "fidelity_masks"):
+    for name in ("evaluations", "card_evaluations", "fidelity_masks"):
         assert getattr(ours.quality, name) == getattr(theirs.quality, name)
     # a rank correlation jumps where rounding turns two values that are almost equal
     assert ours.quality.lds == pytest.approx(theirs.quality.lds, abs=0.03, nan_ok=True)
@@ -89,7 +89,7 @@ def test_every_event_gets_a_finite_score_and_the_card_says_how(any_model, log, m
         assert found.quality.removal == (removal or "none")
         assert found.quality.units == METHODS[method].units
         assert found.quality.seed == 5
-        assert found.quality.passes >= 2
+        assert found.quality.evaluations >= 2
         assert found.target_id == any_model.recommend(history, 1)[0].item
         assert found.prediction == pytest.approx(1 / (1 + np.exp(-found.full_value)))
 
@@ -135,7 +135,7 @@ def test_a_model_in_training_is_explained_without_dropout_and_left_as_it_was(
 def test_the_completeness_gap_is_what_the_scores_lack(any_model, method, removal):
     for found in explained(any_model, method, removal):
         moved = found.full_value - found.base_value
-        total = found.scores.sum() + found.frame_score
+        total = found.scores.sum() + found.prompt_score
         assert found.quality.completeness_gap == pytest.approx(abs(total - moved) / abs(moved))
 
 
@@ -143,7 +143,7 @@ def test_the_completeness_gap_is_what_the_scores_lack(any_model, method, removal
 def test_shares_are_never_negative_and_add_up_to_one(any_model, method):
     for found in explained(any_model, method, None):
         assert (found.scores >= 0).all()
-        assert found.scores.sum() + found.frame_score == pytest.approx(1, abs=1e-5)
+        assert found.scores.sum() + found.prompt_score == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].attention])

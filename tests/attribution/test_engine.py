@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llm_influence.attribution import engine as module
 from llm_influence.attribution import prefix_cache as prefix_reader
 from llm_influence.attribution.engine import Engine
-from llm_influence.attribution.prefix_cache import Sequences, beginnings_of, plan_paths
+from llm_influence.attribution.prefix_cache import Sequences, plan_paths, prefix_support
 from llm_influence.attribution.renderings import OWN, REMOVALS, Players, render
 from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
@@ -21,7 +21,7 @@ def subsets(players):
 
 
 def planned(sets):
-    """Sequences of sets of one-token events, after one frame token, and the plan to read them."""
+    """Sequences of sets of one-token events, after one prompt token, and the plan to read them."""
     sequences = [[99, *np.flatnonzero(chosen)] for chosen in sets]
     lengths = np.array([len(s) for s in sequences])
     owner, tokens = np.repeat(np.arange(len(sets)), lengths), np.concatenate(sequences)
@@ -56,7 +56,7 @@ def test_every_token_lies_on_one_path_after_those_before_it(seed):
 
 def test_all_coalitions_take_as_many_tokens_as_there_are_and_few_levels():
     _, plan = planned(subsets(8))
-    assert len(plan.ends) == 2**8  # the empty one is the frame's token
+    assert len(plan.ends) == 2**8  # the empty one is the prompt's token
     assert plan.levels.max() <= 8
 
 
@@ -119,7 +119,7 @@ def test_shared_beginnings_change_no_value(model, log, removal, budget):
     )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-    if beginnings_of(model).kept:
+    if prefix_support(model).kept:
         assert sharing.tokens < plain.tokens / 1.3
     else:
         assert sharing.tokens == plain.tokens
@@ -127,8 +127,8 @@ def test_shared_beginnings_change_no_value(model, log, removal, budget):
 
 def test_decoders_and_causal_encoders_share_and_others_are_found_out(model):
     expected = model.backbone.model.config.model_type in ("bert", "gpt2", "llama")
-    assert beginnings_of(model).kept == expected
-    assert not beginnings_of(bag_model()).kept  # keeps nothing, as its states come from elsewhere
+    assert prefix_support(model).kept == expected
+    assert not prefix_support(bag_model()).kept  # keeps nothing, as its states come from elsewhere
 
 
 @pytest.mark.parametrize("removal", REMOVALS)

@@ -43,7 +43,7 @@ def binary():
 def asked(log, rows=(0, 5, 2)):
     """Histories that end long before their question is asked, each by another gap."""
     return [
-        replace(log.at(row), asked_at=int(log.at(row).timestamps[-1]) + 3600 * 5**n)
+        replace(log.at(row), query_time=int(log.at(row).timestamps[-1]) + 3600 * 5**n)
         for n, row in enumerate(rows)
     ]
 
@@ -67,12 +67,12 @@ def test_dropping_events_is_the_plain_forward_without_them(log, backbone, style,
     draw = np.random.default_rng(0)
     masks = [draw.random((6, len(h))) < 0.6 for h in histories]
     masks = [np.concatenate([m, np.zeros((1, m.shape[1]), bool)]) for m in masks]
-    click = model.encoder.lexicon.behaviors.index("click")
+    click = model.encoder.vocabulary.behaviors.index("click")
     moved = 0.0
     for history, mask, found in zip(histories, masks, values(masks), strict=True):
         kept = [history.keep(row) for row in mask]
         np.testing.assert_allclose(found, plain(model, kept, behavior=click), atol=1e-4)
-        unknown = [replace(each, asked_at=None) for each in kept]
+        unknown = [replace(each, query_time=None) for each in kept]
         moved = max(moved, np.abs(plain(model, unknown, behavior=click) - found).max())
     assert moved > 1e-2  # "when" matters here
 
@@ -85,7 +85,7 @@ def test_with_other_removals_the_gap_to_the_question_stays(binary, log, removal)
     mask[0, -1] = False
 
     def value(later):
-        moment = replace(history, asked_at=int(history.timestamps[-1]) + later)
+        moment = replace(history, query_time=int(history.timestamps[-1]) + later)
         target = bind(Feedback("i3"), binary, [moment])
         code = int(binary.encoder.encode([moment]).when[0])
         return ValueFunction(binary, [moment], target, removal, engine=engine)([mask])[0][0], code
@@ -107,7 +107,7 @@ def test_shapley_values_of_feedback_add_up(answering, log, removal):
     explainer = Explainer(answering, "exact_shapley", removal=removal, fidelity_masks=0)
     history = asked(log)[0]
     found = explainer.explain(history, Feedback("i3", "cart"))
-    cart = answering.encoder.lexicon.behaviors.index("cart")
+    cart = answering.encoder.vocabulary.behaviors.index("cart")
     assert found.full_value == pytest.approx(
         float(plain(answering, [history], behavior=cart)[0]), abs=1e-4
     )
@@ -137,7 +137,7 @@ def test_gradients_follow_feedback(answering, log):
 def test_the_default_behaviour_is_the_one_most_labels_are_of(binary, log):
     known = binary.feedback_head.scale.behaviors
     assert bind(Feedback("i3"), binary, [log.at(0)]).behaviors.tolist() == [
-        binary.encoder.lexicon.behaviors.index(known[0])
+        binary.encoder.vocabulary.behaviors.index(known[0])
     ]
     assert bind(Feedback("i3"), binary, [log.at(0)]).ids == ["i3"]
 
@@ -190,6 +190,6 @@ def test_explanations_say_and_keep_what_was_explained(answering, log):
 def test_jittered_gaps_leave_the_moment_of_the_question(log):
     history = asked(log)[1]
     moved = jitter_gaps(history, 0, 0)
-    assert moved.asked_at == history.asked_at
+    assert moved.query_time == history.query_time
     assert moved.timestamps[-1] == history.timestamps[-1]
     assert (moved.timestamps != history.timestamps).any()

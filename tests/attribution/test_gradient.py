@@ -16,7 +16,7 @@ from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import log_odds
 from llm_influence.rendering.batch import collate
-from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.rendering.token_cache import IdTokenCache
 from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed
 
@@ -57,8 +57,8 @@ def test_one_gradient_is_complete_on_a_linear_model(method, options):
     explainer = Explainer(bag_model(), method, **options)
     influence = explainer.explain(typed("i3", "i9", "i4"), Contrast("i5", "i6"))
     assert influence.quality.completeness_gap < 1e-5
-    whole_input = method == "input_x_gradient"  # the other keeps the frame what it is
-    assert (influence.base_value == 0) is (influence.frame_score != 0) is whole_input
+    whole_input = method == "input_x_gradient"  # the other keeps the prompt what it is
+    assert (influence.base_value == 0) is (influence.prompt_score != 0) is whole_input
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_input_x_gradient_adds_up_to_the_slope_along_the_input(model, log):
     step = 1e-2
     up, down = (log_odds_of_i7(model, batch, vectors * (1 + s)) for s in (step, -step))
     slope = (up - down) / (2 * step)
-    assert influence.scores.sum() + influence.frame_score == pytest.approx(slope, abs=1e-2)
+    assert influence.scores.sum() + influence.prompt_score == pytest.approx(slope, abs=1e-2)
 
 
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
@@ -93,8 +93,8 @@ def test_the_completeness_gap_of_integrated_gradients_falls_with_steps(model, lo
     def error(steps):
         explainer = Explainer(model, "integrated_gradients", steps=steps, baseline=baseline)
         found = explainer.explain([log.at(0), log.at(3)], TARGET)
-        assert [i.frame_score for i in found] == pytest.approx([0, 0], abs=1e-6)
-        assert [i.quality.passes for i in found] == [2 * steps + 2] * 2
+        assert [i.prompt_score for i in found] == pytest.approx([0, 0], abs=1e-6)
+        assert [i.quality.evaluations for i in found] == [2 * steps + 2] * 2
         return sum(abs(i.scores.sum() - (i.full_value - i.base_value)) for i in found)
 
     coarse, fine = error(1), error(32)
@@ -108,8 +108,8 @@ def test_the_baseline_moves_event_tokens_alone(model, log, baseline):
     history = model.encoder.trim(log.at(0))
     batch, vectors = read(model, history)
     event = (batch.event_index >= 0)[..., None]
-    if isinstance(model.encoder.pieces, UnitPieces):
-        fields = torch.from_numpy(model.encoder.pieces.fields)
+    if isinstance(model.encoder.token_cache, IdTokenCache):
+        fields = torch.from_numpy(model.encoder.token_cache.fields)
         units = model.units(slice(None)).detach()
         rows = [units[fields == f].mean(0) for f in batch.field_index[0].clamp(min=0).tolist()]
         mean = torch.stack(rows)[None]
@@ -149,15 +149,15 @@ def test_adaptive_integrated_gradients_are_complete_to_the_tolerance(model, log,
     explained = explain(model, log, tolerance=tolerance)
     assert explained.converged.all()
     assert (explained.completeness_gaps() <= tolerance).all()
-    assert (explained.passes % 2 == 0).all()
-    assert (explained.passes >= 10).all()
+    assert (explained.evaluations % 2 == 0).all()
+    assert (explained.evaluations >= 10).all()
 
 
 def test_the_adaptive_rule_finds_what_many_points_find(model, log):
     fine = explain(model, log, steps=32)
     for ours, theirs in zip(explain(model, log, tolerance=1e-3).scores, fine.scores, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-2 * np.abs(theirs).max())
-    assert explain(model, log, tolerance=0.1).passes.max() < fine.passes.min()
+    assert explain(model, log, tolerance=0.1).evaluations.max() < fine.evaluations.min()
 
 
 def test_a_row_that_may_not_go_on_is_named_and_the_others_converge(bert, log):
@@ -166,8 +166,8 @@ def test_a_row_that_may_not_go_on_is_named_and_the_others_converge(bert, log):
     assert free.converged.all()
     assert 0 < stopped.converged.sum() < 8
     np.testing.assert_array_equal(stopped.converged, stopped.completeness_gaps() <= 0.01)
-    assert (stopped.passes == 10).all()
-    for row in np.flatnonzero(free.passes == 10):
+    assert (stopped.evaluations == 10).all()
+    for row in np.flatnonzero(free.evaluations == 10):
         assert stopped.converged[row]
         np.testing.assert_allclose(stopped.scores[row], free.scores[row], atol=1e-6)
 
@@ -247,7 +247,9 @@ def test_event_path_scores_telescope(model, log, order):
         found = explainer.explain(history, TARGET)
         moved = found.full_value - found.base_value
         assert found.scores.sum() == pytest.approx(moved, abs=1e-9)
-        assert found.quality.passes == (2 * len(history) if order == "both" else len(history) + 1)
+        assert found.quality.evaluations == (
+            2 * len(history) if order == "both" else len(history) + 1
+        )
 
 
 # --- draws ----------------------------------------------------------------------------------
@@ -269,9 +271,9 @@ def test_saliency_is_the_share_of_the_gradients_length(bert, log):
     vectors.requires_grad_()
     code = torch.tensor([int(bert.catalogue.index(["i7"])[0])])
     (gradient,) = torch.autograd.grad(log_odds(bert(batch, vectors).item_logits, code), vectors)
-    lengths, frame = batch.event_sums(gradient.norm(dim=-1))
+    lengths, prompt = batch.event_sums(gradient.norm(dim=-1))
     found = Explainer(bert, "saliency").explain(history, TARGET)
-    total = float(lengths.sum() + frame)
+    total = float(lengths.sum() + prompt)
     np.testing.assert_allclose(found.scores, lengths[0].numpy() / total, rtol=1e-4)
 
 
@@ -288,7 +290,7 @@ def test_draws_depend_on_the_seed_and_the_user_alone(bert, log, method):
 def test_expected_gradients_are_complete_on_average_and_honest_about_their_error(log):
     model = tiny.tiny_model("gpt2", "token")
     found = run("expected_gradients", model, log, rows=(0,), samples=120)
-    total = found.scores[0].sum() + found.frame[0]
+    total = found.scores[0].sum() + found.prompt[0]
     error = np.sqrt((found.standard_errors[0] ** 2).sum())
     assert abs(total - (found.full[0] - found.base[0])) < 4 * error
     few = run("expected_gradients", model, log, rows=(0,), samples=12)
@@ -307,14 +309,14 @@ def test_a_drawn_baseline_keeps_the_frame_and_every_field_in_its_place(log):
     model.embed = lambda batch: seen.append(batch) or embed(batch)
     _another(surface, generators(task))
     del model.embed
-    (drawn,), real, pieces = seen, task.batch, model.encoder.pieces
-    frame = real.event_index < 0
-    assert torch.equal(drawn.input_ids[frame], real.input_ids[frame])
+    (drawn,), real, pieces = seen, task.batch, model.encoder.token_cache
+    prompt = real.event_index < 0
+    assert torch.equal(drawn.input_ids[prompt], real.input_ids[prompt])
     assert not torch.equal(drawn.input_ids, real.input_ids)
-    assert set(drawn.input_ids[~frame].tolist()) <= set(pieces.units_of("item"))
-    assert torch.equal(drawn.added_ids[frame], real.added_ids[frame])
+    assert set(drawn.input_ids[~prompt].tolist()) <= set(pieces.units_of("item"))
+    assert torch.equal(drawn.added_ids[prompt], real.added_ids[prompt])
     for column, field in enumerate(model.encoder.template.added):
-        units = drawn.added_ids[..., column][~frame]
+        units = drawn.added_ids[..., column][~prompt]
         assert set(units.tolist()) <= set(pieces.units_of(field))
 
 
@@ -368,7 +370,7 @@ def test_the_fields_of_an_event_add_up_to_the_event(log, method, template, style
         added = ours.by_event()
         scale = np.abs(theirs.scores).max()
         np.testing.assert_allclose(added.scores, theirs.scores, atol=1e-4 * scale)
-        for name in ("frame_score", "base_value", "full_value"):
+        for name in ("prompt_score", "base_value", "full_value"):
             assert getattr(added, name) == pytest.approx(getattr(theirs, name), abs=1e-4 * scale)
         each = np.abs(ours.scores.reshape(-1, len(told)))
         assert (each.max(axis=0) > 1e-5 * scale).all()  # an untrained model reads the end
@@ -416,7 +418,7 @@ def test_a_drawn_field_is_compared_with_the_field_that_was_drawn(log):
         place = model.encoder.template.added.index("behavior")
         ids = batch.added_ids[0, batch.event_index[0] >= 0, place]
         learned = model.units.residual @ direction
-        units = model.encoder.pieces.units_of("behavior")
+        units = model.encoder.token_cache.units_of("behavior")
         expected = (learned[ids] - learned[units.start : units.stop].mean()).numpy()
     behaviors = [player.field == "behavior" for player in found.players]
     errors = np.abs(found.scores[behaviors] - expected) / found.standard_errors[behaviors]

@@ -27,16 +27,16 @@ def test_pairs_of_a_known_game_are_found():
     main, pairs = rng.normal(size=12), np.zeros((12, 12))
     pairs[2, 5], pairs[0, 11], pairs[7, 8] = 2.0, -1.5, 1.0
     game = lambda masks: masks @ main + ((masks @ pairs) * masks).sum(1)  # noqa: E731
-    [found] = fit_interactions(game_task([game], [12]), passes=256)
+    [found] = fit_interactions(game_task([game], [12]), evaluations=256)
     np.testing.assert_allclose(found.pairs, pairs + pairs.T, atol=0.05)
     assert found.pair_r2 > 0.99 > found.additive_r2
-    assert found.passes == 256
+    assert found.evaluations == 256
 
 
 def test_all_sets_give_the_index_of_any_game():
     table = np.random.default_rng(1).normal(size=64)
     game = lambda m: table[m @ (1 << np.arange(6))] + 4 * m[:, 1] * m[:, 4]  # noqa: E731
-    [found] = fit_interactions(game_task([game], [6]), passes=64)
+    [found] = fit_interactions(game_task([game], [6]), evaluations=64)
     assert found.pairs[1, 4] == pytest.approx(banzhaf(game, 6, 1, 4), rel=0.25)
     assert np.unravel_index(np.abs(found.pairs).argmax(), (6, 6)) == (1, 4)
     assert (found.pairs == found.pairs.T).all()
@@ -48,7 +48,7 @@ def test_pairs_that_do_not_help_are_not_shown():
     main = rng.normal(size=20)
     noisy = np.random.default_rng(3)
     game = lambda masks: masks @ main + 0.5 * noisy.normal(size=len(masks))  # noqa: E731
-    [found] = fit_interactions(game_task([game], [20]), passes=100)
+    [found] = fit_interactions(game_task([game], [20]), evaluations=100)
     assert found.pairs is None
     assert found.pair_r2 <= found.additive_r2
 
@@ -62,8 +62,8 @@ def test_too_short_to_tell(players):
 
 def test_a_model_is_asked_the_same_alone_and_in_company(bert, log):
     histories = [log.at(3), log.at(0)]
-    both = interactions(bert, histories, "i7", passes=40)
-    [alone] = interactions(bert, histories[1:], "i7", passes=40)
+    both = interactions(bert, histories, "i7", evaluations=40)
+    [alone] = interactions(bert, histories[1:], "i7", evaluations=40)
     assert both[1].user_id == alone.user_id == "u0"
     assert both[1].additive_r2 == pytest.approx(alone.additive_r2, abs=1e-4)
     assert both[1].pair_r2 == pytest.approx(alone.pair_r2, abs=1e-4)

@@ -19,9 +19,9 @@ def prefix_by_prefix(model, history, targets, removal):
     """(E, E) leave-one-out of each prefix, and the values with all of its events."""
     explainer = Explainer(model, "leave_one_out", removal=removal, fidelity_masks=0)
     scores, values = np.full((len(history), len(history)), np.nan), []
-    moments = [*history.timestamps[1:].tolist(), history.asked_at]
+    moments = [*history.timestamps[1:].tolist(), history.query_time]
     for last, target in enumerate(targets):
-        prefix = replace(history.keep(slice(0, last + 1)), asked_at=moments[last])
+        prefix = replace(history.keep(slice(0, last + 1)), query_time=moments[last])
         found = explainer.explain(prefix, target)
         scores[: last + 1, last] = found.scores
         values.append(found.full_value)
@@ -57,7 +57,7 @@ def test_other_targets_are_explained_after_every_event(bert, log, target):
 def test_a_model_that_reads_when_is_asked_at_the_moment_of_the_next_event(log, removal, moment):
     model, history = tiny.tiny_model(when=True), log.at(5)
     late = None if moment is None else int(history.timestamps[-1]) + moment
-    history = replace(history, asked_at=late)
+    history = replace(history, query_time=late)
     found = influence_matrix(model, history, "cart", removal=removal)
     scores, values = prefix_by_prefix(model, history, ["cart"] * len(history), removal)
     np.testing.assert_allclose(found.scores, scores, atol=1e-4)
@@ -74,7 +74,7 @@ def test_it_takes_one_pass_an_event_however_they_are_batched(bert, log, monkeypa
 
     monkeypatch.setattr(bert, "attend", counted)
     whole = influence_matrix(bert, history, "i7")
-    assert sum(rows for rows, _ in read) == whole.passes == len(history)
+    assert sum(rows for rows, _ in read) == whole.evaluations == len(history)
     monkeypatch.setattr(budget, "ON_CPU", 1)
     monkeypatch.setattr(matrix_module, "STATES", 3)
     parts = influence_matrix(bert, history, "i7")

@@ -33,7 +33,7 @@ def test_an_additive_model_is_explained_whole_in_two_passes_more_than_events(rem
     explainer = Explainer(bag_model(), "leave_one_out", removal=removal)
     influence = explainer.explain(history, Contrast("i5", "i6"))
     assert influence.quality.completeness_gap < 1e-4
-    assert influence.quality.passes == len(history) + 2
+    assert influence.quality.evaluations == len(history) + 2
 
 
 def test_drop_equals_telling_the_history_without_the_event(model, log):

@@ -61,16 +61,16 @@ def test_passes_of_the_card_stand_apart_and_what_is_known_is_not_computed_again(
     history = bert.encoder.trim(log.at(7))
     size = len(history)
     alone = Explainer(bert, fidelity_masks=0).explain(history).quality
-    assert (alone.passes, alone.card_passes, alone.fidelity_masks) == (size + 2, 0, 0)
+    assert (alone.evaluations, alone.card_evaluations, alone.fidelity_masks) == (size + 2, 0, 0)
     assert np.isnan(alone.lds)
     own = {mask.tobytes() for mask in ~np.eye(size, dtype=bool)}
     masks = spare_masks(history.user_id, size, 16, 0)
     new = sum(mask.tobytes() not in own for mask in masks)
     tried = Explainer(bert).explain(history).quality
-    assert (tried.passes, tried.card_passes) == (size + 2, new)
+    assert (tried.evaluations, tried.card_evaluations) == (size + 2, new)
     both = Explainer(bert, "integrated_gradients", steps=2, agree_with="leave_one_out")
     card = both.explain(history).quality
-    assert (card.passes, card.card_passes) == (2 * 2 + 2, 16 + size + 2 - (16 - new))
+    assert (card.evaluations, card.card_evaluations) == (2 * 2 + 2, 16 + size + 2 - (16 - new))
 
 
 def test_agreement_is_with_the_scores_of_the_other_method(bert, log):

@@ -41,17 +41,17 @@ def test_popularity_shares_by_the_events_of_training(bert, log):
 
 
 def test_popularity_of_items_nobody_met_is_even_and_without_counts_an_error(bert, log):
-    lexicon = bert.encoder.lexicon
-    counts = lexicon.counts
+    vocabulary = bert.encoder.vocabulary
+    counts = vocabulary.counts
     try:
-        lexicon.counts = np.zeros_like(counts)
+        vocabulary.counts = np.zeros_like(counts)
         scores = Explainer(bert, "popularity").explain(log.at(0)).scores
         np.testing.assert_allclose(scores, 1 / len(scores))
-        lexicon.counts = None
+        vocabulary.counts = None
         with pytest.raises(ExplanationError, match=r"counts\.npy"):
             Explainer(bert, "popularity").explain(log.at(0))
     finally:
-        lexicon.counts = counts
+        vocabulary.counts = counts
 
 
 def test_item_similarity_shares_by_the_cosine_of_texts(bert, log):

@@ -79,7 +79,7 @@ def test_exact_refuses_a_long_history_by_name_and_says_what_to_do():
     task = game_task([table_game(0, 3), table_game(0, 5)], [3, 5], users=["short", "long"])
     with pytest.raises(ExplanationError, match=r"'long'.*32 coalitions.*at most 4.*'shapley'"):
         exact_shapley(task, max_players=4)
-    assert exact_shapley(task, max_players=5).passes.tolist() == [8, 32]
+    assert exact_shapley(task, max_players=5).evaluations.tolist() == [8, 32]
 
 
 @SAMPLED
@@ -87,10 +87,10 @@ def test_exact_refuses_a_long_history_by_name_and_says_what_to_do():
 def test_scores_add_up_at_any_budget(method, players):
     game = table_game(7, players)
     none, everything = game(np.array([[False] * players, [True] * players]))
-    found = method(game_task([game], [players]), passes=40)
+    found = method(game_task([game], [players]), evaluations=40)
     assert found.scores[0].sum() == pytest.approx(everything - none, abs=1e-9)
-    assert found.passes[0] <= 40
-    assert found.frame[0] == 0
+    assert found.evaluations[0] <= 40
+    assert found.prompt[0] == 0
     assert (found.base[0], found.full[0]) == (none, everything)
 
 
@@ -98,7 +98,7 @@ def test_scores_add_up_at_any_budget(method, players):
 @pytest.mark.parametrize("players", [1, 2, 6])
 def test_all_coalitions_give_the_exact_values(method, players):
     game = table_game(3, players)
-    found = method(game_task([game], [players]), passes=1 << players)
+    found = method(game_task([game], [players]), evaluations=1 << players)
     np.testing.assert_allclose(found.scores[0], by_definition(game, players), atol=1e-12)
     assert not found.standard_errors[0].any()
 
@@ -118,7 +118,7 @@ def test_the_estimators_themselves_are_exact_when_all_is_seen(surrogate):
 def test_an_additive_game_is_exact_with_the_fewest_passes(method, players):
     weights = np.random.default_rng(1).normal(size=players)
     found = method(
-        game_task([lambda masks: 3 + masks @ weights], [players]), passes=2 * players + 2
+        game_task([lambda masks: 3 + masks @ weights], [players]), evaluations=2 * players + 2
     )
     np.testing.assert_allclose(found.scores[0], weights, atol=1e-8)
     assert found.standard_errors[0].max() < 1e-8
@@ -128,7 +128,7 @@ def test_pair_effects_cancel_in_pairs():
     rng = np.random.default_rng(2)
     main, pairs = rng.normal(size=9), rng.normal(size=(9, 9))
     pairs = np.triu(pairs, 1)
-    found = run(LINEAR, lambda m: m @ main + ((m @ pairs) * m).sum(1), 9, passes=60)
+    found = run(LINEAR, lambda m: m @ main + ((m @ pairs) * m).sum(1), 9, evaluations=60)
     np.testing.assert_allclose(found, main + (pairs.sum(0) + pairs.sum(1)) / 2, atol=1e-8)
 
 
@@ -137,7 +137,7 @@ def test_an_event_that_never_matters_gets_nothing_and_twins_get_the_same(method)
     def game(masks):  # player 1 does nothing; 0 and 3 are alike
         return np.tanh(masks[:, 0] + masks[:, 3] - 0.5 * masks[:, 2])
 
-    scores = run(method, game, 4, passes=16 if method is not permutation_shapley else 4000)
+    scores = run(method, game, 4, evaluations=16 if method is not permutation_shapley else 4000)
     assert scores[1] == 0
     assert scores[0] == pytest.approx(scores[3], abs=0.02)
     assert abs(scores[0] - scores[2]) > 0.3
@@ -152,8 +152,8 @@ def test_the_scores_of_a_sum_are_the_sum_of_the_scores(method):
 
 def test_the_process_follows_units_and_offset():
     game = smooth_game(0, 10)
-    plain = run(PROCESS, game, 10, passes=80)
-    moved = run(PROCESS, lambda masks: 5 - 3 * game(masks), 10, passes=80)
+    plain = run(PROCESS, game, 10, evaluations=80)
+    moved = run(PROCESS, lambda masks: 5 - 3 * game(masks), 10, evaluations=80)
     np.testing.assert_allclose(moved, -3 * plain, atol=1e-6)
 
 
@@ -174,19 +174,19 @@ def test_of_a_game_of_the_last_event_earlier_ones_get_their_share():
 
 
 @functools.cache
-def errors(method, passes):
+def errors(method, evaluations):
     """Median relative error over eight smooth games of ten players."""
     found = []
     for seed in range(8):
         game = smooth_game(seed, 10)
         exact = run(exact_shapley, game, 10)
-        found.append(relative_error(run(method, game, 10, passes=passes), exact))
+        found.append(relative_error(run(method, game, 10, evaluations=evaluations), exact))
     return float(np.median(found))
 
 
 @SAMPLED
 def test_more_passes_come_nearer(method):
-    few, some, many = (errors(method, passes) for passes in (60, 200, 500))
+    few, some, many = (errors(method, evaluations) for evaluations in (60, 200, 500))
     assert few > 1.2 * some > 1.2 * 1.2 * many
 
 
@@ -199,7 +199,7 @@ def test_a_long_game_of_pairs_is_near_its_closed_form():
     rng = np.random.default_rng(5)
     main, pairs = rng.normal(size=40), np.triu(rng.normal(size=(40, 40)), 1) * 0.1
     exact = main + (pairs.sum(0) + pairs.sum(1)) / 2
-    found = run(PROCESS, lambda m: m @ main + ((m @ pairs) * m).sum(1), 40, passes=200)
+    found = run(PROCESS, lambda m: m @ main + ((m @ pairs) * m).sum(1), 40, evaluations=200)
     assert relative_error(found, exact) < 0.15
 
 
@@ -209,8 +209,8 @@ def test_nine_in_ten_true_values_lie_within_two_standard_errors(method):
     for seed in range(20):
         game = smooth_game(seed, 9)
         exact = run(exact_shapley, game, 9)
-        for passes in (100, 250):
-            found = method(game_task([game], [9], seed=seed), passes=passes)
+        for evaluations in (100, 250):
+            found = method(game_task([game], [9], seed=seed), evaluations=evaluations)
             assert (found.standard_errors[0] >= 0).all()
             within.append(np.abs(found.scores[0] - exact) <= 2 * found.standard_errors[0])
     assert 0.8 <= np.mean(within) <= 1.0
@@ -220,13 +220,13 @@ def test_nine_in_ten_true_values_lie_within_two_standard_errors(method):
 
 def test_sampling_stops_when_the_errors_are_small_and_says_so():
     easy, hard = smooth_game(1, 10), table_game(1, 10, roughness=3.0)
-    found = shapley(game_task([easy, hard], [10, 10]), passes=300, tolerance=0.1)
-    assert found.passes[0] < 300 == found.passes[1]
+    found = shapley(game_task([easy, hard], [10, 10]), evaluations=300, tolerance=0.1)
+    assert found.evaluations[0] < 300 == found.evaluations[1]
     assert found.converged.tolist() == [True, False]
     easy_error = found.standard_errors[0].max()
     assert easy_error <= 0.1 * found.scores[0].std()
-    whole = shapley(game_task([easy], [10]), passes=300, tolerance=0)
-    assert whole.passes[0] == 300
+    whole = shapley(game_task([easy], [10]), evaluations=300, tolerance=0)
+    assert whole.evaluations[0] == 300
     assert whole.standard_errors[0].max() < easy_error
 
 
@@ -234,21 +234,21 @@ def test_the_company_of_other_users_changes_nothing():
     games, sizes = [smooth_game(1, 10), table_game(2, 3), smooth_game(3, 25)], [10, 3, 25]
     names = ["a", "b", "c"]
     for method in (shapley, LINEAR, permutation_shapley, coarse_to_fine):
-        together = method(game_task(games, sizes, users=names), passes=96)
+        together = method(game_task(games, sizes, users=names), evaluations=96)
         for row in range(3):
             task = game_task([games[row]], [sizes[row]], users=[names[row]])
-            alone = method(task, passes=96)
+            alone = method(task, evaluations=96)
             np.testing.assert_array_equal(alone.scores[0], together.scores[row])
-            assert alone.passes[0] == together.passes[row]
-        other = method(game_task(games, sizes, users=names, seed=1), passes=96)
+            assert alone.evaluations[0] == together.evaluations[row]
+        other = method(game_task(games, sizes, users=names, seed=1), evaluations=96)
         assert not np.array_equal(other.scores[2], together.scores[2])
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"passes": 21}, r"21 passes for 10 events.*'u0'.*at least 22"),
-        ({"passes": 0}, r"passes is 0"),
+        ({"evaluations": 21}, r"21 evaluations for 10 events.*'u0'.*at least 22"),
+        ({"evaluations": 0}, r"evaluations is 0"),
         ({"tolerance": -1.0}, r"tolerance is -1"),
         ({"surrogate": "linaer"}, r"did you mean 'linear'"),
     ],
@@ -262,9 +262,9 @@ def test_a_budget_that_cannot_do_is_refused(options, named):
 
 def test_a_real_model_is_explained_by_sampling_near_its_exact_values(bert, log):
     exact = Explainer(bert, "exact_shapley").explain(log.at(7))
-    found = Explainer(bert, "shapley", passes=120, tolerance=0.0).explain(log.at(7))
+    found = Explainer(bert, "shapley", evaluations=120, tolerance=0.0).explain(log.at(7))
     assert relative_error(found.scores, exact.scores) < 0.5
-    assert found.quality.passes == 120
+    assert found.quality.evaluations == 120
     assert found.quality.completeness_gap < 1e-6
 
 

@@ -73,7 +73,7 @@ def test_a_slate_is_the_list_of_recommendations_and_whole_with_all_events(model,
 
 def test_scores_are_what_the_list_loses_without_an_event(bert, log):
     history = bert.encoder.trim(log.at(9))
-    seen = torch.from_numpy(bert.encoder.lexicon.item_codes(history).astype(np.int64))[None]
+    seen = torch.from_numpy(bert.encoder.vocabulary.item_codes(history).astype(np.int64))[None]
     slate = bert.score([history]).best(10, seen=seen).codes[0].tolist()
     kept = [history.keep(np.arange(len(history)) != i) for i in range(len(history))]
     lost = []

@@ -17,18 +17,18 @@ def test_few_events_are_found_among_many_with_fewer_passes_than_events():
     def game(masks):
         return masks @ worth + 0.01 * noise.normal(size=len(masks))
 
-    found = sparse_surrogate(game_task([game], [120]), passes=100)
+    found = sparse_surrogate(game_task([game], [120]), evaluations=100)
     assert set(np.argsort(-np.abs(found.scores[0]))[:3]) == {4, 50, 99}
     np.testing.assert_allclose(found.scores[0], worth, atol=0.05)
     assert (found.scores[0] == 0).sum() > 60
-    assert found.passes[0] <= 102
+    assert found.evaluations[0] <= 102
 
 
 def test_with_all_sets_asked_it_is_the_best_line_and_no_shapley_value():
     def game(masks):  # unanimity of three: Shapley 1/3 each, the best line has 1/4
         return masks[:, :3].all(1).astype(float)
 
-    found = sparse_surrogate(game_task([game], [5]), passes=32).scores[0]
+    found = sparse_surrogate(game_task([game], [5]), evaluations=32).scores[0]
     masks = every_coalition(5)
     line = np.linalg.lstsq(np.column_stack([np.ones(32), masks]), game(masks), rcond=None)[0]
     np.testing.assert_allclose(found, line[1:], atol=1e-9)
@@ -43,5 +43,5 @@ def test_short_histories_are_weighed_too(players):
 
 
 def test_too_few_passes_are_refused():
-    with pytest.raises(ExplanationError, match=r"9 passes for 20 events.*at least 10"):
-        sparse_surrogate(game_task([lambda m: m.sum(1)], [20]), passes=9)
+    with pytest.raises(ExplanationError, match=r"9 evaluations for 20 events.*at least 10"):
+        sparse_surrogate(game_task([lambda m: m.sum(1)], [20]), evaluations=9)

@@ -39,7 +39,7 @@ def test_an_item_and_a_behaviour_are_log_odds(model, log):
         torch.testing.assert_close(found, log_odds(prediction.item_logits, torch.tensor([7, 7])))
     for target in ("cart", Behavior("cart")):
         found, prediction = values(target, model, histories)
-        code = model.encoder.lexicon.behaviors.index("cart")
+        code = model.encoder.vocabulary.behaviors.index("cart")
         p = prediction.behavior_logits.double().softmax(-1)[:, code]
         torch.testing.assert_close(found.double(), torch.log(p / (1 - p)), rtol=0, atol=1e-4)
 

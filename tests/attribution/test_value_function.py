@@ -38,14 +38,14 @@ def test_each_distinct_mask_is_read_once(bert, log, removal):
     a, b = np.array([1, 0, 1, 1], dtype=bool), np.array([0, 0, 1, 1], dtype=bool)
     c = np.ones(5, dtype=bool)
     first = values([np.stack([a, b, a, b, a]), np.stack([c])])
-    assert values.passes.tolist() == [2, 1]
+    assert values.evaluations.tolist() == [2, 1]
     assert first[0][0] == first[0][2] == first[0][4] != first[0][1] == first[0][3]
     second = values([np.stack([b, a]), np.empty((0, 5), dtype=bool)])
     assert second[0].tolist() == [first[0][1], first[0][0]]
     assert second[1].shape == (0,)
-    assert values.passes.tolist() == [2, 1]
+    assert values.evaluations.tolist() == [2, 1]
     values.ends()
-    assert values.passes.tolist() == [4, 2]  # all events of the second user were known
+    assert values.evaluations.tolist() == [4, 2]  # all events of the second user were known
 
 
 def test_targets_that_share_an_engine_share_its_passes(model, histories, removal):
@@ -57,7 +57,7 @@ def test_targets_that_share_an_engine_share_its_passes(model, histories, removal
     shared = ValueFunction(model, histories, target, removal, engine=engine)
     found = shared(masks)
     assert engine.tokens == read
-    assert first.passes.tolist() == shared.passes.tolist()  # as if each had been alone
+    assert first.evaluations.tolist() == shared.evaluations.tolist()  # as if each had been alone
     for ours, alone in zip(
         found, ValueFunction(model, histories, target, removal)(masks), strict=True
     ):

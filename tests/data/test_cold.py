@@ -80,5 +80,5 @@ def test_another_seed_keeps_other_items_back(whole, task):
 
 
 def test_a_log_without_questions_is_refused(whole):
-    with pytest.raises(EmptyLogError, match="0 questions validate, 0 test"):
+    with pytest.raises(EmptyLogError, match="0 examples validate, 0 test"):
         cold_split(whole, min_history=100)

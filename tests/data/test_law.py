@@ -6,16 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_influence.datasets.generating_process import Drift, Law, cluster_factors
+from llm_influence.datasets.generating_process import Drift, GeneratingProcess, cluster_factors
 from llm_influence.errors import UnknownNameError
 from llm_influence.types import Event, History
 
 HOUR = 3600
 
 
-def law(**options) -> Law:
+def law(**options) -> GeneratingProcess:
     """Items a0, a1 of one cluster, b0 of another, g of none; half-life two hours."""
-    return Law(
+    return GeneratingProcess(
         item_ids=pa.array(["a0", "a1", "b0", "g"], pa.string()),
         factors=np.array([[1.0, 0], [1, 0], [0, 1], [0, 0]]),
         behaviors=("buy", "hide", "see"),
@@ -49,7 +49,7 @@ def test_without_any_event_every_item_is_as_likely():
 
 def test_steps_count_instead_of_hours():
     # 3, 2, 1, 0 steps back with a half-life of one step
-    slow = Law(**{**vars(law()), "clock": "steps", "half_life": 1.0})
+    slow = GeneratingProcess(**{**vars(law()), "clock": "steps", "half_life": 1.0})
     a, b = 2 / 8 - 1 / 2, 2 / 4
     np.testing.assert_allclose(
         slow.log_probabilities(PAST), np.log(softmax(np.array([a, a, b, 0])))

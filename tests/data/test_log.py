@@ -50,8 +50,8 @@ def test_known_log():
     assert log.num_events == 5
     assert log.offsets.tolist() == [0, 3, 5]
     assert log.positions().tolist() == [0, 1, 2, 0, 1]
-    assert log.vocabulary.behaviors == ("cart", "view")
-    assert log.vocabulary.items is log.catalogue.ids
+    assert log.code_names.behaviors == ("cart", "view")
+    assert log.code_names.items is log.catalogue.ids
     kinds = (log.items.dtype, log.behaviors.dtype, log.timestamps.dtype, log.values.dtype)
     assert kinds == (np.int32, np.int32, np.int64, np.float32)
 
@@ -101,7 +101,7 @@ def test_histories_are_views_that_share_the_vocabulary():
     log = BehaviorLog.read(TWO_USERS)
     history = log.history("a")
     assert np.shares_memory(history.items, log.items)
-    assert history.vocabulary is log.vocabulary
+    assert history.code_names is log.code_names
     assert [len(one) for one in log] == [3, 2]
     assert log.at(0, 2).item_ids() == ["x", "y"]
     assert len(log.at(1, 9)) == 2
@@ -111,7 +111,7 @@ def test_histories_are_views_that_share_the_vocabulary():
 def test_one_event_is_a_history():
     log = BehaviorLog.read(table(("a", "x", 1)))
     assert len(log.history("a")) == 1
-    assert log.vocabulary.behaviors == ("interact",)
+    assert log.code_names.behaviors == ("interact",)
 
 
 def test_unknown_user():
@@ -208,7 +208,7 @@ def test_align_changes_codes_and_not_events(rows):
     moved = log.align(other, ("view", "buy", "cart"))
     assert events(moved) == events(log)
     assert moved.catalogue is other
-    back = moved.align(log.catalogue, log.vocabulary.behaviors)
+    back = moved.align(log.catalogue, log.code_names.behaviors)
     np.testing.assert_array_equal(back.items, log.items)
 
 

@@ -109,7 +109,7 @@ def test_distractors_have_no_influence_and_are_no_causes():
         np.testing.assert_array_equal(truth.influence[user][nothing], 0)
         assert not truth.is_cause[user][nothing].any()
     without, _ = made(distractor_share=0.0)
-    assert DISTRACTOR not in without.vocabulary.behaviors
+    assert DISTRACTOR not in without.code_names.behaviors
 
 
 def test_causes_are_the_events_with_a_share_of_the_largest_influence():

@@ -57,7 +57,7 @@ def test_labels_and_causes_are_the_law(planted):
 
 def test_only_alarms_have_labels_and_both_sorts_occur(planted):
     log, truth = planted
-    names = np.array(log.vocabulary.behaviors)[log.behaviors]
+    names = np.array(log.code_names.behaviors)[log.behaviors]
     assert set(names[~np.isnan(log.labels)]) == {ALARM}
     assert (names == ALARM).sum() == len(truth.alarms)
     assert 0.3 < truth.is_fraud.mean() < 0.5

@@ -55,7 +55,7 @@ def test_film_titles_are_written_as_people_say_them():
 def test_movielens_100k():
     log = movielens_100k()
     assert (len(log), log.num_events, len(log.catalogue)) == (943, 100_000, 1_682)
-    assert log.vocabulary.behaviors == ("rate",)
+    assert log.code_names.behaviors == ("rate",)
     assert log.catalogue.title_of("50") == "Star Wars (1977)"
     assert log.catalogue.texts[49] == "Star Wars (1977). Action Adventure Romance Sci-Fi War"
     history = log.history("196")

@@ -28,15 +28,15 @@ BY_TIME = SplitConfig(
 )
 
 
-def asked(questions):
+def asked(examples):
     """(history, target) item ids of every question, by user."""
-    ids = questions.log.catalogue.ids
+    ids = examples.log.catalogue.ids
     return {
-        questions.history(n).user_id: (
-            questions.history(n).item_ids(),
-            ids[int(questions.target_items[n])].as_py(),
+        examples.history(n).user_id: (
+            examples.history(n).item_ids(),
+            ids[int(examples.target_items[n])].as_py(),
         )
-        for n in range(len(questions))
+        for n in range(len(examples))
     }
 
 
@@ -105,7 +105,7 @@ CONFIGS = st.one_of(
         validation_from=st.floats(0.05, 0.5),
         test_from=st.floats(0.55, 0.95),
         min_events=st.integers(2, 4),
-        questions=st.sampled_from(["first", "all"]),
+        examples=st.sampled_from(["first", "all"]),
     ),
 )
 
@@ -132,11 +132,11 @@ def test_parts_cover_every_event_once(rows, config):
     assert counts[1:3].tolist() == [len(split.validation), len(split.test)]
     if config.kind == "leave_one_out" and config.min_events > 2 * config.held_out:
         assert counts[3] == 0
-    several = config.held_out > 1 or config.questions == "all"
-    for questions in (split.validation, split.test):
-        assert several or len(np.unique(questions.users)) == len(questions)
-        assert (questions.positions >= 1).all()
-        trained = np.isin(questions.events, np.flatnonzero(parts == 0))
+    several = config.held_out > 1 or config.examples == "all"
+    for examples in (split.validation, split.test):
+        assert several or len(np.unique(examples.users)) == len(examples)
+        assert (examples.positions >= 1).all()
+        trained = np.isin(examples.events, np.flatnonzero(parts == 0))
         assert not trained.any()
 
 
@@ -162,7 +162,7 @@ def test_several_events_of_a_user_are_held_out_each_with_all_before_it_as_histor
 
 
 def test_every_event_after_a_moment_may_be_asked():
-    split = split_log(LOG, BY_TIME.model_copy(update={"questions": "all"}))
+    split = split_log(LOG, BY_TIME.model_copy(update={"examples": "all"}))
     assert questions_of(split.validation) == [("long", 3), ("long", 4), ("three", 1)]
     assert questions_of(split.test) == [("short", 1), ("three", 2)]
     one = split_log(LOG, BY_TIME)
@@ -172,8 +172,8 @@ def test_every_event_after_a_moment_may_be_asked():
 
 def test_a_question_is_asked_when_its_event_happens():
     rows = split_log(LOG, SplitConfig()).test
-    assert [rows.history(n).asked_at for n in range(len(rows))] == [4, 9]
-    assert LOG.history("long").asked_at is None
+    assert [rows.history(n).query_time for n in range(len(rows))] == [4, 9]
+    assert LOG.history("long").query_time is None
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_question_is_asked_when_its_event_happens():
     [
         ({"held_out": 3, "min_events": 5}, "min_events of at least 6"),
         ({"kind": "global_time", "held_out": 2}, "no held_out"),
-        ({"questions": "all"}, "no questions"),
+        ({"examples": "all"}, "no examples"),
     ],
 )
 def test_options_that_do_not_fit_the_kind_are_refused(options, said):
@@ -240,7 +240,7 @@ def test_only_events_of_the_named_behaviours_are_asked():
         catalogue=Catalogue.from_ids(["x"]),
     )
     cuts = {"validation_from": "1970-01-01T00:00:03Z", "test_from": "1970-01-01T00:00:05Z"}
-    config = SplitConfig(kind="global_time", questions="all", behaviors=["mail"], **cuts)
+    config = SplitConfig(kind="global_time", examples="all", behaviors=["mail"], **cuts)
     split = split_log(log, config)
     assert split.validation.positions.tolist() == [3]
     assert split.test.positions.tolist() == [5]

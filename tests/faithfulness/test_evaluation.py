@@ -18,14 +18,19 @@ from llm_influence.faithfulness.evaluate import (
     scrambled,
 )
 from llm_influence.faithfulness.games import rank_target
-from llm_influence.faithfulness.options import Contender, Options, contender, line_up
+from llm_influence.faithfulness.options import (
+    ComparedMethod,
+    Options,
+    compared_method,
+    methods_compared,
+)
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed
 
 METHODS_COMPARED = [
     "leave_one_out",
-    contender("integrated_gradients", {"steps": 4}),
+    compared_method("integrated_gradients", {"steps": 4}),
     "attention_rollout",
 ]
 REFERENCES = [name for name, spec in METHODS.items() if spec.family == "reference"]
@@ -55,7 +60,7 @@ def test_every_method_and_every_reference_has_every_metric_under_both_removals(f
     assert found.removals == ["drop", "mask"]
     for removal in found.removals:
         for method in labels:
-            for metric in [*found.metrics, "deletion@10", "insertion@100", "passes"]:
+            for metric in [*found.metrics, "deletion@10", "insertion@100", "evaluations"]:
                 assert found.values(method, metric, removal).shape == (4,)
     assert {"lds", "abpc", "sensitivity", "randomisation", "pos@10,5"} <= set(found.metrics)
 
@@ -84,7 +89,9 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_others(bert, historie
 
 def test_passes_are_those_of_the_method_alone(bert, histories, found):
     alone = Explainer(bert).explain(histories)
-    assert found.values("leave_one_out", "passes").tolist() == [i.quality.passes for i in alone]
+    assert found.values("leave_one_out", "evaluations").tolist() == [
+        i.quality.evaluations for i in alone
+    ]
 
 
 def test_sets_asked_for_twice_are_computed_once(bert, histories, monkeypatch):
@@ -106,7 +113,7 @@ def test_sets_asked_for_twice_are_computed_once(bert, histories, monkeypatch):
         return sum(rows)
 
     once = computed(["leave_one_out"])
-    assert computed(["leave_one_out", contender("leave_one_out", label="again")]) == once
+    assert computed(["leave_one_out", compared_method("leave_one_out", label="again")]) == once
 
 
 def test_exact_scores_of_a_linear_model_are_perfect():
@@ -180,7 +187,7 @@ def test_a_rank_is_the_place_among_alternatives(bert, histories, name):
         assert set(ranks) <= {1, 2, 3}
     else:
         code = int(bert.catalogue.index([target])[0])
-        seen = seen_items([bert.encoder.lexicon.item_codes(history) for history in histories])
+        seen = seen_items([bert.encoder.vocabulary.item_codes(history) for history in histories])
         held = seen.masked_fill(seen == code, -1)
         expected = target_ranks(scores, torch.full((4,), code), held)
         assert ranks.tolist() == expected.tolist()
@@ -197,13 +204,15 @@ def test_ranks_do_not_let_removed_items_become_rivals(bert, histories):
 def test_a_function_can_take_part(bert, histories):
     def by_value(task):
         task.values.ends()
-        base, full = task.values.ends()  # known by now: no more passes
+        base, full = task.values.ends()  # known by now: no more evaluations
         scores = [np.nan_to_num(history.values.astype(float)) for history in task.histories]
-        return Attribution(scores, np.zeros(len(scores)), base, full, task.values.passes.copy())
+        return Attribution(
+            scores, np.zeros(len(scores)), base, full, task.values.evaluations.copy()
+        )
 
-    mine = Contender("by_value", by_value, in_target_units=False)
+    mine = ComparedMethod("by_value", by_value, in_target_units=False)
     result = evaluate_faithfulness(bert, histories[:2], [mine], Options(metrics=("lds",)))
-    assert result.values("by_value", "passes").tolist() == [2, 2]
+    assert result.values("by_value", "evaluations").tolist() == [2, 2]
     assert np.isfinite(result.values("by_value", "lds")).all()
 
 
@@ -229,11 +238,13 @@ def test_a_model_in_training_is_left_as_it_was(bert, histories, found):
         (lambda: Options(check_removal="erase"), "unknown removal 'erase'"),
         (lambda: Options(metrics=("ldss",)), "unknown metric 'ldss'"),
         (lambda: Options(masks=2), "masks is 2"),
-        (lambda: line_up(["shapely"], ["drop"]), "unknown method 'shapely'"),
-        (lambda: line_up(["recency", "recency"], ["drop"]), "'recency' stands twice"),
-        (lambda: contender("recency", {"steps": 3}), "unknown option 'steps'"),
+        (lambda: methods_compared(["shapely"], ["drop"]), "unknown method 'shapely'"),
+        (lambda: methods_compared(["recency", "recency"], ["drop"]), "'recency' stands twice"),
+        (lambda: compared_method("recency", {"steps": 3}), "unknown option 'steps'"),
         (
-            lambda: line_up([Contender("mine", run=None, removals=("drop",))], ["drop", "mask"]),
+            lambda: methods_compared(
+                [ComparedMethod("mine", run=None, removals=("drop",))], ["drop", "mask"]
+            ),
             "'mine' cannot use removal 'mask'",
         ),
     ],

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from llm_influence.errors import ExplanationError
-from llm_influence.faithfulness.options import Contender
+from llm_influence.faithfulness.options import ComparedMethod
 from llm_influence.faithfulness.result import (
     SCHEMA,
     FaithfulnessResult,
@@ -30,8 +30,8 @@ def result(columns, users=None):
         for metric, values in metrics.items()
         for n, value in enumerate(values)
     ]
-    contenders = [Contender(name, run=None, reference=name == "random") for name in columns]
-    return FaithfulnessResult.of(pa.Table.from_pylist(rows, schema=SCHEMA), contenders)
+    compared = [ComparedMethod(name, run=None, reference=name == "random") for name in columns]
+    return FaithfulnessResult.of(pa.Table.from_pylist(rows, schema=SCHEMA), compared)
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -64,7 +64,7 @@ def test_histories_of_one_user_are_drawn_together():
 
 def test_what_is_not_defined_is_left_out_and_counted():
     found = result(
-        {"random": {"lds": [1, np.nan, 3], "infidelity": [np.nan] * 3, "passes": [2] * 3}}
+        {"random": {"lds": [1, np.nan, 3], "infidelity": [np.nan] * 3, "evaluations": [2] * 3}}
     )
     assert found.interval("random", "lds").mean == 2
     assert found.interval("random", "lds").histories == 2
@@ -82,7 +82,7 @@ def test_methods_that_do_not_beat_a_reference_are_named():
     good = {"lds": base["lds"] + 1, "deletion_auc": base["deletion_auc"] - 1}
     bad = {"lds": base["lds"] - 1, "deletion_auc": base["deletion_auc"] + draw.normal(size=40)}
     for name in (base, good, bad):
-        name["passes"] = [2.0] * 40
+        name["evaluations"] = [2.0] * 40
     found = result({"good": good, "bad": bad, "random": base})
     lines = misleading_lines(found)
     assert [line.partition(":")[0] for line in lines] == [

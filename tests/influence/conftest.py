@@ -41,7 +41,7 @@ def influence_of(
         "target": "item",
         "target_id": "50",
         "target_name": "Star Wars (1977)",
-        "frame_score": 0.25,
+        "prompt_score": 0.25,
         "base_value": -4.0,
         "full_value": -4.0 + float(np.sum(scores)),
         "prediction": 0.032,

@@ -9,10 +9,10 @@ def test_what_was_measured_is_said_and_nothing_else(make):
     assert card_words(make([1.0], gap=0.004)) == [
         "removal mask",
         "completeness gap 0.40%",
-        "3 passes",
+        "3 evaluations",
         "seed 7",
     ]
-    measured = {"largest_standard_error": 0.25, "converged": False, "card_passes": 1}
+    measured = {"largest_standard_error": 0.25, "converged": False, "card_evaluations": 1}
     measured |= {"lds": 0.789, "fidelity_masks": 16, "agreement": -0.5, "agreement_with": "random"}
     measured |= {"bfloat16_error": 0.012}
     assert card_words(make([1.0], card=measured))[4:] == [

@@ -25,7 +25,7 @@ def influences(make):
             standard_errors=np.array([0.1, 0.2]),
             method="shapley",
             card={"largest_standard_error": 0.2, "converged": False, "lds": 0.5}
-            | {"agreement": -1.0, "agreement_with": "random", "card_passes": 18},
+            | {"agreement": -1.0, "agreement_with": "random", "card_evaluations": 18},
         ),
     ]
 
@@ -43,7 +43,7 @@ def assert_same(found, expected):
         np.testing.assert_equal(asdict(a.quality), asdict(b.quality))  # nan is nan
         for name in ("user_id", "target", "target_id", "target_name"):
             assert getattr(a, name) == getattr(b, name)
-        for name in ("frame_score", "base_value", "full_value", "prediction"):
+        for name in ("prompt_score", "base_value", "full_value", "prediction"):
             assert getattr(a, name) == getattr(b, name)
 
 

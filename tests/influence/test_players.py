@@ -26,8 +26,8 @@ def test_fields_add_up_to_their_event_and_the_user_to_the_frame(fields, make):
     np.testing.assert_allclose(whole.scores, [0.75, 2.125])
     np.testing.assert_allclose(whole.standard_errors, [0.5, 0.5])
     assert whole.players is None
-    assert whole.scores.sum() + whole.frame_score == sum(SCORES) + fields.frame_score
-    assert whole.frame_score == fields.frame_score + 0.5
+    assert whole.scores.sum() + whole.prompt_score == sum(SCORES) + fields.prompt_score
+    assert whole.prompt_score == fields.prompt_score + 0.5
     assert whole.by_event() is whole
     assert [event.title for event, _ in fields.ranked()] == ["B", "A"]
 

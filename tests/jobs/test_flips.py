@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_influence.batch.fairness_test import MOST_VALUES, measure_flips
+from llm_influence.batch.fairness_test import MOST_VALUES, run_fairness_test
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import DataError, ExplanationError
-from llm_influence.influence.table_files import read_flips, table_files
+from llm_influence.influence.table_files import read_fairness_test, table_files
 from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 
@@ -33,8 +33,8 @@ def aged(tmp_path_factory):
 
 def test_rows_say_what_the_model_recommends_to_the_changed_user(aged, tmp_path):
     log = tiny.small_log()
-    result = measure_flips(aged, log, ["age"], tmp_path, k=5, batch_size=5, progress=False)
-    rows = read_flips(result.path).to_pylist()
+    result = run_fairness_test(aged, log, ["age"], tmp_path, k=5, batch_size=5, progress=False)
+    rows = read_fairness_test(result.path).to_pylist()
     assert len(rows) == len(log) * 2
     assert any(row["changed"] for row in rows)
     for row in rows:
@@ -56,34 +56,36 @@ def test_rows_say_what_the_model_recommends_to_the_changed_user(aged, tmp_path):
 
 
 def test_a_model_that_does_not_read_the_feature_never_changes(tmp_path):
-    result = measure_flips(tiny.tiny_model(), tiny.small_log(), ["age"], tmp_path, progress=False)
+    result = run_fairness_test(
+        tiny.tiny_model(), tiny.small_log(), ["age"], tmp_path, progress=False
+    )
     assert result.changed == {"age": 0.0}
-    assert {row["kept"] for row in read_flips(result.path).to_pylist()} == {1.0}
+    assert {row["kept"] for row in read_fairness_test(result.path).to_pylist()} == {1.0}
 
 
 def test_of_many_numbers_some_are_put_in_and_users_without_stand_aside(aged, tmp_path):
     ages = [""] + [str(20 + user) for user in range(29)]
     users = pa.table({"user_id": [f"u{i}" for i in range(30)], "age": ages})
     log = BehaviorLog.read(tiny.events_table(30), items=tiny.items_table(), users=users)
-    measured = measure_flips(aged, log, ["age"], tmp_path, progress=False)
-    rows = read_flips(measured.path).to_pylist()
+    measured = run_fairness_test(aged, log, ["age"], tmp_path, progress=False)
+    rows = read_fairness_test(measured.path).to_pylist()
     assert measured.users == {"age": 29}
     assert "u0" not in {row["user_id"] for row in rows}
     assert len({row["other"] for row in rows}) == MOST_VALUES
 
 
 def test_flips_are_no_influence_table(aged, tmp_path):
-    measure_flips(aged, tiny.small_log(), ["age"], tmp_path, progress=False)
+    run_fairness_test(aged, tiny.small_log(), ["age"], tmp_path, progress=False)
     with pytest.raises(DataError, match=r"no \.parquet file"):
         table_files(tmp_path)
 
 
 def test_what_cannot_be_changed_is_refused(aged, tmp_path):
     with pytest.raises(DataError, match="no feature 'gender'"):
-        measure_flips(aged, tiny.small_log(), ["gender"], tmp_path)
+        run_fairness_test(aged, tiny.small_log(), ["gender"], tmp_path)
     with pytest.raises(ExplanationError, match="k is 99"):
-        measure_flips(aged, tiny.small_log(), ["age"], tmp_path, k=99)
+        run_fairness_test(aged, tiny.small_log(), ["age"], tmp_path, k=99)
     same = pa.table({"user_id": [f"u{i}" for i in range(12)], "age": ["20"] * 12})
     log = BehaviorLog.read(tiny.events_table(), items=tiny.items_table(), users=same)
     with pytest.raises(DataError, match="every user's 'age' is '20'"):
-        measure_flips(aged, log, ["age"], tmp_path)
+        run_fairness_test(aged, log, ["age"], tmp_path)

@@ -47,8 +47,8 @@ def answering(request):
 
 
 def asked(log, *, later=5000):
-    """Histories of three users and the moments of their questions."""
-    return [replace(log.at(n), asked_at=int(log.at(n).timestamps[-1]) + later) for n in (7, 0, 2)]
+    """Histories of three users and the moments of their examples."""
+    return [replace(log.at(n), query_time=int(log.at(n).timestamps[-1]) + later) for n in (7, 0, 2)]
 
 
 def feedback_of(model, histories):
@@ -144,7 +144,7 @@ def test_a_scale_knows_who_is_asked(log):
     assert every.share == pytest.approx(float((~np.isnan(log.values)).mean()))
     clicks = FeedbackScale.fit(log, config("binary", behaviors=["click"]))
     assert clicks.behaviors == ("click",)
-    code = log.vocabulary.behaviors.index("click")
+    code = log.code_names.behaviors.index("click")
     own = log.values[(log.behaviors == code) & ~np.isnan(log.values)]
     assert clicks.mean == pytest.approx(float((own >= 4).mean()))
     labels = np.where(np.arange(log.num_events) % 2, 1.0, 0.0)
@@ -169,7 +169,7 @@ def test_feedback_depends_on_the_candidate_the_behaviour_and_the_moment(answerin
     item, behavior, again = feedback_of(answering, histories)
     assert abs(item - behavior) > 1e-4
     assert abs(item - again) > 1e-4
-    later = feedback_of(answering, [replace(h, asked_at=h.asked_at + 10**7) for h in histories])
+    later = feedback_of(answering, [replace(h, query_time=h.query_time + 10**7) for h in histories])
     assert abs(later[0] - item) > 1e-4
 
 
@@ -234,11 +234,11 @@ def test_when_starts_at_nothing_and_moves_all_heads_then(log):
 def test_an_unknown_moment_and_an_empty_history_have_the_code_of_nothing(log):
     encoder = tiny.tiny_model().encoder
     history = asked(log)[0]
-    unknown, empty = replace(history, asked_at=None), history.keep(slice(0))
-    assert empty.asked_at == history.asked_at
+    unknown, empty = replace(history, query_time=None), history.keep(slice(0))
+    assert empty.query_time == history.query_time
     assert encoder.encode([unknown, empty]).when.tolist() == [0, 0]
     with pytest.raises(DataError, match="7 s before the last event"):
-        encoder.encode([replace(history, asked_at=int(history.timestamps[-1]) - 7)])
+        encoder.encode([replace(history, query_time=int(history.timestamps[-1]) - 7)])
 
 
 def test_a_growing_history_is_asked_at_its_moment(log):
@@ -247,7 +247,7 @@ def test_a_growing_history_is_asked_at_its_moment(log):
     torch.testing.assert_close(
         grown.prediction.item_logits, next(model.predict([history]))[1].item_logits
     )
-    grown.ask(history.asked_at + 10**6)
-    later = next(model.predict([replace(history, asked_at=history.asked_at + 10**6)]))[1]
+    grown.ask(history.query_time + 10**6)
+    later = next(model.predict([replace(history, query_time=history.query_time + 10**6)]))[1]
     torch.testing.assert_close(grown.prediction.item_logits, later.item_logits)
     assert grown.readings == 1

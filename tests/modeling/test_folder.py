@@ -182,7 +182,7 @@ def test_an_option_of_another_version_is_an_error_of_the_folder(folder):
 
 
 @pytest.mark.parametrize(
-    "key", ["config", "lexicon", "protocol", "rendering.style", "lexicon.behaviors"]
+    "key", ["config", "vocabulary", "protocol", "rendering.style", "vocabulary.behaviors"]
 )
 def test_a_description_that_lacks_a_part_names_it(folder, key):
     path = folder / "model.json"
@@ -211,20 +211,20 @@ def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path):
 
 
 def test_how_often_items_were_met_is_kept_and_no_folder_needs_it(folder, log):
-    counts = InfluenceModel.from_pretrained(folder).encoder.lexicon.counts
+    counts = InfluenceModel.from_pretrained(folder).encoder.vocabulary.counts
     np.testing.assert_array_equal(counts, np.bincount(log.items, minlength=len(log.catalogue)))
     np.save(folder / "counts.npy", counts[1:])
     with pytest.raises(ModelFolderError, match=r"counts of shape \(29,\)"):
         InfluenceModel.from_pretrained(folder)
     (folder / "counts.npy").unlink()
     model = InfluenceModel.from_pretrained(folder)
-    assert model.encoder.lexicon.counts is None
+    assert model.encoder.vocabulary.counts is None
     model.add_items(Catalogue.from_ids(["new"]))
-    assert model.encoder.lexicon.counts is None
+    assert model.encoder.vocabulary.counts is None
 
 
 def test_a_new_item_was_never_met(folder):
     model = InfluenceModel.from_pretrained(folder)
-    known = model.encoder.lexicon.counts
+    known = model.encoder.vocabulary.counts
     model.add_items(Catalogue.from_ids(["new"]))
-    np.testing.assert_array_equal(model.encoder.lexicon.counts, [*known, 0])
+    np.testing.assert_array_equal(model.encoder.vocabulary.counts, [*known, 0])

@@ -6,7 +6,7 @@ import torch
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ModelFolderError
-from llm_influence.modeling.embeddings import UnitVectors, item_bags
+from llm_influence.modeling.embeddings import Embeddings, item_bags
 from llm_influence.modeling.model import InfluenceModel
 from tests import graph, tiny
 
@@ -122,7 +122,7 @@ def test_neighbours_need_a_graph():
 
 def test_gradients_of_mixed_vectors_are_the_same_for_any_number_of_threads():
     generator = torch.Generator().manual_seed(0)
-    units = UnitVectors(torch.randn(50, 64, generator=generator), 64)
+    units = Embeddings(torch.randn(50, 64, generator=generator), 64)
     units.mix(
         torch.randint(50, (50, 8), generator=generator), torch.rand(50, 8, generator=generator)
     )
@@ -147,7 +147,7 @@ def test_what_an_item_is_made_of_sums_to_one_and_units_before_the_items_are_them
     assert weights.tolist()[1] == [1, 0, 0, 0]
     assert bags[0, :2].tolist() == [4, 6]
     assert weights[0].tolist() == [0.5, 0.5, 0, 0]
-    units = UnitVectors(torch.randn(7, 6), 6)
+    units = Embeddings(torch.randn(7, 6), 6)
     units.mix(bags, weights)
     assert units.bags[:4, 0].tolist() == [0, 1, 2, 3]
     assert units.bag_weights[:4].tolist() == [[1, 0, 0, 0]] * 4

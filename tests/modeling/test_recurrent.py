@@ -112,7 +112,7 @@ def test_the_gate_of_an_event_is_what_is_left_of_whatever_stood_before_it(recurr
             moved = recurrence.states(batch) - first
         finally:
             cell.first.data = held
-    at_ends = moved[0, batch.ends[0]]  # after the frame and after each event
+    at_ends = moved[0, batch.ends[0]]  # after the prompt and after each event
     gates = recurrence.gates(history)
     assert gates.shape == (len(history), 32)
     expected = at_ends[0]

@@ -16,7 +16,7 @@ from llm_influence.rendering.batch import collate
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.time_words import gap_words
-from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.rendering.vocabulary import Vocabulary
 from tests import tiny
 
 SMALL = ScratchConfig(vocab_size=900, layers=2, width=32, heads=2, context=256)
@@ -70,7 +70,7 @@ def test_the_pieces_are_those_of_sentencepiece(log, made, tokenizer):
     model = str(made.folder / "sentencepiece.model")
     original = sentencepiece.SentencePieceProcessor(model_file=model)
     encoder = Encoder(
-        Template.load("prose_zh"), Lexicon.fit(log), style="text", tokenizer=tokenizer
+        Template.load("prose_zh"), Vocabulary.fit(log), style="text", tokenizer=tokenizer
     )
     for history in log:
         text = encoder.render(history)
@@ -81,7 +81,7 @@ def test_the_pieces_are_those_of_sentencepiece(log, made, tokenizer):
 def test_assembled_ids_equal_tokenising_the_whole_text(log, tokenizer, template):
     encoder = Encoder(
         Template.load(template),
-        Lexicon.fit(log),
+        Vocabulary.fit(log),
         style="text",
         tokenizer=tokenizer,
         max_tokens=10_000,
@@ -117,9 +117,9 @@ def test_the_same_seed_gives_the_same_files_and_another_other_weights(log, made,
 
 
 def test_every_event_every_item_and_every_word_is_read_once(log, made):
-    lexicon = Lexicon.fit(log)
+    vocabulary = Vocabulary.fit(log)
     bare = 3  # words of the template that hold no field
-    words = [*lexicon.behaviors, *lexicon.values.words(), *gap_words("zh")]
+    words = [*vocabulary.behaviors, *vocabulary.values.words(), *gap_words("zh")]
     shown = bare + len(words) + 2 * len(log.catalogue)
     assert made.lines == 2 * shown + log.num_events + len(log)
     assert made.vocabulary <= SMALL.vocab_size

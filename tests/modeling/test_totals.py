@@ -17,7 +17,7 @@ from tests import tiny
 
 HALF_LIFE = 2.0
 DAY = 86_400
-HEAD = {"weight": 1.0, "positive_from": 4.0, "hidden": 8, "totals_days": HALF_LIFE}
+HEAD = {"weight": 1.0, "positive_from": 4.0, "hidden": 8, "aggregate_days": HALF_LIFE}
 TARGET = Feedback("i3")
 
 
@@ -53,9 +53,9 @@ def middle(edges, code):
 
 def by_hand(model, events):
     """(F,) signed logarithms of the sums, from the history itself."""
-    lexicon = model.encoder.lexicon
-    codes = lexicon.columns([events]).codes
-    edges = lexicon.values.edges
+    vocabulary = model.encoder.vocabulary
+    codes = vocabulary.columns([events]).codes
+    edges = vocabulary.values.edges
     amounts = [middle(edges, code) if code else 0.0 for code in codes["value"]]
     gaps = [middle(GAP_EDGES / DAY, code) if code else 0.0 for code in codes["gap"]]
     ages = [sum(gaps[n + 1 :]) for n in range(len(gaps))]
@@ -64,7 +64,7 @@ def by_hand(model, events):
         for columns in (np.ones(len(ages)), np.array(amounts)):
             found += [
                 (weights * columns)[codes["behavior"] == behavior].sum()
-                for behavior in range(len(lexicon.behaviors))
+                for behavior in range(len(vocabulary.behaviors))
             ]
     return np.log1p(found)
 
@@ -116,7 +116,7 @@ def test_removed_events_add_nothing(model, removal):
         "mask": batch.hide(torch.from_numpy(without)[None]),
     }
     head = model.trained_feedback
-    behavior = model.encoder.lexicon.behaviors.index(head.scale.behaviors[0])
+    behavior = model.encoder.vocabulary.behaviors.index(head.scale.behaviors[0])
     codes = torch.tensor([3]), torch.tensor([behavior])
     with torch.no_grad():
         for value, read in zip(found, (batch, shown.get(removal)), strict=True):

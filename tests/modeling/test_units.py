@@ -2,7 +2,7 @@
 
 import torch
 
-from llm_influence.modeling.embeddings import UnitVectors
+from llm_influence.modeling.embeddings import Embeddings
 
 
 def texts(rows, seed=0):
@@ -11,14 +11,14 @@ def texts(rows, seed=0):
 
 def test_a_fresh_unit_is_its_words_without_the_shared_direction_at_the_given_length():
     given = texts(9)
-    units = UnitVectors(given, 6, scale=2.5)
+    units = Embeddings(given, 6, scale=2.5)
     expected = torch.nn.functional.normalize(given - given.mean(0), dim=-1) * 2.5
     torch.testing.assert_close(units(slice(None)), expected)
     torch.testing.assert_close(units(torch.tensor([[1, 4]])), expected[[1, 4]][None])
 
 
 def test_what_is_added_is_the_sum_of_residuals_and_starts_at_nothing():
-    units = UnitVectors(texts(9), 6)
+    units = Embeddings(texts(9), 6)
     ids = torch.tensor([[[1, 4], [-1, 4], [-1, -1]]])
     assert units.learned(ids).eq(0).all()
     with torch.no_grad():
@@ -30,7 +30,7 @@ def test_what_is_added_is_the_sum_of_residuals_and_starts_at_nothing():
 
 def test_extending_keeps_old_vectors_and_lends_new_ones_their_neighbours_residuals():
     given = texts(40)
-    units = UnitVectors(given, 6)
+    units = Embeddings(given, 6)
     units.first_item = 10
     with torch.no_grad():
         units.residual.copy_(texts(40, seed=2))
@@ -49,12 +49,12 @@ def test_extending_keeps_old_vectors_and_lends_new_ones_their_neighbours_residua
         torch.testing.assert_close(units.residual[row], expected)
     assert units.residual.requires_grad
     assert not units.words.requires_grad
-    assert units.state_dict().keys() == UnitVectors(given, 6).state_dict().keys()
+    assert units.state_dict().keys() == Embeddings(given, 6).state_dict().keys()
 
 
 def test_new_items_start_without_residuals_before_training_and_in_an_empty_catalogue():
     for first_item in (0, 9):  # nothing is learned yet; no item is known yet
-        units = UnitVectors(texts(9), 6)
+        units = Embeddings(texts(9), 6)
         units.first_item = first_item
         with torch.no_grad():
             units.residual += float(first_item)
@@ -63,7 +63,7 @@ def test_new_items_start_without_residuals_before_training_and_in_an_empty_catal
 
 
 def test_residual_dropout_takes_residuals_of_items_in_training_alone():
-    units = UnitVectors(texts(400), 6)
+    units = Embeddings(texts(400), 6)
     with torch.no_grad():
         units.residual += 1.0
     units.residual_dropout, units.first_item = 0.3, 100
@@ -85,7 +85,7 @@ def test_a_narrow_residual_starts_at_nothing_and_moves_vectors_as_far_as_a_full_
     """Far: by the length of one step that changes every learned number by the same amount."""
     torch.manual_seed(0)
     given = torch.randn(9, 64)
-    full, narrow = UnitVectors(given, 64), UnitVectors(given, 64, rank=4)
+    full, narrow = Embeddings(given, 64), Embeddings(given, 64, rank=4)
     assert narrow.residual.shape == (9, 4)
     before = full(slice(None)).detach()
     assert torch.equal(narrow(slice(None)).detach(), before)
@@ -104,7 +104,7 @@ def test_a_narrow_residual_starts_at_nothing_and_moves_vectors_as_far_as_a_full_
 
 
 def test_gradients_are_the_same_to_the_last_bit_for_any_number_of_threads():
-    units = UnitVectors(torch.randn(50, 64), 64)
+    units = Embeddings(torch.randn(50, 64), 64)
     ids = torch.randint(50, (64, 40, 2), generator=torch.Generator().manual_seed(0))
     usual, found = torch.get_num_threads(), []
     try:

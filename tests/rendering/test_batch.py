@@ -7,7 +7,7 @@ import torch
 from llm_influence.rendering.batch import collate
 from llm_influence.rendering.encoder import EncodedHistories
 
-# Two histories: frame of 2 and events of 1, 3, 2 tokens; frame of 1 and one event of 2 tokens.
+# Two histories: prompt of 2 and events of 1, 3, 2 tokens; prompt of 1 and one event of 2 tokens.
 ENCODED = EncodedHistories(
     input_ids=np.array([7, 8, 10, 20, 21, 22, 30, 31, 9, 11, 12]),
     event_index=np.array([-1, -1, 0, 1, 1, 1, 2, 2, -1, 0, 0]),
@@ -60,9 +60,9 @@ def test_hidden_events_are_invisible_and_the_last_visible_token_predicts():
 def test_token_values_add_up_to_events_and_frame(dtype):
     batch = collate(ENCODED)
     values = torch.tensor([[1, 2, 4, 8, 16, 32, 64, 128], [1, 2, 4, 0, 0, 0, 0, 0]], dtype=dtype)
-    events, frame = batch.event_sums(values)
+    events, prompt = batch.event_sums(values)
     assert events.tolist() == [[4, 56, 192], [6, 0, 0]]
-    assert frame.tolist() == [3, 1]
+    assert prompt.tolist() == [3, 1]
     assert events.dtype == dtype
 
 

@@ -16,8 +16,8 @@ from llm_influence.errors import TemplateError, UnknownNameError
 from llm_influence.rendering.encoder import EncodedHistories, Encoder
 from llm_influence.rendering.template import ADDABLE, FIELDS, Template, shipped_templates
 from llm_influence.rendering.time_words import HOURS, WEEKDAYS, gap_words, times_words
-from llm_influence.rendering.token_cache import UnitPieces, field_words
-from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.rendering.token_cache import IdTokenCache, field_words
+from llm_influence.rendering.vocabulary import Vocabulary
 from llm_influence.types import Event, History
 from tests import tiny
 from tests.rendering.tokenizer_families import FAMILIES, tokenizer_of
@@ -44,9 +44,9 @@ def make(
     log: BehaviorLog, template: str, style: str = "text", family: str = "bert", **limits: int
 ) -> Encoder:
     chosen = Template.load(template)
-    lexicon = Lexicon.fit(log, chosen.user_features)
+    vocabulary = Vocabulary.fit(log, chosen.user_features)
     limits = {"max_tokens": 10_000, **limits}
-    return Encoder(chosen, lexicon, style=style, tokenizer=tokenizer_of(family), **limits)
+    return Encoder(chosen, vocabulary, style=style, tokenizer=tokenizer_of(family), **limits)
 
 
 def of_history(encoded: EncodedHistories, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,10 +106,12 @@ SPACED = Template(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_tokens_of_a_field_spell_the_words_of_that_field(log, family):
     tokenizer = tokenizer_of(family)
-    encoder = Encoder(SPACED, Lexicon.fit(log), style="text", tokenizer=tokenizer, max_tokens=999)
+    encoder = Encoder(
+        SPACED, Vocabulary.fit(log), style="text", tokenizer=tokenizer, max_tokens=999
+    )
     history = log.history("u6")
     ids, event_index, field_index = of_history(encoder.encode([history]), 0)
-    codes = encoder.lexicon.columns([history], times=True).codes
+    codes = encoder.vocabulary.columns([history], times=True).codes
     gaps, times = codes["gap"], codes["times"]
     for place, event in enumerate(history.events(log.catalogue.titles_by_id(history.item_ids()))):
         moment = datetime.fromtimestamp(event.timestamp, UTC)
@@ -135,10 +137,10 @@ def test_every_event_has_its_tokens_in_order_and_the_frame_none(log, style, temp
     encoded = encoder.encode(list(log))
     for row, history in enumerate(log):
         _, event_index, field_index = of_history(encoded, row)
-        frame = len(encoder.pieces.frame(history.user))
-        assert (event_index[:frame] == -1).all()
-        assert (field_index[:frame] == -1).all()
-        assert sorted(set(event_index[frame:])) == list(range(len(history)))
+        prompt = len(encoder.token_cache.prompt(history.user))
+        assert (event_index[:prompt] == -1).all()
+        assert (field_index[:prompt] == -1).all()
+        assert sorted(set(event_index[prompt:])) == list(range(len(history)))
         assert (np.diff(event_index) >= 0).all()
         wanted = [f for f in (chunk.field for chunk in encoder.template.event_chunks) if f]
         for event in range(len(history)):
@@ -154,7 +156,7 @@ def test_every_event_has_its_tokens_in_order_and_the_frame_none(log, style, temp
 def words_of_gaps(encoder: Encoder, history: History) -> list[str]:
     """Style token: the gap units of a history, as words."""
     ids, _, fields = of_history(encoder.encode([history]), 0)
-    return [encoder.pieces.words[unit] for unit in ids[fields == FIELDS.index("gap")]]
+    return [encoder.token_cache.words[unit] for unit in ids[fields == FIELDS.index("gap")]]
 
 
 def hourly(*hours: int) -> History:
@@ -203,16 +205,16 @@ def test_a_gap_is_measured_from_the_previous_kept_event(log):
 
 def test_added_fields_ride_on_the_last_token_of_their_event(log):
     template = Template(name="all", event="{item}", added=ADDABLE)
-    encoder = Encoder(template, Lexicon.fit(log), style="token")
-    units, added = encoder.pieces.words, encoder.template.added
+    encoder = Encoder(template, Vocabulary.fit(log), style="token")
+    units, added = encoder.token_cache.words, encoder.template.added
     whole = log.at(7)
     for history in (whole, whole.keep(np.arange(len(whole)) % 3 != 1)):
         encoded = encoder.encode([history])
-        codes = encoder.lexicon.columns([history], times=True).codes
-        np.testing.assert_array_equal(encoded.added_ids[0], [-1] * len(added))  # the frame
+        codes = encoder.vocabulary.columns([history], times=True).codes
+        np.testing.assert_array_equal(encoded.added_ids[0], [-1] * len(added))  # the prompt
         for event, ids in enumerate(encoded.added_ids[1:]):
             for field, unit in zip(added, ids, strict=True):
-                words = field_words(encoder.lexicon, encoder.template, field)
+                words = field_words(encoder.vocabulary, encoder.template, field)
                 word = words[codes[field][event]]
                 said = {
                     "behavior": word,
@@ -226,9 +228,11 @@ def test_added_fields_ride_on_the_last_token_of_their_event(log):
 
 
 def test_hours_and_weekdays_have_units_only_where_the_template_says_them(log):
-    lexicon = Lexicon.fit(log)
-    plain = UnitPieces(Template(name="plain", event="{item}"), lexicon)
-    timed = UnitPieces(Template(name="timed", event="{item} {hour}", added=("weekday",)), lexicon)
+    vocabulary = Vocabulary.fit(log)
+    plain = IdTokenCache(Template(name="plain", event="{item}"), vocabulary)
+    timed = IdTokenCache(
+        Template(name="timed", event="{item} {hour}", added=("weekday",)), vocabulary
+    )
     assert "Friday" not in plain.words
     assert timed.first_item == plain.first_item + HOURS + WEEKDAYS
 
@@ -244,7 +248,7 @@ def test_an_empty_history_is_the_frame_alone(log, style, template):
     encoder = make(log, template, style)
     empty = log.at(0).keep(slice(0))
     encoded = encoder.encode([empty])
-    np.testing.assert_array_equal(encoded.input_ids, encoder.pieces.frame(empty.user))
+    np.testing.assert_array_equal(encoded.input_ids, encoder.token_cache.prompt(empty.user))
     assert len(encoded.input_ids) > 0
     assert encoded.event_index.tolist() == [-1] * len(encoded.input_ids)
     assert encoded.num_events.tolist() == encoded.left_out.tolist() == [0]
@@ -269,24 +273,27 @@ AGED = Template(name="aged", history="aged {user.age} did:", event="{behavior} {
 
 
 def test_user_features_stand_in_the_frame_of_both_styles(log):
-    lexicon = Lexicon.fit(log, AGED.user_features)
-    words = Encoder(AGED, lexicon, style="text", tokenizer=tokenizer_of("bert"))
+    vocabulary = Vocabulary.fit(log, AGED.user_features)
+    words = Encoder(AGED, vocabulary, style="text", tokenizer=tokenizer_of("bert"))
     assert words.render(log.history("u1")).startswith("aged 21 did: ")
-    units = Encoder(AGED, lexicon, style="token")
+    units = Encoder(AGED, vocabulary, style="token")
     for user, phrase in (("u1", "age 21"), ("u2", "age 22")):
         ids, event_index, _ = of_history(units.encode([log.history(user)]), 0)
-        assert [units.pieces.words[unit] for unit in ids[event_index < 0]] == ["history", phrase]
+        assert [units.token_cache.words[unit] for unit in ids[event_index < 0]] == [
+            "history",
+            phrase,
+        ]
 
 
 def test_an_unknown_user_feature_reads_unknown(log):
-    lexicon = Lexicon.fit(log, AGED.user_features)
-    words = Encoder(AGED, lexicon, style="text", tokenizer=tokenizer_of("bert"))
-    units = Encoder(AGED, lexicon, style="token")
+    vocabulary = Vocabulary.fit(log, AGED.user_features)
+    words = Encoder(AGED, vocabulary, style="text", tokenizer=tokenizer_of("bert"))
+    units = Encoder(AGED, vocabulary, style="token")
     stranger = History.from_events("u", [Event("i1", "click", 0)])
     assert words.render(stranger).startswith("aged unknown did: ")
     for age in ("", "99"):
         user = History.from_events("u", [Event("i1", "click", 0)], user={"age": age})
-        assert units.pieces.words[units.encode([user]).input_ids[1]] == "age unknown"
+        assert units.token_cache.words[units.encode([user]).input_ids[1]] == "age unknown"
 
 
 # --- what is refused -----------------------------------------------------------------------
@@ -317,7 +324,7 @@ def test_an_unknown_name_is_refused_with_user_and_event(log, style, template, ev
 
 def test_an_event_without_any_word_is_refused(log):
     template = Template(name="values", history="values:", event="{value}")
-    encoder = Encoder(template, Lexicon.fit(log), style="text", tokenizer=tokenizer_of("bert"))
+    encoder = Encoder(template, Vocabulary.fit(log), style="text", tokenizer=tokenizer_of("bert"))
     with pytest.raises(TemplateError, match="no token"):
         encoder.encode([History.from_events("u", [Event("i1", "click", 0)])])
 
@@ -330,11 +337,11 @@ def test_a_tokenizer_that_merges_across_spaces_is_refused(log):
     merging = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     assert any(" " in token.strip() for token in merging.get_vocab())
     with pytest.raises(TemplateError, match="never merges across a space"):
-        Encoder(Template.load("prose"), Lexicon.fit(log), style="text", tokenizer=merging)
+        Encoder(Template.load("prose"), Vocabulary.fit(log), style="text", tokenizer=merging)
 
 
 def test_style_text_needs_a_tokenizer_and_style_token_has_no_text(log):
     with pytest.raises(TemplateError, match="no tokenizer"):
-        Encoder(SPACED, Lexicon.fit(log), style="text")
+        Encoder(SPACED, Vocabulary.fit(log), style="text")
     with pytest.raises(TemplateError, match="has no text"):
         make(log, "full", "token").render(log.at(0))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llm_influence.errors import SchemaError
-from llm_influence.rendering.vocabulary import Lexicon, ValueBins
+from llm_influence.rendering.vocabulary import ValueBins, Vocabulary
 from llm_influence.types import Event, History
 
 
@@ -28,13 +28,13 @@ def test_a_log_without_values_has_no_value_to_say():
 
 
 def test_codes_of_a_history_typed_by_hand_are_the_models_own(log):
-    lexicon = Lexicon.fit(log)
+    vocabulary = Vocabulary.fit(log)
     typed = History.from_events("new", [Event("i7", "purchase", 5), Event("i2", "cart", 9)])
-    codes = lexicon.columns([typed]).codes
+    codes = vocabulary.columns([typed]).codes
     assert [log.catalogue.ids[int(code)].as_py() for code in codes["item"]] == ["i7", "i2"]
-    assert [lexicon.behaviors[code] for code in codes["behavior"]] == ["purchase", "cart"]
+    assert [vocabulary.behaviors[code] for code in codes["behavior"]] == ["purchase", "cart"]
 
 
 def test_a_user_feature_that_the_log_lacks_is_refused(log):
     with pytest.raises(SchemaError, match=r"'agee'.*did you mean 'age'"):
-        Lexicon.fit(log, ["agee"])
+        Vocabulary.fit(log, ["agee"])

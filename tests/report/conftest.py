@@ -36,14 +36,14 @@ def influence_of(
         user_id=user,
         events=events,
         scores=np.array(scores, dtype=np.float64),
-        frame_score=0.25,
+        prompt_score=0.25,
         target="item",
         target_id="50",
         target_name=name,
         base_value=-4.0,
         full_value=-3.0,
         prediction=0.032,
-        quality=QualityCard(method, "mask", units, 0.004, passes=3, seed=7, left_out=2),
+        quality=QualityCard(method, "mask", units, 0.004, evaluations=3, seed=7, left_out=2),
     )
 
 

@@ -73,7 +73,7 @@ def test_the_page_holds_what_it_should(make, facts, tmp_path):
     assert sum(tag == "article" for tag, _ in tags) == 2
     assert "“Star Wars (1977)” is recommended (3.2%)" in page
     assert "Your only action speaks against “Alien (1979)”" in page
-    assert "removal mask · completeness gap 0.40% · 3 passes · seed 7" in page
+    assert "removal mask · completeness gap 0.40% · 3 evaluations · seed 7" in page
     assert "2 older events left out" in page
     for title in ("By recency", "By behaviour", "By value", "By time since the event before"):
         assert title in page

@@ -7,7 +7,7 @@ import pytest
 from llm_influence.config.rules import read_rules
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError
-from llm_influence.rendering.vocabulary import Lexicon
+from llm_influence.rendering.vocabulary import Vocabulary
 from llm_influence.rules.rule_book import RuleBook
 from tests import graph
 
@@ -41,7 +41,7 @@ def rule(then="exclude", name="r", unless=None, **fields):
 
 
 def changed(*rules, user="child"):
-    book = RuleBook(read_rules(list(rules), "test"), Lexicon.fit(LOG), graph.facts())
+    book = RuleBook(read_rules(list(rules), "test"), Vocabulary.fit(LOG), graph.facts())
     return book.changes([LOG.history(user)])[0].tolist()
 
 
@@ -165,4 +165,4 @@ def test_what_is_not_known_here_is_named_by_rule_and_field(fields, message):
 def test_entities_need_a_graph():
     rules = read_rules([rule(item__entity="ann")], "test")
     with pytest.raises(ConfigError, match=r"rule 'r', if, item.entity: the model knows no graph"):
-        RuleBook(rules, Lexicon.fit(LOG), None)
+        RuleBook(rules, Vocabulary.fit(LOG), None)

@@ -56,7 +56,9 @@ def test_every_peer_comes_to_the_exact_values(peer):
     game = random_game()
     truth = exact_shapley(coalition_table(game))
 
-    few, many = (relative_rmse(PEERS[peer](game, passes, 0), truth) for passes in (30, 6000))
+    few, many = (
+        relative_rmse(PEERS[peer](game, evaluations, 0), truth) for evaluations in (30, 6000)
+    )
 
     assert many < 0.1 < few
 
@@ -66,7 +68,7 @@ def test_a_peer_spends_about_the_passes_it_is_given(peer):
     game = TableFunction(np.random.default_rng(1).normal(size=1024))
     PEERS[peer](game, 200, 0)
 
-    assert game.passes == pytest.approx(200, abs=11)
+    assert game.evaluations == pytest.approx(200, abs=11)
 
 
 def test_permutations_say_how_far_they_are_off():
@@ -94,7 +96,7 @@ def test_the_long_reference_knows_its_own_error(case):
     size = len(case.history)
     truth = exact_shapley(coalition_table(case.function(4096)))
 
-    found = [long_reference(case, passes=40 * size, seed=seed) for seed in range(4)]
+    found = [long_reference(case, evaluations=40 * size, seed=seed) for seed in range(4)]
 
     worst = max(each.error for each in found)
     assert 0 < worst < 0.6
@@ -109,7 +111,7 @@ def test_the_peers_function_gives_the_engines_values(case, token_budget):
     function = case.function(token_budget)
 
     assert function(masks) == pytest.approx(engine([masks])[0], abs=1e-5)
-    assert function.passes == 20
+    assert function.evaluations == 20
 
 
 @pytest.mark.parametrize("per_eval", [1, 3, 50])
@@ -136,9 +138,9 @@ def test_captum_walks_from_our_baseline_to_our_scores(case):
 def test_the_search_ends_within_an_eighth_root_of_two():
     asked = []
 
-    def enough(passes):
-        asked.append(passes)
-        return passes >= 1000
+    def enough(evaluations):
+        asked.append(evaluations)
+        return evaluations >= 1000
 
     found = smallest(enough, first=22, most=40_000)
 

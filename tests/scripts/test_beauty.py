@@ -28,7 +28,7 @@ def test_sequences_become_histories_in_their_order(tmp_path):
     bought = {history.user_id: log.catalogue.ids.take(history.items).to_pylist() for history in log}
     assert bought == {"u1": ["B", "C"], "u2": ["C", "A", "B"]}
     assert log.catalogue.titles == ["red lipstick", "", "soap"]
-    assert log.vocabulary.behaviors == ("purchase",)
+    assert log.code_names.behaviors == ("purchase",)
 
 
 def test_a_user_without_purchases_is_refused(tmp_path):

@@ -34,7 +34,7 @@ def test_a_linear_model_gives_its_weights(name):
         known = weights(model, history, "i5", "i6")
         np.testing.assert_allclose(found.scores[0], known, rtol=1e-2, atol=1e-3)
     assert np.isfinite(found.scores[0]).all()
-    assert (found.passes > 0).all()
+    assert (found.evaluations > 0).all()
 
 
 @pytest.mark.parametrize("removal", ["drop", "mask"])
@@ -44,7 +44,7 @@ def test_feature_ablation_is_leaving_one_out_under_the_same_removal(log, removal
     theirs = peers.feature_ablation(task(model, histories, removal=removal))
     for a, b in zip(ours.scores, theirs.scores, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    assert ours.passes.tolist() == theirs.passes.tolist()
+    assert ours.evaluations.tolist() == theirs.evaluations.tolist()
 
 
 @pytest.mark.parametrize("name", [*SIGNED, "saliency"])
@@ -58,6 +58,7 @@ def test_batches_change_nothing(log, name):
 def test_samples_follow_the_budget(log):
     model, history = tiny.tiny_model(), log.history("u2")
     few, many = (
-        peers.kernel_shap(task(model, [history]), budget=budget).passes[0] for budget in (5, 60)
+        peers.kernel_shap(task(model, [history]), budget=budget).evaluations[0]
+        for budget in (5, 60)
     )
     assert few <= 5 + 2 < many <= 60 + 2

@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "peers"))
 
 from click_metrics import auc
-from click_task import Questions, Task
+from click_task import Examples, Task
 from feedback_intervals import auc_draws
 from lstm_peer import ClickNetwork, Events
 from tree_features import PRIOR, table
@@ -34,7 +34,7 @@ def task():
     events = np.flatnonzero(~trained)
     ratings = random.integers(1, 6, count).astype(float)
     ratings[[EVENT, EVENT + 1]] = 5, 2
-    asked = Questions(users[events], positions[events], events, ratings[events] >= 4)
+    asked = Examples(users[events], positions[events], events, ratings[events] >= 4)
     return Task(
         offsets=offsets,
         items=random.integers(0, 6, count),

@@ -61,7 +61,7 @@ def test_draws_do_not_depend_on_batches_order_or_workers_and_change_by_epoch(tra
     def rows(inputs):
         for row, real in enumerate(inputs["attention_mask"]):
             known = inputs["labels"][row] != IGNORE
-            yield inputs["input_ids"][row, real].tolist(), inputs["asked_at"][row, known].tolist()
+            yield inputs["input_ids"][row, real].tolist(), inputs["query_time"][row, known].tolist()
 
     def pass_over(loader):
         return [row for inputs in loader for row in rows(inputs)]
@@ -91,7 +91,7 @@ def test_every_event_is_asked_as_an_explanation_asks_it(model, train):
     """The state of a label is that of its own past with events removed, rendered alone."""
     windows = [replace(w, epoch=2) for w in WindowDataset(train, model.encoder)][:12]
     inputs = WindowCollator(train, model.encoder, ALWAYS)(windows)
-    labels, asked_at = inputs.pop("labels"), inputs.pop("asked_at")
+    labels, query_time = inputs.pop("labels"), inputs.pop("query_time")
     inputs.pop("behavior_labels")
     with inference(model):
         states = model.states(EncodedBatch(**inputs))
@@ -105,7 +105,7 @@ def test_every_event_is_asked_as_an_explanation_asks_it(model, train):
             alone = collate(model.encoder.encode([subset]))
             with inference(model):
                 expected = model.states(alone)[0, alone.last()[0]]
-            found = states[row, asked_at[row, place]]
+            found = states[row, query_time[row, place]]
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
             asked += place > 0 and not kept[place - 1]
     assert asked > 10  # events were asked for right behind removed ones
@@ -115,10 +115,10 @@ def test_no_label_is_an_input_before_it_is_asked_for(train):
     """In this log no user meets an item twice, so an item names an event."""
     encoder = tiny.tiny_model().encoder
     inputs = WindowCollator(train, encoder, ALWAYS)(list(WindowDataset(train, encoder)))
-    first_item = encoder.pieces.first_item
+    first_item = encoder.token_cache.first_item
     later = 0
     for row, labels in enumerate(inputs["labels"]):
-        for label, place in zip(labels, inputs["asked_at"][row], strict=True):
+        for label, place in zip(labels, inputs["query_time"][row], strict=True):
             if label != IGNORE:
                 read = inputs["input_ids"][row]
                 assert first_item + label not in read[: place + 1]
@@ -139,7 +139,7 @@ def test_a_history_that_no_longer_fits_is_asked_from_what_was_read(train):
         kept = int((~removed(EventDropout(0.3, share=1.0), window)).sum())
         known = inputs["labels"][row] != IGNORE
         read = int(inputs["num_events"][row])
-        assert inputs["asked_at"][row, known][-1] == inputs["ends"][row, read]
+        assert inputs["query_time"][row, known][-1] == inputs["ends"][row, read]
         lost += kept - read
     assert lost > 0
 

@@ -47,7 +47,7 @@ def test_the_penalty_is_the_divergence_of_chances_at_every_label(model):
     names = EncodedBatch.__slots__
     chances = []
     for place, read in (
-        ("asked_at", {name: batch[name] for name in names}),
+        ("query_time", {name: batch[name] for name in names}),
         ("swapped_at", batch["swapped"]),
     ):
         with torch.no_grad():
@@ -67,7 +67,7 @@ def test_swapped_users_differ_in_the_feature_alone(model):
         history = log.at(user)
         changed = swaps.of(history, epoch=0, user=user, start=0)
         assert changed.user["age"] != history.user["age"]
-        assert changed.user["age"] in model.encoder.lexicon.features["age"]
+        assert changed.user["age"] in model.encoder.vocabulary.features["age"]
         assert changed.items is history.items
     drawn = {swaps.of(log.at(0), epoch=epoch, user=0, start=0).user["age"] for epoch in range(20)}
     assert len(drawn) == 2

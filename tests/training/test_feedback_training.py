@@ -17,7 +17,7 @@ from llm_influence.evaluation.evaluate import (
     predict_rows,
 )
 from llm_influence.rendering.batch import collate
-from llm_influence.rendering.time_words import asked_codes
+from llm_influence.rendering.time_words import query_codes
 from llm_influence.run import Run
 from llm_influence.training.augmentation import EventDropout, events_before
 from llm_influence.training.batches import IGNORE, Window, WindowCollator, WindowDataset
@@ -62,7 +62,7 @@ def test_the_loss_is_that_of_every_answer_after_the_prefix_before_it(answering, 
                 if np.isnan(value):
                     continue
                 moment = int(history.timestamps[place])
-                prefix = replace(history.keep(slice(place)), asked_at=moment)
+                prefix = replace(history.keep(slice(place)), query_time=moment)
                 states = answering.query(collate(answering.encoder.encode([prefix])))
                 codes = (
                     torch.tensor([int(column[place])])
@@ -117,7 +117,7 @@ def test_the_gap_to_a_label_is_measured_from_the_last_event_that_is_seen(train, 
                 assert found == 0
                 continue
             last = times[:-1][kept][count - 1]
-            expected = asked_codes(np.array([last]), times[place : place + 1], np.ones(1, bool))
+            expected = query_codes(np.array([last]), times[place : place + 1], np.ones(1, bool))
             assert found == expected[0] > 0
     assert bool(lost) == bool(dropout.rate)
 
@@ -169,7 +169,7 @@ NO_ITEMS = {"item_head": {"weight": 0.0}}
 
 @pytest.fixture(scope="module")
 def liking(tmp_path_factory):
-    """A run on a log in which even items are liked and odd ones are not, two questions a user."""
+    """A run on a log in which even items are liked and odd ones are not, two examples a user."""
     table = tiny.events_table(users=40)
     likes = [float(int(item[1:]) % 2 == 0) for item in table["item_id"].to_pylist()]
     table = table.append_column("label", [likes])

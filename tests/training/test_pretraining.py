@@ -14,7 +14,7 @@ from llm_influence.errors import ConfigError
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.template import FIELDS
-from llm_influence.rendering.token_cache import UnitPieces
+from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.training import pretrain as module
 from llm_influence.training.batches import IGNORE, WindowDataset
 from llm_influence.training.finetune import finetune
@@ -140,8 +140,12 @@ def test_units_are_scored_by_the_item_head_among_those_of_their_field(tmp_path, 
     config = tiny.run_config("bert", "token", rendering={"template": str(template)})
     model = InfluenceModel.build(config, train).eval()
     inputs, objective = inputs_of(model, train, MASKED), objective_of(model, MASKED)
-    states, labels, pieces = states_of(objective, inputs), inputs["labels"], model.encoder.pieces
-    assert isinstance(pieces, UnitPieces)
+    states, labels, pieces = (
+        states_of(objective, inputs),
+        inputs["labels"],
+        model.encoder.token_cache,
+    )
+    assert isinstance(pieces, IdTokenCache)
     total = 0.0
     with inference(objective):
         for row, place in (labels != IGNORE).nonzero().tolist():

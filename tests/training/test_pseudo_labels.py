@@ -86,7 +86,7 @@ def test_behaviours_that_nobody_is_asked_about_are_not_guessed(model, train, mon
     monkeypatch.setattr(model.feedback_head, "scale", scale)
     nothing, sure = np.full(train.num_events, np.nan), np.full(train.num_events, 9.0)
     guessed = confident(model, train, nothing, sure, PseudoLabelsConfig(rounds=1))
-    cart = train.vocabulary.behaviors.index("cart")
+    cart = train.code_names.behaviors.index("cart")
     assert (guessed == (train.behaviors == cart)).all()
 
 

@@ -1,4 +1,4 @@
-"""Warm updates: what is taught, what is measured, what is refused."""
+"""Continual fine-tuning: what is taught, what is measured, what is refused."""
 
 import json
 from pathlib import Path
@@ -175,7 +175,7 @@ def test_the_result_is_a_run_folder_that_knows_the_new_items_and_explains(done):
     opened = Run.open(done.folder)
     assert opened.model.catalogue.title_of("new1") == "red lamp 98"
     counts = np.bincount(opened.split.train.items, minlength=len(opened.model.catalogue))
-    assert opened.model.encoder.lexicon.counts.tolist() == counts.tolist()
+    assert opened.model.encoder.vocabulary.counts.tolist() == counts.tolist()
     history = opened.split.log.history("u7")
     assert "new1" in history.item_ids()
     influence = Explainer(opened.model, method="leave_one_out").explain(history)
@@ -235,7 +235,7 @@ def test_a_runs_own_log_is_cut_by_time(tmp_path):
     opened = Run.open(result.folder)
     for rows in (opened.split.validation, opened.split.test):
         assert (opened.split.log.timestamps[rows.events] > cut).all()
-    # the run's test questions are new, so the old period has those of its validation
+    # the run's test examples are new, so the old period has those of its validation
     assert written["update"]["old_period"]["rows"] == len(Run.open(folder).split.validation)
 
 

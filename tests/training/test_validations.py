@@ -18,7 +18,7 @@ from tests.training.runs import config_in, largest_difference, weights
 EVENTS = tiny.events_table(users=16)
 
 
-def asked_at(validations, steps, last=10_000):
+def query_time(validations, steps, last=10_000):
     callback, found = InnerValidations(validations, steps), []
     for step in range(1, 2 * steps + 1):
         control = TrainerControl()
@@ -30,13 +30,13 @@ def asked_at(validations, steps, last=10_000):
 
 
 def test_validations_are_evenly_spaced_in_every_epoch_and_its_end_is_left_to_the_trainer():
-    assert asked_at(1, 10) == []
-    assert asked_at(4, 100) == [25, 50, 75, 125, 150, 175]
-    assert asked_at(9, 3) == [1, 2, 4, 5]  # more than there are steps: after each
+    assert query_time(1, 10) == []
+    assert query_time(4, 100) == [25, 50, 75, 125, 150, 175]
+    assert query_time(9, 3) == [1, 2, 4, 5]  # more than there are steps: after each
 
 
 def test_the_end_of_a_run_in_the_middle_of_an_epoch_is_validated_once():
-    assert asked_at(2, 10, last=15) == [5]
+    assert query_time(2, 10, last=15) == [5]
 
 
 TRAIN = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "validations_per_epoch": 2}

@@ -108,7 +108,7 @@ def test_labels_are_the_events_shown_each_asked_behind_those_shown_before_it(
     """Every label's state is that of the view's beginning, rendered and hidden alone."""
     windows = [replace(w, epoch=2) for w in WindowDataset(train, model.encoder)][:6]
     inputs = WindowCollator(train, model.encoder, dropout, views(**kind))(windows)
-    labels, asked_at = inputs.pop("labels"), inputs.pop("asked_at")
+    labels, query_time = inputs.pop("labels"), inputs.pop("query_time")
     behaviors = inputs.pop("behavior_labels")
     with inference(model):
         states = model.states(EncodedBatch(**inputs))
@@ -126,7 +126,7 @@ def test_labels_are_the_events_shown_each_asked_behind_those_shown_before_it(
             with inference(model):
                 expected = model.states(alone)[0, alone.last()[0]]
             torch.testing.assert_close(
-                states[row, asked_at[row, place]], expected, rtol=0, atol=1e-5
+                states[row, query_time[row, place]], expected, rtol=0, atol=1e-5
             )
         changed += view.hidden.any() or view.shown.tolist() != list(range(len(history) - 1))
     assert changed > 3

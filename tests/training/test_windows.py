@@ -9,7 +9,7 @@ from llm_influence.config.data import SplitConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import split_log
 from llm_influence.errors import DataError
-from llm_influence.evaluation.evaluate import Questions
+from llm_influence.evaluation.evaluate import Examples
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training.batches import IGNORE, RowCollator, WindowCollator, WindowDataset
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments, training_windows
@@ -94,8 +94,8 @@ def test_no_event_of_validation_or_test_is_ever_trained_on(tmp_path, style, kind
     model = InfluenceModel.build(run, split.train)
     arguments = training_arguments(run, tmp_path, 1)
     trainer = InfluenceTrainer(run, model, split, args=arguments)
-    item = log.vocabulary.items.to_pylist().index("i29")
-    behavior = log.vocabulary.behaviors.index("zebra")
+    item = log.code_names.items.to_pylist().index("i29")
+    behavior = log.code_names.behaviors.index("zebra")
     trained = 0
     for inputs in trainer.get_train_dataloader():
         assert item not in inputs["labels"]
@@ -104,7 +104,7 @@ def test_no_event_of_validation_or_test_is_ever_trained_on(tmp_path, style, kind
         if style == "text":
             assert "zebra" not in model.encoder.tokenizer.decode(inputs["input_ids"].flatten())
         else:
-            said = {model.encoder.pieces.words[unit] for unit in inputs["input_ids"].flatten()}
+            said = {model.encoder.token_cache.words[unit] for unit in inputs["input_ids"].flatten()}
             assert not [words for words in said if "zebra" in words]
     assert trained >= split.train.num_events
 
@@ -113,16 +113,16 @@ def test_rows_of_an_evaluation_are_histories_with_their_targets_and_seen_items()
     split = split_log(tiny.small_log())
     encoder = encoder_of(split.train, "token")
     rows = split.test
-    questions = Questions(rows, exclude_seen=True, feedback=None)
-    inputs = RowCollator(questions, encoder)([2, 0])
+    examples = Examples(rows, exclude_seen=True, feedback=None)
+    inputs = RowCollator(examples, encoder)([2, 0])
     assert inputs["labels"].tolist() == rows.target_items[[2, 0]].tolist()
     for place, number in enumerate((2, 0)):
         history = rows.history(number)
         assert inputs["num_events"][place] == len(history)
         seen = inputs["seen"][place]
         assert seen[seen >= 0].tolist() == history.items.tolist()
-    questions = Questions(rows, exclude_seen=False, feedback=None)
-    assert "seen" not in RowCollator(questions, encoder)([0])
+    examples = Examples(rows, exclude_seen=False, feedback=None)
+    assert "seen" not in RowCollator(examples, encoder)([0])
 
 
 def few_labels(heads):

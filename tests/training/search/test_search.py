@@ -257,7 +257,7 @@ def test_a_search_in_which_all_trials_fail_ends_with_the_reason(tmp_path):
         ({"train.learning_rat": {"choices": [1]}}, r"unknown option.*did you mean 'learning_rate'"),
         ({"train.epochs": {"low": 0, "high": 2}}, r"space.train.epochs, value 0.*greater than 0"),
         ({"evaluation.cutoff": {"choices": [5, 10]}}, r"evaluation.cutoff is to be searched"),
-        ({"data.source": {"choices": ["a"]}}, r"other validation questions"),
+        ({"data.source": {"choices": ["a"]}}, r"other validation examples"),
     ],
 )
 def test_a_space_that_makes_no_runs_is_refused_before_any_trial(tmp_path, space, message):
