@@ -20,8 +20,11 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 demo: install ## fine-tune on MovieLens-100K, evaluate, explain, write the report (3 to 10 minutes)
 	$(BIN)/llm-influence demo --output $(RUN)
 
-test: install ## run the tests
-	$(BIN)/python -m pytest
+test: install ## run the tests, without the slow ones
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: install ## run all tests
+	$(BIN)/python -m pytest -n 2
 
 check: install ## lint, format, types, import contract
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from llm_influence.influence.table import from_arrow
 from llm_influence.influence.table_files import read_tables
 from llm_influence.run import Run
 from tests import tiny
-from tests.jobs.test_batch import assert_same_rows
+from tests.batch.test_batch import assert_same_rows
 
 HEAD = {"weight": 1.0, "kind": "binary", "positive_from": 3.0}
 
