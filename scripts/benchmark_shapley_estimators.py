@@ -23,13 +23,13 @@ from benchmark_json import write_benchmark
 from llm_influence.attribution.coalitions import (
     by_leverage,
     certain_coalitions,
-    every_coalition,
     shapley_weights,
 )
-from llm_influence.attribution.shapley import exact_shapley_values, regress
+from llm_influence.attribution.shapley import regress
 from llm_influence.attribution.shapley_process import CoalitionKernel, estimate, kernels, plan
 from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
+from llm_influence.numerics import every_coalition, exact_shapley
 from llm_influence.run import Run
 
 EVENTS = 10
@@ -188,7 +188,7 @@ def estimators() -> dict[str, Estimator]:
 
 def errors(table: np.ndarray, estimator: Estimator, evaluations: int, seed: int) -> float:
     """Relative RMSE of one estimate."""
-    exact = exact_shapley_values(table)
+    exact = exact_shapley(table)
     scores = estimator(
         lambda masks: table[masks @ (1 << np.arange(EVENTS))],
         evaluations,
@@ -203,7 +203,7 @@ def coverage(tables: np.ndarray, evaluations: int) -> float:
     for seed, table in enumerate(tables):
         masks = plan(np.random.default_rng([seed, evaluations]), EVENTS, evaluations)
         found = estimate(masks, table[masks @ (1 << np.arange(EVENTS))])
-        distance = np.abs(found.scores - exact_shapley_values(table))
+        distance = np.abs(found.scores - exact_shapley(table))
         within.append(distance <= 2 * found.standard_errors)
     return float(np.mean(within))
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 from math import comb
 
 import numpy as np
-from scipy.special import gammaln
 
+from llm_influence.numerics import every_coalition, marginal_weights
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 LISTED = 12
 """Up to this many players, coalitions are drawn without replacement from a list of all."""
-
-
-def every_coalition(players: int) -> BoolArray:
-    """(2^n, n): all of them; bit i of a row's number says whether player i is in."""
-    return (np.arange(1 << players)[:, None] >> np.arange(players) & 1).astype(bool)
 
 
 def certain_coalitions(players: int) -> BoolArray:
@@ -28,15 +23,6 @@ def certain_coalitions(players: int) -> BoolArray:
 def unique(masks: BoolArray) -> BoolArray:
     """The distinct rows in the order of their first appearance."""
     return masks[np.sort(np.unique(masks, axis=0, return_index=True)[1])]
-
-
-def marginal_weights(players: int) -> FloatArray:
-    """(n + 1,) ``s! (n-1-s)! / n!`` at s: the chance that a random order puts s given players
-    first and one given player next; 0 at s = n.
-    """  # noqa: D205
-    s = np.arange(players)
-    weights = np.exp(gammaln(s + 1) + gammaln(players - s) - gammaln(players + 1))
-    return np.append(weights, 0.0)
 
 
 def shapley_weights(masks: BoolArray) -> FloatArray:

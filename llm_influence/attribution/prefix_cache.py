@@ -36,6 +36,7 @@ from transformers import DynamicCache
 
 from llm_influence.modeling.backbone import CLOSE, FAILURES, inference
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.numerics import GOLDEN_GAMMA, mix64
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.types import BoolArray, IntArray
 
@@ -231,13 +232,10 @@ def token_symbols(columns: Sequence[IntArray]) -> Symbols:
     Different tokens get different numbers but for a chance of about T² / 2⁶⁴ among T of them. It
     is the finaliser of SplitMix64 (Steele et al. 2014) over a running sum.
     """
-    found = np.full(columns[0].shape, 0x9E3779B97F4A7C15, dtype=np.uint64)
+    total = np.full(columns[0].shape, GOLDEN_GAMMA)
     for column in columns:
-        found += column.astype(np.uint64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
-        found ^= found >> np.uint64(31)
-    return found | np.uint64(1)
+        total = mix64(total + column.astype(np.uint64))
+    return total | np.uint64(1)
 
 
 def event_symbols(symbols: Symbols, events: IntArray) -> Symbols:

@@ -11,17 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from llm_influence.attribution.coalitions import proper_coalitions
 from llm_influence.attribution.registry import Attribution, MethodSpec, Task, user_generator
 from llm_influence.influence.influence import QualityCard
-from llm_influence.types import BoolArray, FloatArray, IntArray
+from llm_influence.numerics import spearman
+from llm_influence.types import BoolArray, IntArray
 
-FEWEST = 3
-"""Below this many points a rank correlation says nothing."""
-NOISE = 1e-6
-"""Numbers that differ by less than this part of their size are equal: the rest is rounding."""
 _STREAM = 1
 """Keeps these draws apart from those of a method with the same seed and user."""
 
@@ -76,13 +72,6 @@ def quality_cards(
     ]
 
 
-def spearman(left: FloatArray, right: FloatArray) -> float:
-    """Rank correlation of two (n,) arrays; nan below 3 numbers or where either is constant."""
-    if len(left) < FEWEST or constant(left) or constant(right):
-        return float("nan")
-    return round(float(spearmanr(left, right).statistic), 12)  # a perfect one comes out near 1
-
-
 def spare_masks(user_id: str, players: int, count: int, seed: int) -> BoolArray:
     """(M, P) random sets of players, each kept with probability 1/2 (`proper_coalitions`).
 
@@ -125,8 +114,3 @@ def _agreement(
     found = other.run(task)
     pairs = zip(attribution.scores, found.scores, strict=True)
     return [spearman(ours, theirs) for ours, theirs in pairs], found.evaluations
-
-
-def constant(numbers: FloatArray) -> bool:
-    """Whether (n,) numbers differ by rounding alone."""
-    return bool(np.ptp(numbers) <= NOISE * np.abs(numbers).max())

@@ -17,7 +17,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from llm_influence.attribution.coalitions import by_leverage, every_coalition, marginal_weights
+from llm_influence import numerics
+from llm_influence.attribution.coalitions import by_leverage
 from llm_influence.attribution.registry import Attribution, Task, generator, register
 from llm_influence.attribution.shapley_process import Estimate, estimate, plan
 from llm_influence.errors import ExplanationError, choices
@@ -99,7 +100,7 @@ def sample_shapley(
     """
     whole = [1 << players <= budget.evaluations for players in sizes]
     plans = [
-        every_coalition(players) if exact else _plan(draw, players, budget)
+        numerics.every_coalition(players) if exact else _plan(draw, players, budget)
         for draw, players, exact in zip(draws, sizes, whole, strict=True)
     ]
     found: dict[int, Estimate] = {}
@@ -116,18 +117,6 @@ def sample_shapley(
     return [found[row] for row in range(len(plans))]
 
 
-def exact_shapley_values(values: FloatArray) -> FloatArray:
-    """(n,) Shapley values from the (2^n,) values of `every_coalition`."""
-    players = len(values).bit_length() - 1
-    masks = every_coalition(players)
-    weights = marginal_weights(players)[masks.sum(1)]
-    scores = np.empty(players)
-    for player in range(players):
-        without = np.flatnonzero(~masks[:, player])
-        scores[player] = weights[without] @ (values[without | 1 << player] - values[without])
-    return scores
-
-
 def _plan(draw: np.random.Generator, players: int, budget: Budget) -> BoolArray:
     if budget.surrogate == "process":
         return plan(draw, players, budget.evaluations)
@@ -142,7 +131,7 @@ def _answer(
     budget: Budget,
 ) -> Estimate:
     if exact:
-        return Estimate(exact_shapley_values(values), np.zeros(masks.shape[1]))
+        return Estimate(numerics.exact_shapley(values), np.zeros(masks.shape[1]))
     if budget.surrogate == "process":
         return estimate(masks, values)
     scores = regress(masks, values)
@@ -201,8 +190,8 @@ def exact_shapley(task: Task, max_players: int = 12) -> Attribution:
                 fix="use method 'shapley', which samples, keep the last events alone, or raise "
                 "max_players",
             )
-    values = task.values([every_coalition(players) for players in task.sizes])
-    scores = [exact_shapley_values(value) for value in values]
+    values = task.values([numerics.every_coalition(players) for players in task.sizes])
+    scores = [numerics.exact_shapley(value) for value in values]
     return finish(task, [Estimate(row, np.zeros(len(row))) for row in scores])
 
 

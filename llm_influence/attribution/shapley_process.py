@@ -41,9 +41,9 @@ from llm_influence.attribution.coalitions import (
     by_leverage,
     certain_coalitions,
     last_members,
-    marginal_weights,
     shapley_weights,
 )
+from llm_influence.numerics import marginal_weights
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 

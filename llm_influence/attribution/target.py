@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from llm_influence.errors import ExplanationError, choices
@@ -180,7 +181,7 @@ class BoundTarget:
 
     def probabilities(self, full: FloatArray) -> FloatArray:
         """(N,) probability of the target at (N,) values; nan where values are no log-odds."""
-        return 1 / (1 + np.exp(-full)) if self.has_probability else np.full(len(full), np.nan)
+        return expit(full) if self.has_probability else np.full(len(full), np.nan)
 
     def values(self, prediction: Prediction, rows: Tensor) -> Tensor:
         """(B,) target values of predictions made for the histories numbered ``rows`` (B,)."""

@@ -19,25 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb
 from typing import Literal
 
 import numpy as np
 
-from llm_influence.attribution import quality
+from llm_influence import numerics
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.faithfulness.games import STEPS, Game, Scored, count_of, keep_first
-from llm_influence.types import BoolArray, FloatArray
+from llm_influence.types import FloatArray
 
 
 def spearman(values: FloatArray, scores: FloatArray) -> float:
-    """Spearman's rank correlation of two (n,) arrays.
-
-    nan below three points or where ``values`` are all the same; 0 where only ``scores`` are: a
-    method that says nothing has foretold nothing.
-    """
-    told = len(values) >= quality.FEWEST and not quality.constant(values)
-    return 0.0 if told and quality.constant(scores) else quality.spearman(values, scores)
+    """`numerics.spearman`, 0 where the scores are constant: they predict nothing."""
+    return numerics.spearman(values, scores, if_scores_constant=0.0)
 
 
 Better = Literal["high", "low", "zero"]
@@ -485,29 +479,13 @@ def exact_shapley(game: Game) -> list[FloatArray]:
     """
     short = [size <= game.exact_events for size in game.sizes]
     masks = [
-        _all_sets(size) if small else np.zeros((0, size), dtype=bool)
+        numerics.every_coalition(size) if small else np.zeros((0, size), dtype=bool)
         for size, small in zip(game.sizes, short, strict=True)
     ]
     return [
-        _shapley(value, size) if small else np.full(size, np.nan)
+        numerics.exact_shapley(value) if small else np.full(size, np.nan)
         for value, size, small in zip(game.values(masks), game.sizes, short, strict=True)
     ]
-
-
-def _all_sets(size: int) -> BoolArray:
-    """(2^E, E): row c holds event i where bit i of c is set."""
-    return (np.arange(2**size)[:, None] >> np.arange(size)) % 2 == 1
-
-
-def _shapley(values: FloatArray, size: int) -> FloatArray:
-    codes, held = np.arange(2**size), _all_sets(size).sum(axis=1)
-    weights = np.array([1 / (size * comb(size - 1, k)) for k in range(size)])
-    found = np.empty(size)
-    for event in range(size):
-        without = codes[(codes >> event) % 2 == 0]
-        gains = values[without | (1 << event)] - values[without]
-        found[event] = weights[held[without]] @ gains
-    return found
 
 
 def _against(

@@ -12,13 +12,13 @@ from llm_influence.attribution.ablation import coarse_to_fine
 from llm_influence.attribution.coalitions import (
     by_leverage,
     certain_coalitions,
-    every_coalition,
     shapley_weights,
 )
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.shapley import exact_shapley, permutation_shapley, regress, shapley
 from llm_influence.attribution.shapley_process import CoalitionKernel, estimate, plan
 from llm_influence.errors import ExplanationError
+from llm_influence.numerics import every_coalition
 from tests.attribution.stand_ins import game_task
 
 LINEAR = functools.partial(shapley, surrogate="linear", tolerance=0)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from llm_influence.attribution.ablation import sparse_surrogate
-from llm_influence.attribution.coalitions import every_coalition
 from llm_influence.errors import ExplanationError
+from llm_influence.numerics import every_coalition
 from tests.attribution.stand_ins import game_task
 
 

@@ -4,10 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_influence.attribution.coalitions import every_coalition
-from llm_influence.attribution.shapley import exact_shapley_values
 from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.datasets.planted import generate
+from llm_influence.numerics import every_coalition, exact_shapley
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
@@ -53,7 +52,7 @@ def with_an_earlier_now(truth, user):
 
 
 def shapley_scores(sets, values):
-    return exact_shapley_values(values)
+    return exact_shapley(values)
 
 
 def weights_at_halves(sets, values):
