@@ -1,6 +1,6 @@
 """`llm-influence analyze`: what makes behaviour count, from influence tables without the model.
 
-`llm-influence flips` and `review`: what an audit needs of the model, and of people.
+`llm-influence fairness-test` and `review`: what an audit needs of the model, and of people.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def audit(
 ) -> None:
     """Ask whether sensitive features of users decide what they get.
 
-    Reads fairness_test.parquet beside the tables too, if `llm-influence flips` wrote it. Writes audit.json,
+    Reads fairness_test.parquet beside the tables too, if `llm-influence fairness-test` wrote it. Writes audit.json,
     and audit_verdict, audit_gaps, audit_proxies and audit_flips as CSV and figures.
     """
     from llm_influence.analysis.audit import AuditOptions, analyze_audit
@@ -291,7 +291,7 @@ def as_response(name: str) -> Response:
     return "size" if name == "size" else "score"
 
 
-def flips(
+def fairness_test(
     model: ModelFolder,
     out: Annotated[
         Path, typer.Option(help="folder of the influence tables; gets fairness_test.parquet")
@@ -322,7 +322,7 @@ def flips(
             f"{name}: the first recommendation of {share:.1%} of {found.users[name]:,} users "
             "changes with another value"
         )
-    typer.echo(f"flips: {found.path}")
+    typer.echo(f"fairness test: {found.path}")
 
 
 def review(

@@ -1,78 +1,156 @@
-"""`llm-influence explain`, `report`, `methods`: influence of events, and the page about it."""
+"""`llm-influence evaluate`, `explain`, `report`, `methods`."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llm_influence.cli.options import (
+    AsJson,
     ItemsFile,
     LogSource,
     ModelFolder,
     RulesFile,
     UsersFile,
+    expanded,
     method_options,
 )
 from llm_influence.errors import ConfigError
 
+WHOM, METHOD, CARD, OUTPUT = (
+    "What is explained",
+    "Method",
+    "Quality card",
+    "Output",
+)
 
-def explain(
-    model: ModelFolder,
-    out: Annotated[Path, typer.Option(help="folder for the Parquet shards")],
-    log: LogSource = None,
-    items: ItemsFile = None,
-    users: UsersFile = None,
-    method: Annotated[str, typer.Option(help="see `llm-influence methods`")] = "leave_one_out",
+
+@dataclass(frozen=True)
+class Examples:
+    """What is explained, of whom."""
+
+    log: LogSource = None
+    items: ItemsFile = None
+    users: UsersFile = None
     target: Annotated[
         str,
         typer.Option(
-            help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, "
-            "feedback:ID or feedback:ID,BEHAVIOR; with --examples also item, behavior or "
-            "feedback: of what came"
+            rich_help_panel=WHOM,
+            help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, feedback:ID or "
+            "feedback:ID,BEHAVIOR. With --examples also item, behavior or feedback: what "
+            "truly came next.",
         ),
-    ] = "top1",
+    ] = "top1"
     examples: Annotated[
         str | None,
         typer.Option(
-            help="test or validation: explain the examples of the run's split, what came beside "
-            "them; default: what every user of the log does next"
+            rich_help_panel=WHOM,
+            help="test or validation: explain the examples of the run's own split. Default: "
+            "explain the next event of every user of the log.",
         ),
-    ] = None,
-    label: Annotated[float | None, typer.Option(help="only examples with this label")] = None,
+    ] = None
+    label: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=WHOM, help="Explain only examples with this label."),
+    ] = None
     sample: Annotated[
-        int | None, typer.Option(min=1, help="so many users or examples, drawn by --seed")
-    ] = None,
+        int | None,
+        typer.Option(min=1, rich_help_panel=WHOM, help="Draw this many users or examples."),
+    ] = None
     query_time: Annotated[
         str | None,
-        typer.Option(help='ISO time at which all users are asked, for models with "when"'),
-    ] = None,
-    removal: Annotated[str | None, typer.Option(help="drop, mask or replace")] = None,
+        typer.Option(
+            rich_help_panel=WHOM,
+            help="ISO time of the prediction for all users; only for models with model.when.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """The attribution method and its quality card."""
+
+    method: Annotated[
+        str, typer.Option(rich_help_panel=METHOD, help="Name; see `llm-influence methods`.")
+    ] = "leave_one_out"
+    removal: Annotated[
+        str | None, typer.Option(rich_help_panel=METHOD, help="drop, mask or replace.")
+    ] = None
     option: Annotated[
-        list[str] | None, typer.Option(help="a method's own option, as steps=64; repeatable")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="of random draws")] = 0,
-    batch_size: Annotated[int, typer.Option(help="histories at a time")] = 32,
-    fidelity_masks: Annotated[
-        int, typer.Option(help="random sets of events that scores are tried on; 0: none")
-    ] = 16,
-    agree_with: Annotated[
-        str | None, typer.Option(help="another method to compare the scores with")
-    ] = None,
+        list[str] | None,
+        typer.Option(rich_help_panel=METHOD, help="Option of the method, as steps=64. Repeatable."),
+    ] = None
     players: Annotated[
-        str, typer.Option(help="events; fields: the parts of each event, a score each")
-    ] = "events",
+        str,
+        typer.Option(
+            rich_help_panel=METHOD, help="events, or fields: a score for each field of an event."
+        ),
+    ] = "events"
+    seed: Annotated[int, typer.Option(rich_help_panel=METHOD, help="Seed of random draws.")] = 0
     dtype: Annotated[
-        str, typer.Option(help="float32; bfloat16: faster, its error measured on the card")
-    ] = "float32",
-    shard_size: Annotated[int, typer.Option(help="users a shard")] = 128,
-    review: Annotated[
-        Path | None, typer.Option(help="queue of `review`: what was rejected is not written")
-    ] = None,
+        str,
+        typer.Option(
+            rich_help_panel=METHOD, help="float32, or bfloat16: faster; its error is on the card."
+        ),
+    ] = "float32"
+    batch_size: Annotated[
+        int, typer.Option(rich_help_panel=METHOD, help="Histories in one batch.")
+    ] = 32
+    fidelity_masks: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=CARD, help="Random sets of events that test the scores. 0: none."
+        ),
+    ] = 16
+    agree_with: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=CARD, help="Second method whose scores are compared."),
+    ] = None
+
+
+ReviewFile = Annotated[
+    Path | None,
+    typer.Option(help="CSV of `review`: explanations that a person rejected are left out."),
+]
+
+
+def evaluate(model: ModelFolder, rules: RulesFile = None, json_: AsJson = False) -> None:
+    """Measure every head of a run on its test split, beside baselines."""
+    from llm_influence.evaluation.evaluate import as_text, compare_heads
+    from llm_influence.run import Run
+
+    run = Run.open(model, rules=rules)
+    by_head = compare_heads(run.model, run.split, run.config.evaluation)
+    if json_:
+        typer.echo(json.dumps(by_head, indent=2))
+        return
+    for head, records in by_head.items():
+        typer.echo(f"{head}\n{as_text(records)}" if len(by_head) > 1 else as_text(records))
+
+
+@expanded()
+def explain(
+    chosen: Examples,
+    method: MethodChoice,
+    model: ModelFolder,
+    out: Annotated[
+        Path,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="Folder for the influence table.", show_default=False
+        ),
+    ],
+    shard_size: Annotated[
+        int, typer.Option(rich_help_panel=OUTPUT, help="Users in one Parquet file.")
+    ] = 128,
+    review: ReviewFile = None,
     rules: RulesFile = None,
+    json_: AsJson = False,
 ) -> None:
-    """Explain every user of a log into Parquet; killed and started again, it goes on."""
+    """Explain every user of a log into Parquet files. Run it again to continue."""
     from llm_influence.analysis.review import read_queue, rejected
     from llm_influence.attribution.explainer import Explainer
     from llm_influence.attribution.renderings import Players
@@ -80,73 +158,79 @@ def explain(
     from llm_influence.data.splits import parse_moment
     from llm_influence.run import Run, sample_examples, sample_users
 
-    withheld = frozenset() if review is None else rejected(read_queue(review))
+    _check(chosen)
     run = Run.open(model, rules=rules)
     explainer = Explainer(
         run.model,
-        method,
-        removal=removal,
-        seed=seed,
-        batch_size=batch_size,
-        fidelity_masks=fidelity_masks,
-        agree_with=agree_with,
-        players=Players.parse(players),
-        dtype=dtype,
-        **method_options(option or []),
+        method.method,
+        removal=method.removal,
+        seed=method.seed,
+        batch_size=method.batch_size,
+        fidelity_masks=method.fidelity_masks,
+        agree_with=method.agree_with,
+        players=Players.parse(method.players),
+        dtype=method.dtype,
+        **method_options(method.option or []),
     )
-    if examples is None:
-        _refuse("--label", label, needs="--examples")
-        behavior_log = run.open_log(log, items=items, users=users)
+    target, withheld = (
+        chosen.target,
+        frozenset() if review is None else rejected(read_queue(review)),
+    )
+    if chosen.examples is None:
+        log = run.open_log(chosen.log, items=chosen.items, users=chosen.users)
         result = explain_batch(
             explainer,
-            behavior_log if sample is None else sample_users(behavior_log, sample, seed),
+            log if chosen.sample is None else sample_users(log, chosen.sample, method.seed),
             out,
             target=target,
             shard_size=shard_size,
             run=model.name,
-            query_time=None if query_time is None else parse_moment(query_time, "--query-time"),
+            query_time=chosen.query_time and parse_moment(chosen.query_time, "--query-time"),
             withheld=withheld,
         )
     else:
-        _refuse("--query-time", query_time, needs="whole histories: a question has its own moment")
-        rows = run.examples(_of_own_split(examples, log, items, users), label)
+        rows = run.examples(chosen.examples, chosen.label)
         result = explain_examples(
             explainer,
-            rows if sample is None else sample_examples(rows, sample, seed),
+            rows if chosen.sample is None else sample_examples(rows, chosen.sample, method.seed),
             out,
             target=target,
             shard_size=shard_size,
             run=model.name,
             withheld=withheld,
         )
-    rate = result.explained_now / result.seconds
-    typer.echo(
-        f"{result.users} {'users' if examples is None else 'examples'}, {result.rows} rows in "
-        f"{result.folder}; "
-        f"{result.explained_now} explained now, {rate:.1f} a second"
-    )
+    summary = {
+        "explained": result.users,
+        "rows": result.rows,
+        "folder": str(result.folder),
+        "explained_now": result.explained_now,
+        "per_second": result.explained_now / result.seconds,
+    }
+    typer.echo(json.dumps(summary) if json_ else _line(summary, chosen.examples is None))
 
 
 def report(
     model: ModelFolder,
     influence: Annotated[
-        list[Path], typer.Option(help="folder that `explain` wrote; repeat for more methods")
+        list[Path],
+        typer.Option(
+            help="Folder that `explain` wrote. Repeat it for more methods.", show_default=False
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="the HTML file")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     log: LogSource = None,
     items: ItemsFile = None,
     users: UsersFile = None,
-    shown: Annotated[int, typer.Option(help="users shown one by one")] = 12,
-    review: Annotated[
-        Path | None, typer.Option(help="queue of `review`: what was rejected is withheld")
-    ] = None,
+    shown: Annotated[int, typer.Option(help="Number of users shown one by one.")] = 12,
+    review: ReviewFile = None,
     analysis: Annotated[
         list[Path] | None,
-        typer.Option(help="folder that `analyze ... --out` wrote, for the page; repeatable"),
+        typer.Option(help="Folder that `analyze` wrote, shown on the page. Repeatable."),
     ] = None,
     rules: RulesFile = None,
 ) -> None:
-    """Write one self-contained HTML page about explanations, with the analyses of them."""
+    """Write one self-contained HTML page about explanations and their analyses."""
+    from llm_influence.analysis.review import read_queue, withhold
     from llm_influence.evaluation.evaluate import compare_heads
     from llm_influence.influence.table_files import read_tables
     from llm_influence.report.page import build_report
@@ -154,8 +238,6 @@ def report(
 
     run, table = Run.open(model, rules=rules), read_tables(influence)
     if review is not None:
-        from llm_influence.analysis.review import read_queue, withhold
-
         table = withhold(table, read_queue(review))
     behavior_log = run.open_log(log, items=items, users=users)
     facts = run.report_facts(
@@ -168,36 +250,68 @@ def report(
     typer.echo(f"report: {page}")
 
 
-def methods() -> None:
+def methods(json_: AsJson = False) -> None:
     """List the attribution methods: what each estimates, what it costs, when not to trust it."""
     from llm_influence.attribution.methods import METHODS
 
-    for spec in METHODS.values():
-        removals = ", ".join(spec.removals) or "none"
-        options = ", ".join(f"{name}={default}" for name, default in spec.options.items())
-        typer.echo(f"{spec.name}  ({spec.family}, units: {spec.units}, removal: {removals})")
-        typer.echo(f"    estimates  {spec.estimates}")
-        typer.echo(f"    cost       {spec.cost}")
-        typer.echo(f"    players    {', '.join(spec.players)}")
-        typer.echo(f"    options    {options or 'none'}")
-        typer.echo(f"    paper      {spec.paper or 'none'}")
-        typer.echo(f"    caution    {spec.caution}")
+    records = [
+        {
+            "method": spec.name,
+            "family": spec.family,
+            "estimates": spec.estimates,
+            "units": spec.units,
+            "removal": ", ".join(spec.removals) or "none",
+            "cost": spec.cost,
+            "players": ", ".join(spec.players),
+            "options": ", ".join(f"{k}={v}" for k, v in spec.options.items()) or "none",
+            "paper": spec.paper or "none",
+            "caution": spec.caution,
+        }
+        for spec in METHODS.values()
+    ]
+    if json_:
+        typer.echo(json.dumps(records, indent=2))
+        return
+    for record in records:
+        typer.echo(record.pop("method"))
+        for name, text in record.items():
+            typer.echo(f"    {name:10} {text}")
 
 
-def _refuse(option: str, value: object, *, needs: str) -> None:
-    if value is not None:
+def _check(chosen: Examples) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ConfigError: Names the option to leave out.
+    """
+    if chosen.examples is None:
+        if chosen.label is not None:
+            raise ConfigError(
+                f"--label {chosen.label}",
+                where="explain",
+                expected="--examples beside it",
+                fix="add --examples test, or leave --label out",
+            )
+        return
+    if chosen.query_time is not None:
         raise ConfigError(
-            f"{option} {value}", where="explain", expected=needs, fix=f"leave {option} out"
+            f"--query-time {chosen.query_time}",
+            where="explain",
+            expected="whole histories: each example has its own query time",
+            fix="leave --query-time or --examples out",
         )
-
-
-def _of_own_split(examples: str, *others: str | None) -> str:
-    """Examples are those of the run's own log."""
-    if any(others):
+    if chosen.log or chosen.items or chosen.users:
         raise ConfigError(
             "both --examples and another log",
             where="explain",
-            expected="--examples alone: they are of the split that the run was measured on",
+            expected="--examples alone: they belong to the split that the run was measured on",
             fix="leave out --log, --items and --users, or --examples",
         )
-    return examples
+
+
+def _line(summary: dict[str, object], users: bool) -> str:
+    return (
+        f"{summary['explained']} {'users' if users else 'examples'}, {summary['rows']} rows in "
+        f"{summary['folder']}; {summary['explained_now']} explained now, "
+        f"{summary['per_second']:.1f} a second"
+    )

@@ -1,4 +1,4 @@
-"""`llm-influence faithfulness`: what scores are worth."""
+"""`llm-influence faithfulness`: attribution methods compared by metrics of truth."""
 
 from __future__ import annotations
 
@@ -12,33 +12,40 @@ from llm_influence.cli.options import ModelFolder, options_by_method
 
 def faithfulness(
     model: ModelFolder,
-    out: Annotated[Path, typer.Option(help="folder for shards, tables and the plot")],
-    methods: Annotated[str, typer.Option(help="names with commas between; references are added")],
-    users: Annotated[int, typer.Option(min=1, help="of the test split, drawn by the seed")] = 100,
-    removal: Annotated[str, typer.Option(help="one for all methods: drop or mask")] = "drop",
+    out: Annotated[
+        Path, typer.Option(help="Folder for shards, tables and plot.", show_default=False)
+    ],
+    methods: Annotated[
+        str,
+        typer.Option(help="Methods, separated by commas; baselines are added.", show_default=False),
+    ],
+    users: Annotated[int, typer.Option(min=1, help="Users drawn from the test split.")] = 100,
+    removal: Annotated[str, typer.Option(help="drop, mask or replace, for all methods.")] = "drop",
     check_removal: Annotated[
-        str | None, typer.Option(help="a second removal to measure everything under")
+        str | None, typer.Option(help="A second removal, under which all is measured again.")
     ] = None,
     target: Annotated[
-        str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or feedback:ID")
+        str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or feedback:ID.")
     ] = "top1",
     metrics: Annotated[
-        str | None, typer.Option(help="names with commas between; default: all but the exact")
+        str | None,
+        typer.Option(help="Metrics, separated by commas. Default: all but the exact ones."),
     ] = None,
     events: Annotated[
-        int | None,
-        typer.Option(min=1, help="histories are cut to so many recent events; default: whole"),
+        int | None, typer.Option(min=1, help="Most recent events kept of a history. Default: all.")
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="a method's own option, integrated_gradients.steps=64; repeatable"),
+        typer.Option(help="Option of a method, as integrated_gradients.steps=64. Repeatable."),
     ] = None,
-    masks: Annotated[int, typer.Option(help="held-out random sets a user")] = 64,
-    exact_events: Annotated[int, typer.Option(help="longest history of the exact_* metrics")] = 10,
-    seed: Annotated[int, typer.Option(help="of all draws")] = 0,
-    shard_size: Annotated[int, typer.Option(help="users a shard: what a kill may lose")] = 8,
+    masks: Annotated[int, typer.Option(help="Held-out random sets of events for a user.")] = 64,
+    exact_events: Annotated[
+        int, typer.Option(help="Longest history that the exact metrics measure.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    shard_size: Annotated[int, typer.Option(help="Users in one shard.")] = 8,
 ) -> None:
-    """Test what scores are worth, methods beside each other; killed and started again, it goes on.
+    """Compare attribution methods by faithfulness. Run it again to continue.
 
     Writes faithfulness.json, .csv, .md and curves.png.
     """

@@ -1,4 +1,4 @@
-"""`llm-influence demo`, `finetune`, `search`, `update`, `evaluate`, `tokenizer`."""
+"""`llm-influence demo`, `finetune`, `search`, `update`, `tokenizer`."""
 
 from __future__ import annotations
 
@@ -7,32 +7,53 @@ from typing import Annotated
 
 import typer
 
-from llm_influence.cli.options import ConfigFile, ItemsFile, ModelFolder, RulesFile, UsersFile
+from llm_influence.cli.options import (
+    ConfigFile,
+    ItemsFile,
+    ModelFolder,
+    Overrides,
+    UsersFile,
+    expanded,
+)
+from llm_influence.config.model import ScratchConfig
+from llm_influence.config.run import RunConfig, SearchConfig
+
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue from the last checkpoint of this output folder.")
+]
 
 
 def demo(
     context: typer.Context,
-    users: Annotated[int, typer.Option(help="users explained in the report")] = 24,
+    users: Annotated[int, typer.Option(help="Number of users explained in the report.")] = 24,
 ) -> None:
-    """Fine-tune on MovieLens-100K, evaluate, explain, and write the report."""
+    """Fine-tune on MovieLens-100K, evaluate, explain, and write the report.
+
+    Run it again to reuse what is finished. The options of `finetune` may follow.
+    """
     from llm_influence.cli.demo_run import demo_config, run_demo
 
     run_demo(demo_config(context.args), users=users, say=typer.echo)
 
 
+@expanded(RunConfig)
 def finetune(
     context: typer.Context,
+    overrides: Overrides,
     config: ConfigFile = None,
-    resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
+    resume: Resume = False,
     skip_test: Annotated[
-        bool, typer.Option("--skip-test", help="leave the test split unread")
+        bool, typer.Option("--skip-test", help="Do not measure on the test split.")
     ] = False,
 ) -> None:
-    """Fine-tune a model; any option of the configuration may follow as --section.option value."""
-    from llm_influence.config.run import RunConfig
+    """Fine-tune a model on a behaviour log.
+
+    Write the options into a YAML file, or give them here, as in --train.epochs 4. Options given
+    here win. Runs on several processes under torchrun or accelerate launch.
+    """
     from llm_influence.training.finetune import finetune as run
 
-    result = run(RunConfig.load(config, context.args), resume=resume, measure_test=not skip_test)
+    result = run(RunConfig.load(config, overrides.typed), resume=resume, measure_test=not skip_test)
     typer.echo(f"validation {result.validation}")
     typer.echo(f"test       {'not measured' if result.test is None else result.test}")
     typer.echo(f"model folder: {result.folder}")
@@ -40,13 +61,12 @@ def finetune(
 
 def search(
     context: typer.Context,
-    space: Annotated[Path, typer.Argument(help="YAML file of a SearchConfig")],
+    space: Annotated[Path, typer.Argument(help="YAML file with the search: see configs/search.")],
 ) -> None:
-    """Search for good options on validation; killed and started again, it goes on.
+    """Search for good options on the validation split. Run it again to continue.
 
-    Any option of the search may follow: --trials 50 --seconds 3600. Needs the extra `search`.
+    Options of the search may follow, as in --trials 50. Needs the extra `search`.
     """
-    from llm_influence.config.run import SearchConfig
     from llm_influence.training.sweep import search as run
 
     config = SearchConfig.load(space, context.args)
@@ -57,18 +77,18 @@ def search(
 def update(
     context: typer.Context,
     model: ModelFolder,
-    out: Annotated[Path, typer.Option(help="the new run folder")],
+    out: Annotated[Path, typer.Option(help="Folder of the new run.", show_default=False)],
     log: Annotated[
         str | None,
-        typer.Option(help="newer log; default: the run's own, cut by --update.since"),
+        typer.Option(help="Newer log. Default: the run's own log, cut by --update.since."),
     ] = None,
     items: ItemsFile = None,
     users: UsersFile = None,
-    resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
+    resume: Resume = False,
 ) -> None:
-    """Train a finished run on with the newest events and replayed old ones.
+    """Continue to fine-tune a finished run on newer events, with replay of old events.
 
-    Options of the configuration may follow: --update.replay 0.5 --train.epochs 2.
+    Options of the configuration may follow, as in --update.replay 0.5.
     """
     from llm_influence.training.continual import open_newer, update_config
     from llm_influence.training.continual import update as run
@@ -79,31 +99,27 @@ def update(
     typer.echo(f"model folder: {result.folder}")
 
 
-def evaluate(model: ModelFolder, rules: RulesFile = None) -> None:
-    """Measure every head of a run on its own test split beside item-kNN, popularity and means."""
-    from llm_influence.evaluation.evaluate import as_text, compare_heads
-    from llm_influence.run import Run
-
-    run = Run.open(model, rules=rules)
-    found = compare_heads(run.model, run.split, run.config.evaluation)
-    for head, records in found.items():
-        typer.echo(f"{head}\n{as_text(records)}" if len(found) > 1 else as_text(records))
-
-
 def tokenizer(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="folder for tokenizer and decoder; must be new")],
+    out: Annotated[
+        Path, typer.Option(help="New folder for tokenizer and decoder.", show_default=False)
+    ],
     config: ConfigFile = None,
-    vocab_size: Annotated[int, typer.Option(min=300, help="pieces, 256 bytes included")] = 4000,
-    layers: Annotated[int, typer.Option(min=1, help="of the decoder")] = 4,
-    width: Annotated[int, typer.Option(min=8, help="of its states")] = 256,
-    heads: Annotated[int, typer.Option(min=1, help="of its attention")] = 4,
-    length: Annotated[int, typer.Option("--context", min=16, help="most tokens it reads")] = 1024,
-    seed: Annotated[int, typer.Option(help="of sampled lines and first weights")] = 0,
+    vocab_size: Annotated[
+        int, typer.Option(min=300, help="Number of tokens, the 256 bytes included.")
+    ] = 4000,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the decoder.")] = 4,
+    width: Annotated[int, typer.Option(min=8, help="Width of its states.")] = 256,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
+    length: Annotated[int, typer.Option("--context", min=16, help="Longest input, in tokens.")] = (
+        1024
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of sampled lines and initial weights.")] = 0,
 ) -> None:
-    """Train a SentencePiece tokenizer on the run's rendered log, with a small random decoder."""
-    from llm_influence.config.model import ScratchConfig
-    from llm_influence.config.run import RunConfig
+    """Train a SentencePiece tokenizer on the run's rendered log, and make a small decoder for it.
+
+    The decoder's weights are random. Train all of them: --model.adapter.kind full.
+    """
     from llm_influence.data.splits import split_log
     from llm_influence.datasets.sources import open_data
     from llm_influence.modeling.scratch import make_backbone
@@ -115,5 +131,5 @@ def tokenizer(
     )
     log = split_log(open_data(run.data), run.data.split).train
     made = make_backbone(log, Template.load(run.rendering.template), sizes, out)
-    typer.echo(f"{made.vocabulary} pieces from {made.lines:,} lines; {made.parameters:,} weights")
+    typer.echo(f"{made.vocabulary} tokens from {made.lines:,} lines; {made.parameters:,} weights")
     typer.echo(f"model.backbone: {made.folder}   its weights are random: train all of them")
