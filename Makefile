@@ -33,28 +33,28 @@ check: install ## lint, format, types, import contract
 	$(BIN)/lint-imports
 
 bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some hours)
-	$(BIN)/python scripts/benchmark_readers.py
-	$(BIN)/python scripts/benchmark_rendering.py
-	$(BIN)/python scripts/benchmark_demo.py
-	$(BIN)/python scripts/benchmark_batch.py --model $(RUN)
-	$(BIN)/python scripts/benchmark_faithfulness.py --model $(RUN) --work runs/faithfulness
-	$(BIN)/python scripts/benchmark_million_items.py
-	$(BIN)/python scripts/benchmark_cache.py --threads 1
-	$(BIN)/python scripts/benchmark_adapters.py --layers 3
-	$(BIN)/python scripts/benchmark_event_dropout.py --layers 3
-	$(BIN)/python scripts/benchmark_training_speed.py
-	$(BIN)/python scripts/benchmark_ablations.py
-	$(BIN)/python scripts/benchmark_learning.py --seeds 0 1 2
-	$(BIN)/python scripts/benchmark_low_labels.py
-	$(BIN)/python scripts/benchmark_cold_items.py --layers 3
-	$(BIN)/python scripts/benchmark_knowledge_graph.py
-	$(BIN)/python scripts/benchmark_warm_update.py
-	$(BIN)/python scripts/benchmark_analysis_scale.py
-	$(BIN)/python scripts/benchmark_debiasing.py
-	$(BIN)/python scripts/benchmark_fairness.py
-	$(BIN)/python scripts/benchmark_vulnerability.py
-	$(BIN)/python scripts/benchmark_campaign_attribution.py --stage planted
-	$(BIN)/python scripts/benchmark_campaign_attribution.py --stage redemption
+	$(BIN)/python -m benchmarks.data.readers
+	$(BIN)/python -m benchmarks.data.rendering
+	$(BIN)/python -m benchmarks.prediction.demo
+	$(BIN)/python -m benchmarks.attribution.batch --model $(RUN)
+	$(BIN)/python -m benchmarks.faithfulness.ml100k --model $(RUN) --work runs/faithfulness
+	$(BIN)/python -m benchmarks.training.million_items
+	$(BIN)/python -m benchmarks.attribution.cache --threads 1
+	$(BIN)/python -m benchmarks.training.adapters --layers 3
+	$(BIN)/python -m benchmarks.training.event_dropout --layers 3
+	$(BIN)/python -m benchmarks.training.speed
+	$(BIN)/python -m benchmarks.training.ablations
+	$(BIN)/python -m benchmarks.training.learning --seeds 0 1 2
+	$(BIN)/python -m benchmarks.training.low_labels
+	$(BIN)/python -m benchmarks.prediction.cold_items --layers 3
+	$(BIN)/python -m benchmarks.prediction.knowledge_graph
+	$(BIN)/python -m benchmarks.training.continual
+	$(BIN)/python -m benchmarks.analysis.scale
+	$(BIN)/python -m benchmarks.training.debiasing
+	$(BIN)/python -m benchmarks.analysis.fairness
+	$(BIN)/python -m benchmarks.faithfulness.vulnerability
+	$(BIN)/python -m benchmarks.analysis.campaigns --stage planted
+	$(BIN)/python -m benchmarks.analysis.campaigns --stage redemption
 
 clean: ## remove the environment and everything made here
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

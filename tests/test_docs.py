@@ -3,20 +3,17 @@
 import ast
 import inspect
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.docs_pages import faithfulness as faithfulness_page
+from benchmarks.docs_pages import methods as attribution_pages
+from benchmarks.docs_pages import tables as benchmark_tables
 from llm_influence.attribution.methods import METHODS
 from llm_influence.config.model import ADAPTER_OPTIONS
 from llm_influence.config.run import RunConfig
 from llm_influence.faithfulness.metrics import METRICS
-
-sys.path.append("scripts")
-import attribution_pages
-import benchmark_tables
-import faithfulness_page
 
 BENCHMARKS = Path("docs/benchmarks")
 FORMAT = {"name", "command", "protocol", "hardware", "versions", "seeds", "rows", "figures"}
@@ -66,7 +63,7 @@ def test_the_page_of_faithfulness_has_every_metric_as_it_is_and_as_measured():
 
 def test_every_method_has_its_page_as_the_registry_describes_it():
     written = {p.name: p.read_text(encoding="utf-8") for p in attribution_pages.FOLDER.glob("*.md")}
-    assert written == attribution_pages.pages(), "run python scripts/attribution_pages.py"
+    assert written == attribution_pages.pages(), "run python -m benchmarks.docs_pages.methods"
 
 
 @pytest.mark.parametrize("spec", METHODS.values(), ids=lambda spec: spec.name)

@@ -1,7 +1,6 @@
 """The audit of tables whose fairness is known."""
 
 import json
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.analysis.planted_tables import write_truth
 from llm_influence import cli
 from llm_influence.analysis.audit import AuditOptions, analyze_audit
 from llm_influence.analysis.tables import InfluenceView
@@ -17,9 +17,6 @@ from llm_influence.datasets.planted import generate
 from llm_influence.errors import ConfigError, DataError, SchemaError
 from llm_influence.influence.table_files import FAIRNESS_TEST_SCHEMA, FLIPS, write_fairness_test
 from tests.analysis.tables import influences, write
-
-sys.path.append("scripts")
-from planted_tables import write_truth
 
 PLANTED = {"users": 300, "clusters": 4, "temperature": 0.6, "group_share": 0.4, "max_events": 10}
 OPTIONS = AuditOptions(("user:group",), shuffles=199)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.analysis.planted_tables import write_truth
 from llm_influence import cli
 from llm_influence.analysis.comparison import compare
 from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
@@ -187,12 +188,10 @@ def test_what_cannot_be_analysed_is_refused(tmp_path, folder, records):
         analyze_dynamics(view, DynamicsOptions(by=("behavior",), match="match:genre"))
 
 
-def test_the_drift_of_a_planted_log_is_found_from_its_true_influences(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend("scripts")
-    planted_tables = pytest.importorskip("planted_tables")
+def test_the_drift_of_a_planted_log_is_found_from_its_true_influences(tmp_path):
     drift = DriftConfig(date="2025-06-30", behaviors={"purchase": 0.4, "click": 1, "dismiss": -0.5})
     _, truth = generate(PlantedConfig(users=300, seed=3, drift=drift))
-    planted_tables.write_truth(truth, tmp_path)
+    write_truth(truth, tmp_path)
     with InfluenceView(tmp_path) as view:
         options = DynamicsOptions(by=("behavior",), window="week", match="match:cluster")
         found = analyze_dynamics(view, options)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.analysis.planted_tables import write_truth
 from llm_influence import cli
 from llm_influence.analysis.decay import behavior_weights
 from llm_influence.analysis.factors import FactorOptions, analyze_factors
@@ -73,11 +74,9 @@ def test_weights_are_those_of_the_law(found):
         assert rows[name]["low"] - 0.03 <= weight <= rows[name]["high"] + 0.03
 
 
-def test_weights_of_a_planted_log_are_found_from_its_true_influences(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend("scripts")
-    planted_tables = pytest.importorskip("planted_tables")
+def test_weights_of_a_planted_log_are_found_from_its_true_influences(tmp_path):
     _, truth = generate(PlantedConfig(users=300, seed=3))
-    planted_tables.write_truth(truth, tmp_path)
+    write_truth(truth, tmp_path)
     with InfluenceView(tmp_path) as view:
         weights = behavior_weights(view, "match:cluster")
     true = dict(zip(truth.law.behaviors, truth.law.weights, strict=True))

@@ -1,0 +1,1 @@
+"""Programs that measure the analysis of influence tables."""

@@ -1,0 +1,194 @@
+"""A penalty and an exclusion rule against planted unfairness, and what they cost.
+
+    python -m benchmarks.analysis.fairness [--output runs/fairness] [--seeds 0 1 2]
+
+A log by an unfair law: the scores of a quarter of the items are shifted for users of one group.
+What such users did before shows it, and what comes next is as unfair as the law. A small recurrent
+model is trained on it with the group in its template, with `train.fairness` at several weights, and
+with a template that leaves the group out (the exclusion rule); then other users of the same law are
+recommended to, explained and audited. Goes on where it was broken off.
+Writes docs/benchmarks/fairness.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.harness import write_benchmark
+from llm_influence.analysis.audit import AuditOptions, analyze_audit
+from llm_influence.analysis.tables import InfluenceView
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.batch.explain import explain_batch
+from llm_influence.batch.fairness_test import run_fairness_test
+from llm_influence.config.run import RunConfig
+from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.datasets.planted import generate, write_planted
+from llm_influence.influence.table_files import read_fairness_test
+from llm_influence.run import Run
+from llm_influence.training.finetune import finetune
+from llm_influence.utils import write_text
+
+LAW = {"clusters": 4, "temperature": 0.6, "max_events": 12, "group_share": 0.4, "group_shift": 0.8}
+AS_IS, RULE = "as is", "template without the group"
+PENALTIES = {f"penalty {weight:g}": weight for weight in (1.0, 10.0)}
+SYSTEMS = (AS_IS, *PENALTIES, RULE)
+FAVOURED = "cluster 0 recommended"
+METRICS = (
+    *("ndcg@10", "flips", "log-odds moved by the group", "gap", "gap given history"),
+    *("audit says unfair", "p_value"),
+)
+Row = dict[str, str | float | int]
+
+
+def run_config(options: argparse.Namespace, seed: int, system: str) -> RunConfig:
+    """One run: only the template or the penalty differ."""
+    place = options.output / f"seed_{seed}"
+    line = "" if system == RULE else 'history: "{user.group}"\n'
+    template = place / f"{'plain' if system == RULE else 'grouped'}.yaml"
+    write_text(
+        template, f'name: {template.stem}\n{line}event: "{{item}}"\nadded: [behavior, gap]\n'
+    )
+    files = {name: str(place / "log" / f"{name}.parquet") for name in ("events", "items", "users")}
+    return RunConfig.model_validate(
+        {
+            "output": str(place / system.replace(" ", "_")),
+            "data": {"source": files["events"], "items": files["items"], "users": files["users"]},
+            "rendering": {"template": str(template), "max_events": LAW["max_events"]},
+            "model": {
+                "backbone": "gru",
+                "recurrent": {"width": options.width, "layers": 1},
+                "adapter": {"kind": "full"},
+                "behavior_head": {"weight": 0.0},
+            },
+            "train": {
+                "epochs": options.epochs,
+                "batch_size": 64,
+                "learning_rate": 3e-3,
+                "item_learning_rate": 3e-3,
+                "patience": 99,
+                "precision": "fp32",
+                "seed": seed,
+                "fairness": {"features": ["group"], "weight": PENALTIES[system]}
+                if system in PENALTIES
+                else {},
+            },
+            "evaluation": {"exclude_seen": False},
+        }
+    )
+
+
+def measured(options: argparse.Namespace, seed: int, system: str) -> dict[str, float]:
+    """Train one system, unless it is there, and audit what it does for other users."""
+    config = run_config(options, seed, system)
+    folder = Path(config.output)
+    if not (folder / "audited.json").exists():
+        if not (folder / "metrics.json").exists():
+            finetune(config, resume=True)
+        run = Run.open(folder)
+        _, others = generate(planted(seed, options.audited, user_seed=1))
+        explainer = Explainer(run.model, "leave_one_out", fidelity_masks=0)
+        tables = folder / "influence"
+        explain_batch(explainer, others.log, tables, progress=False)
+        run_fairness_test(run.model, others.log, ["group"], tables, progress=False)
+        found = audited(tables) | {"ndcg@10": ndcg(folder)}
+        write_text(folder / "audited.json", json.dumps(found))
+    return json.loads((folder / "audited.json").read_text(encoding="utf-8"))
+
+
+def audited(tables: Path) -> dict[str, float]:
+    """What the audit says, from the tables alone."""
+    with InfluenceView(tables) as view:
+        found = analyze_audit(view, AuditOptions(("user:group",)))
+    (verdict,) = found.tables["verdict"].records
+    gaps = [row for row in found.tables["gaps"].records if row["measure"] == FAVOURED]
+    rows = read_fairness_test(tables / "fairness_test.parquet")
+    moved = np.abs(rows["log_odds_other"].to_numpy() - rows["log_odds"].to_numpy())
+    return {
+        "flips": verdict["flips"],
+        "log-odds moved by the group": float(moved.mean()),
+        "gap": -gaps[0]["gap"] if gaps else 0.0,  # of group b, as the first group shown is a
+        "gap given history": -gaps[0]["given_history"] if gaps else 0.0,
+        "audit says unfair": float(verdict["unfair"]),
+        "p_value": verdict["p_value"],
+    }
+
+
+def ndcg(folder: Path) -> float:
+    """NDCG@10 on the test split."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
+    return float(metrics["items"]["ndcg@10"])
+
+
+def planted(seed: int, users: int, **options: int) -> PlantedConfig:
+    """The unfair law."""
+    return PlantedConfig(seed=seed, users=users, **LAW, **options)
+
+
+def rows_of(options: argparse.Namespace) -> Iterator[Row]:
+    """All systems and seeds."""
+    for seed in options.seeds:
+        log = options.output / f"seed_{seed}" / "log"
+        if not (log / "law.json").exists():
+            write_planted(planted(seed, options.users), log)
+        for system in SYSTEMS:
+            found = measured(options, seed, system)
+            shown = ", ".join(f"{name} {found[name]:.3f}" for name in METRICS)
+            print(f"seed {seed}, {system}: {shown}", flush=True)
+            for name in METRICS:
+                yield {
+                    "system": system,
+                    "task": "planted unfairness",
+                    "metric": name,
+                    "seed": seed,
+                    "value": found[name],
+                }
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measure, average over seeds, write."""
+    torch.set_num_threads(1)
+    rows = list(rows_of(options))
+
+    def mean(system: str, metric: str) -> float:
+        return float(
+            np.mean([r["value"] for r in rows if (r["system"], r["metric"]) == (system, metric)])
+        )
+
+    figures = {}
+    for name, system in (("as_is", AS_IS), ("penalty", list(PENALTIES)[-1]), ("rule", RULE)):
+        figures[f"flips_{name}"] = mean(system, "flips")
+        figures[f"gap_given_history_{name}"] = mean(system, "gap given history")
+        figures[f"ndcg_{name}"] = mean(system, "ndcg@10")
+    write_benchmark(
+        options.json,
+        name="fairness",
+        protocol={
+            "law": LAW,
+            "users": options.users,
+            "audited_users": options.audited,
+            "model": f"gru, width {options.width}, {options.epochs} epochs",
+            "gap": "share of group b who get an item of the favoured cluster first, less that of a",
+            "flips": "share of users whose first recommendation changes with the group alone",
+        },
+        rows=rows,
+        figures=figures,
+        seeds=options.seeds,
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/fairness"))
+    parser.add_argument("--json", type=Path, default=Path("docs/benchmarks/fairness.json"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--users", type=int, default=2000)
+    parser.add_argument("--audited", type=int, default=400)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--epochs", type=float, default=15)
+    main(parser.parse_args())

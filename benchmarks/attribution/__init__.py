@@ -1,0 +1,1 @@
+"""Programs that measure the speed and the error of attribution methods."""

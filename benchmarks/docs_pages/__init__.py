@@ -1,0 +1,1 @@
+"""Programs that write pages, tables and pictures of the docs."""

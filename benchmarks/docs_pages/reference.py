@@ -1,0 +1,140 @@
+"""Write docs/reference: the command line, the configuration and the Python API.
+
+    python -m benchmarks.docs_pages.reference
+
+Every page comes from the declarations in the package, so a page cannot differ from the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import typer
+from pydantic import BaseModel
+
+import llm_influence
+from llm_influence.cli import app
+from llm_influence.cli.options import leaves
+from llm_influence.config.model import ScratchConfig
+from llm_influence.config.run import RunConfig, SearchConfig
+from llm_influence.config.synthetic import PlantedConfig, PlantedFraudConfig
+
+FOLDER = Path("docs/reference")
+DOCUMENTS: dict[str, tuple[type[BaseModel], str]] = {
+    "A run": (RunConfig, "`llm-influence finetune --config run.yaml`, `RunConfig` in Python."),
+    "A search": (SearchConfig, "`llm-influence search space.yaml`, `SearchConfig` in Python."),
+    "A generated log": (PlantedConfig, "`llm-influence planted`, `PlantedConfig` in Python."),
+    "Generated accounts": (
+        PlantedFraudConfig,
+        "`llm-influence planted-fraud`, `PlantedFraudConfig` in Python.",
+    ),
+    "A decoder from scratch": (ScratchConfig, "`llm-influence tokenizer`."),
+}
+
+
+def main() -> None:
+    """Write the pages."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[str, str]:
+    """File name and text of every page."""
+    return {
+        "cli.md": "\n".join(command_line()) + "\n",
+        "configuration.md": "\n".join(configuration()) + "\n",
+        "api.md": "\n".join(api()) + "\n",
+    }
+
+
+def command_line() -> Iterator[str]:
+    """The page of commands, in the order of `llm-influence --help`."""
+    yield "# Command line\n"
+    yield "`llm-influence COMMAND --help` prints the same. Exit status 0: done. 1: an error in"
+    yield "one plain line. 2: an option that the command does not have. 130: interrupted.\n"
+    group = typer.main.get_command(app)
+    for name, command in _commands(group):
+        yield f"## {name}\n"
+        yield (command.help or "").strip() + "\n"
+        yield "| option | value | default | meaning |"
+        yield "|---|---|---|---|"
+        linked = False
+        for option in command.params:
+            panel = getattr(option, "rich_help_panel", None) or ""
+            if panel.startswith("Options of section"):
+                linked = True
+            elif option.name != "help":
+                yield _option_row(option)
+        if linked:
+            yield "| `--section.option` | | | every option of the [configuration](configuration.md) |"
+        yield ""
+
+
+def _commands(group: click.Command, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in getattr(group, "commands", {}).items():
+        if getattr(command, "commands", None):
+            yield from _commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
+def _option_row(option: click.Parameter) -> str:
+    names = option.opts if isinstance(option, click.Option) else [(option.name or "").upper()]
+    shown = ", ".join(f"`{name}`" for name in names)
+    values = getattr(option, "metavar", None) or option.type.name
+    default = "required" if option.required else _default(option)
+    return f"| {shown} | {_cell(values)} | {default} | {_cell(getattr(option, 'help', '') or '')} |"
+
+
+def _default(option: click.Parameter) -> str:
+    value = option.default
+    if value is None or value is False or callable(value) or value == []:
+        return ""
+    return f"`{value}`"
+
+
+def configuration() -> Iterator[str]:
+    """The page of options, a table a section."""
+    yield "# Configuration\n"
+    yield "A configuration is a YAML file, a Python object, or `--section.option value` on the command"
+    yield "line. Unknown options are errors that name the nearest valid one."
+    yield "`llm-influence config --defaults` prints this page as YAML.\n"
+    for title, (document, use) in DOCUMENTS.items():
+        yield f"## {title}\n"
+        yield use + "\n"
+        section = None
+        for leaf in leaves(document):
+            if leaf.section != section:
+                if section is not None:
+                    yield ""
+                section = leaf.section
+                if section:
+                    yield f"### {section}\n"
+                yield "| option | values | default | meaning |"
+                yield "|---|---|---|---|"
+            default = f"`{leaf.default}`" if leaf.default != "required" else "required"
+            meaning = _cell(leaf.info.description or "")
+            yield f"| `{leaf.name}` | {_cell(leaf.values)} | {default} | {meaning} |"
+        yield ""
+
+
+def api() -> Iterator[str]:
+    """The page of public names, in the groups of `llm_influence.PUBLIC`."""
+    yield "# Python API\n"
+    yield "All names are imported from `llm_influence`.\n"
+    for group, names in llm_influence.PUBLIC.items():
+        yield f"## {group}\n"
+        for name in sorted(names):
+            home = names[name]
+            yield f"::: llm_influence.{home}.{name}\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Programs that measure the domains of docs/domains beside their peers."""

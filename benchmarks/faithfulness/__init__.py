@@ -1,0 +1,1 @@
+"""Programs that measure whether explanations are true to the model and to the data."""

@@ -1,0 +1,1 @@
+"""Programs that measure training: what each part is worth and what it costs."""
