@@ -28,7 +28,7 @@ def test_tables_say_what_the_benchmark_files_say():
 
 
 def test_the_page_of_adapters_names_every_kind_and_option_and_its_table_is_the_measured_one():
-    page = Path("docs/adapters.md").read_text(encoding="utf-8")
+    page = Path("docs/how-to/choose_an_adapter.md").read_text(encoding="utf-8")
     assert "<!-- adapters -->" in page
     assert benchmark_tables.adapters_page(page, BENCHMARKS) == page
     for kind, options in ADAPTER_OPTIONS.items():
@@ -37,24 +37,24 @@ def test_the_page_of_adapters_names_every_kind_and_option_and_its_table_is_the_m
 
 
 def test_pages_hold_the_measured_tables():
-    page = Path("docs/training.md").read_text(encoding="utf-8")
+    page = Path("docs/how-to/training_options.md").read_text(encoding="utf-8")
     assert "<!-- speed -->" in page
     assert "<!-- ablations -->" in page
     assert benchmark_tables.training_page(page, BENCHMARKS) == page
-    page = Path("docs/learning.md").read_text(encoding="utf-8")
+    page = Path("docs/how-to/ways_of_learning.md").read_text(encoding="utf-8")
     assert "<!-- learning -->" in page
     assert "<!-- low labels -->" in page
     assert benchmark_tables.learning_page(page, BENCHMARKS) == page
-    page = Path("docs/attribution.md").read_text(encoding="utf-8")
+    page = Path("docs/concepts/influence.md").read_text(encoding="utf-8")
     assert "<!-- shapley estimators -->" in page
     assert benchmark_tables.attribution_page(page, BENCHMARKS) == page
-    page = Path("docs/planted_truth.md").read_text(encoding="utf-8")
+    page = Path("docs/how-to/synthetic_truth.md").read_text(encoding="utf-8")
     assert "<!-- law recovered -->" in page
     assert benchmark_tables.planted_page(page, BENCHMARKS) == page
 
 
 def test_the_page_of_faithfulness_has_every_metric_as_it_is_and_as_measured():
-    page = Path("docs/faithfulness.md").read_text(encoding="utf-8")
+    page = Path("docs/how-to/measure_faithfulness.md").read_text(encoding="utf-8")
     assert "<!-- metrics -->" in page
     assert "<!-- measured -->" in page
     assert faithfulness_page.faithfulness_page(page, BENCHMARKS) == page
@@ -98,7 +98,7 @@ def test_the_notebook_runs_without_a_network_and_finds_the_law_of_its_log(monkey
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run_notebook = pytest.importorskip("run_notebook")  # nbclient
 
-    notebook = run_notebook.run(Path("docs/notebooks/influence.ipynb"))
+    notebook = run_notebook.run(Path("docs/tutorials/influence.ipynb"))
 
     texts = [out.data["text/plain"] for cell in notebook.cells for out in _results(cell)]
     hits = ast.literal_eval(next(text for text in texts if text.startswith("{'leave_one_out'")))

@@ -12,8 +12,8 @@ from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.target import Contrast
 from llm_influence.batch.shards import write_side_tables
 from llm_influence.datasets.planted import Truth
-from llm_influence.influence.influence import USER, Influence, Player, QualityCard
-from llm_influence.influence.table import to_arrow
+from llm_influence.influence.facts import USER, Player, QualityCard
+from llm_influence.influence.influence import Influence, to_arrow
 from llm_influence.influence.table_files import write_table
 
 EXACT = "true_influence"
@@ -76,7 +76,7 @@ def _exact(truth: Truth) -> Iterator[Influence]:
         yield Influence(
             user_id=history.user_id,
             events=tuple(history.events(named)),
-            scores=scores,
+            values=scores,
             players=players,
             prompt_score=0.0,
             target="contrast",

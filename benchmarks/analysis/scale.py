@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.harness import write_benchmark
-from llm_influence.influence.table_files import SCHEMA, write_table
+from llm_influence.influence.table import SCHEMA
+from llm_influence.influence.table_files import write_table
 
 EVENTS = 50
 """Of an explanation."""

@@ -1,4 +1,4 @@
-"""The tables of docs/faithfulness.md: every metric of the registry, and what was measured."""
+"""The tables of docs/how-to/measure_faithfulness.md: every metric of the registry, and what was measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from llm_influence.faithfulness.metrics import METRICS
 from llm_influence.faithfulness.result import ARROWS
 
-PAGE = Path("docs/faithfulness.md")
+PAGE = Path("docs/how-to/measure_faithfulness.md")
 METRIC_ROWS = re.compile(r"<!-- metrics -->.*<!-- /metrics -->", re.DOTALL)
 MEASURED = re.compile(r"<!-- measured -->.*<!-- /measured -->", re.DOTALL)
 SHOWN = (

@@ -1,4 +1,4 @@
-"""Write docs/methods: a page for each attribution method, from the registry and its docstring.
+"""Write docs/reference/methods: a page for each attribution method, from the registry and its docstring.
 
     python -m benchmarks.docs_pages.methods
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.registry import MethodSpec
 
-FOLDER = Path("docs/methods")
+FOLDER = Path("docs/reference/methods")
 UNITS = {
     "target": "the target's own units (log-odds)",
     "share": "shares: where the weight lies, without a sign",

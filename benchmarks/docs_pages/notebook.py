@@ -1,6 +1,6 @@
 """Run a notebook from nothing and keep its outputs in it.
 
-python -m benchmarks.docs_pages.notebook docs/notebooks/influence.ipynb
+python -m benchmarks.docs_pages.notebook docs/tutorials/influence.ipynb
 """
 
 from __future__ import annotations

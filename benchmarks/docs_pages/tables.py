@@ -2,8 +2,8 @@
 
     python -m benchmarks.docs_pages.tables
 
-Fills docs/benchmarks/README.md and the tables of the front page, docs/adapters.md,
-docs/training.md, learning.md, faithfulness.md, attribution.md and planted_truth.md; a test holds
+Fills docs/results/index.md and the tables of the front page, docs/how-to/choose_an_adapter.md,
+docs/how-to/training_options.md, learning.md, faithfulness.md, attribution.md and planted_truth.md; a test holds
 them in step.
 """
 
@@ -18,12 +18,12 @@ from benchmarks.docs_pages.faithfulness import PAGE as FAITHFULNESS
 from benchmarks.docs_pages.faithfulness import faithfulness_page
 
 FRONT = Path("README.md")
-OVERVIEW = Path("docs/benchmarks/README.md")
-ADAPTERS = Path("docs/adapters.md")
-TRAINING = Path("docs/training.md")
-ATTRIBUTION = Path("docs/attribution.md")
-LEARNING = Path("docs/learning.md")
-PLANTED = Path("docs/planted_truth.md")
+OVERVIEW = Path("docs/results/index.md")
+ADAPTERS = Path("docs/how-to/choose_an_adapter.md")
+TRAINING = Path("docs/how-to/training_options.md")
+ATTRIBUTION = Path("docs/concepts/influence.md")
+LEARNING = Path("docs/how-to/ways_of_learning.md")
+PLANTED = Path("docs/how-to/synthetic_truth.md")
 DEMO = re.compile(r"<!-- demo -->.*<!-- /demo -->", re.DOTALL)
 
 ADAPTER_ROWS = re.compile(r"<!-- adapters -->.*<!-- /adapters -->", re.DOTALL)
@@ -79,7 +79,7 @@ def front_page(text: str, folder: Path) -> str:
 
 
 def adapters_table(benchmark: dict) -> str:
-    """The table of docs/adapters.md: every kind with what it trains, costs and reaches."""
+    """The table of docs/how-to/choose_an_adapter.md: every kind with what it trains, costs and reaches."""
     title = "| kind | trained in the backbone | in all | learning rate | s an epoch | NDCG@10 |"
     rows = [
         f"| `{row['adapter']}` | {row['parameters_in_backbone']:,} | {row['parameters_in_all']:,} "
@@ -97,7 +97,7 @@ def adapters_table(benchmark: dict) -> str:
 
 
 def adapters_page(text: str, folder: Path) -> str:
-    """docs/adapters.md with its table as measured; as it is where nothing was measured yet."""
+    """docs/how-to/choose_an_adapter.md with its table as measured; as it is where nothing was measured yet."""
     path = folder / "adapters.json"
     if not path.is_file():
         return text
@@ -106,7 +106,7 @@ def adapters_page(text: str, folder: Path) -> str:
 
 
 def speed_tables(benchmark: dict) -> str:
-    """Tables of docs/training.md: settings with their speed, and where a step's time goes."""
+    """Tables of docs/how-to/training_options.md: settings with their speed, and where a step's time goes."""
     rows = [row for row in benchmark["rows"] if "region" not in row]
     parts = [row for row in benchmark["rows"] if "region" in row]
     speed = [
@@ -136,7 +136,7 @@ def speed_tables(benchmark: dict) -> str:
 
 
 def ablations_table(benchmark: dict) -> str:
-    """The table of docs/training.md: one changed setting a row, beside the baseline."""
+    """The table of docs/how-to/training_options.md: one changed setting a row, beside the baseline."""
     title = "| setting | NDCG@10 | 95% interval | difference | NLL | difference | s |"
     rows = [
         f"| {row['system']} | {row['value']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
@@ -160,7 +160,7 @@ def _difference(row: dict, metric: str, digits: int) -> str:
 
 
 def training_page(text: str, folder: Path) -> str:
-    """docs/training.md with its tables as measured; as it is where nothing was measured yet."""
+    """docs/how-to/training_options.md with its tables as measured; as it is where nothing was measured yet."""
     places = {
         "training_speed": (SPEED, speed_tables),
         "ablations": (ABLATIONS, ablations_table),
@@ -169,7 +169,7 @@ def training_page(text: str, folder: Path) -> str:
 
 
 def learning_table(benchmark: dict) -> str:
-    """The table of docs/learning.md: one block a row, beside the same run without it."""
+    """The table of docs/how-to/ways_of_learning.md: one block a row, beside the same run without it."""
     rows = [
         f"| {row['system']} | {row['value']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
         f"| {_difference(row, 'ndcg', 4)} | {row.get('off', '')} | {row['seconds']:.0f} |"
@@ -183,7 +183,7 @@ def learning_table(benchmark: dict) -> str:
 
 
 def low_labels_table(benchmark: dict) -> str:
-    """The second table of docs/learning.md: few labels."""
+    """The second table of docs/how-to/ways_of_learning.md: few labels."""
     rows = [
         f"| {row['system']} | {row['value']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
         f"| {_difference(row, 'auc', 4)} | {row['gauc']:.4f} | {row['guessed_labels']:,.0f} |"
@@ -197,7 +197,7 @@ def low_labels_table(benchmark: dict) -> str:
 
 
 def learning_page(text: str, folder: Path) -> str:
-    """docs/learning.md with its tables as measured; as it is where nothing was measured yet."""
+    """docs/how-to/ways_of_learning.md with its tables as measured; as it is where nothing was measured yet."""
     places = {
         "learning_ablations": (LEARNED, learning_table),
         "low_labels": (LOW_LABELS, low_labels_table),
@@ -236,7 +236,7 @@ def estimators_table(benchmark: dict) -> str:
 
 
 def attribution_page(text: str, folder: Path) -> str:
-    """docs/attribution.md with its table as measured; as it is where nothing was measured yet."""
+    """docs/concepts/influence.md with its table as measured; as it is where nothing was measured yet."""
     path = folder / "shapley_estimators.json"
     if not path.is_file():
         return text
@@ -264,7 +264,7 @@ def recovered_table(benchmark: dict) -> str:
 
 
 def planted_page(text: str, folder: Path) -> str:
-    """docs/planted_truth.md with its table as measured; as it is where nothing was measured yet."""
+    """docs/how-to/synthetic_truth.md with its table as measured; as it is where nothing was measured yet."""
     path = folder / "planted_truth.json"
     if not path.is_file():
         return text

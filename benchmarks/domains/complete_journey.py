@@ -3,7 +3,7 @@
     python -m benchmarks.domains.complete_journey --stage category
     python -m benchmarks.domains.complete_journey --stage redemption
 
-What is finished is not repeated. docs/domains/retail.md says what is asked and what is equal
+What is finished is not repeated. docs/tutorials/retail.md says what is asked and what is equal
 for all.
 """
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.domains.helpdesk --shared ../shared/data
 
-What is finished is not repeated. docs/domains/customer_service.md says what is asked and what is
+What is finished is not repeated. docs/tutorials/customer_service.md says what is asked and what is
 equal for all.
 """
 
@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> None:
             "trained_on": "events before the first cut, by every system",
             "epoch": "chosen on validation accuracy by every system; test asked once",
             "tuning": f"LSTM: {len(trials)} settings on validation, seed 0; ours: 17, seed 0, as "
-            "docs/domains/customer_service.md says",
+            "docs/tutorials/customer_service.md says",
             "interval": INTERVAL,
             "best_peer": best,
             "data": dict(split.description),

@@ -1,4 +1,4 @@
-"""A gradient-boosted tree on hand features: the peer of the question of docs/domains/retail.md.
+"""A gradient-boosted tree on hand features: the peer of the question of docs/tutorials/retail.md.
 
 Every feature of a contact is made of the history before it and of the contact's campaign; it reads
 the same log as we do, and all of the history where we read the last events.

@@ -1,4 +1,4 @@
-"""An LSTM that predicts a ticket's next activity: the peer of docs/domains/customer_service.md.
+"""An LSTM that predicts a ticket's next activity: the peer of docs/tutorials/customer_service.md.
 
 As Tax et al. (2017, "Predictive business process monitoring with LSTM neural networks") feed
 theirs: the activity, the time since the activity before and since the case began, the hour and the

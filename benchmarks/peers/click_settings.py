@@ -12,7 +12,7 @@ Grid = dict[str, tuple[str | int | float | bool, ...]]
 LIKED_FROM = 4.0
 """A rating of at least this is a like."""
 
-PROGRAMS = {"tree": "tree_peer", "lstm": "lstm_peer.py", "din": "din_peer.py"}
+PROGRAMS = {"tree": "tree_peer", "lstm": "lstm_peer", "din": "din_peer"}
 
 FIRST: dict[str, Settings] = {
     "tree": {

@@ -7,7 +7,7 @@
     python -m benchmarks.prediction.feedback --stage report
 
 Without --stage all are done in that order. What is finished is not repeated, so a run that was
-killed goes on where it stood. docs/feedback.md says what is equal for all systems.
+killed goes on where it stood. docs/results/feedback.md says what is equal for all systems.
 """
 
 from __future__ import annotations

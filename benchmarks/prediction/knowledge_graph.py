@@ -271,7 +271,7 @@ def write(
         name="knowledge_graph",
         protocol={
             "data": "movielens_100k",
-            "graph": "RecBole's Freebase graph, its links put right (docs/knowledge.md)",
+            "graph": "RecBole's Freebase graph, its links put right (docs/how-to/knowledge_and_rules.md)",
             "items_the_graph_knows": int(known.sum()),
             "users": len(log),
             "folds": options.folds,

@@ -6,7 +6,7 @@
     python -m benchmarks.prediction.next_item --task ml100k --stage report
 
 Without --stage all four are done in that order. What is finished is not repeated, so a run that
-was killed goes on where it stood. docs/prediction.md says what is equal for all systems.
+was killed goes on where it stood. docs/results/prediction.md says what is equal for all systems.
 """
 
 from __future__ import annotations
