@@ -1,15 +1,53 @@
-"""One configuration for files, Python and the command line, and what it refuses."""
+"""One configuration for files, Python and the command line: options, help texts and refusals."""
+
+from typing import get_args
 
 import pytest
 import torch
 import yaml
+from pydantic import BaseModel
 
-from llm_influence.config.model import AdapterConfig, ItemHeadConfig
-from llm_influence.config.run import RunConfig
+from llm_influence.config.document import parse_yaml
+from llm_influence.config.model import AdapterConfig, ItemHeadConfig, ScratchConfig
+from llm_influence.config.rules import Effect, Rule, SharesTest, ValueTest
+from llm_influence.config.run import RunConfig, SearchConfig, SearchedOption
+from llm_influence.config.synthetic import PlantedConfig, PlantedFraudConfig
 from llm_influence.config.training import TrainConfig
 from llm_influence.data.splits import parse_moment
 from llm_influence.errors import ConfigError
 from llm_influence.training.base_trainer import wants_bf16
+
+
+def options(section, name):
+    """Dotted name, declaration and section class of every option; sections are walked through."""
+    for field, info in section.model_fields.items():
+        dotted = f"{name}.{field}"
+        inner = [
+            kind
+            for kind in (info.annotation, *get_args(info.annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+        if not inner:
+            yield dotted, info, section
+        for kind in inner:
+            yield from options(kind, dotted)
+
+
+DOCUMENTS = [RunConfig, SearchConfig, PlantedConfig, PlantedFraudConfig, ScratchConfig]
+PARTS = [SearchedOption, Rule, Effect, SharesTest, ValueTest]
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *PARTS], ids=lambda kind: kind.__name__)
+def test_every_option_says_in_a_sentence_what_it_does(document):
+    for name, info, section in options(document, document.__name__):
+        text = info.description or ""
+        assert len(text) > 20, f"{name} has no help: {text!r}"
+        assert text[0].isupper() or text.split(":")[0].split(",")[0].replace("_", "").islower()
+        assert text.endswith("."), f"{name}: no full stop"
+        nullable = type(None) in get_args(info.annotation)
+        if nullable and info.default is None and section is not ValueTest:
+            assert "null: " in text, f"{name}: the help does not say what null means"
+        assert section.__doc__.splitlines()[0].endswith("."), f"{section}: no one-line docstring"
 
 
 @pytest.fixture
@@ -61,10 +99,13 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(written, number):
             r"prune_from 0.5 before prune_until",
         ),
         ("model: {backbone: gru}", r"Expected adapter.kind 'full', not 'lora': backbone 'gru'"),
-        ("model: {backbone: gru, layers: 2, adapter: {kind: full}}", r"recurrent.layers says"),
+        (
+            "model: {backbone: gru, layers: 2, adapter: {kind: full}}",
+            r"reads recurrent.layers instead",
+        ),
         (
             "model: {backbone: recurrence, recurrent: {layers: 2}, adapter: {kind: full}}",
-            r"recurrent.layers 1: backbone 'recurrence' has one gate",
+            r"recurrent.layers 1: backbone 'recurrence' has one layer",
         ),
         (
             "model: {backbone: lstm, residual_dropout: 0.1, adapter: {kind: full}}",
@@ -76,12 +117,15 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(written, number):
         ("rendering: {style: words}", r"rendering.style is 'words'.*'token' or 'text'"),
         ("train: 3", r"train is 3"),
         ("[train, model]", r"the top level is a list"),
-        ("train: {", r"not YAML"),
+        ("train: {", r"not YAML.*line 1"),
+        ("train: {epochs: 2, epochs: 3}", r"key 'epochs' stands twice, line 1"),
+        ("output: a\ntrain: {}\noutput: b", r"key 'output' stands twice, line 3"),
+        ("rules: {name: r}", r"rules: a dict\. Expected a list of rules\. Fix: [^,]*each rule\.$"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_with_the_file(written, text, message):
     path = written(text)
-    with pytest.raises(ConfigError, match=rf"(?s)run\.yaml: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"(?s)run\.yaml[:,] .*{message}"):
         RunConfig.load(path)
 
 
@@ -112,8 +156,19 @@ def test_an_override_below_a_value_of_the_file_is_refused(written):
 
 
 def test_a_missing_file_is_refused_with_its_path(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read \(No such file"):
         RunConfig.load(tmp_path / "absent.yaml")
+
+
+def test_an_unknown_option_of_a_section_that_may_be_left_out_is_named():
+    tree = {"drift": {"dat": "2025-07-01"}}
+    with pytest.raises(ConfigError, match=r"unknown option 'drift\.dat'.*did you mean 'date'"):
+        PlantedConfig.of(tree, "planted.yaml")
+
+
+def test_yaml_may_merge_an_anchor_and_set_its_keys_again():
+    text = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}"
+    assert parse_yaml(text, "x")["c"] == {"x": 3, "y": 4}
 
 
 def test_an_empty_file_is_the_defaults(written):

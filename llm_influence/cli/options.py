@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from llm_influence.config.document import Document
+from llm_influence.config.document import Document, parse_yaml
 from llm_influence.errors import ConfigError, choices
 
 ConfigFile = Annotated[
@@ -277,7 +277,7 @@ def method_options(words: list[str]) -> dict[str, object]:
                 expected="name=value",
                 fix="write it as --option steps=64",
             )
-        options[name] = yaml.safe_load(text)
+        options[name] = parse_yaml(text, f"--option {name}")
     return options
 
 

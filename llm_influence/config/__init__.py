@@ -1,1 +1,1 @@
-"""The run configuration: one pydantic model for the YAML file, Python and the command line."""
+"""Configuration: pydantic models that declare every option once, for YAML, Python, CLI and docs."""

@@ -1,9 +1,4 @@
-"""Where the data lies, how it is split, how histories become tokens, and what is known of items.
-
-What is known of items beside the log: a knowledge graph, and what is made of it.
-
-Where the log lies, how it is cut, and how histories become tokens.
-"""
+"""Sections on the behaviour log, the knowledge graph, the split and the rendering."""
 
 from __future__ import annotations
 
@@ -16,43 +11,59 @@ from llm_influence.config.document import Section
 
 
 class KnowledgeConfig(Section):
-    """A graph of triples about entities, and which items are which of them; docs/knowledge.md.
-
-    ``text`` adds what it says to the items' texts: the ``names`` of their entities (where the graph
-    has any), or the titles of the items that share the rarest entities (``neighbors``).
-    """
+    """A knowledge graph: triples about entities, and the entity of each item."""
 
     source: str | None = Field(
-        None, description="a .kg file of triples, or a public data set that has one; default: none"
+        None,
+        description="A .kg file of triples, or the name of a public data set that has a knowledge "
+        "graph. null: no graph.",
     )
     links: str | None = Field(
-        None, description="item to entity; default: the file beside it ending in .link"
+        None,
+        description="File that maps items to entities. null: the file beside the source whose name "
+        "ends in .link.",
     )
-    names: str | None = Field(None, description="table of entity_id and name, if there is one")
-    relations: list[str] = Field([], description="facts by these alone; default: by all")
-    text: Literal["none", "names", "neighbors"] = "none"
-    named: int = Field(3, ge=1, description="most names of a relation, or titles of neighbours")
+    names: str | None = Field(
+        None, description="Table with the columns entity_id and name. null: entities have no names."
+    )
+    relations: list[str] = Field([], description="Relations that are used. []: all of them.")
+    text: Literal["none", "names", "neighbors"] = Field(
+        "none",
+        description="What the graph adds to the text of an item: nothing, the names of its "
+        "entities, or the titles of the items that share its rarest entities (neighbors).",
+    )
+    named: int = Field(
+        3,
+        ge=1,
+        description="Largest number of names of one relation, or of titles of neighbours, in the "
+        "text of an item.",
+    )
 
     @model_validator(mode="after")
     def _has_a_graph(self) -> KnowledgeConfig:
         if self.source is None and self != KnowledgeConfig.model_construct():
-            raise ValueError("source, the graph that the other options are about")
+            raise ValueError("source, the graph that the other options belong to")
         return self
 
 
 class NeighborsConfig(Section):
-    """Vectors of items mixed with those of the items that share their entities.
+    """Item vectors mixed with the vectors of items that share entities of the knowledge graph.
 
-    ``vector(i) = (1 - share) own(i) + share sum_j w_ij own(j)`` over the ``count`` items with the
-    largest cosine of entities, each entity weighted by its rarity (idf); the w_ij are these
-    cosines, made to sum to 1. Needs ``data.knowledge``.
+    ``vector(i) = (1 - share) own(i) + share sum_j w_ij own(j)`` over the ``count`` items j with the
+    largest cosine of entities. Entities are weighted by their rarity (idf); the weights w_ij are
+    the cosines, scaled to sum to 1. Needs ``data.knowledge``.
     """
 
-    share: float = Field(0.0, ge=0, lt=1, description="of the neighbours in a vector; 0: off")
-    new_share: float | None = Field(
-        None, ge=0, lt=1, description="the same of items added after training; default: share"
+    share: float = Field(
+        0.0, ge=0, lt=1, description="Share of the neighbours in an item's vector. 0: off."
     )
-    count: int = Field(10, ge=1, description="neighbours of an item")
+    new_share: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="The same share for items that are added after training. null: as share.",
+    )
+    count: int = Field(10, ge=1, description="Number of neighbours of an item.")
 
     @property
     def share_of_new(self) -> float:
@@ -61,23 +72,40 @@ class NeighborsConfig(Section):
 
 
 class SplitConfig(Section):
-    """How histories are cut into training, validation and test.
+    """How histories are divided into training, validation and test."""
 
-    ``leave_one_out``: a user's last event is tested, the one before it validates; with
-    ``held_out`` n, the last n are tested and the n before them validate.
-    ``global_time``: events before ``validation_from`` train, those before ``test_from`` validate,
-    the rest is tested; both are ISO times with a zone, or quantiles of all event times in (0, 1).
-    A user is asked for the ``first`` event after each moment, or for ``all`` of them. Of the
-    examples of either kind, those for events with other ``behaviors`` than these are left out.
-    """
-
-    kind: Literal["leave_one_out", "global_time"] = "leave_one_out"
-    validation_from: str | float = 0.8
-    test_from: str | float = 0.9
-    min_events: int = Field(3, ge=2, description="users with fewer events only train")
-    held_out: int = Field(1, ge=1, description="events of a user tested, and as many validate")
-    examples: Literal["first", "all"] = Field("first", description="asked after each moment")
-    behaviors: list[str] = Field([], description="only their events are asked; default: all")
+    kind: Literal["leave_one_out", "global_time"] = Field(
+        "leave_one_out",
+        description="leave_one_out: the last events of each user are the test, the events before "
+        "them the validation. global_time: two moments divide the events of all users into "
+        "training, validation and test.",
+    )
+    validation_from: str | float = Field(
+        0.8,
+        description="Begin of validation in a global_time split: an ISO time with a zone, or a "
+        "quantile of all event times between 0 and 1.",
+    )
+    test_from: str | float = Field(
+        0.9, description="Begin of test in a global_time split, written as validation_from."
+    )
+    min_events: int = Field(
+        3, ge=2, description="Users with fewer events are used for training alone."
+    )
+    held_out: int = Field(
+        1,
+        ge=1,
+        description="Events of a user in the test of a leave_one_out split, and as many in its "
+        "validation.",
+    )
+    examples: Literal["first", "all"] = Field(
+        "first",
+        description="Events of a user that are predicted after each moment of a global_time split: "
+        "the first one, or all of them.",
+    )
+    behaviors: list[str] = Field(
+        [],
+        description="Behaviours whose events are validation and test examples. []: all behaviours.",
+    )
 
     @field_validator("validation_from", "test_from", mode="before")
     @classmethod
@@ -93,38 +121,79 @@ class SplitConfig(Section):
             raise ValueError("no examples: a leave_one_out split reads held_out instead")
         if self.kind == "leave_one_out" and self.min_events < 2 * self.held_out:
             raise ValueError(
-                f"min_events of at least {2 * self.held_out}: {self.held_out} events are tested "
-                "and as many validate"
+                f"min_events of at least {2 * self.held_out}: {self.held_out} events are in the "
+                "test and as many in the validation"
             )
         return self
 
 
 class DataConfig(Section):
-    """Where the log lies and what its columns mean.
+    """The behaviour log, its item and user tables, and the meaning of their columns."""
 
-    ``source`` is a file (Parquet, CSV, JSONL, RecBole .inter) or the name of a public data set
-    (`llm_influence.data.public`). ``columns`` maps the contract's names to the file's own.
-    """
-
-    source: str = "movielens_100k"
-    items: str | None = None
-    users: str | None = None
-    columns: dict[str, str] = Field({})
-    item_text: list[str] | None = Field(
-        None, description="item columns that make the item's text, in order; default: all text"
+    source: str = Field(
+        "movielens_100k",
+        description="The behaviour log: a file (Parquet, CSV, JSONL or RecBole .inter), or the "
+        "name of a public data set.",
     )
-    item_title: str | None = Field(None, description="item column shown to people")
-    default_behavior: str = "interact"
-    timezone: str | None = Field(None, description="zone of times written without one")
-    duplicates: Literal["error", "drop", "keep"] = "error"
+    items: str | None = Field(
+        None,
+        description="Item table with the column item_id. null: items have no text but their id; a "
+        "public data set brings its own table.",
+    )
+    users: str | None = Field(
+        None,
+        description="User table with the column user_id. null: users have no features; a public "
+        "data set brings its own table.",
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description="The file's own column names by standard name, as in {user_id: customer}. {}: "
+        "columns have the standard names.",
+    )
+    item_text: list[str] | None = Field(
+        None,
+        description="Columns of the item table that form the text of an item, in this order after "
+        "the title. null: all text columns.",
+    )
+    item_title: str | None = Field(
+        None,
+        description="Column of the item table that is shown to people. null: the first text column "
+        "whose name contains title or name.",
+    )
+    default_behavior: str = Field(
+        "interact", description="Behaviour of all events of a log without the column behavior."
+    )
+    timezone: str | None = Field(
+        None,
+        description="Time zone of times written without one, as in Europe/Berlin. null: such times "
+        "are an error.",
+    )
+    duplicates: Literal["error", "drop", "keep"] = Field(
+        "error",
+        description="What to do with an event that stands twice (same user, item, behaviour and "
+        "time): refuse the log, drop the copies, or keep them.",
+    )
     split: SplitConfig = SplitConfig()
     knowledge: KnowledgeConfig = KnowledgeConfig()
 
 
 class RenderingConfig(Section):
-    """How a history becomes tokens (see `llm_influence.rendering`)."""
+    """How a history becomes the tokens that the model reads."""
 
-    style: Literal["token", "text"] = "token"
-    template: str = Field("fused", description="a shipped template's name, or a YAML file")
-    max_events: int = Field(50, ge=1, description="the most recent events that are kept")
-    max_tokens: int | None = Field(None, ge=8, description="default: the backbone's context")
+    style: Literal["token", "text"] = Field(
+        "token",
+        description="token: one learned embedding for each field of an event. text: the words of "
+        "the template, cut into tokens by the backbone's tokenizer.",
+    )
+    template: str = Field(
+        "fused", description="Name of a shipped template, or a YAML file with your own."
+    )
+    max_events: int = Field(
+        50, ge=1, description="Number of most recent events of a history that the model reads."
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=8,
+        description="Largest number of tokens of a history; the oldest events are left out. null: "
+        "the context of the backbone.",
+    )

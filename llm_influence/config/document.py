@@ -1,47 +1,33 @@
-"""What every configuration is: sections that refuse unknown keys, and YAML files of them."""
+"""Base classes of all configurations, and the reading of YAML files and command-line overrides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, get_args, get_origin
+from typing import Any, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llm_influence.errors import ConfigError, choices
+from llm_influence.errors import ConfigError, InfluenceError, choices, unreadable
 from llm_influence.utils import write_text
+
+Error = TypeVar("Error", bound=InfluenceError)
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values never change once read."""
+    """Base of all sections: unknown keys are errors, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class Document(Section):
-    """A section that is a YAML file of its own."""
-
     @classmethod
-    def load(cls, path: str | Path | None, overrides: Sequence[str] = ()) -> Self:
-        """Read a YAML file (or start from the defaults) and put dotted overrides on top.
+    def of(cls, tree: object, where: str, *, what: str = "option") -> Self:
+        """Make a section from plain data.
 
         Args:
-            path: The YAML file, or None for the defaults.
-            overrides: ``["--train.epochs", "4"]`` or ``["--train.epochs=4"]``.
-
-        Raises:
-            ConfigError: The file cannot be read, or a key or value is wrong.
-        """
-        tree = _read_yaml(Path(path)) if path is not None else {}
-        place = str(path) if path is not None else "command line"
-        for key, text in _pairs(overrides):
-            set_option(tree, key, _value(key, text))
-        return cls.of(tree, place)
-
-    @classmethod
-    def of(cls, tree: dict[str, Any], place: str) -> Self:
-        """Check options that are already read; ``place`` is what messages call their source.
+            tree: A mapping of option names to values, nested as the sections are.
+            where: The file or object the data comes from, for messages.
+            what: What messages call a key.
 
         Raises:
             ConfigError: A key or value is wrong.
@@ -49,15 +35,43 @@ class Document(Section):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise _as_config_error(error, place, cls) from error
+            raise _as_config_error(error, where, cls, what) from error
+
+
+class Document(Section):
+    """Base of the configurations that are a YAML file of their own."""
+
+    @classmethod
+    def load(cls, path: str | Path | None, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file and apply overrides.
+
+        Args:
+            path: The YAML file; None starts from the defaults.
+            overrides: Dotted options, ``["--train.epochs", "4"]`` or ``["--train.epochs=4"]``.
+
+        Raises:
+            ConfigError: The file cannot be read, or a key or value is wrong.
+        """
+        tree = (read_yaml(Path(path)) or {}) if path is not None else {}
+        where = str(path) if path is not None else "command line"
+        if not isinstance(tree, dict):
+            raise ConfigError(
+                f"the top level is a {type(tree).__name__}",
+                where=where,
+                expected="a mapping of sections",
+                fix="start from a file in configs/",
+            )
+        for key, text in _pairs(overrides):
+            set_option(tree, key, parse_yaml(text, f"--{key}"))
+        return cls.of(tree, where)
 
     def save(self, path: Path) -> None:
-        """Write the whole configuration, defaults included, as YAML."""
+        """Write the whole configuration as YAML, defaults included."""
         write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 def set_option(tree: dict[str, Any], key: str, value: object) -> None:
-    """Put a value at a dotted key of a tree of sections; missing sections are made.
+    """Set a dotted option in nested mappings; missing sections are created.
 
     Raises:
         ConfigError: A part of the key before the last is a value, not a section.
@@ -70,38 +84,67 @@ def set_option(tree: dict[str, Any], key: str, value: object) -> None:
                 f"{section!r} is a value, not a section",
                 where=f"--{key}",
                 expected="section.option",
-                fix="write the option's full dotted name",
+                fix="write the full dotted name of the option",
             )
         tree = branch
     tree[option] = value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+class _Loader(yaml.SafeLoader):
+    """Plain YAML data; a key that stands twice in a mapping is an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return node
+
+
+def read_yaml(path: Path, kind: type[InfluenceError] = ConfigError) -> Any:  # noqa: ANN401
+    """Read the data of a YAML file.
+
+    Args:
+        path: The file, UTF-8.
+        kind: Class of the errors.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or a key stands twice.
+    """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            error.strerror or "cannot be read",
-            where=str(path),
-            expected="a readable YAML file",
-            fix="check the path",
-        ) from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        expected, fix = "a YAML file in UTF-8", "check the path and the file"
+        raise unreadable(kind, path, error, expected=expected, fix=fix) from error
+    return parse_yaml(text, str(path), kind)
+
+
+def parse_yaml(text: str, where: str, kind: type[InfluenceError] = ConfigError) -> Any:  # noqa: ANN401
+    """Read the data of a YAML text; ``where`` and ``kind`` are those of its errors.
+
+    Raises:
+        ConfigError: The text is not YAML, or a key stands twice.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"not YAML ({error})", where=str(path), expected="YAML", fix="correct the syntax"
+        mark = getattr(error, "problem_mark", None)
+        reason = f"{error.problem}, line {mark.line + 1}" if mark else str(error)  # type: ignore[attr-defined]
+        raise kind(
+            f"{text!r} is not YAML ({reason})" if "\n" not in text else f"not YAML ({reason})",
+            where=where,
+            expected="YAML with every key once, such as 4, 1e-3, true, [a, b] or {key: value}",
+            fix="close every bracket and quote, and write every key once",
         ) from error
-    if not isinstance(tree or {}, dict):
-        raise ConfigError(
-            f"the top level is a {type(tree).__name__}",
-            where=str(path),
-            expected="a mapping of sections",
-            fix="start from a file in configs/",
-        )
-    return tree or {}
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """Split ``--a.b 1`` and ``--a.b=1`` into (dotted key, text) pairs."""
+    """Split ``--a.b 1`` and ``--a.b=1`` into pairs of dotted key and text."""
     pairs, waiting = [], list(overrides)
     while waiting:
         word = waiting.pop(0)
@@ -117,47 +160,46 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _value(key: str, text: str) -> object:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"cannot read {text!r}",
-            where=f"--{key}",
-            expected="a value as YAML writes it: 4, 1e-3, true, [wandb, tensorboard]",
-            fix="close every bracket and quote, and quote the whole value in the shell",
-        ) from error
-
-
-def _as_config_error(error: ValidationError, place: str, root: type[BaseModel]) -> ConfigError:
-    first = error.errors()[0]
+def _as_config_error(
+    error: ValidationError, where: str, root: type[BaseModel], what: str
+) -> ConfigError:
+    """The first problem that pydantic found, an unknown key before all others."""
+    problems = error.errors()
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        place = f"{where}, {cause.where}"
+        return ConfigError(cause.found, where=place, expected=cause.expected, fix=cause.fix)
     path = [str(part) for part in first["loc"]]
     dotted = ".".join(path)
     if first["type"] == "extra_forbidden":
-        known = _fields(root, path[:-1])
         return ConfigError(
-            f"unknown option {dotted!r}",
-            where=place,
-            expected=choices(known, path[-1]),
-            fix="correct or remove the option",
+            f"unknown {what} {dotted!r}",
+            where=where,
+            expected=choices(_names(root, path[:-1]), path[-1]),
+            fix=f"correct or remove the {what}",
         )
+    if first["type"] == "missing":
+        fix = f"add the {what}"
+        return ConfigError(f"{dotted} is missing", where=where, expected="a value", fix=fix)
+    message = first["msg"].removeprefix("Value error, ")
     return ConfigError(
-        f"{dotted} is {first.get('input')!r}",
-        where=place,
-        expected=_lower_first(first["msg"].removeprefix("Value error, ")),
-        fix=f"correct {dotted}",
+        f"{dotted or 'it'} is {first.get('input')!r}",
+        where=where,
+        expected=message[0].lower() + message[1:],
+        fix=f"correct {dotted or f'the {what}'}",
     )
 
 
-def _lower_first(text: str) -> str:
-    return text[0].lower() + text[1:]
-
-
-def _fields(root: type[BaseModel], path: Sequence[str]) -> list[str]:
+def _names(root: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Names of the options of the section at ``path``."""
     section: Any = root
     for part in path:
         if get_origin(section) is dict:  # its keys are free
             section = get_args(section)[1]
         else:
             section = section.model_fields[part].annotation
-    return list(section.model_fields)
+        for option in get_args(section):  # a section or None
+            if get_origin(section) is not dict and hasattr(option, "model_fields"):
+                section = option
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -1,11 +1,4 @@
-"""The backbone, its adapter and its heads.
-
-What is trained inside the backbone.
-
-What is predicted, and by which loss.
-
-The backbone with its adapter and heads; backbones made from nothing.
-"""
+"""Sections on the backbone, its adapter and its heads; sizes of a backbone made from scratch."""
 
 from __future__ import annotations
 
@@ -30,35 +23,55 @@ ADAPTER_OPTIONS: dict[str, tuple[str, ...]] = {
     "frozen": (),
 }
 """The options that each kind of adapter reads."""
+LARGE_CATALOGUE = 20_000
+"""Number of items up to which training computes all scores after every event."""
+RECURRENT = ("gru", "lstm", "recurrence")
+"""Backbones that carry a state from token to token instead of using attention."""
 
 
 class AdapterConfig(Section):
-    """What is trained inside the backbone; docs/adapters.md says when to use which.
+    """The part of the backbone that is trained.
 
-    ``lora``, ``dora``, ``rslora`` train low-rank updates of the ``targets`` matrices; ``adalora``
-    starts with ``initial_rank`` and prunes to ``rank`` on average while it trains; ``ia3`` scales
-    keys, values and feed-forward activations; ``bottleneck`` adds small networks of ``width``
-    units; ``full`` trains the whole backbone; ``frozen`` leaves it as it is and trains the heads
-    alone. An option that the kind does not read (`ADAPTER_OPTIONS`) must keep its default.
+    An option that the kind does not read (`ADAPTER_OPTIONS`) must keep its default.
     """
 
     kind: Literal["lora", "dora", "rslora", "adalora", "ia3", "bottleneck", "full", "frozen"] = (
-        "lora"
+        Field(
+            "lora",
+            description="lora, dora, rslora: low-rank updates of weight matrices. adalora: "
+            "low-rank updates whose ranks are pruned during training. ia3: scales of keys, values "
+            "and feed-forward activations. bottleneck: small networks after the layers. full: the "
+            "whole backbone. frozen: nothing but embeddings and heads.",
+        )
     )
-    rank: int = Field(16, ge=1, description="of an update; adalora: on average, after pruning")
-    initial_rank: int | None = Field(None, ge=2, description="default: 1.5 x rank")
-    alpha: float = Field(32.0, gt=0, description="updates are scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of the updates")
+    rank: int = Field(
+        16, ge=1, description="Rank of an update; for adalora the average rank after pruning."
+    )
+    alpha: float = Field(32.0, gt=0, description="Updates are scaled by alpha / rank.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout probability on the input of the updates."
+    )
     targets: str | list[str] | None = Field(
         None,
-        description="module names, a regular expression of whole names, or 'all-linear'; "
-        "default: the kind's own places",
+        description="Modules that get the adapter: a list of names, a regular expression of whole "
+        "names, or all-linear. null: the usual modules of the kind.",
     )
-    width: int = Field(64, ge=1, description="hidden units of a bottleneck")
-    prune_from: float = Field(0.1, ge=0, lt=1, description="share of all steps")
-    prune_until: float = Field(0.7, gt=0, le=1, description="share of all steps")
-    prune_every: float = Field(0.01, gt=0, le=1, description="share of all steps")
-    orthogonality: float = Field(0.1, ge=0, description="weight of the penalty in the loss")
+    width: int = Field(64, ge=1, description="Number of hidden units of a bottleneck.")
+    initial_rank: int | None = Field(
+        None, ge=2, description="Rank at the start of adalora. null: 1.5 times rank."
+    )
+    prune_from: float = Field(
+        0.1, ge=0, lt=1, description="Share of all steps after which adalora starts to prune."
+    )
+    prune_until: float = Field(
+        0.7, gt=0, le=1, description="Share of all steps after which adalora stops pruning."
+    )
+    prune_every: float = Field(
+        0.01, gt=0, le=1, description="Share of all steps between two prunings of adalora."
+    )
+    orthogonality: float = Field(
+        0.1, ge=0, description="Weight of adalora's orthogonality penalty in the loss."
+    )
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> AdapterConfig:
@@ -74,52 +87,63 @@ class AdapterConfig(Section):
 
     @property
     def first_rank(self) -> int:
-        """Rank that adalora starts with."""
+        """Rank at the start of adalora."""
         return self.initial_rank or (3 * self.rank + 1) // 2
 
     def describe(self) -> str:
         """One line for reports: the kind and the options that it reads."""
-        shown = {name: getattr(self, name) for name in ADAPTER_OPTIONS[self.kind]}
-        if "initial_rank" in shown:
-            shown["initial_rank"] = self.first_rank
-        texts = [
-            f"{name.replace('_', ' ')} {_plainly(value)}"
-            for name, value in shown.items()
-            if value is not None
-        ]
-        return ", ".join([self.kind, *texts])
-
-
-def _plainly(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-LARGE_CATALOGUE = 20_000
-"""Items up to which training scores all of them after every event; see docs/large_catalogues.md."""
+        parts: list[str] = [self.kind]
+        for name in ADAPTER_OPTIONS[self.kind]:
+            value = self.first_rank if name == "initial_rank" else getattr(self, name)
+            if value is not None:
+                text = f"{value:g}" if isinstance(value, float) else value
+                text = ", ".join(value) if isinstance(value, list) else text
+                parts.append(f"{name.replace('_', ' ')} {text}")
+        return ", ".join(parts)
 
 
 class ItemHeadConfig(Section):
-    """Scores of the next item: ``dot`` or temperature-scaled ``cosine`` with the item vectors.
+    """The head that scores every item of the catalogue as the next one."""
 
-    ``loss`` is ``full`` cross-entropy over the catalogue, ``sampled`` softmax with logQ correction,
-    or ``gbce``; ``auto`` is full up to `LARGE_CATALOGUE` items and sampled above. ``negatives``
-    and ``calibration`` (gBCE's t) are read by the losses that draw. docs/large_catalogues.md.
-    """
-
-    weight: float = Field(1.0, ge=0)
-    score: Literal["cosine", "dot"] = "cosine"
-    temperature: float = Field(0.07, gt=0, description="used by cosine; learned from here")
-    loss: Literal["auto", "full", "sampled", "gbce"] = "auto"
-    negatives: int = Field(1024, ge=1, description="items drawn for a step, on average")
-    calibration: float = Field(0.75, ge=0, le=1, description="0: plain BCE, 1: calibrated")
-    residual_rank: int | None = Field(
-        None, ge=1, description="of the learned residuals; default: full, 32 in a large catalogue"
+    weight: float = Field(
+        1.0, ge=0, description="Weight of the item loss. 0: items are not predicted."
     )
-
+    score: Literal["cosine", "dot"] = Field(
+        "cosine",
+        description="Score of an item: the cosine of the state and the item's vector divided by a "
+        "temperature, or their dot product.",
+    )
+    temperature: float = Field(
+        0.07, gt=0, description="First value of the learned temperature; for the cosine score."
+    )
+    loss: Literal["auto", "full", "sampled", "gbce"] = Field(
+        "auto",
+        description="full: cross-entropy over the catalogue. sampled: softmax over drawn items "
+        "with logQ correction. gbce: generalised binary cross-entropy over drawn items. auto: full "
+        "up to 20,000 items, sampled above.",
+    )
+    negatives: int = Field(
+        1024,
+        ge=1,
+        description="Average number of items drawn in a step; for the losses sampled and gbce.",
+    )
+    calibration: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="Calibration t of the loss gbce. 0: plain binary cross-entropy; 1: calibrated "
+        "probabilities.",
+    )
+    residual_rank: int | None = Field(
+        None,
+        ge=1,
+        description="Rank of the learned residuals of the item vectors. null: full rank up to "
+        "20,000 items, 32 above.",
+    )
     repeats: bool = Field(
-        False, description="an item counts more, the more often the history has it (style token)"
+        False,
+        description="Raise the probability of an item with every time it stands in the history; "
+        "needs style token.",
     )
     neighbors: NeighborsConfig = NeighborsConfig()
 
@@ -130,88 +154,105 @@ class ItemHeadConfig(Section):
         return "sampled" if items > LARGE_CATALOGUE else "full"
 
     def residual_width(self, items: int, width: int) -> int:
-        """Numbers learned for each of so many items, whose vectors are ``width`` long."""
-        wanted = self.residual_rank or (32 if items > LARGE_CATALOGUE else width)
-        return min(wanted, width)
+        """Numbers learned for each of ``items`` items whose vectors have ``width`` numbers."""
+        return min(self.residual_rank or (32 if items > LARGE_CATALOGUE else width), width)
 
 
 class BehaviorHeadConfig(Section):
-    """Softmax over the next behaviour."""
+    """The head that predicts the next behaviour."""
 
-    weight: float = Field(0.1, ge=0)
+    weight: float = Field(
+        0.1, ge=0, description="Weight of the behaviour loss. 0: behaviours are not predicted."
+    )
 
 
 class FeedbackHeadConfig(Section):
-    """Feedback on the next event, given its item: a click, a purchase, a like, a rating.
+    """The head that predicts feedback on the next event, given its item: a click, a rating."""
 
-    ``binary``: will the label be at least ``positive_from``? ``ordinal``: which of the labels
-    that training has, in their order? ``regression``: the label itself. ``label`` names the
-    column of the log that is predicted: ``value``, which later histories show, or ``label``, which
-    they never do. docs/heads.md.
-    """
-
-    weight: float = Field(0.0, ge=0, description="0: no such head is built")
-    kind: Literal["binary", "ordinal", "regression"] = "binary"
-    label: Literal["value", "label"] = "value"
+    weight: float = Field(
+        0.0, ge=0, description="Weight of the feedback loss. 0: no such head is built."
+    )
+    kind: Literal["binary", "ordinal", "regression"] = Field(
+        "binary",
+        description="binary: is the label at least positive_from? ordinal: which of the ordered "
+        "labels of the training data is it? regression: the label as a number.",
+    )
+    label: Literal["value", "label"] = Field(
+        "value",
+        description="Column of the log that is predicted. Later histories show a value to the "
+        "model; they never show a label.",
+    )
     positive_from: float = Field(
-        1.0, description="ordinal: log-odds explained are those of a label of at least this"
+        1.0,
+        description="Lowest label that counts as positive. An ordinal head explains the log-odds "
+        "of such a label; a regression does not use it.",
     )
     behaviors: list[str] = Field(
-        [], description="events with these behaviours are asked; default: all that have a label"
+        [],
+        description="Behaviours whose events are training and evaluation examples. []: all events "
+        "that have a label.",
     )
-    hidden: int = Field(64, ge=1, description="units of the small network")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of these units")
+    hidden: int = Field(64, ge=1, description="Number of hidden units of the head.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability of the hidden units.")
     aggregate_days: float | None = Field(
         None,
         gt=0,
-        description="also read how many events of each behaviour there were and the sums of their "
-        "values, over all and with this half-life in days (style token); null: not",
+        description="Half-life in days of aggregate features: number of events and sum of values "
+        "by behaviour, over all time and with this half-life. null: no aggregate features. Needs "
+        "style token.",
     )
 
 
-RECURRENT = ("gru", "lstm", "recurrence")
-"""Backbones that carry a state from token to token instead of attending (docs/recurrent.md)."""
-
-
 class RecurrentConfig(Section):
-    """Sizes of a backbone ``gru``, ``lstm`` or ``recurrence``, whose weights start at random."""
+    """Sizes of the backbones gru, lstm and recurrence, whose weights start at random."""
 
-    width: int = Field(128, ge=1, description="numbers of a state")
-    layers: int = Field(1, ge=1, description="of gru and lstm, one above the other")
+    width: int = Field(128, ge=1, description="Number of hidden units of the state.")
+    layers: int = Field(
+        1, ge=1, description="Number of layers of a gru or lstm, one above the other."
+    )
     words: str | None = Field(
         None,
-        description="a transformer that reads the items' texts, as model.backbone names one; "
-        "default: items have learned vectors alone",
+        description="Transformer that reads the texts of items, named as model.backbone. null: "
+        "items have learned vectors alone.",
     )
 
 
 class ModelConfig(Section):
-    """The backbone, its adapter and the heads on top.
+    """The backbone, its adapter and the heads."""
 
-    A head whose weight is 0 is not trained; the feedback head is then not even built. With
-    ``when`` every head also sees how long ago the last event was at the moment of the question.
-
-    ``backbone`` is a packaged asset (``minilm``, ``smollm2-135m``), a local folder or a hub id; or
-    ``gru``, ``lstm`` or ``recurrence``, which read ``recurrent`` and are trained whole (``full``).
-    """
-
-    backbone: str = "minilm"
-    recurrent: RecurrentConfig = RecurrentConfig()
-    layers: int | None = Field(None, ge=1, description="keep only the first layers")
+    backbone: str = Field(
+        "minilm",
+        description="A packaged model (minilm, smollm2-135m), a local folder, a Hugging Face hub "
+        "id, or a recurrent network (gru, lstm, recurrence).",
+    )
+    layers: int | None = Field(
+        None,
+        ge=1,
+        description="Number of first layers of the backbone that are used. null: all layers.",
+    )
     dropout: float | None = Field(
         0.2,
         ge=0,
         lt=1,
-        description="of hidden states, none of attention weights; null: as the backbone has it",
+        description="Dropout probability of hidden states; attention weights have none. null: the "
+        "dropout of the backbone's own configuration.",
     )
     residual_dropout: float = Field(
-        0.0, ge=0, lt=1, description="chance that an item has its words' vector alone for a step"
+        0.0,
+        ge=0,
+        lt=1,
+        description="Probability that a training step uses an item's text vector without its "
+        "learned residual.",
     )
+    when: bool = Field(
+        False,
+        description="Give the heads the time from the last event to the query time.",
+    )
+    recurrent: RecurrentConfig = RecurrentConfig()
     adapter: AdapterConfig = AdapterConfig()
     item_head: ItemHeadConfig = ItemHeadConfig()
     behavior_head: BehaviorHeadConfig = BehaviorHeadConfig()
     feedback_head: FeedbackHeadConfig = FeedbackHeadConfig()
-    when: bool = Field(False, description="heads see the gap from the last event to the question")
 
     @model_validator(mode="after")
     def _has_a_head(self) -> ModelConfig:
@@ -221,7 +262,7 @@ class ModelConfig(Section):
 
     @property
     def feedback(self) -> FeedbackHeadConfig | None:
-        """The feedback head's options, None where there is no such head."""
+        """Options of the feedback head; None where there is no such head."""
         return self.feedback_head if self.feedback_head.weight else None
 
     @model_validator(mode="after")
@@ -233,27 +274,29 @@ class ModelConfig(Section):
         name = f"backbone {self.backbone!r}"
         if self.adapter.kind != "full":
             raise ValueError(
-                f"adapter.kind 'full', not {self.adapter.kind!r}: {name} starts at random, and all "
-                "of it has to be trained"
+                f"adapter.kind 'full', not {self.adapter.kind!r}: {name} starts with random "
+                "weights, all of which must be trained"
             )
         if self.layers is not None:
-            raise ValueError(f"no layers: {name} has as many as recurrent.layers says")
+            raise ValueError(f"no layers: {name} reads recurrent.layers instead")
         if self.backbone == "recurrence" and self.recurrent.layers > 1:
-            raise ValueError(f"recurrent.layers 1: {name} has one gate an event")
+            raise ValueError(f"recurrent.layers 1: {name} has one layer")
         if self.residual_dropout and not self.recurrent.words:
             raise ValueError(
-                "residual_dropout 0, or recurrent.words: without words an item has its residual "
-                "alone"
+                "residual_dropout 0, or recurrent.words: an item without text has no vector but "
+                "its residual"
             )
         return self
 
 
 class ScratchConfig(Section):
-    """Sizes of a backbone made from nothing (`llm_influence.modeling.scratch`)."""
+    """Sizes of a backbone and tokenizer that are made from scratch."""
 
-    vocab_size: int = Field(4000, ge=300, description="pieces, the 256 bytes included")
-    layers: int = Field(4, ge=1)
-    width: int = Field(256, ge=8)
-    heads: int = Field(4, ge=1)
-    context: int = Field(1024, ge=16, description="most tokens of a history")
-    seed: int = 0
+    vocab_size: int = Field(
+        4000, ge=300, description="Number of tokens of the tokenizer, the 256 bytes included."
+    )
+    layers: int = Field(4, ge=1, description="Number of transformer layers.")
+    width: int = Field(256, ge=8, description="Number of hidden units of a token's state.")
+    heads: int = Field(4, ge=1, description="Number of attention heads of a layer.")
+    context: int = Field(1024, ge=16, description="Largest number of tokens of a history.")
+    seed: int = Field(0, description="Seed of tokenizer and random weights.")

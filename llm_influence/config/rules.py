@@ -1,4 +1,4 @@
-"""Rules that stand behind a model: what may be recommended to whom, and what is preferred.
+"""Rules of recommendation: what may be recommended to whom, and what is preferred.
 
     rules:
       - name: no horror for children
@@ -8,8 +8,7 @@
         if: {item.shares: {with: last, value_from: 4, relations: [film.film.directed_by]}}
         then: {boost: 0.5}
 
-They are data: names of fields, and tests of a few kinds. Nothing in them is ever run.
-docs/knowledge.md.
+Rules are data: names of fields and a few kinds of tests. No part of a rule is executed.
 """
 
 from __future__ import annotations
@@ -17,50 +16,46 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
-from llm_influence.config.document import Section
-from llm_influence.errors import ConfigError, choices
+from llm_influence.config.document import Section, read_yaml
+from llm_influence.errors import ConfigError, unknown
 
 SHARES = "item.shares"
 FIELD = re.compile(r"(item|user|history|last)\.(.+)")
-S = TypeVar("S", bound=Section)
 KEYS = ("name", "if", "unless", "then")
 
 
 class ValueTest(Section):
-    """What a value must be; all that is given must hold, and nothing holds of an unknown value.
+    """Conditions on a value; all that are given must hold. An unknown value passes none.
 
-    Written bare, a text, a number or a list of them is ``has``.
+    A bare text, number or list in place of a mapping is read as ``has``.
     """
 
     has: list[str] | None = Field(
-        None, description="one of these is the value, or one of its words or entries"
+        None, description="The value, or one of its words or entries, is one of these."
     )
-    below: float | None = None
-    above: float | None = None
-    at_least: float | None = None
-    at_most: float | None = None
-    known: bool | None = Field(None, description="whether there is a value at all")
+    below: float | None = Field(None, description="The value is less than this number.")
+    above: float | None = Field(None, description="The value is greater than this number.")
+    at_least: float | None = Field(None, description="The value is this number or greater.")
+    at_most: float | None = Field(None, description="The value is this number or less.")
+    known: bool | None = Field(None, description="Whether there is a value at all.")
 
     @model_validator(mode="before")
     @classmethod
-    def _bare(cls, given: object) -> object:
-        if isinstance(given, str | int | float):
-            return {"has": [given]}
-        return {"has": given} if isinstance(given, list) else given
+    def _bare(cls, tree: object) -> object:
+        return {"has": tree} if isinstance(tree, str | int | float | list) else tree
 
     @field_validator("has", mode="before")
     @classmethod
-    def _texts(cls, given: object) -> object:
-        given = [given] if isinstance(given, str | int | float) else given
-        return [str(each) for each in given] if isinstance(given, list) else given
+    def _texts(cls, words: object) -> object:
+        words = [words] if isinstance(words, str | int | float) else words
+        return [str(word) for word in words] if isinstance(words, list) else words
 
     @model_validator(mode="after")
-    def _asks_something(self) -> ValueTest:
+    def _has_a_condition(self) -> ValueTest:
         if all(value is None for value in self.model_dump().values()):
             raise ValueError(f"at least one of {', '.join(type(self).model_fields)}")
         return self
@@ -68,52 +63,53 @@ class ValueTest(Section):
     @property
     def numeric(self) -> bool:
         """Whether the value is read as a number."""
-        return any(
-            each is not None for each in (self.below, self.above, self.at_least, self.at_most)
-        )
+        limits = (self.below, self.above, self.at_least, self.at_most)
+        return any(limit is not None for limit in limits)
 
 
 class SharesTest(Section):
-    """The item shares an entity of the graph with events of the history; see `data.knowledge`."""
+    """The item and events of the history share an entity of the knowledge graph."""
 
-    with_: Literal["last", "any"] = Field("last", alias="with")
-    value_from: float | None = Field(None, description="only events of at least this value")
-    behaviors: list[str] = Field([], description="only events with these behaviours; default: all")
-    relations: list[str] = Field([], description="entities by these relations; default: by all")
+    with_: Literal["last", "any"] = Field(
+        "last", alias="with", description="Events that count: the last one, or any of the history."
+    )
+    value_from: float | None = Field(
+        None, description="Smallest value of events that count. null: values do not matter."
+    )
+    behaviors: list[str] = Field(
+        [], description="Behaviours of events that count. []: all behaviours."
+    )
+    relations: list[str] = Field(
+        [], description="Relations whose entities are compared. []: all relations."
+    )
 
 
 Test = ValueTest | SharesTest
 
 
 class Effect(Section):
-    """What a rule does to the items that its conditions hold of.
+    """What a rule does to the items that its conditions hold for."""
 
-    ``exclude``: they are not recommended. ``require``: the others are not. ``boost``: added to
-    their logits; below 0 it holds them back.
-    """
-
-    kind: Literal["exclude", "require", "boost"]
-    by: float = 0.0
+    kind: Literal["exclude", "require", "boost"] = Field(
+        description="exclude: these items are not recommended. require: no other item is "
+        "recommended. boost: a number is added to their logits."
+    )
+    by: float = Field(0.0, description="Number that a boost adds; below 0 it lowers the items.")
 
 
 class Rule(Section):
-    """One rule, as `read_rules` makes it.
+    """One rule, as `read_rules` returns it."""
 
-    Attributes:
-        name: What people call it; each once.
-        conditions: Field to test, all of which must hold (``if``).
-        unless: Field to test; where all of these hold, the rule does not.
-        then: What it does.
-    """
-
-    name: str
-    conditions: dict[str, Test]
-    unless: dict[str, Test] = Field({})
-    then: Effect
+    name: str = Field(description="Name that people read; every rule has another one.")
+    conditions: dict[str, Test] = Field(description="Tests by field; all of them must hold.")
+    unless: dict[str, Test] = Field(
+        {}, description="Tests by field; where all of them hold, the rule does not apply."
+    )
+    then: Effect = Field(description="The effect on the items.")
 
     @model_serializer
     def _written(self) -> dict[str, Any]:
-        """As a file has it."""
+        """The rule as a YAML file has it."""
         boost = {"boost": self.then.by}
         return {
             "name": self.name,
@@ -124,27 +120,19 @@ class Rule(Section):
 
 
 def load_rules(path: str | Path) -> list[Rule]:
-    """Read rules from a YAML file: a list of them, or a mapping with that list as ``rules``.
+    """Read rules from a YAML file: a list of rules, or a mapping with that list as ``rules``.
 
     Raises:
         ConfigError: The file cannot be read, or a rule is wrong; names the rule and its field.
     """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"cannot be read ({getattr(error, 'strerror', None) or error})",
-            where=str(path),
-            expected="a YAML file of rules",
-            fix="check the path and the syntax",
-        ) from error
+    tree = read_yaml(Path(path))
     if isinstance(tree, dict) and tree.keys() == {"rules"}:
         tree = tree["rules"]
     return read_rules(tree, str(path))
 
 
-def read_rules(tree: object, place: str) -> list[Rule]:
-    """Check rules that are already read; ``place`` is what messages call their source.
+def read_rules(tree: object, where: str) -> list[Rule]:
+    """Make rules from plain data; ``where`` is the file or object it comes from, for messages.
 
     Raises:
         ConfigError: A rule is wrong; names the rule and its field.
@@ -152,18 +140,18 @@ def read_rules(tree: object, place: str) -> list[Rule]:
     if not isinstance(tree, list):
         raise ConfigError(
             f"a {type(tree).__name__}",
-            where=place,
+            where=where,
             expected="a list of rules",
-            fix="write '- name: ...' for each",
+            fix="write '- name: ...' for each rule",
         )
-    rules = [_rule(each, number, place) for number, each in enumerate(tree, start=1)]
+    rules = [_rule(rule, number, where) for number, rule in enumerate(tree, start=1)]
     names = [rule.name for rule in rules]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(
                 f"{names.count(name)} rules are called {name!r}",
-                where=place,
-                expected="a name for each rule",
+                where=where,
+                expected="another name for each rule",
                 fix="rename one of them",
             )
     return rules
@@ -172,8 +160,8 @@ def read_rules(tree: object, place: str) -> list[Rule]:
 def _rule(tree: object, number: int, place: str) -> Rule:
     if isinstance(tree, Rule):
         return tree
-    given = tree if isinstance(tree, dict) else {}
-    name = given.get("name")
+    parts = tree if isinstance(tree, dict) else {}
+    name = parts.get("name")
     if not isinstance(name, str) or not name:
         raise ConfigError(
             "it has no name",
@@ -182,24 +170,19 @@ def _rule(tree: object, number: int, place: str) -> Rule:
             fix="write a name that people will understand",
         )
     where = f"{place}, rule {name!r}"
-    for key in given:
+    for key in parts:
         if key not in KEYS:
-            raise ConfigError(
-                f"unknown key {key!r}",
-                where=where,
-                expected=choices(KEYS, str(key)),
-                fix="correct or remove it",
-            )
-    conditions = _tests(given.get("if"), f"{where}, if")
-    unless = _tests(given["unless"], f"{where}, unless") if "unless" in given else {}
+            raise unknown(ConfigError, "key", key, KEYS, where=where, fix="correct or remove it")
+    conditions = _tests(parts.get("if"), f"{where}, if")
+    unless = _tests(parts["unless"], f"{where}, unless") if "unless" in parts else {}
     if not any(field.startswith("item.") for field in conditions):
         raise ConfigError(
-            "no condition is about the item: the rule would concern every item alike",
+            "no condition is about the item: the rule would apply to all items alike",
             where=f"{where}, if",
             expected="at least one field that begins with item.",
-            fix="say which items the rule is about",
+            fix="name the items by a field such as item.genres",
         )
-    effect = _effect(given.get("then"), f"{where}, then")
+    effect = _effect(parts.get("then"), f"{where}, then")
     return Rule(name=name, conditions=conditions, unless=unless, then=effect)
 
 
@@ -221,46 +204,27 @@ def _test(field: str, tree: object, where: str) -> Test:
         return tree
     if not FIELD.fullmatch(field):
         raise ConfigError(
-            f"{field!r} is no field",
+            f"{field!r} is not a field",
             where=where,
             expected="item.COLUMN, item.id, item.entity, item.entity.RELATION, item.shares, "
             "user.FEATURE, history.length, history.behavior, history.COLUMN or last.COLUMN",
             fix="correct the name",
         )
-    if field == SHARES:
-        return _checked(SharesTest, tree, where)
-    return _checked(ValueTest, tree, where)
+    kind = SharesTest if field == SHARES else ValueTest
+    return kind.of(tree, where, what="test")
 
 
 def _effect(tree: object, where: str) -> Effect:
     if tree in ("exclude", "require"):
         return Effect(kind=tree)
     if isinstance(tree, Mapping) and tree.keys() == {"boost"}:
-        return _checked(Effect, {"kind": "boost", "by": tree["boost"]}, where)
+        return Effect.of({"kind": "boost", "by": tree["boost"]}, where, what="effect")
     raise ConfigError(
         f"{tree!r}",
         where=where,
         expected="exclude, require or {boost: NUMBER}",
         fix="write one of these",
     )
-
-
-def _checked(kind: type[S], tree: object, where: str) -> S:
-    """A part of a rule by its pydantic model; what is wrong is said as of the rule."""
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        part = ".".join(str(each) for each in first["loc"])
-        names = [field.alias or name for name, field in kind.model_fields.items()]
-        unknown = first["type"] == "extra_forbidden"
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(
-            f"unknown test {part!r}" if unknown else f"{part or 'it'} is {first.get('input')!r}",
-            where=where,
-            expected=choices(names, part) if unknown else message[0].lower() + message[1:],
-            fix="correct the test",
-        ) from error
 
 
 def _as_written(tests: Mapping[str, Test]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Everything one fine-tuning run needs.
-
-A search for good options of a run.
-"""
+"""Configuration of a fine-tuning run, and of a search for good options of a run."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ from llm_influence.config.training import (
 
 
 class RunConfig(Document):
-    """Everything one fine-tuning run needs; written beside the model it made."""
+    """Everything that one fine-tuning run needs; saved in the folder of the run."""
 
-    output: str = "runs/run"
+    output: str = Field("runs/run", description="Folder for the model, the split and the metrics.")
     data: DataConfig = DataConfig()
     rendering: RenderingConfig = RenderingConfig()
     model: ModelConfig = ModelConfig()
@@ -34,56 +31,67 @@ class RunConfig(Document):
     pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     update: UpdateConfig = UpdateConfig()
-    rules: list[Rule] = Field([], description="rules of recommendation, or a YAML file of them")
+    rules: list[Rule] = Field(
+        [], description="Rules of recommendation: a list of rules, or a YAML file with such a list."
+    )
 
     @field_validator("rules", mode="before")
     @classmethod
-    def _read_rules(cls, given: object) -> list[Rule]:
-        """A file is read when the configuration is: what is saved holds the rules themselves."""
-        return load_rules(given) if isinstance(given, str) else read_rules(given, "rules")
+    def _read_rules(cls, tree: object) -> list[Rule]:
+        """A saved configuration holds the rules themselves, not the path of their file."""
+        return load_rules(tree) if isinstance(tree, str) else read_rules(tree, "rules")
 
     @model_validator(mode="after")
-    def _has_whom_to_ask(self) -> RunConfig:
-        feedback = self.model.feedback
+    def _fits_together(self) -> RunConfig:
+        model, feedback = self.model, self.model.feedback
         if self.pseudo_labels.rounds and (feedback is None or feedback.kind != "binary"):
             raise ValueError(
                 "a feedback head of kind 'binary' (model.feedback_head) for pseudo_labels.rounds"
             )
-        if self.pseudo_labels.rounds and self.model.adapter.kind == "adalora":
+        if self.pseudo_labels.rounds and model.adapter.kind == "adalora":
             raise ValueError(
-                "another adapter than adalora for pseudo_labels.rounds: what it has pruned cannot "
-                "be grown again for the next round"
+                "another adapter than adalora for pseudo_labels.rounds: pruned ranks cannot be "
+                "restored for the next round"
             )
-        neighbors = self.model.item_head.neighbors
+        neighbors = model.item_head.neighbors
         if (neighbors.share or neighbors.share_of_new) and self.data.knowledge.source is None:
             raise ValueError(
                 "data.knowledge.source for model.item_head.neighbors: neighbours are the items "
                 "that share entities of a graph"
             )
         counting = {
-            "item_head.repeats": self.model.item_head.repeats,
-            "feedback_head.aggregate_days": self.model.feedback_head.aggregate_days,
+            "item_head.repeats": model.item_head.repeats,
+            "feedback_head.aggregate_days": model.feedback_head.aggregate_days,
         }
-        for name, wanted in counting.items():
-            if wanted and self.rendering.style != "token":
+        for name, value in counting.items():
+            if value and self.rendering.style != "token":
                 raise ValueError(
-                    f"rendering.style token for model.{name}: there what is counted has a token "
-                    "of its own"
+                    f"rendering.style token for model.{name}: only there every field has a token "
+                    "of its own that can be counted"
                 )
         return self
 
 
 class SearchedOption(Section):
-    """The values that one option may take: from ``low`` to ``high``, or one of ``choices``.
+    """The values that a search may give to one option: a range or a list of choices.
 
-    A range is of whole numbers where both its ends are written as whole numbers. A choice is
-    anything that YAML can say, a whole section included.
+    A range is of whole numbers where both ends are written as whole numbers.
     """
 
-    low: int | float | None = None
-    high: int | float | None = None
-    log: bool = Field(False, description="draw the logarithm evenly: for rates and sizes")
-    choices: list[Any] | None = Field(None, min_length=1)
+    low: int | float | None = Field(
+        None, description="Lower end of the range. null: there are choices."
+    )
+    high: int | float | None = Field(
+        None, description="Upper end of the range. null: there are choices."
+    )
+    log: bool = Field(
+        False, description="Whether the logarithm is drawn evenly, as suits rates and sizes."
+    )
+    choices: list[Any] | None = Field(
+        None,
+        min_length=1,
+        description="Values to choose from, whole sections included. null: there is a range.",
+    )
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> SearchedOption:
@@ -100,7 +108,7 @@ class SearchedOption(Section):
 
     @property
     def ends(self) -> tuple[int | float, int | float]:
-        """Both ends of a range; nothing of choices may ask for them."""
+        """Both ends of a range; an error for choices."""
         if self.low is None or self.high is None:
             raise TypeError("choices have no ends")
         return self.low, self.high
@@ -112,34 +120,44 @@ class SearchedOption(Section):
 
 
 class PrunerConfig(Section):
-    """When a trial that does badly is ended early.
+    """When a trial that does badly is stopped early."""
 
-    ``median``: at every validation, a trial whose best one so far is below the median of what
-    finished trials had at the same validation ends (Golovin et al. 2017, Google Vizier).
-    """
-
-    kind: Literal["median", "none"] = "median"
-    startup_trials: int = Field(5, ge=1, description="finished trials before any is ended early")
-    warmup_validations: int = Field(1, ge=0, description="of a trial, at which it never ends")
+    kind: Literal["median", "none"] = Field(
+        "median",
+        description="median: stop a trial at a validation where its best metric so far is below "
+        "the median of finished trials (Golovin et al. 2017, Google Vizier). none: never.",
+    )
+    startup_trials: int = Field(
+        5, ge=1, description="Number of finished trials before any trial is stopped early."
+    )
+    warmup_validations: int = Field(
+        1, ge=0, description="Number of first validations of a trial at which it is never stopped."
+    )
 
 
 class SearchConfig(Document):
-    """A search for good options on validation (`llm_influence.training.search`).
+    """A search for the options of a run that do best on validation."""
 
-    ``base`` is a run's YAML file, or its options themselves; ``space`` maps dotted options of it
-    to the values they may take.
-    """
-
-    base: str | dict[str, Any]
-    output: str = "runs/search"
-    space: dict[str, SearchedOption] = Field(min_length=1)
-    trials: int = Field(30, ge=1, description="in all, those of earlier starts included")
-    seconds: float | None = Field(
-        None, gt=0, description="no trial begins when the trials took so long in all"
+    base: str | dict[str, Any] = Field(
+        description="The run that trials change: its YAML file, or its options themselves."
     )
-    startup_trials: int = Field(8, ge=1, description="drawn at random before TPE draws")
+    output: str = Field("runs/search", description="Folder for the trials and their table.")
+    space: dict[str, SearchedOption] = Field(
+        min_length=1, description="Values that trials may choose, by dotted name of an option."
+    )
+    trials: int = Field(
+        30, ge=1, description="Number of trials in all, including those of earlier starts."
+    )
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds of all trials together after which no trial is begun. null: no limit.",
+    )
+    startup_trials: int = Field(
+        8, ge=1, description="Number of trials drawn at random before the TPE sampler chooses."
+    )
     pruner: PrunerConfig = PrunerConfig()
-    seed: int = 0
+    seed: int = Field(0, description="Seed of the sampler that draws options.")
 
     def base_run(self) -> RunConfig:
         """The run that trials change.

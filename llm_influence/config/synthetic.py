@@ -1,9 +1,4 @@
-"""Generated logs with known truth.
-
-A log made by a known law.
-
-A generated log of bank accounts, some of them taken over.
-"""
+"""Configurations of generated logs with known truth."""
 
 from __future__ import annotations
 
@@ -16,70 +11,110 @@ from llm_influence.config.document import Document, Section
 
 
 class DriftConfig(Section):
-    """A change of the law: what behaviours count in predictions from a date on."""
+    """A date from which the data-generating process has other behaviour weights."""
 
-    date: datetime.date = Field(description="its first moment, UTC; logs begin on 2025-06-15")
-    behaviors: dict[str, float] = Field(description="weights from then on, of the same behaviours")
+    date: datetime.date = Field(
+        description="First day of the change, UTC. Generated logs begin on 2025-06-15."
+    )
+    behaviors: dict[str, float] = Field(
+        description="Weights from that day on, for the same behaviours as before."
+    )
 
 
 class PlantedConfig(Document):
-    """A log made by a known law (`llm_influence.data.planted`); what makes it easy or hard.
+    """A generated log whose data-generating process, and so the truth, is known."""
 
-    ``behaviors`` are weights: what an event counts, positive for and negative against the items
-    like its own. Distractors count for nothing: a share of all events has a behaviour of weight
-    zero, and ``distractor_items`` have no affinity to any item.
-
-    With ``group_share`` users have a feature ``group``, a or b. By itself it means nothing;
-    ``group_shift`` makes the law unfair, ``group_taste`` makes the groups do different things
-    under a law that does not know of them.
-    """
-
-    users: int = Field(2000, ge=1)
-    items: int = Field(40, ge=2, description="of the clusters")
-    min_events: int = Field(8, ge=3, description="of a user; the last one is what came next")
-    max_events: int = Field(13, ge=3)
-    behaviors: dict[str, float] = Field({"purchase": 1.0, "click": 0.5, "dismiss": -0.5})
-    half_life: float = Field(6 * 3600.0, gt=0, description="in units of the clock")
-    clock: Literal["seconds", "steps"] = "seconds"
-    clusters: int = Field(5, ge=2, le=12)
+    users: int = Field(2000, ge=1, description="Number of generated users.")
+    items: int = Field(40, ge=2, description="Number of items that belong to a cluster.")
+    min_events: int = Field(
+        8,
+        ge=3,
+        description="Smallest number of events of a user; the last event is the one to predict.",
+    )
+    max_events: int = Field(13, ge=3, description="Largest number of events of a user.")
+    behaviors: dict[str, float] = Field(
+        {"purchase": 1.0, "click": 0.5, "dismiss": -0.5},
+        description="Weight of an event by behaviour: above 0 it speaks for similar items, below 0 "
+        "against them.",
+    )
+    half_life: float = Field(
+        6 * 3600.0,
+        gt=0,
+        description="Half-life of an event's weight, in units of the clock (seconds or steps).",
+    )
+    clock: Literal["seconds", "steps"] = Field(
+        "seconds", description="Unit of an event's age: seconds, or events since then."
+    )
+    clusters: int = Field(5, ge=2, le=12, description="Number of clusters of similar items.")
     rank: int | None = Field(
         None,
         ge=1,
-        description="of the affinity; below clusters these oppose and support each other",
+        description="Rank of the item affinities; below the number of clusters, clusters support "
+        "and oppose each other. null: the number of clusters.",
     )
-    spread: float = Field(0.0, ge=0, description="how far items lie from their cluster's centre")
-    distractor_share: float = Field(0.2, ge=0, lt=1, description="of events")
-    distractor_items: int = Field(0, ge=0)
-    pair_strength: float = Field(0.0, description="of two events together beyond each alone")
-    temperature: float = Field(1.0, gt=0, description="higher: the law is harder to see")
-    session_share: float = Field(0.5, ge=0, lt=1, description="of events seconds after the last")
-    gap_hours: float = Field(4.0, gt=0, description="median time between sessions")
-    gap_spread: float = Field(0.8, ge=0, description="of its logarithm")
+    spread: float = Field(
+        0.0, ge=0, description="Distance of items from the centre of their cluster."
+    )
+    distractor_share: float = Field(
+        0.2, ge=0, lt=1, description="Share of the events that have a behaviour of weight 0."
+    )
+    distractor_items: int = Field(
+        0, ge=0, description="Number of additional items without affinity to any item."
+    )
+    pair_strength: float = Field(
+        0.0, description="Strength of interactions of two events. 0: effects of events add up."
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="Temperature of the softmax over items; higher means more noise."
+    )
+    session_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Share of the events that follow the event before within seconds.",
+    )
+    gap_hours: float = Field(4.0, gt=0, description="Median number of hours between sessions.")
+    gap_spread: float = Field(
+        0.8, ge=0, description="Standard deviation of the logarithm of these hours."
+    )
     exposure_spread: float = Field(
         0.0,
         ge=0,
-        description="of the logarithm of how often items are shown, whatever their affinity; a "
-        "user takes an item by affinity times exposure",
+        description="Standard deviation of the logarithm of the items' exposures, independent of "
+        "affinity. A user takes an item in proportion to affinity times exposure. 0: equal.",
     )
-    drift: DriftConfig | None = None
+    drift: DriftConfig | None = Field(
+        None, description="A change of the behaviour weights. null: no change."
+    )
     target: Literal["contrast", "item"] = Field(
-        "contrast", description="contrast: the best item over the best of another cluster"
+        "contrast",
+        description="What the true influence explains: the log-odds of the best item over the best "
+        "item of another cluster, or of the best item alone.",
     )
     cause_share: float = Field(
         0.05,
         gt=0,
         le=1,
-        description="of a history's largest influence, from which on one is a cause",
+        description="An event is a true cause from this share of the history's largest influence.",
     )
-    group_share: float = Field(0.0, ge=0, lt=1, description="of users in group b; 0: no feature")
+    group_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the users in group b of the user feature group. 0: no such feature.",
+    )
     group_shift: float = Field(
-        0.0, description="added to the scores of the first cluster's items for group b"
+        0.0,
+        description="Number added to the scores of the first cluster's items for group b: an "
+        "unfair process.",
     )
     group_taste: float = Field(
-        0.0, description="the same for what group b does before, but not for what comes next"
+        0.0,
+        description="The same number for events of the history alone: groups behave differently, "
+        "and the process is fair.",
     )
-    seed: int = Field(0, ge=0, description="of the law and the users")
-    user_seed: int = Field(0, ge=0, description="other users under the same law")
+    seed: int = Field(0, ge=0, description="Seed of the process and of the users.")
+    user_seed: int = Field(0, ge=0, description="Seed of other users of the same process.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> PlantedConfig:
@@ -99,26 +134,38 @@ class PlantedConfig(Document):
 
 
 class PlantedFraudConfig(Document):
-    """A generated log of accounts with planted takeovers (`llm_influence.data.planted_fraud`).
+    """A generated log of bank accounts, some of them taken over.
 
-    An alarm is a large transfer to a new payee. It is fraud where a new device, ``tests`` small
-    online payments and a change of password all lie within ``window_hours`` before it. A near miss
-    has one event too few of these, and is no fraud.
+    An alarm is a large transfer to a new payee. It is fraud if a login from a new device, ``tests``
+    small online payments and a password change all lie within ``window_hours`` before it. A near
+    miss lacks one of these events and is no fraud.
     """
 
-    accounts: int = Field(1600, ge=10)
-    days: int = Field(60, ge=10, description="that an account is watched")
-    events_a_week: float = Field(1.2, gt=0, description="of an account, outside of alarms")
-    innocent_share: float = Field(
-        0.2, ge=0, lt=1, description="of these: new devices, small payments, password changes"
+    accounts: int = Field(1600, ge=10, description="Number of generated accounts.")
+    days: int = Field(60, ge=10, description="Number of days of an account's history.")
+    events_a_week: float = Field(
+        1.2, gt=0, description="Average number of events of an account in a week, without alarms."
     )
-    alarms: int = Field(3, ge=1, description="of an account, at most; at least one")
-    fraud_share: float = Field(0.4, gt=0, lt=1, description="of alarms")
-    near_miss_share: float = Field(0.8, ge=0, le=1, description="of alarms that are no fraud")
-    window_hours: float = Field(48.0, gt=1)
-    tests: int = Field(2, ge=1, description="small payments of a takeover")
-    busy: float = Field(4, ge=0, description="ordinary events in an alarm's window, on average")
-    seed: int = Field(0, ge=0)
+    innocent_share: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of these events that look suspicious and are innocent: new devices, "
+        "small payments, password changes.",
+    )
+    alarms: int = Field(3, ge=1, description="Largest number of alarms of an account, at least 1.")
+    fraud_share: float = Field(0.4, gt=0, lt=1, description="Share of the alarms that are fraud.")
+    near_miss_share: float = Field(
+        0.8, ge=0, le=1, description="Share of the other alarms that are near misses."
+    )
+    window_hours: float = Field(
+        48.0, gt=1, description="Number of hours before an alarm in which all signs must lie."
+    )
+    tests: int = Field(2, ge=1, description="Number of small payments that a fraud needs.")
+    busy: float = Field(
+        4, ge=0, description="Average number of ordinary events in the window of an alarm."
+    )
+    seed: int = Field(0, ge=0, description="Seed of all random draws.")
 
     @model_validator(mode="after")
     def _has_room(self) -> PlantedFraudConfig:

@@ -62,7 +62,7 @@ RULE = {"name": "r", "if": {"item.genres": "Horror"}, "then": "exclude"}
         ({"name": ""}, r"x, rule 1: it has no name"),
         ({"iff": {}}, r"x, rule 'r': unknown key 'iff'.*did you mean 'if'"),
         ({"if": {"user.age": 3}}, r"x, rule 'r', if: no condition is about the item"),
-        ({"if": {"genres": 3}}, r"x, rule 'r', if, genres: 'genres' is no field"),
+        ({"if": {"genres": 3}}, r"x, rule 'r', if, genres: 'genres' is not a field"),
         ({"if": []}, r"x, rule 'r', if: \[\].*mapping of fields"),
         ({"if": {"item.year": {"belw": 3}}}, r"if, item.year: unknown test 'belw'.*'below'"),
         ({"if": {"item.year": {"below": "old"}}}, r"item.year: below is 'old'.*valid number"),
@@ -84,4 +84,4 @@ def test_a_name_is_given_once_and_rules_are_a_list():
     with pytest.raises(ConfigError, match=r"x: 2 rules are called 'r'"):
         read_rules([RULE, RULE], "x")
     with pytest.raises(ConfigError, match=r"rules: a dict.*a list of rules"):
-        RunConfig.model_validate({"rules": RULE})
+        RunConfig.of({"rules": RULE}, "x")
