@@ -9,7 +9,8 @@ import pytest
 from llm_influence.cli.demo_run import METHODS, run_demo
 from llm_influence.config.run import RunConfig
 from llm_influence.datasets.movielens import movielens_100k
-from llm_influence.influence.table_files import explanation_starts, read_tables
+from llm_influence.influence.table import explanation_starts
+from llm_influence.influence.table_files import read_tables
 
 
 @pytest.mark.e2e

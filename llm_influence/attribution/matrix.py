@@ -83,7 +83,7 @@ def influence_matrix(
     return InfluenceMatrix(
         user_id=history.user_id,
         events=kept.events(model.catalogue.titles_by_id(kept.item_ids())),
-        scores=scores,
+        values=scores,
         full_values=full,
         target=bound.kind,
         target_ids=tuple(bound.ids),

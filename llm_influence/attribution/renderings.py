@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llm_influence.errors import ExplanationError, choices
-from llm_influence.influence.influence import USER, Player
+from llm_influence.influence.facts import USER, Player
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import EncodedHistories, Encoder
 from llm_influence.rendering.template import FIELDS

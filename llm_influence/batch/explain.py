@@ -39,8 +39,8 @@ from llm_influence.batch.shards import (
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, iso
 from llm_influence.errors import ExplanationError
-from llm_influence.influence.influence import Influence, Key
-from llm_influence.influence.table import to_arrow
+from llm_influence.influence.facts import Key
+from llm_influence.influence.influence import Influence, to_arrow
 from llm_influence.influence.table_files import OUTCOMES, write_table
 from llm_influence.modeling.backbone import on_cpu
 from llm_influence.utils import write_whole

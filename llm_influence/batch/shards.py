@@ -24,7 +24,7 @@ from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.errors import OutputError
-from llm_influence.influence.influence import Key
+from llm_influence.influence.facts import Key
 from llm_influence.influence.table_files import SIDE_TABLES
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import History
@@ -113,9 +113,9 @@ class Plan:
         return cls(
             model=model_fingerprint(explainer.model),
             log=log_fingerprint(log),
-            method=explainer.spec.name,
-            removal=explainer.removal if explainer.spec.removals else "none",
-            options=dict(explainer.spec.options) | explainer.options,
+            method=explainer.method.name,
+            removal=explainer.removal if explainer.method.removals else "none",
+            options=explainer.method.options,
             seed=explainer.seed,
             players=str(explainer.players),
             dtype=explainer.dtype,

@@ -1,31 +1,26 @@
-"""The facts that a sentence may state, and numbers as text.
-
-Numbers as people read them. Rounded, never rounded to something that is not so.
-
-What a sentence about an influence may say: the facts, chosen once, before any wording.
-
-The wording of each language (`english`, `chinese`) gets an `Account` and nothing else, so that a
-sentence can name no event that carries no influence and no number that was not measured.
-
-The quality card in words.
-"""
+"""The quality card, players, the facts that a sentence may state, and numbers as text."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llm_influence.influence.influence import Influence
-from llm_influence.types import FloatArray, IntArray
+from llm_influence.types import Event, FloatArray, IntArray
 
-# ruff: noqa: RUF001, RUF002 - typographic signs are meant: this file writes for people.
-
+# ruff: noqa: RUF001, RUF002 - typographic signs are meant: these texts are for people.
 
 MINUS = "\N{MINUS SIGN}"
+BASELINE_METHODS = frozenset({"random", "recency", "popularity", "item_similarity"})
+"""Methods whose scores say nothing about the model: a study compares other methods with them."""
+_WORTH_CITING = 0.1  # part of the strongest score that a further event must have to be named
+_ADDS_UP = 0.05  # largest completeness gap at which "+1.2 of +2.9" is said
+
+Kind = Literal["effect", "attention", "baseline", "share"]
 
 
 def signed(score: float) -> str:
@@ -34,29 +29,40 @@ def signed(score: float) -> str:
         return "–"
     if score == 0:
         return "0"
-    return ("+" if score > 0 else MINUS) + _magnitude(abs(score))
+    size = abs(score)
+    if not 1e-6 <= size < 1e6:
+        text = f"{size:.1e}"
+    else:
+        text = f"{size:.2f}" if size >= 0.0995 else _two_digits(size)
+    return ("+" if score > 0 else MINUS) + text
 
 
 def decimals_for(scores: ArrayLike) -> int:
-    """How many decimals a column of scores needs: two digits of its largest, at least 2."""
+    """Decimals that a column of scores needs: two digits of its largest score, at least 2."""
     largest = float(np.abs(np.asarray(scores, dtype=np.float64)).max(initial=0.0))
     return 2 if largest == 0 else min(max(2, 1 - math.floor(math.log10(largest))), 12)
 
 
 def aligned(score: float, decimals: int) -> str:
-    """A score in a column of equal decimals: ``+1.23``, ``−0.04``; ``0.00`` if that is all."""
+    """A score in a column of equal decimals: ``+1.23``, ``−0.04``, ``0.00``."""
     if not math.isfinite(score):
         return "–"
     digits = f"{abs(score):.{decimals}f}"
-    if float(digits) == 0:
-        return digits
-    return ("+" if score > 0 else MINUS) + digits
+    return digits if float(digits) == 0 else ("+" if score > 0 else MINUS) + digits
+
+
+def column(scores: Sequence[float] | FloatArray, *, share: bool) -> list[str]:
+    """(E,) scores as a column of text: equal decimals, or percentages for shares."""
+    if share:
+        return [percent(score) for score in scores]
+    decimals = decimals_for(scores)
+    return [aligned(score, decimals) for score in scores]
 
 
 def percent(share: float) -> str:
-    """A probability or share, two digits: ``34%``, ``3.2%``, ``0.041%``. NaN is ``–``.
+    """A probability or share with two digits: ``34%``, ``3.2%``, ``0.041%``. NaN is ``–``.
 
-    Only an exact 0 is ``0%`` and only an exact 1 is ``100%``.
+    Only an exact 0 is ``0%``, only an exact 1 is ``100%``.
     """
     if not math.isfinite(share):
         return "–"
@@ -79,10 +85,10 @@ def plain(value: float) -> str:
     return np.format_float_positional(np.float32(value), trim="-").replace("-", MINUS)
 
 
-def _magnitude(value: float) -> str:
-    if not 1e-6 <= value < 1e6:
-        return f"{value:.1e}"
-    return f"{value:.2f}" if value >= 0.0995 else _two_digits(value)
+def correlation(value: float) -> str:
+    """A correlation with its sign: ``+0.79``, ``0``. Only an exact 1 is ``+1.00``."""
+    cut = math.copysign(min(abs(value), 0.99), value) if 0.99 < abs(value) < 1 else value
+    return signed(round(cut, 2))
 
 
 def _two_digits(value: float) -> str:
@@ -90,15 +96,111 @@ def _two_digits(value: float) -> str:
     return np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="k")
 
 
-# Scores of these methods say nothing about the model: they are what a study compares against.
-REFERENCE_METHODS = frozenset({"random", "recency", "popularity", "item_similarity"})
+def tidy(name: str) -> str:
+    """A name on one line, without repeated white space."""
+    return " ".join(name.split())
 
-# Beside its strongest event, a side cites what has at least this part of the strongest score.
-_WORTH_CITING = 0.1
-# "+1.2 of +2.9" is said only where the scores really add up to the change of the target.
-_ADDS_UP = 0.05
 
-Kind = Literal["effect", "attention", "reference", "share"]
+def what(event: Event) -> str:
+    """The behaviour of an event and its value: ``rate 4``."""
+    return event.behavior + ("" if event.value is None else f" {plain(event.value)}")
+
+
+Key = tuple[str, str, str, str]
+"""User, method, target and target id: what identifies an explanation in every run."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityCard:
+    """How an explanation was made and how good it is. Numbers that were not measured are nan.
+
+    Attributes:
+        method: Name of the method in the registry.
+        removal: What "without this event" means: ``drop``, ``mask`` or ``replace``, or ``none`` for
+            methods that remove nothing.
+        units: ``target`` where scores have the target's unit (`Influence.unit`), ``share`` where
+            they are shares of a whole.
+        completeness_gap: ``|sum of scores - (full - base)| / |full - base|``; 0 is perfect. Only
+            methods with units ``target`` promise anything about it.
+        evaluations: Model evaluations of the method; a backward pass counts as one.
+        seed: Seed of the random numbers.
+        left_out: Older events that did not fit the context and got no influence.
+        largest_standard_error: Largest of `Influence.standard_errors`, for methods that sample.
+        converged: Whether an iterative method reached its tolerance; None for all others.
+        lds: Linear fidelity (linear datamodeling score): Spearman correlation, over held-out
+            random sets of events, of the target with only those events and the sum of their scores.
+        fidelity_masks: Number of these sets; short histories have fewer than requested.
+        agreement: Spearman correlation of the scores with those of a second method.
+        agreement_with: The second method; empty where there was none.
+        card_evaluations: Model evaluations spent on this card, not counted in ``evaluations``.
+        bfloat16_error: Largest difference between bfloat16 and float32 of a value of the target, on
+            a sample of the histories explained together; nan where float32 was used.
+    """
+
+    method: str
+    removal: str
+    units: Literal["target", "share"]
+    completeness_gap: float
+    evaluations: int
+    seed: int
+    left_out: int
+    largest_standard_error: float = math.nan
+    converged: bool | None = None
+    lds: float = math.nan
+    fidelity_masks: int = 0
+    agreement: float = math.nan
+    agreement_with: str = ""
+    card_evaluations: int = 0
+    bfloat16_error: float = math.nan
+
+    def words(self) -> list[str]:
+        """The card in short phrases, without the numbers that were not measured."""
+        share = self.units == "share"
+        words = [
+            f"removal {self.removal}",
+            f"completeness gap {'not promised' if share else percent(self.completeness_gap)}",
+            _evaluations(self.evaluations),
+            f"seed {self.seed}",
+        ]
+        if not math.isnan(self.largest_standard_error):
+            words.append(f"standard errors up to {plain(self.largest_standard_error)}")
+        if not math.isnan(self.bfloat16_error):
+            words.append(f"read in bfloat16, off by up to {plain(self.bfloat16_error)}")
+        if self.converged is not None:
+            words.append("converged" if self.converged else "did not converge")
+        if not math.isnan(self.lds):
+            words.append(f"linear fidelity {correlation(self.lds)} on {self.fidelity_masks} sets")
+        if not math.isnan(self.agreement):
+            words.append(f"agreement with {self.agreement_with} {correlation(self.agreement)}")
+        if self.card_evaluations:
+            words.append(f"{_evaluations(self.card_evaluations)} for this card")
+        return words
+
+
+class Player(NamedTuple):
+    """The owner of a score, where that is not simply an event.
+
+    Attributes:
+        event: Place of the event among the events; None for the user's features.
+        field: Part of the event (``behavior``, ``item``, ``gap``, ``value``...), None for the whole
+            of it; ``user`` for the user's features.
+    """
+
+    event: int | None
+    field: str | None = None
+
+
+USER = Player(None, "user")
+"""The user's features, all together."""
+
+
+def score_kind(method: str, units: str) -> Kind:
+    """What scores of a method are: an effect, shares of attention or other shares, a baseline."""
+    if method in BASELINE_METHODS:
+        return "baseline"
+    if units == "target":
+        return "effect"
+    return "attention" if method.startswith("attention") else "share"
 
 
 @dataclass(frozen=True)
@@ -106,12 +208,12 @@ class Cited:
     """One event that a sentence names.
 
     Attributes:
-        name: Title or item id, white space tidied.
-        behavior: What was done.
+        name: Title or item id on one line.
+        behavior: What the user did.
         value: Rating or amount, None if there is none.
         score: Its influence.
-        seconds_before: How long before the latest event of the history.
-        is_latest: It is that event.
+        seconds_before: Seconds before the latest event of the history.
+        is_latest: Whether it is that event.
     """
 
     name: str
@@ -123,28 +225,25 @@ class Cited:
 
 
 @dataclass(frozen=True)
-class Account:
-    """Everything that may be said.
+class Facts:
+    """Everything that a sentence may state.
 
     Attributes:
-        kind: What the scores are: an ``effect`` on the target, a share of ``attention``, the
-            weights of a ``reference`` method, or another ``share``.
-        method: The method's name.
-        in_percent: Scores are shares of a whole.
-        unit: What the scores are measured in (`Influence.unit`).
-        target: Kind of the target: ``item``, ``behavior``, ``contrast``, ``slate``, ``feedback``,
-            ``feedback_value``.
+        kind: What the scores are; see `score_kind`.
+        method: Name of the method.
+        in_percent: Whether scores are shares of a whole.
+        unit: Unit of the scores, as in `Influence.unit`.
+        target: Kind of the target, as in `Influence.target`.
         target_name: The target for people.
-        prediction: Its probability; nan where it has none.
-        value: Its value with all events.
-        recommended: The target is known to be on the list of recommendations.
-        events: How many events the history has.
-        supporting: The strongest events with a positive score, strongest first.
-        opposing: The strongest with a negative score, strongest first.
+        prediction: Probability of the target; nan where it has none.
+        value: Value of the target with all events.
+        recommended: Whether the target is on the list of recommendations.
+        events: Number of events in the history.
+        supporting: Strongest events with a positive score, strongest first.
+        opposing: Strongest events with a negative score, strongest first.
         balance: Sign of the sum of the scores; None where every score is 0.
-        carries: Of everything that supports, the named events are ``all``, ``most``, or the
-            ``top``.
-        total: The whole that the scores are parts of, None where they do not add up to one.
+        carries: Part of the support that the named events hold: ``all``, ``most`` or the ``top``.
+        total: The whole that the scores are parts of; None where they do not add up to one.
     """
 
     kind: Kind
@@ -164,42 +263,62 @@ class Account:
     total: float | None
 
 
-def account_for(influence: Influence, *, most: int, recommended: bool) -> Account:
-    """Choose what to say about an influence.
+def choose_facts(
+    events: Sequence[Event],
+    scores: FloatArray,
+    *,
+    method: str,
+    units: str,
+    unit: str,
+    target: str,
+    target_name: str,
+    prediction: float,
+    base_value: float,
+    full_value: float,
+    completeness_gap: float,
+    most: int,
+    recommended: bool,
+) -> Facts:
+    """Choose what a sentence may state about an explanation.
 
     Args:
-        influence: The explanation.
-        most: How many events to name on each side, at most; at least 1.
-        recommended: The target is known to be among the user's recommendations.
+        events: The E events of the history, oldest first.
+        scores: (E,) influence of each.
+        method: As in `QualityCard`.
+        units: As in `QualityCard`.
+        unit: As in `Influence`.
+        target: As in `Influence`.
+        target_name: The target for people.
+        prediction: As in `Influence`.
+        base_value: As in `Influence`.
+        full_value: As in `Influence`.
+        completeness_gap: As in `QualityCard`.
+        most: Largest number of events named on each side, at least 1.
+        recommended: Whether the target is one of the user's recommendations.
     """
-    scores = np.asarray(influence.scores, dtype=np.float64)
-    supporting = _strongest(scores, most)
-    opposing = _strongest(-scores, most)
-    if len(supporting) and len(opposing):
-        worth = _WORTH_CITING * np.abs(scores).max()
-        opposing = opposing[-scores[opposing] >= worth] if scores.sum() > 0 else opposing
-    return Account(
-        kind=_kind(influence),
-        method=influence.quality.method,
-        in_percent=influence.quality.units == "share",
-        unit=influence.unit,
-        target=influence.target,
-        target_name=tidy(influence.target_name or influence.target_id),
-        prediction=influence.prediction,
-        value=influence.full_value,
+    scores = np.asarray(scores, dtype=np.float64)
+    supporting, opposing = _strongest(scores, most), _strongest(-scores, most)
+    if len(supporting) and len(opposing) and scores.sum() > 0:
+        opposing = opposing[-scores[opposing] >= _WORTH_CITING * np.abs(scores).max()]
+    total, named = full_value - base_value, scores[supporting]
+    adds_up = units == "target" and completeness_gap <= _ADDS_UP
+    return Facts(
+        kind=score_kind(method, units),
+        method=method,
+        in_percent=units == "share",
+        unit=unit,
+        target=target,
+        target_name=tidy(target_name),
+        prediction=prediction,
+        value=full_value,
         recommended=recommended,
         events=len(scores),
-        supporting=_cite(influence, supporting),
-        opposing=_cite(influence, opposing),
+        supporting=_cite(events, scores, supporting),
+        opposing=_cite(events, scores, opposing),
         balance=int(np.sign(scores.sum())) if scores.any() else None,
-        carries=_carries(scores, supporting),
-        total=_total(influence, scores[supporting]),
+        carries=_carries(scores, named),
+        total=total if adds_up and len(named) and named.max() <= total else None,
     )
-
-
-def tidy(name: str) -> str:
-    """A name on one line, without doubled white space."""
-    return " ".join(name.split())
 
 
 def _strongest(scores: FloatArray, most: int) -> IntArray:
@@ -209,84 +328,27 @@ def _strongest(scores: FloatArray, most: int) -> IntArray:
     return order[scores[order] >= _WORTH_CITING * scores[order[0]]] if len(order) else order
 
 
-def _cite(influence: Influence, places: IntArray) -> tuple[Cited, ...]:
-    latest = influence.events[-1]
+def _cite(events: Sequence[Event], scores: FloatArray, places: IntArray) -> tuple[Cited, ...]:
     return tuple(
         Cited(
             name=tidy(event.name),
             behavior=event.behavior,
             value=event.value,
-            score=float(influence.scores[place]),
-            seconds_before=latest.timestamp - event.timestamp,
-            is_latest=int(place) == len(influence.events) - 1,
+            score=float(scores[place]),
+            seconds_before=events[-1].timestamp - event.timestamp,
+            is_latest=int(place) == len(events) - 1,
         )
         for place in places
-        for event in (influence.events[place],)
+        for event in (events[place],)
     )
 
 
-def _kind(influence: Influence) -> Kind:
-    if influence.quality.method in REFERENCE_METHODS:
-        return "reference"
-    if influence.quality.units == "target":
-        return "effect"
-    return "attention" if influence.quality.method.startswith("attention") else "share"
-
-
-def _carries(scores: FloatArray, named: IntArray) -> Literal["all", "most", "top"]:
+def _carries(scores: FloatArray, named: FloatArray) -> Literal["all", "most", "top"]:
     positive = scores[scores > 0]
     if len(positive) == len(named):
         return "all"
-    return "most" if 2 * scores[named].sum() > positive.sum() else "top"
-
-
-def _total(influence: Influence, named: FloatArray) -> float | None:
-    total = influence.full_value - influence.base_value
-    adds_up = (
-        influence.quality.units == "target"
-        and influence.quality.completeness_gap <= _ADDS_UP
-        and len(named) > 0
-        and named.max() <= total
-    )
-    return total if adds_up else None
-
-
-def card_words(influence: Influence) -> list[str]:
-    """What the card says, a phrase each; what was not measured is not mentioned."""
-    card = influence.quality
-    words = [
-        f"removal {card.removal}",
-        f"completeness gap {completeness_words(influence)}",
-        _evaluations(card.evaluations),
-        f"seed {card.seed}",
-    ]
-    if not math.isnan(card.largest_standard_error):
-        words.append(f"standard errors up to {plain(card.largest_standard_error)}")
-    if not math.isnan(card.bfloat16_error):
-        words.append(f"read in bfloat16, off by up to {plain(card.bfloat16_error)}")
-    if card.converged is not None:
-        words.append("converged" if card.converged else "did not converge")
-    if not math.isnan(card.lds):
-        words.append(f"linear fidelity {correlation(card.lds)} on {card.fidelity_masks} sets")
-    if not math.isnan(card.agreement):
-        words.append(f"agreement with {card.agreement_with} {correlation(card.agreement)}")
-    if card.card_evaluations:
-        words.append(f"{_evaluations(card.card_evaluations)} for this card")
-    return words
-
-
-def completeness_words(influence: Influence) -> str:
-    """The completeness gap, or that the method promises none."""
-    if influence.quality.units == "share":
-        return "not promised"
-    return percent(influence.quality.completeness_gap)
-
-
-def correlation(value: float) -> str:
-    """A correlation with its sign: ``+0.79``, ``0``; only an exact 1 is ``+1.00``."""
-    cut = math.copysign(min(abs(value), 0.99), value) if 0.99 < abs(value) < 1 else value
-    return signed(round(cut, 2))
+    return "most" if 2 * named.sum() > positive.sum() else "top"
 
 
 def _evaluations(count: int) -> str:
-    return f"{count} pass" if count == 1 else f"{count} evaluations"
+    return f"{count} evaluation{'' if count == 1 else 's'}"

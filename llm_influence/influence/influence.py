@@ -1,125 +1,68 @@
-"""What an explanation is: the events, their scores, and how far to trust them.
-
-Data only: the methods that say, tabulate or draw it are thin and call the functions of the
-modules beside this one, which are imported when they are used.
-
-Influence of every event on every later prediction of one history, as a record.
-"""
+"""The records of an explanation: `Influence` of events on a target, `InfluenceMatrix` over time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from llm_influence.errors import ConfigError
+from llm_influence.influence import plots, table, table_files, text
+from llm_influence.influence.facts import (
+    Key,
+    Player,
+    QualityCard,
+    choose_facts,
+    column,
+    percent,
+    signed,
+)
 from llm_influence.types import Event, FloatArray
+from llm_influence.utils import require
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-
-@dataclass(frozen=True, slots=True)
-class QualityCard:
-    """How an explanation was made, and what was measured about it. What was not measured is nan.
-
-    Attributes:
-        method: The registry's name of the method.
-        removal: What "without this event" meant: ``drop``, ``mask``, or ``none`` for methods that
-            remove nothing.
-        units: ``target`` when scores are in the target's own units (`Influence.unit`), ``share``
-            when they are shares of a whole.
-        completeness_gap: ``|sum of scores - (full - base)| / |full - base|``; 0 is perfect. Only
-            methods with units ``target`` promise anything about it.
-        evaluations: Forward evaluations of the model that the method spent, a backward counting as one.
-        seed: Seed of whatever was drawn at random.
-        left_out: Older events that did not fit the context and could get no influence.
-        largest_standard_error: The largest of `Influence.standard_errors`, for methods that sample.
-        converged: Whether an iterative method reached its tolerance; None for all others.
-        lds: Linear fidelity: Spearman correlation, over random sets of events drawn for this
-            purpose alone, of the target with only those events and the sum of their scores.
-        fidelity_masks: How many sets that was; short histories have fewer than were asked for.
-        agreement: Spearman correlation of the scores with those of another method.
-        agreement_with: That method, empty where none was asked for.
-        card_evaluations: Forward evaluations spent on this card, apart from ``evaluations``.
-        bfloat16_error: Where the model was read in bfloat16, the largest difference from float32
-            of a value of the target, on a sample of the histories that were explained together.
-    """
-
-    method: str
-    removal: str
-    units: Literal["target", "share"]
-    completeness_gap: float
-    evaluations: int
-    seed: int
-    left_out: int
-    largest_standard_error: float = float("nan")
-    converged: bool | None = None
-    lds: float = float("nan")
-    fidelity_masks: int = 0
-    agreement: float = float("nan")
-    agreement_with: str = ""
-    card_evaluations: int = 0
-    bfloat16_error: float = float("nan")
-
-
-@dataclass(frozen=True, slots=True)
-class Player:
-    """What gets a score of its own, where that is not simply an event.
-
-    Attributes:
-        event: Place of the event among the events; None for the user's features.
-        field: The part of the event (``behavior``, ``item``, ``gap``, ``value``...), None for the
-            whole of it; ``user`` for the user's features.
-    """
-
-    event: int | None
-    field: str | None = None
-
-
 UNITS: dict[str, Literal["NDCG", "points"]] = {"slate": "NDCG", "feedback_value": "points"}
-"""What a target is measured in, where that is no log-odds; points are those of the label."""
-
-USER = Player(None, "user")
-"""The user's features, all together."""
+"""Units of targets that are not measured in log-odds. Points are those of the label."""
 
 
-Key = tuple[str, str, str, str]
-"""User, method, target, target id: what an explanation is known by, whatever run made it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Influence:
     """How much each event of one history, or each of its players, moved one target.
 
+    ``print`` shows one line an event, strongest first; a notebook shows bars.
+
     Attributes:
-        user_id: Whose history.
-        events: The E events that were explained, oldest first.
-        scores: (E,) influence by event, or (P,) by player; positive supports the target, negative
+        user_id: The user.
+        events: The E explained events, oldest first.
+        values: (E,) influence by event, or (P,) by player; positive supports the target, negative
             opposes it.
-        prompt_score: What tokens outside every event (or player) received.
-        target: Name of the target kind (``item``, ``behavior``, ``contrast``, ``slate``,
-            ``feedback``, ``feedback_value``).
+        prompt_score: Score of the prompt tokens outside every event (or player).
+        target: Kind of the target (``item``, ``behavior``, ``contrast``, ``slate``, ``feedback``,
+            ``feedback_value``).
         target_id: The item id, behaviour, ``"a over b"`` or list of ids that was explained.
         target_name: The same for people.
         base_value: The target without any event (or at the method's baseline), in `unit`.
         full_value: The target with all events.
         prediction: Probability of the target with all events; nan for a slate and for feedback
             predicted as a number, which have none.
-        quality: How the scores were made and how well they add up.
-        standard_errors: Standard error of each score, for methods that sample; else None.
-        players: Whose the P scores are; None: the events'. See `by_event`.
-        gates: (E,) mean gate of each event, of a recurrence (docs/recurrent.md); else None. Part of
-            the state before the event that is still there after it, whatever the target.
+        quality: How the values were made and how well they add up.
+        standard_errors: Standard error of each value, for methods that sample; else None.
+        players: The P players; None where the players are the events. See `by_event`.
+        gates: (E,) mean gate of each event in a gated recurrence (docs/how-to/recurrent_backbones.md); else None. It
+            is the part of the state before the event that remains after it, for every target.
     """
 
     user_id: str
     events: Sequence[Event]
-    scores: FloatArray
+    values: FloatArray
     prompt_score: float
     target: str
     target_id: str
@@ -132,28 +75,54 @@ class Influence:
     players: Sequence[Player] | None = None
     gates: FloatArray | None = None
 
+    def __repr__(self) -> str:
+        """A header and one line an event, strongest first."""
+        whole, most = self.by_event(), 8
+        name = plots.short(self.target_name or self.target_id)
+        chance = "" if math.isnan(self.prediction) else f" ({percent(self.prediction)})"
+        total = signed(self.full_value - self.base_value)
+        count = f"{len(self.events)} event{'' if len(self.events) == 1 else 's'}"
+        moved = f"shares of {count}" if self._share else f"{total} {self.unit} from {count}"
+        written = column(whole.values, share=self._share)
+        order = whole._strongest()
+        lines = [
+            f"  {written[place]:>8}  {plots.event_label(self.events[place])}" for place in order
+        ]
+        rest = [f"  ... and {len(order) - most} more"] if len(order) > most else []
+        header = f"Influence on {self.target} {name!r}{chance} of user {self.user_id}"
+        return "\n".join([f"{header} by {self.quality.method}: {moved}", *lines[:most], *rest])
+
+    @property
+    def scores(self) -> FloatArray:  # TEMPORARY: finds call sites of the old name
+        import sys
+
+        frame = sys._getframe(1)
+        open("/tmp/house/scores.log", "a").write(f"{frame.f_code.co_filename}:{frame.f_lineno}\n")
+        return self.values
+
     @property
     def key(self) -> Key:
-        """What the explanation is known by; columns of that name hold the same."""
+        """What identifies the explanation; table columns of these names hold the same."""
         return self.user_id, self.quality.method, self.target, self.target_id
 
     @property
     def unit(self) -> Literal["share", "NDCG", "log-odds", "points"]:
-        """What a score is measured in."""
-        if self.quality.units == "share":
-            return "share"
-        return UNITS.get(self.target, "log-odds")
+        """Unit of the values."""
+        return "share" if self._share else UNITS.get(self.target, "log-odds")
+
+    @property
+    def _share(self) -> bool:
+        return self.quality.units == "share"
 
     def by_event(self) -> Influence:
-        """The same with one score an event: its fields added up, the user's part in the frame.
+        """The same with one value an event: fields added up, the user's part in `prompt_score`.
 
-        The sum of everything stays what it was. An event's standard error is the sum of its
-        fields' errors, which is never below the true one, whatever their correlation. The card
-        stays that of the players.
+        The sum of everything stays the same. The standard error of an event is the sum of its
+        fields' errors, which is never below the true one. The card stays that of the players.
         """
         if self.players is None:
             return self
-        owner = np.array([-1 if p.event is None else p.event for p in self.players])
+        owner = np.array([-1 if event is None else event for event, _ in self.players])
         of_events = owner >= 0
 
         def added(numbers: FloatArray) -> FloatArray:
@@ -164,33 +133,109 @@ class Influence:
         errors = self.standard_errors
         return replace(
             self,
-            scores=added(self.scores),
-            prompt_score=self.prompt_score + float(self.scores[~of_events].sum()),
+            values=added(self.values),
+            prompt_score=self.prompt_score + float(self.values[~of_events].sum()),
             standard_errors=None if errors is None else added(errors),
             players=None,
         )
 
     def ranked(self) -> list[tuple[Event, float]]:
-        """Events with their scores, most supporting first; ties keep the more recent first."""
-        scores = self.by_event().scores
-        order = np.lexsort((-np.arange(len(self.events)), -scores))
-        return [(self.events[i], float(scores[i])) for i in order]
+        """Events with their values, most supporting first; ties keep the more recent first."""
+        values = self.by_event().values
+        order = np.lexsort((-np.arange(len(self.events)), -values))
+        return [(self.events[place], float(values[place])) for place in order]
 
-    def gaps(self) -> list[int | None]:
-        """Seconds since the event before, None for the first."""
-        times = [event.timestamp for event in self.events]
-        return [None, *(b - a for a, b in pairwise(times))][: len(times)]
+    def top(self, k: int = 5) -> list[tuple[Event, float]]:
+        """The ``k`` strongest events with their values, supporting and opposing ones alike."""
+        whole = self.by_event()
+        return [(self.events[p], float(whole.values[p])) for p in whole._strongest()[:k]]
 
-    def to_text(self, language: str = "en") -> str:
-        """One grounded sentence, English (``"en"``) or Chinese (``"zh"``); see `sentence`."""
-        from llm_influence.influence.text import to_text
+    def _strongest(self) -> list[int]:
+        """Places of the events, largest absolute value first; ties keep the more recent first."""
+        order = np.lexsort((-np.arange(len(self.events)), -np.abs(self.values)))
+        return [int(place) for place in order]
 
-        return to_text(self, language)
+    def to_text(self, language: str = "en", *, most: int = 2, recommended: bool = False) -> str:
+        """Describe the influence in one sentence, or in two for shares.
+
+        The sentence names only events that carry the influence, with their own numbers. Effects
+        on the target become reasons for and against; shares stay shares; a baseline method
+        (random, recency) is called one. Times count back from the latest event.
+
+        Args:
+            language: ``"en"`` (English) or ``"zh"`` (Chinese).
+            most: Largest number of events named on each side. Default 2.
+            recommended: Write "recommended" instead of "predicted". True only for an item on the
+                user's list of recommendations, which the influence itself does not hold.
+
+        Raises:
+            ConfigError: The language is unknown, ``most`` is below 1, or there is no event.
+        """
+        if most < 1 or not len(self.events):
+            raise ConfigError(
+                f"most={most} for an explanation of {len(self.events)} events",
+                where="to_text",
+                expected="at least one event, and most of at least 1",
+                fix="explain a history that has events, and leave most at 2",
+            )
+        whole = self.by_event()
+        facts = choose_facts(
+            whole.events,
+            whole.values,
+            method=self.quality.method,
+            units=self.quality.units,
+            unit=self.unit,
+            target=self.target,
+            target_name=self.target_name or self.target_id,
+            prediction=self.prediction,
+            base_value=self.base_value,
+            full_value=self.full_value,
+            completeness_gap=self.quality.completeness_gap,
+            most=most,
+            recommended=recommended,
+        )
+        return text.sentence(facts, language)
+
+    def plot(self, axis: Axes | None = None) -> Axes:
+        """Draw one bar an event, oldest at the top, on ``axis`` or on a new figure.
+
+        Raises:
+            ConfigError: matplotlib is not installed.
+        """
+        chance = "" if math.isnan(self.prediction) else f" ({percent(self.prediction)})"
+        return plots.bars(
+            [plots.event_label(event) for event in self.events],
+            self.by_event().values,
+            title=plots.short(self.target_name or self.target_id) + chance,
+            score_name=self._score_name(),
+            share=self._share,
+            axis=axis,
+        )
+
+    def to_html(self) -> str:
+        """The sentence and one bar an event as an HTML fragment with inline style."""
+        note = f"{self._score_name()}, oldest event first; {', '.join(self.quality.words())}"
+        return plots.bars_html(
+            [plots.event_label(event) for event in self.events],
+            self.by_event().values,
+            text=self.to_text() if len(self.events) else "No event was explained.",
+            note=note,
+            share=self._share,
+        )
+
+    def _repr_html_(self) -> str:
+        """Bars in a notebook."""
+        return self.to_html()
+
+    def _score_name(self) -> str:
+        return f"influence ({self.unit}) by {self.quality.method}"
 
     def to_arrow(self) -> pa.Table:
-        """One row an event or player; columns: `llm_influence.influence.table.SCHEMA`."""
-        from llm_influence.influence.table import to_arrow
+        """One row an event or player, with the columns of `llm_influence.influence.table.SCHEMA`.
 
+        Raises:
+            DataError: The record is broken; see `to_arrow`.
+        """
         return to_arrow([self])
 
     def to_pandas(self) -> pd.DataFrame:
@@ -199,26 +244,107 @@ class Influence:
         Raises:
             ConfigError: pandas is not installed.
         """
-        from llm_influence.utils import require
-
         require("pandas", extra="frames", purpose="Influence.to_pandas")
         return self.to_arrow().to_pandas()
 
-    def plot(self, axis: Axes | None = None) -> Axes:
-        """Bars along the timeline, on ``axis`` or a new figure; see `figure`.
+    def to_shap(self) -> Any:  # noqa: ANN401 - of an optional library
+        """A ``shap.Explanation`` with one feature an event, for the plots of shap.
+
+        ``base_values`` is `base_value` plus `prompt_score`, so that the values of a complete method
+        add up to `full_value`. ``data`` holds the behaviours.
 
         Raises:
-            ConfigError: matplotlib is not installed.
+            ConfigError: shap is not installed.
         """
-        from llm_influence.influence.plots import plot
+        shap, whole = require("shap", extra="shap", purpose="Influence.to_shap"), self.by_event()
+        return shap.Explanation(
+            values=np.array(whole.values, dtype=np.float64),
+            base_values=whole.base_value + whole.prompt_score,
+            data=np.array([event.behavior for event in self.events], dtype=object),
+            feature_names=[plots.event_label(event) for event in self.events],
+        )
 
-        return plot(self, axis)
+    def to_json(self) -> str:
+        """The record as JSON; null where a number does not exist."""
+        return table_files.to_json(self._fields())
 
-    def _repr_html_(self) -> str:
-        """How a notebook shows it."""
-        from llm_influence.influence.plots import to_html
+    def save(self, path: str | Path) -> Path:
+        """Write the record as ``.json`` or ``.parquet``, whole or not at all.
 
-        return to_html(self)
+        Raises:
+            ConfigError: The path has another suffix.
+            OutputError: The place cannot be written.
+        """
+        return table_files.save(self._fields(), Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Influence:
+        """Read the explanation that `save` wrote.
+
+        Raises:
+            ConfigError: The path has another suffix.
+            DataError: The file cannot be read, or does not hold exactly one explanation.
+        """
+        return cls._of(table_files.load(Path(path)))
+
+    def _fields(self) -> dict[str, Any]:
+        """The record as plain data: its own fields and those of the card."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        card = own.pop("quality")
+        return own | {each.name: getattr(card, each.name) for each in fields(card)}
+
+    @classmethod
+    def _of(cls, plain_fields: Mapping[str, Any]) -> Influence:
+        """The record of plain data."""
+        own = dict(plain_fields)
+        card = QualityCard(**{each.name: own.pop(each.name) for each in fields(QualityCard)})
+        if own["players"] is not None:
+            own["players"] = tuple(Player(*pair) for pair in own["players"])
+        return cls(**own, quality=card)
+
+
+def to_arrow(influences: Iterable[Influence], run: str = "") -> pa.Table:
+    """Lay explanations out as rows, one an event or player, one explanation after another.
+
+    Args:
+        influences: Explanations of any methods and targets.
+        run: Text for the ``run`` column.
+
+    Returns:
+        A table with the columns of `llm_influence.influence.table.SCHEMA`, the events of each
+        explanation oldest first. Event values become float32, as in a log.
+
+    Raises:
+        DataError: An explanation has no event, a score that is not finite, another number of
+            scores than players, an event without a player, or events out of time order.
+    """
+    return table.table_of([influence._fields() for influence in influences], run)
+
+
+def from_arrow(rows: pa.Table) -> list[Influence]:
+    """Read the explanations of a table; the reverse of `to_arrow` except for the run.
+
+    Raises:
+        SchemaError: A column is missing or has another type.
+        DataError: Rows of an explanation are missing or out of order.
+    """
+    return [Influence._of(plain_fields) for plain_fields in table.fields_of(rows)]
+
+
+def by_event(rows: pa.Table) -> pa.Table:
+    """A table with one row an event, whatever its players were; see `Influence.by_event`.
+
+    Raises:
+        SchemaError, DataError: As in `from_arrow`.
+    """
+    starts = table.explanation_starts(rows)
+    if table.events_only(rows, starts).all():
+        return rows
+    runs = rows["run"].take(pa.array(starts))
+    records = [record.by_event() for record in from_arrow(rows)]
+    owner = np.repeat(np.arange(len(records)), [len(record.events) for record in records])
+    field = table.SCHEMA.field("run")
+    return to_arrow(records).set_column(0, field, runs.take(pa.array(owner)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,21 +352,21 @@ class InfluenceMatrix:
     """How much each event moved the prediction after itself and after every later event.
 
     Attributes:
-        user_id: Whose history.
+        user_id: The user.
         events: The E events, oldest first.
-        scores: (E, E); row i, column j is the influence of event i on the prediction after event
+        values: (E, E); row i, column j is the influence of event i on the prediction after event
             j, nan where i comes after j.
         full_values: (E,) the target after each event, with all events up to it.
         target: Kind of the targets, as in `Influence`.
-        target_ids: E ids, what was explained after each event.
+        target_ids: E ids of what was explained after each event.
         target_names: The same for people.
-        removal: What "without this event" meant, ``drop`` or ``mask``.
-        evaluations: Forward evaluations of the model that the matrix took.
+        removal: What "without this event" means, ``drop`` or ``mask``.
+        evaluations: Model evaluations of the matrix.
     """
 
     user_id: str
     events: Sequence[Event]
-    scores: FloatArray
+    values: FloatArray
     full_values: FloatArray
     target: str
     target_ids: Sequence[str]
@@ -248,28 +374,39 @@ class InfluenceMatrix:
     removal: str
     evaluations: int
 
+    @property
+    def scores(self) -> FloatArray:  # TEMPORARY: finds call sites of the old name
+        import sys
+
+        frame = sys._getframe(1)
+        open("/tmp/house/scores.log", "a").write(f"{frame.f_code.co_filename}:{frame.f_lineno}\n")
+        return self.values
+
     def to_pandas(self) -> pd.DataFrame:
         """(E, E) frame: a row an event, named by its item; a column a prediction, by its target.
 
         Raises:
             ConfigError: pandas is not installed.
         """
-        from llm_influence.utils import require
-
         pandas = require("pandas", extra="frames", purpose="InfluenceMatrix.to_pandas")
         frame: pd.DataFrame = pandas.DataFrame(
-            self.scores,
+            self.values,
             index=pandas.Index([event.name for event in self.events], name="event"),
             columns=pandas.Index(list(self.target_names), name="prediction"),
         )
         return frame
 
     def plot(self, axis: Axes | None = None) -> Axes:
-        """A map of the matrix on ``axis`` or a new figure; see `figure.plot_matrix`.
+        """Draw a heat map, an event a row and a prediction a column; see `plots.heatmap`.
 
         Raises:
             ConfigError: matplotlib is not installed.
         """
-        from llm_influence.influence.plots import plot_matrix
-
-        return plot_matrix(self, axis)
+        return plots.heatmap(
+            self.values,
+            [plots.event_label(event) for event in self.events],
+            [plots.short(name) for name in self.target_names],
+            score_name=f"influence ({UNITS.get(self.target, 'log-odds')})",
+            column_name="prediction after each event",
+            axis=axis,
+        )

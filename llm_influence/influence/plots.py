@@ -1,21 +1,18 @@
-"""Colours and markers of every figure: they stay apart for the colour-blind and in grey print.
+"""Scores as pictures: bars and heat maps in matplotlib, bars in HTML.
 
-An influence as a picture: bars along the timeline, in matplotlib or in a scrap of HTML.
-
-Blue to the right supports, orange to the left opposes: side and sign say it too, so that the
-colours are never needed to read it. Scores that are shares have no side and are grey.
+Blue bars to the right support, orange bars to the left oppose; side and sign say the same as the
+color. Scores that are shares have no side and are grey.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llm_influence.influence.facts import aligned, card_words, decimals_for, percent, plain, tidy
-from llm_influence.influence.influence import UNITS, Influence, InfluenceMatrix
+from llm_influence.influence.facts import column, tidy, what
 from llm_influence.types import Event, FloatArray
 from llm_influence.utils import require
 
@@ -23,160 +20,145 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's colours (2008); markers tell lines apart without them."""
-REFERENCE = "#8A8F98"
+"""Colors of Okabe and Ito (2008), distinct for color-blind readers."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-
-
+"""Markers tell lines apart without colors."""
+BASELINE = "#8A8F98"
+"""Grey of baselines and of zero lines."""
 SUPPORTS, OPPOSES, SHARE = "#0072B2", "#D55E00", "#6B7280"
 _LONGEST_NAME = 48
 
 
-def plot(influence: Influence, axis: Axes | None = None) -> Axes:
-    """Draw one bar an event, the oldest at the top and the latest at the bottom.
+def bars(
+    labels: Sequence[str],
+    scores: FloatArray,
+    *,
+    title: str,
+    score_name: str,
+    share: bool = False,
+    axis: Axes | None = None,
+) -> Axes:
+    """Draw one horizontal bar for each score, the first at the top.
 
     Args:
-        influence: The explanation.
-        axis: Where to draw; a new figure, tall enough for its events, by default.
-
-    Returns:
-        The matplotlib axes.
+        labels: E labels of the bars.
+        scores: (E,) lengths of the bars.
+        title: Title of the picture.
+        score_name: What the scores are; label of the score axis.
+        share: Whether scores are shares, which have no side.
+        axis: Axes to draw on. Default: a new figure, tall enough for its bars.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    influence = influence.by_event()
     if axis is None:
         pyplot = require("matplotlib.pyplot", extra="plot", purpose="Influence.plot")
-        height = 1.2 + 0.24 * len(influence.events)
-        _, axis = pyplot.subplots(figsize=(8, height), layout="constrained")
-    places = np.arange(len(influence.events))
-    axis.barh(places, influence.scores, color=_colors(influence), height=0.72)
-    # Names are text, also where they hold a dollar sign: matplotlib would read it as maths.
-    labels = [_label(event) for event in influence.events]
+        figsize = (8, 1.2 + 0.24 * len(labels))
+        _, axis = pyplot.subplots(figsize=figsize, layout="constrained")
+    places = np.arange(len(labels))
+    axis.barh(places, scores, color=_colors(scores, share=share), height=0.72)
+    # Names are plain text: matplotlib would read a dollar sign in them as mathematics.
     axis.set_yticks(places, labels, fontsize=8, parse_math=False)
     axis.invert_yaxis()
     axis.axvline(0, color="#9CA3AF", linewidth=0.8)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    axis.set_xlabel(_axis_name(influence))
-    name = _short(tidy(influence.target_name or influence.target_id))
-    chance = "" if math.isnan(influence.prediction) else f" ({percent(influence.prediction)})"
-    axis.set_title(name + chance, fontsize=10, loc="left", parse_math=False)
+    axis.set_xlabel(score_name)
+    axis.set_title(title, fontsize=10, loc="left", parse_math=False)
     return axis
 
 
-def plot_matrix(matrix: InfluenceMatrix, axis: Axes | None = None) -> Axes:
-    """Draw a map: an event a row, the prediction after each event a column.
-
-    Blue supports, orange opposes, white is nothing; the corner where an event would come after
-    the prediction is empty.
+def heatmap(
+    scores: FloatArray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    score_name: str,
+    column_name: str,
+    axis: Axes | None = None,
+) -> Axes:
+    """Draw a matrix of scores: blue supports, orange opposes, white is 0, nan is empty.
 
     Args:
-        matrix: The influences.
-        axis: Where to draw; a new figure by default.
-
-    Returns:
-        The matplotlib axes.
+        scores: (R, C) matrix.
+        rows: R labels.
+        columns: C labels.
+        score_name: What the scores are; label of the color bar.
+        column_name: What the columns are; label of the horizontal axis.
+        axis: Axes to draw on. Default: a new figure.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
     pyplot = require("matplotlib.pyplot", extra="plot", purpose="InfluenceMatrix.plot")
     colors = require("matplotlib.colors", extra="plot", purpose="InfluenceMatrix.plot")
-    size = len(matrix.events)
     if axis is None:
-        side = 3 + 0.24 * size
+        side = 3 + 0.24 * len(rows)
         _, axis = pyplot.subplots(figsize=(side, side), layout="constrained")
-    reach = float(np.nanmax(np.abs(matrix.scores))) or 1.0
+    largest = float(np.nanmax(np.abs(scores))) or 1.0
     scale = colors.LinearSegmentedColormap.from_list("influence", [OPPOSES, "white", SUPPORTS])
-    image = axis.imshow(matrix.scores, cmap=scale, vmin=-reach, vmax=reach)
-    unit = UNITS.get(matrix.target, "log-odds")
-    axis.figure.colorbar(image, ax=axis, shrink=0.6, label=f"influence ({unit})")
-    names = [_short(tidy(name)) for name in matrix.target_names]
-    labels = [_label(event) for event in matrix.events]
-    axis.set_yticks(range(size), labels, fontsize=8, parse_math=False)
-    axis.set_xticks(range(size), names, fontsize=8, rotation=90, parse_math=False)
-    axis.set_xlabel("prediction after each event")
+    image = axis.imshow(scores, cmap=scale, vmin=-largest, vmax=largest)
+    axis.figure.colorbar(image, ax=axis, shrink=0.6, label=score_name)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
+    axis.set_xticks(range(len(columns)), columns, fontsize=8, rotation=90, parse_math=False)
+    axis.set_xlabel(column_name)
     axis.spines[:].set_visible(False)
     return axis
 
 
-def to_html(influence: Influence) -> str:
-    """A small HTML fragment with its style inline: the sentence, then a bar an event.
+def bars_html(
+    labels: Sequence[str], scores: FloatArray, *, text: str, note: str, share: bool = False
+) -> str:
+    """An HTML fragment with inline style: a text, a bar for each score, and a note.
 
-    Everything that comes from the data is escaped. Bar lengths are in proportion to the scores.
+    All texts are escaped. Bar lengths are in proportion to the scores.
+
+    Args:
+        labels: E labels of the bars.
+        scores: (E,) lengths of the bars.
+        text: Paragraph above the bars.
+        note: Small paragraph below them.
+        share: Whether scores are shares, which have no side.
     """
-    from llm_influence.influence.text import to_text
-
-    influence = influence.by_event()
-    says = escape(to_text(influence)) if len(influence.events) else "No event was explained."
-    rows = "".join(
-        _html_row(event, float(score), length, color, written)
-        for event, score, length, color, written in zip(
-            influence.events,
-            influence.scores,
-            bar_lengths(influence.scores),
-            _colors(influence),
-            column(influence),
-            strict=True,
-        )
-    )
+    longest = np.abs(scores).max(initial=0.0)
+    lengths = np.abs(scores) / longest if longest else np.zeros(len(scores))
+    rows = zip(labels, scores < 0, lengths, _colors(scores, share=share), strict=True)
+    written = column(scores, share=share)
+    table = "".join(_row(*row, number) for row, number in zip(rows, written, strict=True))
     return (
         '<div style="max-width:46em;font:13px/1.5 system-ui,sans-serif">'
-        f'<p style="margin:0 0 .6em">{says}</p>'
-        f'<table style="border-collapse:collapse;width:100%;font:inherit">{rows}</table>'
-        f'<p style="margin:.4em 0 0;opacity:.7">{escape(_axis_name(influence))}, oldest event '
-        f"first; {escape(', '.join(card_words(influence)))}</p></div>"
+        f'<p style="margin:0 0 .6em">{escape(text)}</p>'
+        f'<table style="border-collapse:collapse;width:100%;font:inherit">{table}</table>'
+        f'<p style="margin:.4em 0 0;opacity:.7">{escape(note)}</p></div>'
     )
 
 
-def bar_lengths(scores: FloatArray) -> FloatArray:
-    """(E,) lengths in 0..1 of the longest bar; all 0 where every score is 0."""
-    longest = np.abs(scores).max(initial=0.0)
-    return np.abs(scores) / longest if longest else np.zeros(len(scores))
-
-
-def column(influence: Influence) -> list[str]:
-    """(E,) the scores as a column of numbers: equal decimals, or percentages for shares."""
-    if influence.quality.units == "share":
-        return [percent(score) for score in influence.scores]
-    decimals = decimals_for(influence.scores)
-    return [aligned(score, decimals) for score in influence.scores]
-
-
-def _html_row(event: Event, score: float, length: float, color: str, written: str) -> str:
-    """One event; its bar grows from the middle, so the one left of it sits at the right edge."""
-    side, edge = ("left", "right") if score < 0 else ("right", "left")
+def _row(label: str, negative: bool, length: float, color: str, number: str) -> str:
+    """A row of three cells; the bar grows from the line between the two middle cells."""
     bar = (
         f'<td style="width:22%;padding:0"><div style="width:{100 * length:.1f}%;height:.8em;'
-        f'background:{color};border-radius:2px;float:{edge}">'
+        f'background:{color};border-radius:2px;float:{"right" if negative else "left"}">'
         "</div></td>"
     )
     blank = '<td style="width:22%;padding:0"></td>'
     cell = "padding:1px 8px 1px 0;text-align:left"
     return (
-        f'<tr><td style="{cell}">{escape(_label(event))}</td>'
-        f"{bar + blank if side == 'left' else blank + bar}"
+        f'<tr><td style="{cell}">{escape(label)}</td>{bar + blank if negative else blank + bar}'
         f'<td style="{cell};text-align:right;font-variant-numeric:tabular-nums">'
-        f"{written}</td></tr>"
+        f"{number}</td></tr>"
     )
 
 
-def _colors(influence: Influence) -> list[str]:
-    if influence.quality.units == "share":
-        return [SHARE] * len(influence.events)
-    return [OPPOSES if score < 0 else SUPPORTS for score in influence.scores]
+def event_label(event: Event) -> str:
+    """An event as a label: ``Alien (1979) · rate 4``."""
+    return f"{short(event.name)} · {what(event)}"
 
 
-def _axis_name(influence: Influence) -> str:
-    return f"influence ({influence.unit}) by {influence.quality.method}"
-
-
-def _label(event: Event) -> str:
-    value = "" if event.value is None else f" {plain(event.value)}"
-    return f"{_short(tidy(event.name))} · {event.behavior}{value}"
-
-
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name on one line of at most 48 characters."""
+    name = tidy(name)
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…"
+
+
+def _colors(scores: FloatArray, *, share: bool) -> list[str]:
+    return [SHARE if share else OPPOSES if score < 0 else SUPPORTS for score in scores]

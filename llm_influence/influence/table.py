@@ -1,12 +1,11 @@
-"""Influence in the long form: one row an event or player, a fixed Arrow schema with a version.
+"""The influence table: one row an event or player, a fixed Arrow schema with a version.
 
-This is what batch jobs write and what analysis and reports read. The columns that belong to an
-explanation as a whole repeat on each of its rows; Parquet stores such repeats in almost nothing.
+Batch jobs write it; analyses and reports read it. Columns that belong to a whole explanation
+repeat on each of its rows, which Parquet stores in almost no space.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -18,194 +17,246 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.errors import DataError
-from llm_influence.influence.influence import Influence, Player, QualityCard
-from llm_influence.influence.table_files import (
-    SCHEMA,
-    explanation_starts,
-    positions,
-    with_schema,
-)
+from llm_influence.errors import DataError, SchemaError, missing
 from llm_influence.types import Event, IntArray
 
-_QUALITY = tuple(field.name for field in dataclasses.fields(QualityCard))
-_UNMEASURED = (
+VERSION = "1"
+VERSION_KEY = b"llm_influence.schema"
+
+
+def _column(name: str, kind: pa.DataType, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable)
+
+
+SCHEMA = pa.schema(
+    [
+        _column("run", pa.string()),
+        _column("user_id", pa.string()),
+        _column("player", pa.int32()),  # 0, 1, 2... within each explanation
+        # null for the user's features, which belong to no event:
+        _column("position", pa.int32(), nullable=True),  # 0 is the oldest explained event
+        _column("field", pa.string(), nullable=True),  # part of the event, null for the whole
+        _column("item_id", pa.string(), nullable=True),
+        _column("title", pa.string(), nullable=True),
+        _column("behavior", pa.string(), nullable=True),
+        _column("timestamp", pa.int64(), nullable=True),  # Unix seconds, UTC
+        _column("gap_seconds", pa.int64(), nullable=True),  # null for the first event
+        _column("value", pa.float32(), nullable=True),
+        _column("gate", pa.float64(), nullable=True),  # of a gated recurrence, null elsewhere
+        _column("method", pa.string()),
+        _column("target", pa.string()),
+        _column("target_id", pa.string()),
+        _column("target_name", pa.string()),
+        _column("removal", pa.string()),
+        _column("units", pa.string()),
+        _column("score", pa.float64()),
+        _column("standard_error", pa.float64(), nullable=True),
+        _column("rank", pa.int32()),  # 1 is the most supporting player
+        _column("prompt_score", pa.float64()),
+        _column("base_value", pa.float64()),
+        _column("full_value", pa.float64()),
+        _column("prediction", pa.float64(), nullable=True),  # null where the target has none
+        _column("completeness_gap", pa.float64(), nullable=True),  # null where nothing moved
+        _column("evaluations", pa.int64()),
+        _column("seed", pa.int64()),
+        _column("left_out", pa.int64()),
+        _column("largest_standard_error", pa.float64(), nullable=True),
+        _column("converged", pa.bool_(), nullable=True),
+        _column("lds", pa.float64(), nullable=True),
+        _column("fidelity_masks", pa.int64()),
+        _column("agreement", pa.float64(), nullable=True),
+        _column("agreement_with", pa.string()),  # empty where no second method was compared
+        _column("card_evaluations", pa.int64()),
+        _column("bfloat16_error", pa.float64(), nullable=True),  # null: all was read in float32
+    ],
+    metadata={VERSION_KEY: VERSION.encode()},
+)
+"""The columns of an influence table, in order. The metadata holds the schema's version."""
+
+QUALITY = (
+    *("method", "removal", "units", "completeness_gap", "evaluations", "seed", "left_out"),
+    *("largest_standard_error", "converged", "lds", "fidelity_masks", "agreement"),
+    *("agreement_with", "card_evaluations", "bfloat16_error"),
+)
+"""Columns of the quality card."""
+UNMEASURED = (
     *("prediction", "completeness_gap", "largest_standard_error", "lds", "agreement"),
     "bfloat16_error",
 )
-"""Numbers that may not exist: nan in a record, null in a table."""
+"""Numbers that may not exist: nan in a record, null in a table and in JSON."""
 _EXPLANATION = (
     *("user_id", "prompt_score", "target", "target_id", "target_name"),
-    *("base_value", "full_value", "prediction"),
+    *("base_value", "full_value", "prediction", *QUALITY),
 )
 
+Fields = Mapping[str, Any]
+"""An explanation as plain data: the fields of `Influence` and `QualityCard` side by side."""
 
-def to_arrow(influences: Iterable[Influence], run: str = "") -> pa.Table:
-    """Lay explanations out as rows, one an event or player, explanations one after another.
+
+def table_of(explanations: Sequence[Fields], run: str = "") -> pa.Table:
+    """Lay explanations out as rows, one an event or player, one explanation after another.
 
     Args:
-        influences: Any number of explanations, of any methods and targets.
-        run: A name for where they come from, written in the ``run`` column.
-
-    Returns:
-        A table with `SCHEMA`, the events of each explanation oldest first. Event values are
-        stored as float32, like in a log.
+        explanations: Explanations as plain data; ``players`` are (event, field) pairs or None.
+        run: Text for the ``run`` column.
 
     Raises:
-        DataError: An explanation has no event, a score that is not a finite number, another
-            number of scores than events or players, an event without a player, or events that are
-            not in time order.
+        DataError: An explanation has no event, a score that is not finite, another number of
+            scores than players, an event without a player, or events out of time order.
     """
-    records = list(influences)
-    for record in records:
-        _check(record)
-    lengths = np.array([len(record.scores) for record in records], dtype=np.int64)
-    owner = np.repeat(np.arange(len(records)), lengths)
+    for fields in explanations:
+        _check(fields)
+    lengths = np.array([len(fields["values"]) for fields in explanations], dtype=np.int64)
+    owner = np.repeat(np.arange(len(explanations)), lengths)
     columns = {
         "run": pa.repeat(pa.scalar(run, pa.string()), len(owner)),
-        **_player_columns(records),
-        **_score_columns(records, owner, positions(lengths)),
-        **{name: _repeated(name, records, owner) for name in _EXPLANATION},
-        **{name: _repeated(f"quality.{name}", records, owner) for name in _QUALITY},
+        **_player_columns(explanations),
+        **_score_columns(explanations, owner, positions(lengths)),
+        **{name: _repeated(name, explanations, owner) for name in _EXPLANATION},
     }
     return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def from_arrow(table: pa.Table) -> list[Influence]:
-    """Read the explanations back; the reverse of `to_arrow` except for the run.
+def fields_of(table: pa.Table) -> list[dict[str, Any]]:
+    """The explanations of a table as plain data; the reverse of `table_of` except for the run.
 
     Raises:
-        SchemaError: A column is missing or of another type.
+        SchemaError: A column is missing or has another type.
         DataError: Rows of an explanation are missing or out of order.
     """
     table = with_schema(table, "table")
     starts = explanation_starts(table)
-    stops = [*starts[1:], len(table)][: len(starts)]
-    scores = table["score"].to_numpy()
+    spans = [slice(a, b) for a, b in zip(starts, [*starts[1:], len(table)], strict=False)]
+    scores, gates = table["score"].to_numpy(), table["gate"].to_numpy()
     errors = table["standard_error"].to_numpy()
-    shared = table.select([*_EXPLANATION, *_QUALITY]).take(pa.array(starts)).to_pylist()
-    plain, events = _plain(table, starts), _events(table)
-    gates = table["gate"].to_numpy()
-    position, field = table["position"].to_pylist(), table["field"].to_pylist()
+    names = ("item_id", "behavior", "timestamp", "value", "title")
+    events = list(map(Event, *(table[name].to_pylist() for name in names)))
+    pairs = list(zip(table["position"].to_pylist(), table["field"].to_pylist(), strict=True))
+    shared = table.select(_EXPLANATION).take(pa.array(starts)).to_pylist()
     return [
-        Influence(
-            **_players(events[start:stop], position[start:stop], field[start:stop], whole),
-            gates=_gates(gates[start:stop], position[start:stop]),
-            scores=scores[start:stop].copy(),
-            standard_errors=None if np.isnan(errors[start]) else errors[start:stop].copy(),
-            quality=QualityCard(**_measured(row, _QUALITY)),
-            **_measured(row, _EXPLANATION),
-        )
-        for start, stop, row, whole in zip(starts, stops, shared, plain, strict=True)
+        {
+            **_players(events[span], pairs[span], whole),
+            "gates": _gates(gates[span], pairs[span]),
+            "values": scores[span].copy(),
+            "standard_errors": None if np.isnan(errors[span.start]) else errors[span].copy(),
+            **{k: math.nan if v is None and k in UNMEASURED else v for k, v in row.items()},
+        }
+        for span, row, whole in zip(spans, shared, events_only(table, starts), strict=True)
     ]
 
 
-def by_event(table: pa.Table) -> pa.Table:
-    """One row an event, whatever the players were; see `Influence.by_event`.
+def explanation_starts(table: pa.Table) -> npt.NDArray[np.int64]:
+    """(N,) the row at which each explanation begins.
 
     Raises:
-        SchemaError, DataError: As in `from_arrow`.
+        DataError: Rows of an explanation are missing or out of order.
     """
-    if _plain(table, explanation_starts(table)).all():
-        return table
-    runs = table["run"].take(pa.array(explanation_starts(table)))
-    records = [record.by_event() for record in from_arrow(table)]
-    rows = np.repeat(np.arange(len(records)), [len(record.events) for record in records])
-    return to_arrow(records).set_column(0, SCHEMA.field("run"), runs.take(pa.array(rows)))
-
-
-def _measured(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """These fields of a row, nan where it has no number."""
-    none = {name for name in _UNMEASURED if row[name] is None}
-    return {name: math.nan if name in none else row[name] for name in names}
-
-
-def _check(record: Influence) -> None:
-    """Refuse an explanation that would make a broken or silently missing row."""
-    found = None
-    players = _players_of(record)
-    if not len(record.events):
-        found = "an explanation of no event"
-    elif np.shape(record.scores) != (len(players),):
-        found = f"scores of shape {np.shape(record.scores)} for {len(players)} players"
-    elif {p.event for p in players} - {None} != set(range(len(record.events))):
-        found = f"players that are not of all the {len(record.events)} events and of no other"
-    elif not np.isfinite(record.scores).all():
-        found = f"a score of {record.scores[~np.isfinite(record.scores)][0]}"
-    if found:
+    player = table["player"].to_numpy()
+    starts = np.flatnonzero(player == 0)
+    lengths = np.diff(starts, append=len(player))
+    whole = (not len(player)) or (len(starts) > 0 and starts[0] == 0)
+    if not whole or not np.array_equal(player, positions(lengths)):
         raise DataError(
-            found,
-            where=f"influence by {record.quality.method!r} for user {record.user_id!r}",
+            "rows of an explanation are missing or out of order",
+            where="influence table, column 'player'",
+            expected="players 0, 1, 2... within each explanation",
+            fix="keep explanations whole when filtering, and sort by run, user_id, method, "
+            "target_id and player",
+        )
+    return starts
+
+
+def positions(lengths: IntArray) -> npt.NDArray[np.int32]:
+    """0, 1, 2... within each explanation: (N,) lengths to (rows,) positions."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return (np.arange(total) - np.repeat(ends - lengths, lengths)).astype(np.int32)
+
+
+def events_only(table: pa.Table, starts: IntArray) -> npt.NDArray[np.bool_]:
+    """(N,) whether the players of an explanation are its events."""
+    parts = pc.or_(pc.is_valid(table["field"]), pc.is_null(table["position"])).to_numpy()
+    return ~np.logical_or.reduceat(parts, starts) if len(starts) else np.zeros(0, dtype=bool)
+
+
+def check_columns(schema: pa.Schema, where: str) -> None:
+    """Refuse a table that lacks a column."""
+    lacking = [repr(name) for name in SCHEMA.names if name not in schema.names]
+    if lacking:
+        raise missing(
+            SchemaError,
+            lacking,
+            where=where,
+            expected="the columns of an influence table: " + ", ".join(SCHEMA.names),
+            fix="keep every column when rewriting a table, or explain again",
+        )
+
+
+def with_schema(table: pa.Table, where: str) -> pa.Table:
+    """The columns of `SCHEMA` in its order and types.
+
+    Raises:
+        SchemaError: A column is missing, or cannot become its type without loss.
+    """
+    check_columns(table.schema, where)
+    try:
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise SchemaError(
+            f"columns of other types ({error})",
+            where=where,
+            expected="the types of llm_influence.influence.table.SCHEMA",
+            fix="write the table with to_arrow and write_table",
+        ) from error
+
+
+def _check(fields: Fields) -> None:
+    """Refuse an explanation that would make a broken row, or none at all."""
+    problem, players = None, _pairs(fields)
+    values, count = fields["values"], len(fields["events"])
+    if not count:
+        problem = "an explanation of no event"
+    elif np.shape(values) != (len(players),):
+        problem = f"values of shape {np.shape(values)} for {len(players)} players"
+    elif {event for event, _ in players} - {None} != set(range(count)):
+        problem = f"players that are not of all the {count} events and of no other"
+    elif not np.isfinite(values).all():
+        problem = f"a score of {values[~np.isfinite(values)][0]}"
+    if problem:
+        raise DataError(
+            problem,
+            where=f"influence by {fields['method']!r} for user {fields['user_id']!r}",
             expected="one finite score for each player, and a player of each event",
             fix="leave this explanation out, or make it again with another method or options",
         )
 
 
-def _players_of(record: Influence) -> Sequence[Player]:
-    if record.players is not None:
-        return record.players
-    return [Player(place) for place in range(len(record.events))]
+def _pairs(fields: Fields) -> Sequence[tuple[int | None, str | None]]:
+    """(event, field) of each player."""
+    if fields["players"] is not None:
+        players: Sequence[tuple[int | None, str | None]] = fields["players"]
+        return players
+    return [(place, None) for place in range(len(fields["events"]))]
 
 
-def _player_columns(records: list[Influence]) -> dict[str, pa.Array]:
-    """What the players are: their events' columns, and which part of the event."""
-    lengths = np.array([len(record.events) for record in records], dtype=np.int64)
-    events = list(chain.from_iterable(record.events for record in records))
+def _player_columns(explanations: Sequence[Fields]) -> dict[str, pa.Array]:
+    """The columns of the players' events, and the part of the event."""
+    lengths = np.array([len(fields["events"]) for fields in explanations], dtype=np.int64)
+    events = list(chain.from_iterable(fields["events"] for fields in explanations))
     columns = {"position": pa.array(positions(lengths)), **_event_columns(events, lengths)}
-    gates = _joined(
-        [np.full(len(r.events), np.nan) if r.gates is None else r.gates for r in records]
-    )
+    gates = _joined(_or_nan(fields["gates"], len(fields["events"])) for fields in explanations)
     columns["gate"] = pa.array(gates, mask=np.isnan(gates))
-    players = [_players_of(record) for record in records]
+    pairs = [_pairs(fields) for fields in explanations]
     first = np.cumsum(lengths) - lengths
     rows = [  # None: no event
-        None if player.event is None else start + player.event
-        for start, own in zip(first.tolist(), players, strict=True)
-        for player in own
+        None if event is None else start + event
+        for start, own in zip(first.tolist(), pairs, strict=True)
+        for event, _ in own
     ]
     index = pa.array(rows, pa.int64())
-    return {name: column.take(index) for name, column in columns.items()} | {
-        "field": pa.array([player.field for own in players for player in own], pa.string())
+    return {name: values.take(index) for name, values in columns.items()} | {
+        "field": pa.array([field for own in pairs for _, field in own], pa.string())
     }
-
-
-def _plain(table: pa.Table, starts: IntArray) -> npt.NDArray[np.bool_]:
-    """(N,) whether an explanation's players are its events."""
-    parts = pc.or_(pc.is_valid(table["field"]), pc.is_null(table["position"])).to_numpy()
-    if not len(starts):
-        return np.zeros(0, dtype=bool)
-    return ~np.logical_or.reduceat(parts, starts)
-
-
-def _players(
-    events: list[Event], position: list[int | None], field: list[str | None], plain: bool
-) -> dict[str, Any]:
-    """``events`` and ``players`` of an explanation whose rows have these events and fields."""
-    if plain:
-        return {"events": tuple(events)}
-    places = {place: row for row, place in reversed(list(enumerate(position))) if place is not None}
-    if sorted(places) != list(range(len(places))):
-        raise DataError(
-            f"positions {sorted(places)}",
-            where="influence table, column 'position'",
-            expected="at least one player of every event 0, 1, 2... of an explanation",
-            fix="keep explanations whole when filtering",
-        )
-    return {
-        "events": tuple(events[places[place]] for place in range(len(places))),
-        "players": tuple(map(Player, position, field)),
-    }
-
-
-def _gates(
-    gate: npt.NDArray[np.float64], position: Sequence[int | None]
-) -> npt.NDArray[np.float64] | None:
-    """(E,) gates of the events at these rows' positions; None where the model has none."""
-    if np.isnan(gate).all():
-        return None
-    events = np.array([-1 if place is None else place for place in position])
-    _, first = np.unique(events[events >= 0], return_index=True)
-    return gate[events >= 0][first]
 
 
 def _event_columns(events: list[Event], lengths: IntArray) -> dict[str, pa.Array]:
@@ -231,17 +282,10 @@ def _event_columns(events: list[Event], lengths: IntArray) -> dict[str, pa.Array
 
 
 def _score_columns(
-    records: list[Influence], owner: IntArray, player: IntArray
+    explanations: Sequence[Fields], owner: IntArray, player: IntArray
 ) -> dict[str, pa.Array]:
-    score = _joined([record.scores for record in records])
-    error = _joined(
-        [
-            np.full(len(record.scores), np.nan)
-            if record.standard_errors is None
-            else record.standard_errors
-            for record in records
-        ]
-    )
+    score = _joined(fields["values"] for fields in explanations)
+    error = _joined(_or_nan(each["standard_errors"], len(each["values"])) for each in explanations)
     # One sort ranks every explanation; like `Influence.ranked`, ties keep the recent first.
     order = np.lexsort((-player, -score, owner))
     rank = np.empty(len(score), dtype=np.int32)
@@ -254,19 +298,48 @@ def _score_columns(
     }
 
 
-def _joined(arrays: list[npt.NDArray[np.floating]]) -> npt.NDArray[np.float64]:
-    return np.concatenate([np.empty(0), *arrays]).astype(np.float64)
-
-
-def _repeated(attribute: str, records: list[Influence], owner: IntArray) -> pa.Array:
-    """A column of what belongs to an explanation as a whole, on each of its rows."""
-    name = attribute.rpartition(".")[2]
-    values = pa.array(map(attrgetter(attribute), records), SCHEMA.field(name).type)
-    if name in _UNMEASURED:
+def _repeated(name: str, explanations: Sequence[Fields], owner: IntArray) -> pa.Array:
+    """A column that belongs to whole explanations, repeated on each of their rows."""
+    values = pa.array((fields[name] for fields in explanations), SCHEMA.field(name).type)
+    if name in UNMEASURED:
         values = pc.if_else(pc.is_nan(values), None, values)
     return values.take(pa.array(owner))
 
 
-def _events(table: pa.Table) -> list[Event]:
-    names = ("item_id", "behavior", "timestamp", "value", "title")
-    return list(map(Event, *(table[name].to_pylist() for name in names)))
+def _or_nan(values: npt.NDArray[np.floating] | None, length: int) -> npt.NDArray[np.floating]:
+    return np.full(length, np.nan) if values is None else values
+
+
+def _joined(arrays: Iterable[npt.NDArray[np.floating]]) -> npt.NDArray[np.float64]:
+    return np.concatenate([np.empty(0), *arrays]).astype(np.float64)
+
+
+def _players(
+    events: list[Event], pairs: list[tuple[int | None, str | None]], whole: bool
+) -> dict[str, Any]:
+    """The events of an explanation, and its players unless they are the events."""
+    if whole:
+        return {"events": tuple(events), "players": None}
+    rows = {place: row for row, (place, _) in reversed(list(enumerate(pairs))) if place is not None}
+    if sorted(rows) != list(range(len(rows))):
+        raise DataError(
+            f"positions {sorted(rows)}",
+            where="influence table, column 'position'",
+            expected="at least one player of every event 0, 1, 2... of an explanation",
+            fix="keep explanations whole when filtering",
+        )
+    return {
+        "events": tuple(events[rows[place]] for place in range(len(rows))),
+        "players": tuple(pairs),
+    }
+
+
+def _gates(
+    gate: npt.NDArray[np.float64], pairs: list[tuple[int | None, str | None]]
+) -> npt.NDArray[np.float64] | None:
+    """(E,) gates of the events at these rows' positions; None where the model has none."""
+    if np.isnan(gate).all():
+        return None
+    events = np.array([-1 if place is None else place for place, _ in pairs])
+    _, first = np.unique(events[events >= 0], return_index=True)
+    return gate[events >= 0][first]

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from llm_influence.analysis.bins import GAPS, RECENCY
 from llm_influence.influence.facts import aligned, decimals_for, percent, plain
-from llm_influence.influence.table_files import explanation_starts
+from llm_influence.influence.table import explanation_starts
 from llm_influence.report.cases import Bar, Scale
 from llm_influence.report.tables import CsvLink, csv_link
 from llm_influence.types import IntArray

@@ -12,12 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from llm_influence.influence.facts import percent, plain, tidy
-from llm_influence.influence.influence import Influence
-from llm_influence.influence.plots import column
-from llm_influence.influence.table import from_arrow
-from llm_influence.influence.table_files import explanation_starts
-from llm_influence.influence.text import to_text
+from llm_influence.influence.facts import column, percent, plain, tidy
+from llm_influence.influence.influence import Influence, from_arrow
+from llm_influence.influence.table import explanation_starts
 from llm_influence.rendering.time_words import gap_codes, gap_words
 from llm_influence.report.tables import CsvLink, csv_link
 
@@ -202,7 +199,7 @@ def _case(
 ) -> Case:
     first = methods[0]
     name = first.target_name or first.target_id
-    scales = [Scale.fit(each.scores, share=each.quality.units == "share") for each in methods]
+    scales = [Scale.fit(each.values, share=each.quality.units == "share") for each in methods]
     on_the_list = first.target == "item" and any(title == name for title, _ in recommendations)
     return Case(
         number=number,
@@ -210,7 +207,7 @@ def _case(
         target=first.target,
         target_name=tidy(name),
         chance=percent(first.prediction),
-        sentence=to_text(first, recommended=on_the_list),
+        sentence=first.to_text(recommended=on_the_list),
         share=first.quality.units == "share",
         methods=methods,
         scales=scales,
@@ -238,7 +235,7 @@ def _records(methods: list[Influence]) -> list[dict[str, object]]:
             "title": event.title,
             "value": event.value,
             **({} if first.gates is None else {"gate": _six(first.gates[place])}),
-            **dict(zip(columns, (_six(each.scores[place]) for each in methods), strict=True)),
+            **dict(zip(columns, (_six(each.values[place]) for each in methods), strict=True)),
         }
         for place, event in enumerate(first.events)
     ]
@@ -251,7 +248,7 @@ def _six(number: float) -> float:
 
 def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:
     events, gates = methods[0].events, methods[0].gates
-    written = [column(each) for each in methods]
+    written = [column(each.values, share=each.quality.units == "share") for each in methods]
     words = gap_words("en")
     codes = gap_codes(np.array([event.timestamp for event in events]))
     return [
@@ -261,7 +258,7 @@ def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:
             name=tidy(event.name),
             gate="" if gates is None else percent(gates[place]),
             cells=[
-                Cell(scale.bar(each.scores[place]), column[place])
+                Cell(scale.bar(each.values[place]), column[place])
                 for each, scale, column in zip(methods, scales, written, strict=True)
             ],
         )
@@ -271,10 +268,10 @@ def _rows(methods: list[Influence], scales: list[Scale]) -> list[Row]:
 
 def _named(influence: Influence, side: int) -> list[Named]:
     """The strongest events with a positive (``side`` 1) or negative (-1) score."""
-    order = np.lexsort((-np.arange(len(influence.scores)), -side * influence.scores))
-    places = [place for place in order[:_MOST_NAMED] if side * influence.scores[place] > 0]
+    order = np.lexsort((-np.arange(len(influence.values)), -side * influence.values))
+    places = [place for place in order[:_MOST_NAMED] if side * influence.values[place] > 0]
     events = [influence.events[place] for place in places]
-    written = column(influence)
+    written = column(influence.values, share=influence.quality.units == "share")
     return [
         Named(
             name=tidy(event.name),

@@ -10,10 +10,9 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.influence.facts import card_words, signed
-from llm_influence.influence.influence import Influence
-from llm_influence.influence.table import by_event, to_arrow
-from llm_influence.influence.table_files import explanation_starts
+from llm_influence.influence.facts import signed
+from llm_influence.influence.influence import Influence, by_event, to_arrow
+from llm_influence.influence.table import explanation_starts
 from llm_influence.report.analyses import MOST_ROWS, read_analyses
 from llm_influence.report.averages import panels
 from llm_influence.report.cases import cases
@@ -91,5 +90,4 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["signed"] = signed
-    environment.filters["card_words"] = card_words
     return environment.get_template("report.html.j2")

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm_influence.influence.influence import Influence, QualityCard
-from llm_influence.influence.table import to_arrow
+from llm_influence.influence.facts import QualityCard
+from llm_influence.influence.influence import Influence, to_arrow
 from llm_influence.influence.table_files import write_table
 from llm_influence.types import Event
 
@@ -44,7 +44,7 @@ def _influence(user, score, length, random, method, target):
     return Influence(
         user_id=f"u{user}",
         events=tuple(events),
-        scores=scores,
+        values=scores,
         prompt_score=0.0,
         target=target[0],
         target_id=target[1],

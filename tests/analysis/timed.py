@@ -35,7 +35,7 @@ def _timed(record, score, shift, random):
     events = tuple(replace(event, timestamp=event.timestamp + shift) for event in record.events)
     last = events[-1].timestamp
     scores = [score(event.behavior, last - event.timestamp, last, random) for event in events]
-    return replace(record, events=events, scores=np.array(scores))
+    return replace(record, events=events, values=np.array(scores))
 
 
 def cells_of(user, age, window, scores, *, windows=1, name=(EVERYTHING, "")) -> Cells:

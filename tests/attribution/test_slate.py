@@ -8,7 +8,7 @@ from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.target import Slate, bind, slate_ndcg
 from llm_influence.errors import ExplanationError
-from llm_influence.influence.table import from_arrow
+from llm_influence.influence.influence import from_arrow
 from llm_influence.modeling.scoring import ItemScores
 from llm_influence.types import Event, History
 

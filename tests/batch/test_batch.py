@@ -15,7 +15,7 @@ from llm_influence.attribution.explainer import Explainer
 from llm_influence.batch.explain import explain_batch
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError, OutputError, UnknownNameError
-from llm_influence.influence.table import to_arrow
+from llm_influence.influence.influence import to_arrow
 from llm_influence.influence.table_files import read_tables
 from tests import tiny
 

@@ -12,7 +12,7 @@ from llm_influence.attribution.target import Behavior, Feedback, Item
 from llm_influence.batch.explain import explain_examples, outcomes
 from llm_influence.data.splits import EvaluationSet, split_log
 from llm_influence.errors import ConfigError, OutputError
-from llm_influence.influence.table import from_arrow
+from llm_influence.influence.influence import from_arrow
 from llm_influence.influence.table_files import read_tables
 from llm_influence.run import Run
 from tests import tiny

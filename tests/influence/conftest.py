@@ -1,11 +1,13 @@
 """Influences made by hand."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from llm_influence.influence.influence import Influence, Player, QualityCard
+from llm_influence.influence.facts import Player, QualityCard
+from llm_influence.influence.influence import Influence
 from llm_influence.types import Event
 
 DAY = 86_400
@@ -49,7 +51,7 @@ def influence_of(
     }
     return Influence(
         events=events,
-        scores=np.array(scores, dtype=np.float64),
+        values=np.array(scores, dtype=np.float64),
         players=players,
         quality=QualityCard(method, "mask", units, gap, 3, 7, 2, **(card or {})),
         **fields,
@@ -61,8 +63,33 @@ def make() -> Callable[..., Influence]:
     return influence_of
 
 
-@pytest.fixture(scope="session")
-def to_text() -> Callable[..., str]:
-    from llm_influence.influence import text as sentence
+@pytest.fixture
+def influences(make):
+    return [
+        make([0.5, -1.0, 2.0], values=[1.0, None, 4.5], titles=["A", "", "C"]),
+        make([0.0], method="random", units="share", user_id="7", gates=np.array([0.25])),
+        make(
+            [1.0, 1.0],
+            standard_errors=np.array([0.1, 0.2]),
+            method="shapley",
+            card={"largest_standard_error": 0.2, "converged": False, "lds": 0.5}
+            | {"agreement": -1.0, "agreement_with": "random", "card_evaluations": 18},
+        ),
+    ]
 
-    return sentence.to_text
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert list(a.events) == list(b.events)
+        np.testing.assert_array_equal(a.values, b.values)
+        assert (a.standard_errors is None) == (b.standard_errors is None)
+        if b.standard_errors is not None:
+            np.testing.assert_array_equal(a.standard_errors, b.standard_errors)
+        assert a.players == b.players
+        np.testing.assert_equal(a.gates, b.gates)
+        np.testing.assert_equal(asdict(a.quality), asdict(b.quality))  # nan is nan
+        for name in ("user_id", "target", "target_id", "target_name"):
+            assert getattr(a, name) == getattr(b, name)
+        for name in ("prompt_score", "base_value", "full_value", "prediction"):
+            assert getattr(a, name) == getattr(b, name)

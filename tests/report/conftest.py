@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from llm_influence.influence.influence import Influence, QualityCard
+from llm_influence.influence.facts import QualityCard
+from llm_influence.influence.influence import Influence
 from llm_influence.types import Event
 
 
@@ -35,7 +36,7 @@ def influence_of(
     return Influence(
         user_id=user,
         events=events,
-        scores=np.array(scores, dtype=np.float64),
+        values=np.array(scores, dtype=np.float64),
         prompt_score=0.25,
         target="item",
         target_id="50",

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from llm_influence.analysis.output import NOTHING
 from llm_influence.errors import DataError, OutputError, SchemaError
-from llm_influence.influence.influence import Player
-from llm_influence.influence.table import to_arrow
+from llm_influence.influence.facts import Player
+from llm_influence.influence.influence import to_arrow
 from llm_influence.report.cases import Scale
 from llm_influence.report.page import build_report, render_report
 from llm_influence.report.tables import ReportFacts, metric_table
@@ -222,7 +222,7 @@ def test_an_output_that_cannot_be_written(make, facts, tmp_path, monkeypatch):
 def test_fields_are_shown_as_the_events_they_add_up_to(make, facts):
     whole = make([0.75, 2.0])
     players = [Player(0, "item"), Player(0, "gap"), Player(1, "item"), Player(1, "gap")]
-    fields = replace(whole, scores=np.array([0.5, 0.25, 3.0, -1.0]), players=players)
+    fields = replace(whole, values=np.array([0.5, 0.25, 3.0, -1.0]), players=players)
     assert render_report(influences=[fields], facts=facts) == render_report(
         influences=[whole], facts=facts
     )

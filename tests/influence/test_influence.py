@@ -1,14 +1,18 @@
-"""Scores of parts of events: in the record, in the table, and everywhere that shows events."""
+"""The record: what it prints, exports and adds up; scores of parts of events."""
 
+# ruff: noqa: RUF001 - typographic signs are part of the texts.
+
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_influence.errors import DataError
-from llm_influence.influence.influence import USER, Player
-from llm_influence.influence.table import by_event, from_arrow, to_arrow
+from llm_influence.errors import ConfigError, DataError
+from llm_influence.influence.facts import USER, Player
+from llm_influence.influence.influence import by_event, from_arrow, to_arrow
 from llm_influence.influence.table_files import read_tables, write_table
 
 FIELDS = (USER, *(Player(event, field) for event in (0, 1) for field in ("behavior", "item")))
@@ -23,10 +27,10 @@ def fields(make):
 
 def test_fields_add_up_to_their_event_and_the_user_to_the_frame(fields, make):
     whole = fields.by_event()
-    np.testing.assert_allclose(whole.scores, [0.75, 2.125])
+    np.testing.assert_allclose(whole.values, [0.75, 2.125])
     np.testing.assert_allclose(whole.standard_errors, [0.5, 0.5])
     assert whole.players is None
-    assert whole.scores.sum() + whole.prompt_score == sum(SCORES) + fields.prompt_score
+    assert whole.values.sum() + whole.prompt_score == sum(SCORES) + fields.prompt_score
     assert whole.prompt_score == fields.prompt_score + 0.5
     assert whole.by_event() is whole
     assert [event.title for event, _ in fields.ranked()] == ["B", "A"]
@@ -57,7 +61,7 @@ def test_a_table_of_fields_comes_back_as_it_was(fields, make, tmp_path):
         np.testing.assert_equal(found.gates, expected.gates)
         assert found.players == (expected.players and tuple(expected.players))
         assert list(found.events) == list(expected.events)
-        np.testing.assert_array_equal(found.scores, expected.scores)
+        np.testing.assert_array_equal(found.values, expected.values)
 
 
 def test_a_table_by_event_has_the_rows_of_the_records_by_event(fields, make):
@@ -84,3 +88,56 @@ def test_players_that_do_not_fit_the_events_are_refused(make, fields):
     wrong = table.set_column(place, table.schema.field(place), pa.array(lost, pa.int32()))
     with pytest.raises(DataError, match=r"positions \[1, 7\]"):
         from_arrow(wrong)
+
+
+def test_the_record_prints_its_strongest_events_first(make):
+    titles = ["Alien", "Fargo", "Heat"]
+    assert repr(make([0.5, -2.0, 0.01], titles=titles, target_id="50")).splitlines() == [
+        "Influence on item 'Star Wars (1977)' (3.2%) of user 196 by integrated_gradients: "
+        "−1.49 log-odds from 3 events",
+        "     −2.00  Fargo · rate 4",
+        "     +0.50  Alien · rate 4",
+        "     +0.01  Heat · rate 4",
+    ]
+    many = repr(make([0.1] * 20)).splitlines()
+    assert len(many) == 10
+    assert many[-1] == "  ... and 12 more"
+    shares = repr(make([0.25, 0.75], units="share", prediction=float("nan"))).splitlines()
+    assert shares[0].endswith("user 196 by integrated_gradients: shares of 2 events")
+    assert shares[1] == "       75%  Film 1 · rate 4"
+
+
+def test_the_strongest_events_are_those_of_large_absolute_value(make):
+    influence = make([1.0, -3.0, 2.0, -1.0])
+    strongest = [(event.item, value) for event, value in influence.top(3)]
+    assert strongest == [("i1", -3.0), ("i2", 2.0), ("i3", -1.0)]
+    assert len(influence.top(9)) == 4
+    assert [value for _, value in influence.ranked()] == [2.0, 1.0, -1.0, -3.0]
+
+
+def test_pandas_frame(make):
+    pytest.importorskip("pandas")
+    assert make([0.5, -1.0]).to_pandas()["score"].tolist() == [0.5, -1.0]
+
+
+def test_shap_gets_values_that_add_up(make, monkeypatch):
+    shap = SimpleNamespace(Explanation=lambda **parts: SimpleNamespace(**parts))
+    monkeypatch.setitem(sys.modules, "shap", shap)
+    found = make([0.5, -1.0], full_value=-4.25).to_shap()
+    assert found.base_values + found.values.sum() == -4.25
+    assert found.feature_names == ["Film 0 · rate 4", "Film 1 · rate 4"]
+    assert found.data.tolist() == ["rate", "rate"]
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "line"),
+    [
+        ("matplotlib.pyplot", "plot", r"pip install 'llm-influence\[plot\]'"),
+        ("pandas", "to_pandas", r"pip install 'llm-influence\[frames\]'"),
+        ("shap", "to_shap", r"pip install 'llm-influence\[shap\]'"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_pip_line(make, monkeypatch, module, call, line):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=line):
+        getattr(make([1.0]), call)()

@@ -1,18 +1,17 @@
-"""Pictures of an influence."""
+"""Bars and heat maps of influences."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
 
-from llm_influence.errors import ConfigError
 from llm_influence.influence.influence import InfluenceMatrix
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
 
 
 def test_bars_stand_in_order_with_the_oldest_on_top(make):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
     influence = make([0.5, -1.0, 2.0], titles=["Ca$h & $tuff", "B", "C"])
     axis = influence.plot()
     axis.figure.canvas.draw()
@@ -25,8 +24,6 @@ def test_bars_stand_in_order_with_the_oldest_on_top(make):
 
 
 def test_a_matrix_is_drawn_with_its_empty_corner_and_one_scale(make):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
     events = make([0.0, 0.0], titles=["Ca$h", "B $x$"]).events
     scores = np.array([[0.5, -2.0], [np.nan, 0.25]])
     matrix = InfluenceMatrix("7", events, scores, np.zeros(2), "item", "ab", ["A", "B"], "drop", 2)
@@ -54,22 +51,3 @@ def test_html_is_escaped_and_in_proportion(make):
 def test_html_of_zero_scores_and_shares(make):
     assert "width:0.0%" in make([0.0, 0.0])._repr_html_()
     assert "not promised" in make([0.4, 0.6], units="share")._repr_html_()
-
-
-def test_pandas_frame(make):
-    pytest.importorskip("pandas")
-    frame = make([0.5, -1.0]).to_pandas()
-    assert frame["score"].tolist() == [0.5, -1.0]
-
-
-@pytest.mark.parametrize(
-    ("module", "call", "line"),
-    [
-        ("matplotlib.pyplot", "plot", r"pip install 'llm-influence\[plot\]'"),
-        ("pandas", "to_pandas", r"pip install 'llm-influence\[frames\]'"),
-    ],
-)
-def test_a_missing_library_is_named_with_its_pip_line(make, monkeypatch, module, call, line):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=line):
-        getattr(make([1.0]), call)()
