@@ -1,13 +1,13 @@
-# make demo: fine-tune on real data, explain, open the report.    make test: the tests.
+# make demo: fine-tune on real data, explain, write the report.    make test: the tests.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := runs/movielens_100k
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test test-all check docs bench clean
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(BIN)/.installed ## create .venv and install the library with everything it can use
 
@@ -31,6 +31,10 @@ check: install ## lint, format, types, import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install ## build the documentation site, strictly, in site/
+	$(BIN)/python -m benchmarks.docs_pages.reference
+	$(BIN)/mkdocs build --quiet
 
 bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some hours)
 	$(BIN)/python -m benchmarks.data.readers
@@ -57,4 +61,4 @@ bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some 
 	$(BIN)/python -m benchmarks.analysis.campaigns --stage redemption
 
 clean: ## remove the environment and everything made here
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) runs site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

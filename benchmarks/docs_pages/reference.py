@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 from pydantic import BaseModel
 
@@ -73,7 +73,7 @@ def command_line() -> Iterator[str]:
         yield ""
 
 
-def _commands(group: click.Command, before: str = "") -> Iterator[tuple[str, click.Command]]:
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     for name, command in getattr(group, "commands", {}).items():
         if getattr(command, "commands", None):
             yield from _commands(command, f"{before}{name} ")
@@ -81,15 +81,15 @@ def _commands(group: click.Command, before: str = "") -> Iterator[tuple[str, cli
             yield f"{before}{name}", command
 
 
-def _option_row(option: click.Parameter) -> str:
-    names = option.opts if isinstance(option, click.Option) else [(option.name or "").upper()]
+def _option_row(option: Any) -> str:
+    names = option.opts if option.param_type_name == "option" else [option.name.upper()]
     shown = ", ".join(f"`{name}`" for name in names)
-    values = getattr(option, "metavar", None) or option.type.name
+    values = option.metavar or getattr(option.type_descriptor.annotation, "__name__", "")
     default = "required" if option.required else _default(option)
     return f"| {shown} | {_cell(values)} | {default} | {_cell(getattr(option, 'help', '') or '')} |"
 
 
-def _default(option: click.Parameter) -> str:
+def _default(option: Any) -> str:
     value = option.default
     if value is None or value is False or callable(value) or value == []:
         return ""
