@@ -23,13 +23,10 @@ from llm_influence.cli.about import config, env
 from llm_influence.cli.analyze import analyze, fairness_test, review
 from llm_influence.cli.explain import evaluate, explain, methods, report
 from llm_influence.cli.faithfulness import faithfulness
-from llm_influence.cli.options import OVERRIDES
+from llm_influence.cli.options import OVERRIDES, interruptible
 from llm_influence.cli.synthetic import planted, planted_fraud
 from llm_influence.cli.train import demo, finetune, search, tokenizer, update
 from llm_influence.errors import InfluenceError
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells give it."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,46 +42,61 @@ START, TRAIN, EXPLAIN, STUDY, HELP = (
     "Study explanations",
     "Options and environment",
 )
-app.command(context_settings=OVERRIDES, rich_help_panel=START)(demo)
-app.command(context_settings=OVERRIDES, rich_help_panel=TRAIN)(finetune)
-app.command(rich_help_panel=TRAIN)(evaluate)
-app.command(context_settings=OVERRIDES, rich_help_panel=TRAIN)(search)
-app.command(context_settings=OVERRIDES, rich_help_panel=TRAIN)(update)
-app.command(context_settings=OVERRIDES, rich_help_panel=TRAIN)(tokenizer)
-app.command(rich_help_panel=EXPLAIN)(explain)
-app.command(rich_help_panel=EXPLAIN)(report)
-app.command(rich_help_panel=EXPLAIN)(methods)
-app.command(rich_help_panel=STUDY)(faithfulness)
+COMMANDS = {
+    START: {"demo": demo},
+    TRAIN: {
+        "finetune": finetune,
+        "evaluate": evaluate,
+        "search": search,
+        "update": update,
+        "tokenizer": tokenizer,
+    },
+    EXPLAIN: {"explain": explain, "report": report, "methods": methods},
+    STUDY: {
+        "faithfulness": faithfulness,
+        "fairness-test": fairness_test,
+        "review": review,
+        "planted": planted,
+        "planted-fraud": planted_fraud,
+    },
+    HELP: {"config": config, "env": env},
+}
+CONFIGURED = (demo, finetune, search, update, tokenizer, planted, planted_fraud, config)
+"""Commands that take any option of a configuration."""
+
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        settings = OVERRIDES if command in CONFIGURED else {}
+        app.command(name, context_settings=settings, rich_help_panel=panel)(interruptible(command))
 app.add_typer(analyze, name="analyze", rich_help_panel=STUDY)
-app.command("fairness-test", rich_help_panel=STUDY)(fairness_test)
-app.command(rich_help_panel=STUDY)(review)
-app.command(context_settings=OVERRIDES, rich_help_panel=STUDY)(planted)
-app.command("planted-fraud", context_settings=OVERRIDES, rich_help_panel=STUDY)(planted_fraud)
-app.command(context_settings=OVERRIDES, rich_help_panel=HELP)(config)
-app.command(rich_help_panel=HELP)(env)
 
 
-@app.callback()
-def about(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Explain which past events of a user make a language model predict the next one."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit
 
 
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Explain which past events of a user make a language model predict the next one."""
+
+
 def main() -> None:
-    """Entry point. A user's error is one plain message and exit status 1; Ctrl-C is one line."""
+    """Entry point. A user's error is one plain message and exit status 1."""
     _quiet()
     try:
         app()
     except InfluenceError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: run the same command again to go on", err=True)
-        sys.exit(INTERRUPTED)
 
 
 def _quiet() -> None:

@@ -263,7 +263,7 @@ def methods(json_: AsJson = False) -> None:
             "removal": ", ".join(spec.removals) or "none",
             "cost": spec.cost,
             "players": ", ".join(spec.players),
-            "options": ", ".join(f"{k}={v}" for k, v in spec.options.items()) or "none",
+            "options": ", ".join(f"{k}={v}" for k, v in spec.defaults().items()) or "none",
             "paper": spec.paper or "none",
             "caution": spec.caution,
         }

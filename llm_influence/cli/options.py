@@ -45,6 +45,24 @@ OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of commands with a configuration: `Document.load` names unknown options."""
 
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells give it."""
+
+
+def interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that answers Ctrl-C with one line and exit status 130."""
+
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> None:  # noqa: ANN401
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            typer.echo("interrupted. Run the same command again to continue.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Overrides:
     """The options of a configuration that were typed, as ``["--train.epochs", "4"]``."""

@@ -31,6 +31,7 @@ def demo(
 
     Run it again to reuse what is finished. The options of `finetune` may follow.
     """
+    RunConfig.load(None, context.args)  # before torch: a wrong option fails at once
     from llm_influence.cli.demo_run import demo_config, run_demo
 
     run_demo(demo_config(context.args), users=users, say=typer.echo)
@@ -51,9 +52,10 @@ def finetune(
     Write the options into a YAML file, or give them here, as in --train.epochs 4. Options given
     here win. Runs on several processes under torchrun or accelerate launch.
     """
+    loaded = RunConfig.load(config, overrides.typed)  # before torch: a wrong option fails at once
     from llm_influence.training.finetune import finetune as run
 
-    result = run(RunConfig.load(config, overrides.typed), resume=resume, measure_test=not skip_test)
+    result = run(loaded, resume=resume, measure_test=not skip_test)
     typer.echo(f"validation {result.validation}")
     typer.echo(f"test       {'not measured' if result.test is None else result.test}")
     typer.echo(f"model folder: {result.folder}")
@@ -67,9 +69,9 @@ def search(
 
     Options of the search may follow, as in --trials 50. Needs the extra `search`.
     """
+    config = SearchConfig.load(space, context.args)
     from llm_influence.training.sweep import search as run
 
-    config = SearchConfig.load(space, context.args)
     typer.echo(run(config, say=typer.echo).to_text())
     typer.echo(f"best run: llm-influence finetune --config {Path(config.output) / 'best.yaml'}")
 
@@ -120,12 +122,12 @@ def tokenizer(
 
     The decoder's weights are random. Train all of them: --model.adapter.kind full.
     """
+    run = RunConfig.load(config, context.args)
     from llm_influence.data.splits import split_log
     from llm_influence.datasets.sources import open_data
     from llm_influence.modeling.scratch import make_backbone
     from llm_influence.rendering.template import Template
 
-    run = RunConfig.load(config, context.args)
     sizes = ScratchConfig(
         vocab_size=vocab_size, layers=layers, width=width, heads=heads, context=length, seed=seed
     )
