@@ -1,9 +1,4 @@
-"""The recommenders that any model must beat, behind the same protocol.
-
-Recommending by text alone: what anyone can do for an item that nobody has touched.
-
-What anybody can say of feedback and behaviours without a model: to be beaten.
-"""
+"""Baselines: popularity, item-kNN and text kNN for items; means and shares for other heads."""
 
 from __future__ import annotations
 
@@ -13,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.special import logit
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,11 +44,11 @@ class Popularity:
 
 
 class ItemKNN:
-    """Item-based neighbours (Sarwar et al. 2001).
+    """Item-based nearest neighbours (Sarwar et al. 2001).
 
-    An item's score is the sum, over the history's items, of their cosine similarity by the users
-    they share, each item counting only its ``neighbours`` most similar ones. Memory grows with
-    items times neighbours, never with items squared.
+    The score of an item is the sum of its cosine similarities to the items of the history, by the
+    users they share. Each item of the history adds only to its ``neighbours`` most similar items.
+    Memory grows with items times neighbours, not with items squared.
     """
 
     name = "item-kNN"
@@ -62,7 +58,7 @@ class ItemKNN:
         self.neighbours = neighbours
 
     def with_fewer(self, neighbours: int) -> ItemKNN:
-        """The same with only the ``neighbours`` most similar ones of each item."""
+        """The same with only the ``neighbours`` most similar items of each item."""
         fewer = copy(self)
         fewer.neighbours = neighbours
         fewer._best, fewer._similar = self._best[:, :neighbours], self._similar[:, :neighbours]
@@ -80,17 +76,14 @@ class ItemKNN:
 def best_item_knn(
     train: BehaviorLog, validation: EvaluationSet, config: EvaluationConfig
 ) -> ItemKNN:
-    """The item-kNN whose number of neighbours does best on validation."""
+    """The item-kNN whose number of neighbours (`NEIGHBOURS`) has the best NDCG on validation."""
     widest = ItemKNN(train, max(NEIGHBOURS))
     tried = [widest.with_fewer(neighbours) for neighbours in NEIGHBOURS]
     return max(tried, key=lambda knn: evaluate(knn, validation, config)[0][f"ndcg@{config.cutoff}"])
 
 
 def _nearest(train: BehaviorLog, neighbours: int) -> tuple[Tensor, Tensor]:
-    """(I, K) codes of each item's most similar others and (I, K) cosines, a block at a time.
-
-    Equal similarities are ordered by row of the catalogue.
-    """
+    """(I, K) codes and cosines of each item's most similar items; ties by row of the catalogue."""
     items = len(train.catalogue)
     pairs = np.unique(np.stack([train.items, train.rows_of_users()]), axis=1).astype(np.int64)
     bought_by = torch.sparse_coo_tensor(
@@ -102,7 +95,7 @@ def _nearest(train: BehaviorLog, neighbours: int) -> tuple[Tensor, Tensor]:
         rows = torch.arange(start, min(start + BLOCK, items))
         block = bought_by.index_select(0, rows).to_dense()  # (C, U)
         cosines = torch.sparse.mm(bought_by, block.T) / norms[:, None] / norms[rows]  # (I, C)
-        cosines[rows, rows - start] = 0  # an item is no neighbour of itself
+        cosines[rows, rows - start] = 0  # no item is its own neighbour
         ranked = cosines.T.sort(dim=1, descending=True, stable=True)
         best.append(ranked.indices[:, :neighbours].clone())
         similar.append(ranked.values[:, :neighbours].clone())
@@ -115,16 +108,15 @@ POOLS: tuple[Pool, ...] = ("mean", "nearest")
 
 
 class TextKNN:
-    """Items whose text is near the text of the last items of the history.
+    """Items with a text similar to that of the last items of the history.
 
-    ``mean``: cosine with the mean of the last items' vectors. ``nearest``: the largest cosine with
-    any of them. Nothing is trained and no behaviour is counted, so old and new items are equals.
+    ``mean``: cosine with the mean vector of the last items. ``nearest``: the largest cosine with
+    any of them. It uses no training events, so it treats new items as old ones.
 
     Args:
-        texts: (I, H) text vectors by item code. Their mean is taken off: it is a direction that
-            all texts share.
-        last: Items of the history that count.
-        pool: How they count together.
+        texts: (I, H) text vectors by item code. Their mean, which all texts share, is subtracted.
+        last: Number of last items that are read.
+        pool: ``mean`` or ``nearest``.
     """
 
     name = "text kNN"
@@ -147,69 +139,70 @@ class TextKNN:
 
 
 def best_text_knn(texts: Tensor, validation: EvaluationSet, config: EvaluationConfig) -> TextKNN:
-    """The text kNN whose number of items and way of pooling do best on validation."""
+    """The text kNN whose ``last`` and ``pool`` have the best NDCG on validation."""
     tried = [TextKNN(texts, last, pool) for pool in POOLS for last in LAST]
     return max(tried, key=lambda knn: evaluate(knn, validation, config)[0][f"ndcg@{config.cutoff}"])
 
 
 SHRINKAGE = 5.0
-"""Answers of the mean that every item is given beside its own."""
+"""Number of labels at the overall mean that are added to those of every item."""
 
 
-def feedback_references(split: Split, config: FeedbackHeadConfig) -> dict[str, dict[str, float]]:
-    """Metrics on the test examples of the mean answer, of all of training and of each item.
+def feedback_baselines(split: Split, config: FeedbackHeadConfig) -> dict[str, dict[str, float]]:
+    """Test metrics of the mean label of the training events: of each item, and of all.
 
-    An item's mean is shrunk towards that of all by `SHRINKAGE` answers.
+    The mean of an item is shrunk towards the mean of all by `SHRINKAGE` labels.
     """
     labels = feedback_labels(split.train, config).astype(np.float64)
     if config.kind != "regression":
         labels = np.where(np.isnan(labels), np.nan, labels >= config.positive_from)
-    asked, items = ~np.isnan(labels), len(split.log.catalogue)
-    mean = labels[asked].mean()
-    total = np.bincount(split.train.items[asked], weights=labels[asked], minlength=items)
-    counts = np.bincount(split.train.items[asked], minlength=items)
-    means = (total + SHRINKAGE * mean) / (counts + SHRINKAGE)
+    known, items = ~np.isnan(labels), len(split.log.catalogue)
+    mean = labels[known].mean()
+    sums = np.bincount(split.train.items[known], weights=labels[known], minlength=items)
+    counts = np.bincount(split.train.items[known], minlength=items)
+    means = (sums + SHRINKAGE * mean) / (counts + SHRINKAGE)
     rows = split.test
     truth = feedback_labels(rows.log, config)[rows.events]
-    known = ~np.isnan(truth)
-    answers = {
+    measured = ~np.isnan(truth)
+    predictions = {
         "item mean": means[rows.target_items],
         "mean of training": np.full(len(rows), mean),
     }
     return {
-        name: _measured(truth[known], answer[known], rows.users[known], config)
-        for name, answer in answers.items()
+        name: _feedback(truth[measured], values[measured], rows.users[measured], config)
+        for name, values in predictions.items()
     }
 
 
-def behavior_references(split: Split) -> dict[str, dict[str, float]]:
-    """Metrics on the test examples of the shares of training, and of the last behaviour again."""
-    size = len(split.log.code_names.behaviors)
-    shares = (np.bincount(split.train.behaviors, minlength=size) + 1.0) / (
-        split.train.num_events + size
-    )
+def _feedback(
+    labels: FloatArray, values: FloatArray, users: np.ndarray, config: FeedbackHeadConfig
+) -> dict[str, float]:
+    """Metrics of (N,) predicted labels or probabilities."""
+    if config.kind == "regression":
+        return value_metrics(labels, values)
+    return feedback_metrics(labels >= config.positive_from, logit(values), users)
+
+
+def behavior_baselines(split: Split) -> dict[str, dict[str, float]]:
+    """Test metrics of a Markov chain of behaviours, and of their shares in training.
+
+    Each pair of behaviours, and each behaviour, is counted once more than it occurs.
+    """
+    size, train = len(split.log.code_names.behaviors), split.train
+    shares = (np.bincount(train.behaviors, minlength=size) + 1.0) / (train.num_events + size)
     last = split.log.behaviors[split.test.events - 1]
-    pairs = np.ones((size, size))  # what follows what, each pair counted once more than it was
-    follows = split.train.positions()[1:] > 0
-    np.add.at(pairs, (split.train.behaviors[:-1][follows], split.train.behaviors[1:][follows]), 1)
-    chains = pairs / pairs.sum(axis=1, keepdims=True)
+    pairs = np.ones((size, size))
+    follows = train.positions()[1:] > 0
+    np.add.at(pairs, (train.behaviors[:-1][follows], train.behaviors[1:][follows]), 1)
+    chain = pairs / pairs.sum(axis=1, keepdims=True)
     return {
-        "after the last": _behaviors(split.test, chains[last]),
+        "after the last": _behaviors(split.test, chain[last]),
         "shares of training": _behaviors(split.test, np.tile(shares, (len(last), 1))),
     }
 
 
-def _behaviors(rows: EvaluationSet, chances: FloatArray) -> dict[str, float]:
+def _behaviors(rows: EvaluationSet, probabilities: FloatArray) -> dict[str, float]:
+    """Metrics of (N, behaviours) probabilities."""
     targets = rows.target_behaviors
-    own = np.log(chances[np.arange(len(targets)), targets])
-    return behavior_metrics(targets, chances.argmax(axis=1), own)
-
-
-def _measured(
-    labels: FloatArray, answers: FloatArray, users: np.ndarray, config: FeedbackHeadConfig
-) -> dict[str, float]:
-    if config.kind == "regression":
-        return value_metrics(labels, answers)
-    with np.errstate(divide="ignore"):
-        odds = np.log(answers) - np.log1p(-answers)
-    return feedback_metrics(labels >= config.positive_from, odds, users)
+    own = np.log(probabilities[np.arange(len(targets)), targets])
+    return behavior_metrics(targets, probabilities.argmax(axis=1), own)

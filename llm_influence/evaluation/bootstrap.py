@@ -1,10 +1,11 @@
-"""How sure a mean is: bootstrap intervals over users."""
+"""Bootstrap intervals of a mean, with users as the unit that is resampled (`scipy.stats`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from llm_influence.types import FloatArray, IntArray
 
@@ -20,39 +21,48 @@ def bootstrap_interval(
     draws: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values`` when whole groups are drawn with replacement.
+    """Percentile bootstrap interval of the mean of ``values``, with whole groups resampled.
 
-    Rows of one user are alike, so users are drawn, each with all its rows. Of two systems asked
-    the same rows, pass the differences row by row: the interval is then a paired one.
+    Rows of one user are alike, so users are drawn with replacement, each with all its rows. For
+    two systems with the same rows pass the differences by row: the interval is then paired.
 
     Args:
         values: (N,) one value a row.
-        groups: (N,) the row's user, as a whole number from 0.
+        groups: (N,) the row's user, an integer.
         level: Share of the resampled means inside the interval.
-        draws: Resamples.
-        seed: Of the draws.
+        draws: Number of resamples.
+        seed: Seed of the resamples.
 
     Returns:
         The lower and the upper end.
     """
-    (means,) = resampled_means([values], groups, draws=draws, seed=seed)
-    return percentiles(means, level)
+    return percentiles(resampled_means([values], groups, draws=draws, seed=seed)[0], level)
 
 
 def resampled_means(
     columns: Sequence[FloatArray], groups: IntArray, *, draws: int = 10_000, seed: int = 0
-) -> list[FloatArray]:
-    """(draws,) means of each of the (N,) columns, the same groups drawn for all of them."""
+) -> FloatArray:
+    """(C, draws) means of C columns of N values; a resample draws the same groups for all columns.
+
+    Use it for intervals of a ratio of two means; for a single mean see `bootstrap_interval`.
+    """
     present = np.unique(groups, return_inverse=True)[1]
-    counts = np.bincount(present).astype(np.float64)
-    sums = [np.bincount(present, weights=column) for column in columns]
-    draw, means = np.random.default_rng(seed), []
-    for start in range(0, draws, BLOCK):
-        size = (min(BLOCK, draws - start), len(counts))
-        drawn = draw.integers(len(counts), size=size)
-        rows = counts[drawn].sum(axis=1)
-        means.append([column[drawn].sum(axis=1) / rows for column in sums])
-    return [np.concatenate(parts) for parts in zip(*means, strict=True)]
+    counts = np.bincount(present)
+    sums = np.stack([np.bincount(present, weights=column) for column in columns])
+    if len(counts) == 1:  # scipy refuses a single group, whose resamples are all the same
+        return np.repeat(sums / counts, draws, axis=1)
+    result = stats.bootstrap(
+        (sums, counts[None]),
+        lambda total, rows, axis: total.sum(axis=axis) / rows.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        axis=-1,
+        n_resamples=draws,
+        batch=BLOCK,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return result.bootstrap_distribution
 
 
 def percentiles(means: FloatArray, level: float = 0.95) -> tuple[float, float]:

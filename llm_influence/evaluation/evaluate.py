@@ -1,9 +1,4 @@
-"""Which metric of validation chooses the epoch.
-
-What every head says of the rows of an evaluation set, and how good that is.
-
-A model beside the recommenders it must beat, on the same rows and rules.
-"""
+"""Evaluation of all heads of a model on an evaluation set, and its comparison with baselines."""
 
 from __future__ import annotations
 
@@ -17,12 +12,12 @@ from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.config.run import RunConfig
 from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.splits import EvaluationSet, Split, feedback_labels
-from llm_influence.errors import ConfigError
+from llm_influence.errors import ConfigError, out_of_range
 from llm_influence.evaluation.baselines import (
     Popularity,
-    behavior_references,
+    behavior_baselines,
     best_item_knn,
-    feedback_references,
+    feedback_baselines,
 )
 from llm_influence.evaluation.metrics import (
     ModelRecommender,
@@ -48,14 +43,14 @@ _HEADS = {
 }
 _MAIN = {"item_head": "ndcg", "feedback_head": "auc", "behavior_head": "accuracy"}
 _LOWER_IS_BETTER = {"log_loss", "brier", "rmse", "mae"}
-_OF_VALUES, _OF_CHANCES = {"rmse", "mae"}, {"auc", "gauc", "log_loss", "brier"}
+_OF_VALUES, _OF_PROBABILITIES = {"rmse", "mae"}, {"auc", "gauc", "log_loss", "brier"}
 
 
 def chosen_metric(config: RunConfig) -> tuple[str, bool]:
-    """The metric's name as `evaluation.heads.head_metrics` gives it, and whether more is better.
+    """The metric that chooses the epoch, named as in `head_metrics`, and whether higher is better.
 
     Raises:
-        ConfigError: It is of a head that is not trained, or one that the head does not have.
+        ConfigError: Its head is not trained, or the feedback head's kind has no such metric.
     """
     name: str = config.evaluation.choose_by
     feedback = config.model.feedback_head
@@ -66,68 +61,62 @@ def chosen_metric(config: RunConfig) -> tuple[str, bool]:
             name = "rmse"
     head = next(head for head, names in _HEADS.items() if name in names)
     if head not in trained:
-        raise ConfigError(
-            f"evaluation.choose_by is {name!r}, and model.{head}.weight is 0",
-            where="evaluation.choose_by",
-            expected=f"a metric of a head that is trained: {', '.join(trained)}",
-            fix=f"train the head, or choose by {_MAIN[trained[0]]}",
-        )
-    lacking = {"regression": _OF_CHANCES, "binary": _OF_VALUES}.get(feedback.kind, set())
+        expected = f"a metric of a trained head ({', '.join(trained)})"
+        fix = f"give model.{head}.weight a value above 0, or set it to {_MAIN[trained[0]]}"
+        raise out_of_range(ConfigError, "evaluation.choose_by", name, expected=expected, fix=fix)
+    lacking = {"regression": _OF_PROBABILITIES, "binary": _OF_VALUES}.get(feedback.kind, set())
     if head == "feedback_head" and name in lacking:
-        raise ConfigError(
-            f"evaluation.choose_by is {name!r}",
-            where=f"model.feedback_head, kind {feedback.kind!r}",
-            expected=", ".join(sorted((_OF_CHANCES | _OF_VALUES) - lacking)),
-            fix="choose by one of these, or change the kind",
-        )
+        kind = f"model.feedback_head.kind {feedback.kind!r}"
+        expected = f"{', '.join(sorted((_OF_PROBABILITIES | _OF_VALUES) - lacking))} with {kind}"
+        raise out_of_range(ConfigError, "evaluation.choose_by", name, expected=expected)
     prefix = {"item_head": "", "feedback_head": "feedback_", "behavior_head": "behavior_"}[head]
     suffix = f"@{config.evaluation.cutoff}" if name in ("ndcg", "hr") else ""
     return f"{prefix}{name}{suffix}", name not in _LOWER_IS_BETTER
 
 
 def check_chosen(config: RunConfig, validation: EvaluationSet) -> None:
-    """Refuse a validation that says nothing about the metric that should choose the epoch.
+    """Check that the metric that chooses the epoch is defined on the validation set.
 
     Raises:
-        ConfigError: No row can be asked, or all answers are of one sort.
+        ConfigError: The set has no labels for it, or its labels are all equal.
     """
     name, _ = chosen_metric(config)
-    found = ""
+    problem = ""
     if name.startswith("behavior_") and len(validation.log.code_names.behaviors) < 2:
-        found = "the log has one behaviour alone"
+        problem = "the log has only one behaviour"
     if name.startswith("feedback_"):
         head = config.model.feedback_head
         labels = feedback_labels(validation.log, head)[validation.events]
-        asked = ~np.isnan(labels)
-        ones, users = labels[asked] >= head.positive_from, validation.users[asked]
-        if not asked.any():
-            found = "no validation row has a label"
+        known = ~np.isnan(labels)
+        ones, users = labels[known] >= head.positive_from, validation.users[known]
+        if not known.any():
+            problem = "no validation example has a label"
         elif name.endswith("auc") and len(np.unique(ones)) < 2:
-            found = f"all labels of validation are on one side of {head.positive_from:g}"
+            problem = f"all validation labels are on one side of {head.positive_from:g}"
         elif name.endswith("gauc") and not np.intersect1d(users[ones], users[~ones]).size:
-            found = f"no user has validation labels on both sides of {head.positive_from:g}"
-    if found:
+            problem = f"no user has validation labels on both sides of {head.positive_from:g}"
+    if problem:
         raise ConfigError(
-            f"{found}, so {name} cannot be measured",
+            f"{problem}, so {name} is not defined",
             where="evaluation.choose_by, validation",
-            expected="answers of more than one sort",
-            fix="choose by another metric, or ask more examples (data.split)",
+            expected="validation labels of both kinds",
+            fix="set evaluation.choose_by to another metric, or enlarge validation (data.split)",
         )
 
 
 Columns = dict[str, Tensor]
 PREFIXES = {"behaviors": "behavior_", "feedback": "feedback_"}
-"""What names of metrics begin with, by head; those of items stand bare."""
+"""Prefix of metric names by head; metrics of items have none."""
 
 
 class Examples:
-    """The rows of an evaluation set, with what really came.
+    """The examples of an evaluation set: histories and what really came next.
 
     Args:
         rows: The set, in the model's codes.
         exclude_seen: Whether items of a history are no candidates.
-        feedback: What is asked of a feedback head; None without one.
-        rules: What the model's rules add to scores (`InfluenceModel.rule_scores`).
+        feedback: Configuration of the feedback head; None without one.
+        rules: Changes of scores by the model's rules (`InfluenceModel.rule_scores`).
     """
 
     def __init__(
@@ -144,97 +133,106 @@ class Examples:
             self._labels = feedback_labels(rows.log, feedback)[rows.events]
 
     def histories(self, numbers: Sequence[int]) -> list[History]:
-        """What came before the rows numbered ``numbers``."""
+        """The histories before the numbered examples."""
         return [self.rows.history(number) for number in numbers]
 
     def answers(self, numbers: Sequence[int], histories: Sequence[History]) -> Columns:
-        """What came: ``labels`` (B,) items, ``behavior_labels``, ``feedback_labels``, NaN where
-        none is asked, ``users``; ``seen`` (B, S), items that are no candidates; and ``changes``
-        (B, I) of scores, where there are rules.
-        """  # noqa: D205
+        """The targets of B examples by name, with what changes their candidates.
+
+        Args:
+            numbers: Numbers of the examples.
+            histories: Their histories.
+
+        Returns:
+            ``labels`` (B,) item codes; ``behavior_labels`` (B,); ``feedback_labels`` (B,), NaN
+            without a label; ``users`` (B,); ``seen`` (B, S) items that are no candidates;
+            ``changes`` (B, I) of scores, if there are rules.
+        """
         places = np.asarray(numbers)
         columns = {
             "labels": self.rows.target_items[places],
             "behavior_labels": self.rows.target_behaviors[places],
             "users": self.rows.users[places],
         }
-        found = {name: torch.from_numpy(c.astype(np.int64)) for name, c in columns.items()}
-        found["feedback_labels"] = torch.from_numpy(self._labels[places])
+        answers = {name: torch.from_numpy(c.astype(np.int64)) for name, c in columns.items()}
+        answers["feedback_labels"] = torch.from_numpy(self._labels[places])
         if self._exclude_seen:
-            found["seen"] = seen_items([history.items for history in histories])
+            answers["seen"] = seen_items([history.items for history in histories])
         if (changes := self._rules(histories)) is not None:
-            found["changes"] = changes.cpu()
-        return found
+            answers["changes"] = changes.cpu()
+        return answers
 
 
 def row_scores(
     model: InfluenceModel, batch: EncodedBatch, answers: Columns, *, top: int = 0
 ) -> Columns:
-    """What the trained heads say of B rows, in eval mode without gradients.
+    """Ranks, probabilities and scores of the trained heads for B examples.
+
+    Call it in eval mode without gradients.
 
     Args:
         model: The model.
-        batch: The rows' histories.
-        answers: See `Examples.answers`.
-        top: Also give so many recommendations.
+        batch: The histories.
+        answers: The targets, see `Examples.answers`.
+        top: Number of recommendations to return; default: none.
 
     Returns:
         ``user``; of items ``rank``, ``item`` and ``top`` (B, K), -1 where there are fewer; of
         behaviours ``behavior``, ``behavior_predicted``, ``behavior_log_probability``; of feedback
         ``feedback_label``, ``feedback_score`` (log-odds), ``feedback_value`` (expected label).
-        What does not apply is left out.
+        Columns of heads that are not trained are left out.
     """
-    states, items, behaviors = model.query(batch), answers["labels"], answers["behavior_labels"]
-    found = {"user": answers["users"]}
+    query, items, behaviors = model.query(batch), answers["labels"], answers["behavior_labels"]
+    columns = {"user": answers["users"]}
     if model.config.item_head.weight:
-        scores, seen = model.item_scores(states), answers.get("seen")
+        scores, seen = model.item_scores(query), answers.get("seen")
         if "changes" in answers:
             scores = scores.under(answers["changes"])
-        found["rank"] = target_ranks(scores, items, seen).to(items.device)
+        columns["rank"] = target_ranks(scores, items, seen).to(items.device)
         if top:
-            found["top"] = scores.best(top, seen=seen).shown().to(items.device)
-            found["item"] = items
+            columns["top"] = scores.best(top, seen=seen).shown().to(items.device)
+            columns["item"] = items
     if model.config.behavior_head.weight and len(model.encoder.vocabulary.behaviors) > 1:
-        logs = model.behavior_head(states).double().log_softmax(dim=1)
-        found["behavior"], found["behavior_predicted"] = behaviors, logs.argmax(dim=1)
-        found["behavior_log_probability"] = logs.gather(1, behaviors[:, None])[:, 0]
+        logs = model.behavior_head(query.hidden).double().log_softmax(dim=1)
+        columns["behavior"], columns["behavior_predicted"] = behaviors, logs.argmax(dim=1)
+        columns["behavior_log_probability"] = logs.gather(1, behaviors[:, None])[:, 0]
     if (head := model.feedback_head) is not None:
-        raw = model.feedback_scores(states, items, behaviors)
-        found["feedback_label"] = answers["feedback_labels"].double()
+        raw = model.feedback_scores(query, items, behaviors)
+        columns["feedback_label"] = answers["feedback_labels"].double()
         if model.config.feedback_head.kind != "regression":
-            found["feedback_score"] = head.link.explained(raw).double()
+            columns["feedback_score"] = head.link.explained(raw).double()
         if (expected := head.link.expected(raw)) is not None:
-            found["feedback_value"] = expected.double()
-    return found
+            columns["feedback_value"] = expected.double()
+    return columns
 
 
 def head_metrics(
-    model: InfluenceModel, found: Mapping[str, np.ndarray], cutoff: int
+    model: InfluenceModel, columns: Mapping[str, np.ndarray], cutoff: int
 ) -> dict[str, float]:
-    """Metrics of all heads in ``found`` (`row_scores` of N rows).
+    """Metrics of all heads from the ``columns`` of N examples (`row_scores`).
 
-    Names are bare for items (``ndcg@10``) and begin with `PREFIXES` for the other heads
-    (``feedback_auc``, ``behavior_accuracy``). ``coverage``, ``popularity`` need ``top``.
+    Names are bare for items (``ndcg@10``) and have a prefix for the other heads (``feedback_auc``,
+    ``behavior_accuracy``). ``coverage`` and ``popularity`` need the column ``top``.
     """
-    metrics: dict[str, float] = {}
-    if "rank" in found:
-        metrics |= ranking_metrics(found["rank"], cutoff)
-    if "top" in found and (counts := model.encoder.vocabulary.counts) is not None:
-        metrics |= exposure_metrics(found["top"], found["item"], counts, cutoff)
-    if "behavior" in found:
-        metrics |= _named(
-            PREFIXES["behaviors"],
-            behavior_metrics(
-                found["behavior"], found["behavior_predicted"], found["behavior_log_probability"]
-            ),
-        )
-    if "feedback_label" in found:
-        metrics |= _named(PREFIXES["feedback"], _feedback(model, found))
-    return metrics
+    groups: dict[str, dict[str, float]] = {"items": {}}
+    if "rank" in columns:
+        groups["items"] |= ranking_metrics(columns["rank"], cutoff)
+    if "top" in columns and (counts := model.encoder.vocabulary.counts) is not None:
+        groups["items"] |= exposure_metrics(columns["top"], columns["item"], counts, cutoff)
+    if "behavior" in columns:
+        names = ("behavior", "behavior_predicted", "behavior_log_probability")
+        groups["behaviors"] = behavior_metrics(*(columns[name] for name in names))
+    if "feedback_label" in columns:
+        groups["feedback"] = _feedback(model, columns)
+    return {
+        f"{PREFIXES.get(head, '')}{name}": value
+        for head, metrics in groups.items()
+        for name, value in metrics.items()
+    }
 
 
 def by_head(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Metrics grouped by head (``items``, ``behaviors``, ``feedback``), prefixes taken off."""
+    """Metrics grouped by head (``items``, ``behaviors``, ``feedback``), without prefixes."""
     groups: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         heads = [head for head, prefix in PREFIXES.items() if name.startswith(prefix)]
@@ -246,7 +244,14 @@ def by_head(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 def predict_rows(
     model: InfluenceModel, rows: EvaluationSet, config: EvaluationConfig, *, top: int = 0
 ) -> dict[str, np.ndarray]:
-    """`row_scores` of all N rows of a set, in order."""
+    """`row_scores` of all N examples of a set, in order.
+
+    Args:
+        model: The model.
+        rows: The set, in the model's codes.
+        config: The protocol: seen items and batch size.
+        top: Number of recommendations to return; default: none.
+    """
     feedback = model.config.feedback
     examples = Examples(
         rows, exclude_seen=config.exclude_seen, feedback=feedback, rules=model.rule_scores
@@ -263,33 +268,27 @@ def predict_rows(
     return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
 
-def _feedback(model: InfluenceModel, found: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Of the rows that are asked for feedback; none of them: no metric."""
-    asked = ~np.isnan(found["feedback_label"])
-    labels: IntArray = found["feedback_label"][asked]
+def _feedback(model: InfluenceModel, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Metrics of the examples with a label; empty without any."""
+    known = ~np.isnan(columns["feedback_label"])
+    labels: IntArray = columns["feedback_label"][known]
     metrics: dict[str, float] = {}
-    if not asked.any():
-        return metrics
-    if "feedback_score" in found:
+    if known.any() and "feedback_score" in columns:
         ones = labels >= model.config.feedback_head.positive_from
-        metrics |= feedback_metrics(ones, found["feedback_score"][asked], found["user"][asked])
-    if "feedback_value" in found:
-        metrics |= value_metrics(labels, found["feedback_value"][asked])
+        metrics |= feedback_metrics(ones, columns["feedback_score"][known], columns["user"][known])
+    if known.any() and "feedback_value" in columns:
+        metrics |= value_metrics(labels, columns["feedback_value"][known])
     return metrics
-
-
-def _named(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 
 Record = dict[str, str | float]
 
 
 def compare(model: InfluenceModel, split: Split, config: EvaluationConfig) -> list[Record]:
-    """One record a system with its metrics on the test split: the model, item-kNN, popularity.
+    """Test metrics of the model, item-kNN and popularity, one record each.
 
-    Popularity and item-kNN are fitted on the training events; item-kNN's number of neighbours is
-    chosen on validation.
+    Popularity and item-kNN are fitted on the training events. Validation chooses the number of
+    neighbours.
     """
     knn = best_item_knn(split.train, split.validation, config)
     counts = np.bincount(split.train.items, minlength=len(split.log.catalogue))
@@ -307,19 +306,19 @@ def compare(model: InfluenceModel, split: Split, config: EvaluationConfig) -> li
 def compare_heads(
     model: InfluenceModel, split: Split, config: EvaluationConfig
 ) -> dict[str, list[Record]]:
-    """Records like those of `compare` for each trained head: items, behaviors, feedback.
+    """Records as of `compare` for each trained head: ``items``, ``behaviors``, ``feedback``.
 
-    The model stands beside what anybody can say without one (`evaluation.references`).
+    Behaviours and feedback are compared with the baselines of `evaluation.baselines`.
     """
-    found = by_head(head_metrics(model, predict_rows(model, split.test, config), config.cutoff))
-    others: dict[str, dict[str, dict[str, float]]] = {}
-    if "behaviors" in found:
-        others["behaviors"] = behavior_references(split)
-    if "feedback" in found and model.config.feedback is not None:
-        others["feedback"] = feedback_references(split, model.config.feedback)
-    records = {"items": compare(model, split, config)} if "items" in found else {}
-    for head, references in others.items():
-        systems = {ModelRecommender.name: found[head], **references}
+    own = by_head(head_metrics(model, predict_rows(model, split.test, config), config.cutoff))
+    baselines: dict[str, dict[str, dict[str, float]]] = {}
+    if "behaviors" in own:
+        baselines["behaviors"] = behavior_baselines(split)
+    if "feedback" in own and model.config.feedback is not None:
+        baselines["feedback"] = feedback_baselines(split, model.config.feedback)
+    records = {"items": compare(model, split, config)} if "items" in own else {}
+    for head, systems in baselines.items():
+        systems = {ModelRecommender.name: own[head], **systems}
         names = set.intersection(*(set(metrics) for metrics in systems.values()))
         records[head] = [
             {"system": system, "split": "test"}

@@ -1,14 +1,8 @@
-"""What recommendations show people: how much of the catalogue, and how popular it is.
+"""Metrics of item ranks, behaviours, feedback and recommendations, and the ranking of targets.
 
-How good predictions of the next behaviour are.
-
-How good predicted feedback is: order within everyone and within each user, and calibration.
-
-Where the true next item stands among all items of the catalogue.
-
-Full ranking: every item is a candidate but those the history already holds (if the protocol says
-so); equal scores are ordered by catalogue row. `InfluenceModel.recommend` follows the same rules,
-so a rank of 1 here is the first recommendation there.
+Ranking is full: every item of the catalogue is a candidate, except seen items if the protocol
+excludes them. Equal scores are ordered by row of the catalogue. `InfluenceModel.recommend` follows
+the same rules, so rank 1 here is the first recommendation there.
 """
 
 from __future__ import annotations
@@ -21,7 +15,14 @@ import numpy.typing as npt
 import torch
 from scipy.special import expit
 from scipy.stats import rankdata
-from sklearn.metrics import f1_score
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    f1_score,
+    mean_absolute_error,
+    roc_auc_score,
+    root_mean_squared_error,
+)
 from torch import Tensor
 
 from llm_influence.config.training import EvaluationConfig
@@ -38,14 +39,14 @@ def exposure_metrics(
 
     Args:
         top: (N, K) recommended item codes, -1 where a row has fewer.
-        targets: (N,) item codes that really came.
-        counts: (I,) events of training by item.
+        targets: (N,) item codes of the true next items.
+        counts: (I,) training events by item.
         cutoff: K, for the names.
 
     Returns:
-        ``coverage@K``: share of the catalogue that stands in any row. ``popularity@K``: mean
-        popularity of what is recommended; ``target_popularity``: the same of what came. An item's
-        popularity is its percentile by training events, items with equally many sharing the mean.
+        ``coverage@K``: share of the catalogue that is recommended in any row. ``popularity@K``:
+        mean popularity of the recommended items; ``target_popularity``: that of the targets. The
+        popularity of an item is its percentile by training events; ties share the mean percentile.
     """
     percentile = (rankdata(counts) - 0.5) / len(counts)
     shown = top[top >= 0]
@@ -59,26 +60,26 @@ def exposure_metrics(
 def behavior_metrics(
     targets: IntArray, predicted: IntArray, log_probabilities: FloatArray
 ) -> dict[str, float]:
-    """Accuracy, macro F1 and log loss.
+    """Accuracy, macro F1 and log loss of the next behaviour.
 
     Args:
-        targets: (N,) behaviour codes that came.
-        predicted: (N,) the most likely ones.
+        targets: (N,) behaviour codes.
+        predicted: (N,) most probable behaviour codes.
         log_probabilities: (N,) of the targets, in nats.
 
     Returns:
-        ``macro_f1`` is the plain mean of the F1 scores of all behaviours that came or were
-        predicted.
+        ``accuracy``, ``log_loss``, and ``macro_f1``, the mean F1 score of all behaviours among the
+        targets or the predictions.
     """
     return {
-        "accuracy": float(np.mean(np.asarray(predicted) == targets)),
+        "accuracy": float(accuracy_score(targets, predicted)),
         "macro_f1": float(f1_score(targets, predicted, average="macro", zero_division=0)),
         "log_loss": float(-np.mean(log_probabilities)),
     }
 
 
 BINS = 15
-"""Bins of the calibration error, each with as many rows as the others where scores differ."""
+"""Bins of the calibration error, of equally many rows where scores differ."""
 
 
 def feedback_metrics(
@@ -89,35 +90,37 @@ def feedback_metrics(
     Args:
         labels: (N,) 0 or 1.
         scores: (N,) log-odds of a 1, ``log p - log(1 - p)``; they may be infinite.
-        users: (N,) whose row it is, any values that can be told apart.
+        users: (N,) the row's user, as any comparable value.
 
     Returns:
-        ``auc``: chance that a 1 stands before a 0, a tie counting half. ``gauc``: the same within
-        each user, averaged by rows over the users with both labels (Zhou et al. 2018,
-        arXiv:1706.06978). ``log_loss`` in nats. ``ece``: expected calibration error over `BINS`
-        bins of equal mass (Naeini et al. 2015; Nguyen & O'Connor 2015); equal scores are never
-        parted. ``brier``: mean squared error of the probability. What is not defined is nan: AUC
-        of one sort of labels, GAUC where no user has both.
+        ``auc``: area under the ROC curve; nan if all labels are equal. ``gauc``: AUC within each
+        user, averaged over the users with both labels, weighted by rows (Zhou et al. 2018,
+        arXiv:1706.06978); nan without such a user. ``log_loss``: in nats; not clipped, so a
+        certain and wrong score gives infinity. ``ece``: expected calibration error over `BINS`
+        bins of equal mass (Naeini et al. 2015; Nguyen & O'Connor 2015); equal scores share a bin.
+        ``brier``: mean squared error of the probability.
     """
     ones, logits = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     groups = np.unique(np.asarray(users), return_inverse=True)[1]
-    chances = expit(logits)
-    losses = np.where(ones > 0, np.logaddexp(0, -logits), np.logaddexp(0, logits))
-    each, rows = auc_by_group(ones, logits, groups)
-    both = ~np.isnan(each)
-    return {
-        "auc": float(auc_by_group(ones, logits, np.zeros(len(ones), np.int64))[0][0]),
-        "gauc": float(np.average(each[both], weights=rows[both])) if both.any() else float("nan"),
-        "log_loss": float(losses.mean()),
-        "ece": calibration_error(ones, chances),
-        "brier": float(np.mean((chances - ones) ** 2)),
+    probabilities = expit(logits)
+    areas, rows = auc_by_group(ones, logits, groups)
+    mixed = ~np.isnan(areas)
+    one_label = ones.min() == ones.max()
+    return {  # ranks: scikit-learn refuses infinite scores
+        "auc": float("nan") if one_label else float(roc_auc_score(ones, rankdata(logits))),
+        "gauc": float(np.average(areas[mixed], weights=rows[mixed])) if mixed.any() else np.nan,
+        "log_loss": float(np.logaddexp(0, np.where(ones > 0, -logits, logits)).mean()),
+        "ece": calibration_error(ones, probabilities),
+        "brier": float(brier_score_loss(ones, probabilities)),
     }
 
 
 def value_metrics(labels: npt.ArrayLike, values: npt.ArrayLike) -> dict[str, float]:
-    """Root mean squared and mean absolute error of (N,) expected labels."""
-    errors = np.asarray(values, np.float64) - np.asarray(labels, np.float64)
-    return {"rmse": float(np.sqrt(np.mean(errors**2))), "mae": float(np.abs(errors).mean())}
+    """Root mean squared error and mean absolute error of (N,) expected labels."""
+    return {
+        "rmse": float(root_mean_squared_error(labels, values)),
+        "mae": float(mean_absolute_error(labels, values)),
+    }
 
 
 def auc_by_group(
@@ -127,48 +130,46 @@ def auc_by_group(
 
     Args:
         ones: (N,) 0 or 1.
-        scores: (N,) higher for what is more likely a 1.
-        groups: (N,) numbers from 0 to G - 1, each there.
+        scores: (N,) higher for a more probable 1.
+        groups: (N,) numbers from 0 to G - 1; no group is empty.
 
     Returns:
-        (G,) areas, nan where a group has one sort of label, and (G,) rows of the groups.
+        (G,) areas, nan where a group has one label only, and (G,) rows of the groups.
     """
-    order = np.lexsort((scores, groups))
-    group, score, one = groups[order], scores[order], ones[order]
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (group[1:] != group[:-1]) | (score[1:] != score[:-1])
-    first = np.flatnonzero(new)  # of each run of equal scores
-    last = np.append(first[1:], len(order)) - 1
-    middle = ((first + last) / 2)[np.cumsum(new) - 1]  # equal scores share their mean place
-    rows = np.bincount(group).astype(np.float64)
-    starts = np.cumsum(rows) - rows
-    ranks = middle - starts[group] + 1
-    positive = np.bincount(group, weights=one)
-    pairs = positive * (rows - positive)
-    above = np.bincount(group, weights=ranks * one) - positive * (positive + 1) / 2
-    return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan), rows
+    codes = np.unique(scores, return_inverse=True)[1]
+    sizes = np.bincount(groups).astype(np.float64)
+    ranks = rankdata(groups * (codes.max() + 1) + codes) - (np.cumsum(sizes) - sizes)[groups]
+    positive = np.bincount(groups, weights=ones)
+    pairs = positive * (sizes - positive)
+    above = np.bincount(groups, weights=ranks * ones) - positive * (positive + 1) / 2
+    return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan), sizes
 
 
-def calibration_error(ones: FloatArray, chances: FloatArray, bins: int = BINS) -> float:
-    """Mean distance of a bin's mean (N,) chance from its share of (N,) ones, by rows."""
-    edges = np.quantile(chances, np.arange(1, bins) / bins, method="lower")
-    bin_of = np.searchsorted(np.unique(edges), chances, side="left")
-    apart = np.bincount(bin_of, weights=chances - ones)
-    return float(np.abs(apart).sum() / len(ones))
+def calibration_error(ones: FloatArray, probabilities: FloatArray, bins: int = BINS) -> float:
+    """Mean difference between a bin's mean probability and its share of ones, weighted by rows.
+
+    Args:
+        ones: (N,) 0 or 1.
+        probabilities: (N,) of a 1.
+        bins: Number of bins.
+    """
+    edges = np.quantile(probabilities, np.arange(1, bins) / bins, method="lower")
+    bin_of = np.searchsorted(np.unique(edges), probabilities, side="left")
+    differences = np.bincount(bin_of, weights=probabilities - ones)
+    return float(np.abs(differences).sum() / len(ones))
 
 
 MISSED = np.iinfo(np.int64).max
-"""Rank of a target that was no candidate: an item of the history, where those are left out, or one
-that a rule excludes."""
+"""Rank of a target that was no candidate: a seen item or one that a rule excludes."""
 
 
 class Recommender(Protocol):
-    """Anything that scores every item of the catalogue for histories of the log's own codes."""
+    """Anything that scores all items of the catalogue for histories."""
 
     name: str
 
     def scores(self, histories: Sequence[History]) -> Tensor | ItemScores:
-        """(B, I) scores, higher is better; as `ItemScores` where they should not stand whole."""
+        """(B, I) scores, higher is better; as `ItemScores` to compute them in chunks."""
 
 
 class ModelRecommender:
@@ -180,20 +181,20 @@ class ModelRecommender:
         self._model = model
 
     def scores(self, histories: Sequence[History]) -> ItemScores:
-        """(B, I) item logits, a chunk of items at a time, under the model's rules."""
+        """(B, I) item logits under the model's rules, in chunks of items."""
         return self._model.score(histories)
 
 
 def target_ranks(
     scores: Tensor | ItemScores, targets: Tensor, seen: Tensor | None = None
 ) -> Tensor:
-    """(B,) rank of each target, 1 is best; equal scores are ordered by row of the catalogue.
+    """(B,) rank of each target; 1 is best, equal scores are ordered by row of the catalogue.
 
     Args:
         scores: (B, I).
         targets: (B,) item codes.
-        seen: (B, S) codes of items that are no candidates (`seen_items`). A target among them is
-            `MISSED`.
+        seen: (B, S) codes of items that are no candidates (`seen_items`), -1 for none. A target
+            among them has rank `MISSED`.
     """
     if isinstance(scores, Tensor):
         scores = ItemScores.of(scores)
@@ -204,7 +205,7 @@ def target_ranks(
 
 
 def seen_items(codes: Sequence[IntArray]) -> Tensor:
-    """(B, S) the items of each history, -1 where a row has fewer."""
+    """(B, S) item codes of each history, -1 where a row has fewer."""
     seen = torch.full((len(codes), max(map(len, codes), default=0)), -1, dtype=torch.int64)
     for row, items in zip(seen, codes, strict=True):
         row[: len(items)] = torch.from_numpy(items.astype(np.int64))
@@ -220,7 +221,7 @@ def ndcg_of_rows(ranks: IntArray, cutoff: int = 10) -> FloatArray:
 def ranking_metrics(ranks: IntArray, cutoff: int = 10) -> dict[str, float]:
     """HR@K, recall@K, NDCG@K and MRR of (N,) ranks.
 
-    One item is relevant in each row, so that recall@K is HR@K; both names are in use.
+    Each row has one relevant item, so recall@K equals HR@K; both names are common.
     """
     ranks = np.asarray(ranks, dtype=np.float64)
     hit = float((ranks <= cutoff).mean())
@@ -238,14 +239,20 @@ def evaluate(
     config: EvaluationConfig,
     counts: IntArray | None = None,
 ) -> tuple[dict[str, float], IntArray]:
-    """Metrics of a recommender and the (N,) rank of every row's target.
+    """Rank the target of every row and measure the ranks.
 
-    With the (I,) ``counts`` of the items' training events also coverage and popularity
-    (`evaluation.exposure`).
+    Args:
+        recommender: Scores the items.
+        rows: The evaluation set, N rows.
+        config: The protocol: seen items, cutoff, batch size.
+        counts: (I,) training events by item, for coverage and popularity; default: without these.
+
+    Returns:
+        The metrics by name, and (N,) ranks.
     """
     top = 0 if counts is None else config.cutoff
-    found = list(_ranks(recommender, rows, config, top))
-    ranks, best = (np.concatenate(column) for column in zip(*found, strict=True))
+    batches = list(_ranks(recommender, rows, config, top))
+    ranks, best = (np.concatenate(column) for column in zip(*batches, strict=True))
     metrics = ranking_metrics(ranks, config.cutoff)
     if counts is not None:
         metrics |= exposure_metrics(best, rows.target_items, counts, config.cutoff)
@@ -255,7 +262,7 @@ def evaluate(
 def _ranks(
     recommender: Recommender, rows: EvaluationSet, config: EvaluationConfig, top: int
 ) -> Iterator[tuple[IntArray, IntArray]]:
-    """Ranks of a batch's targets, and its (B, ``top``) recommendations, -1 for none."""
+    """(B,) ranks and (B, ``top``) recommendations, -1 for none, of each batch."""
     for start in range(0, len(rows), config.batch_size):
         part = range(start, min(start + config.batch_size, len(rows)))
         histories = [rows.history(row) for row in part]
@@ -272,7 +279,7 @@ def _ranks(
 
 
 def protocol(rows: EvaluationSet, config: EvaluationConfig) -> dict[str, object]:
-    """The rules of a measurement in plain words, to stand beside its numbers."""
+    """The rules of an evaluation in plain words, written beside its numbers."""
     return {
         "rows": len(rows),
         "candidates": f"all {len(rows.log.catalogue)} items of the catalogue",
