@@ -181,7 +181,9 @@ def selection(words: str | None, names: Sequence[str], separator: str = ";") -> 
 # --- the JSON file -------------------------------------------------------------------------------
 
 
-def row_of(system: str, task: str, metric: str, value: Scalar, *more: Scalar, **rest: Scalar) -> Row:
+def row_of(
+    system: str, task: str, metric: str, value: Scalar, *more: Scalar, **rest: Scalar
+) -> Row:
     """A flat record; two further values are the ends of the interval."""
     ends = dict(zip(("low", "high"), more, strict=False))
     return {"system": system, "task": task, "metric": metric, "value": value, **ends, **rest}

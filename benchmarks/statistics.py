@@ -31,8 +31,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if len(values) < 2:
         raise ValueError(f"{len(values)} values; an interval needs 2")
     mean = float(np.mean(values))
-    low, high = stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values))
-    return mean, float(low), float(high)
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return mean, mean - half, mean + half
 
 
 def median_interval(values: Sequence[float], draws: int = DRAWS) -> Interval:

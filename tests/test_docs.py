@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.docs_pages import faithfulness as faithfulness_page
 from benchmarks.docs_pages import methods as attribution_pages
-from benchmarks.docs_pages import tables as benchmark_tables
+from benchmarks.docs_pages import tables
 from llm_influence.attribution.methods import METHODS
 from llm_influence.config.model import ADAPTER_OPTIONS
 from llm_influence.config.run import RunConfig
@@ -19,46 +18,21 @@ BENCHMARKS = Path("docs/benchmarks")
 FORMAT = {"name", "command", "protocol", "hardware", "versions", "seeds", "rows", "figures"}
 
 
-def test_tables_say_what_the_benchmark_files_say():
-    front = Path("README.md").read_text(encoding="utf-8")
-    assert "<!-- demo -->" in front
-    assert benchmark_tables.front_page(front, BENCHMARKS) == front
-    page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
-    assert benchmark_tables.overview(BENCHMARKS) == page
+def test_every_table_stands_on_a_page_as_it_was_measured():
+    found = []
+    for path in tables.pages():
+        page = path.read_text(encoding="utf-8")
+        assert tables.filled(page) == page, f"{path}: run python -m benchmarks.docs_pages.tables"
+        found += tables.markers(page)
+    assert set(found) == set(tables.TABLES)
+    assert tables.OVERVIEW.read_text(encoding="utf-8") == tables.overview()
 
 
-def test_the_page_of_adapters_names_every_kind_and_option_and_its_table_is_the_measured_one():
-    page = Path("docs/how-to/choose_an_adapter.md").read_text(encoding="utf-8")
-    assert "<!-- adapters -->" in page
-    assert benchmark_tables.adapters_page(page, BENCHMARKS) == page
-    for kind, options in ADAPTER_OPTIONS.items():
-        assert f"| `{kind}` |" in page
-        assert all(f"`{option}`" in page for option in options)
-
-
-def test_pages_hold_the_measured_tables():
-    page = Path("docs/how-to/training_options.md").read_text(encoding="utf-8")
-    assert "<!-- speed -->" in page
-    assert "<!-- ablations -->" in page
-    assert benchmark_tables.training_page(page, BENCHMARKS) == page
-    page = Path("docs/how-to/ways_of_learning.md").read_text(encoding="utf-8")
-    assert "<!-- learning -->" in page
-    assert "<!-- low labels -->" in page
-    assert benchmark_tables.learning_page(page, BENCHMARKS) == page
-    page = Path("docs/concepts/influence.md").read_text(encoding="utf-8")
-    assert "<!-- shapley estimators -->" in page
-    assert benchmark_tables.attribution_page(page, BENCHMARKS) == page
-    page = Path("docs/how-to/synthetic_truth.md").read_text(encoding="utf-8")
-    assert "<!-- law recovered -->" in page
-    assert benchmark_tables.planted_page(page, BENCHMARKS) == page
-
-
-def test_the_page_of_faithfulness_has_every_metric_as_it_is_and_as_measured():
-    page = Path("docs/how-to/measure_faithfulness.md").read_text(encoding="utf-8")
-    assert "<!-- metrics -->" in page
-    assert "<!-- measured -->" in page
-    assert faithfulness_page.faithfulness_page(page, BENCHMARKS) == page
-    assert all(f"| `{name}` " in page for name in METRICS)
+def test_the_table_of_adapters_has_every_kind_and_that_of_metrics_every_metric():
+    pages = "".join(path.read_text(encoding="utf-8") for path in tables.pages())
+    assert all(f"| `{kind}` |" in pages for kind in ADAPTER_OPTIONS)
+    assert all(f"`{name}`" in pages for options in ADAPTER_OPTIONS.values() for name in options)
+    assert all(f"| `{name}` " in pages for name in METRICS)
 
 
 def test_every_method_has_its_page_as_the_registry_describes_it():
@@ -68,8 +42,8 @@ def test_every_method_has_its_page_as_the_registry_describes_it():
 
 @pytest.mark.parametrize("spec", METHODS.values(), ids=lambda spec: spec.name)
 def test_a_method_explains_every_option_in_its_docstring(spec):
-    _, meanings = attribution_pages.read_docstring(inspect.getdoc(spec.run))
-    assert meanings.keys() >= spec.options.keys()
+    _, meanings = attribution_pages.read_docstring(inspect.getdoc(spec))
+    assert meanings.keys() >= spec.defaults().keys()
 
 
 def test_a_page_keeps_the_text_and_joins_lines_of_an_option():
@@ -96,7 +70,7 @@ def test_every_shipped_configuration_loads(path):
 def test_the_notebook_runs_without_a_network_and_finds_the_law_of_its_log(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    run_notebook = pytest.importorskip("run_notebook")  # nbclient
+    run_notebook = pytest.importorskip("benchmarks.docs_pages.notebook")  # nbclient
 
     notebook = run_notebook.run(Path("docs/tutorials/influence.ipynb"))
 

@@ -32,7 +32,7 @@ from llm_influence.analysis.channels import AttributionOptions, analyze_attribut
 from llm_influence.analysis.output import Analysis
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.batch.explain import explain_examples
+from llm_influence.batch.explain import explain_batch
 from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.modeling.model import InfluenceModel
@@ -103,7 +103,7 @@ def planted_rows(
     log = asked.log
     visits = EvaluationSet(log, np.arange(len(log)), log.lengths.astype(np.int64) - 1)
     explainer = Explainer(model, "leave_one_out", fidelity_masks=0)
-    explain_examples(explainer, visits, folder, target="feedback", progress=False)
+    explain_batch(explainer, visits, folder, target="feedback", progress=False)
     options = AttributionOptions("item:channel", half_life=HALF_LIFE, resamples=100)
     with InfluenceView(folder) as view:
         found = analyze_attribution(view, options).tables["shares"].records
@@ -175,7 +175,7 @@ def redemption(options: argparse.Namespace) -> None:
     contacts = rows.select(asked)
     explainer = Explainer(run.model, "leave_one_out", fidelity_masks=0)
     tables = folder / f"influence_{len(contacts)}"
-    explain_examples(explainer, contacts, tables, target="feedback", shard_size=32)
+    explain_batch(explainer, contacts, tables, target="feedback", shard_size=32)
     channels = folder / "channels.parquet"
     write_whole(channels, partial(pq.write_table, _channels(run.model.catalogue.ids.to_pylist())))
     with InfluenceView(tables, items=channels) as view:

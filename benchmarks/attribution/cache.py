@@ -76,7 +76,7 @@ def timed(session: Session, work: Callable[[], None]) -> tuple[float, torch.Tens
 def measure(model: InfluenceModel, events: int, repeats: int) -> dict[str, float]:
     """Seconds of one more event with the cache and without, around ``events`` events."""
     stream = random_events(events + repeats)
-    session = model.follow(History.from_events("u", stream[:events]))
+    session = model.session(History.from_events("u", stream[:events]))
     session.reread()  # warms what is made once
     cached, whole, apart = [], [], 0.0
     for event in stream[events:]:

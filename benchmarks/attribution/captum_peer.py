@@ -104,7 +104,7 @@ def mean_baseline(model: InfluenceModel, batch: EncodedBatch, inputs: Tensor) ->
 
     The baseline of our own method, `integrated_gradients`, written again from its definition.
     """
-    vectors = model.units(slice(None))
+    vectors = model.embeddings(slice(None))
     field_of = torch.from_numpy(model.encoder.token_cache.fields).to(vectors.device)
     start = inputs.clone()
     for place in torch.nonzero(batch.event_index[0] >= 0)[:, 0].tolist():

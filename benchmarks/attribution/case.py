@@ -50,9 +50,9 @@ class Case:
     ) -> tuple[Explained, Attribution]:
         """Explain with a method of the registry, from a task that has computed nothing yet."""
         engine = Engine(self.model, dtype=dtype)
-        task = Task(self.model, [self.history], self.target, REMOVAL, seed, reader=engine)
+        task = Task(self.model, [self.history], self.target, REMOVAL, seed, engine=engine)
         begun = time.perf_counter()
-        found = METHODS[method].run(task, **options)
+        found = METHODS[method](**options).run(task)
         seconds = time.perf_counter() - begun
         return Explained(found.scores[0], int(found.evaluations[0]), seconds), found
 
@@ -87,4 +87,4 @@ def options_of(method: str) -> set[str]:
     """
     if method not in METHODS:
         raise SystemExit(f"the registry has no method {method!r}")
-    return set(METHODS[method].options)
+    return set(METHODS[method].defaults())

@@ -86,9 +86,9 @@ def grow(model: InfluenceModel, items: int) -> None:
         return
     new = Catalogue.from_ids([f"i{n}" for n in range(known, items)])
     generator = torch.Generator().manual_seed(SEED)
-    vectors = torch.randn(len(new), model.units.words.shape[1], generator=generator)
+    vectors = torch.randn(len(new), model.embeddings.words.shape[1], generator=generator)
     vocabulary = model.encoder.vocabulary.with_catalogue(model.catalogue.extend(new))
-    model.units.extend(vectors)
+    model.embeddings.extend(vectors)
     model.encoder = model.encoder.with_vocabulary(vocabulary)
 
 

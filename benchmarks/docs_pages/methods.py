@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_influence.attribution.methods import METHODS
-from llm_influence.attribution.registry import MethodSpec
+from llm_influence.attribution.registry import Method
 
 FOLDER = Path("docs/reference/methods")
 UNITS = {
@@ -56,13 +56,13 @@ def index() -> str:
     return "\n".join([MADE, "# Methods", "", about, "", *head, *rows]) + "\n"
 
 
-def page(spec: MethodSpec) -> str:
+def page(spec: type[Method]) -> str:
     """The page of one method."""
     return "\n".join([MADE, *_page(spec)]).rstrip() + "\n"
 
 
-def _page(spec: MethodSpec) -> Iterator[str]:
-    text, meanings = read_docstring(inspect.getdoc(spec.run) or "")
+def _page(spec: type[Method]) -> Iterator[str]:
+    text, meanings = read_docstring(inspect.getdoc(spec) or "")
     yield from (f"# `{spec.name}`", "", f"A score is {spec.estimates}.", "")
     yield from ("```", spec.equation, "```", "", text, "")
     yield from ("| | |", "|---|---|")
@@ -73,9 +73,9 @@ def _page(spec: MethodSpec) -> Iterator[str]:
     yield f"| players | {', '.join(f'`{players}`' for players in spec.players)} |"
     yield f"| paper | {_linked(spec.paper) or 'none'} |"
     yield ""
-    if spec.options:
+    if spec.defaults():
         yield from ("## Options", "", "| option | default | meaning |", "|---|---|---|")
-        for name, default in spec.options.items():
+        for name, default in spec.defaults().items():
             yield f"| `{name}` | `{default!r}` | {_cell(meanings.get(name, ''))} |"
         yield ""
     yield from ("## When not to trust it", "", f"{spec.caution}{_refused(spec)}", "")
@@ -102,13 +102,13 @@ def read_docstring(text: str) -> tuple[str, dict[str, str]]:
     return "\n".join(parts[""]).strip().replace("``", "`"), meanings
 
 
-def _removals(spec: MethodSpec) -> str:
+def _removals(spec: type[Method]) -> str:
     if not spec.removals:
         return "none: it removes nothing"
     return ", ".join(f"`{removal}`" for removal in spec.removals) + "; the first by default"
 
 
-def _refused(spec: MethodSpec) -> str:
+def _refused(spec: type[Method]) -> str:
     """A sentence on the backbones that it does not serve."""
     if spec.to_zero is None:
         return ""

@@ -1,152 +1,233 @@
-"""Write the documentation's tables of figures from docs/benchmarks/*.json.
+"""Write the tables of the docs from docs/benchmarks/*.json and the registry of metrics.
 
     python -m benchmarks.docs_pages.tables
 
-Fills docs/results/index.md and the tables of the front page, docs/how-to/choose_an_adapter.md,
-docs/how-to/training_options.md, learning.md, faithfulness.md, attribution.md and planted_truth.md; a test holds
-them in step.
+A table stands between ``<!-- name -->`` and ``<!-- /name -->`` in README.md or a page of docs/.
+The overview docs/results/index.md is written whole. A test compares the pages with the files.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from benchmarks.docs_pages.faithfulness import PAGE as FAITHFULNESS
-from benchmarks.docs_pages.faithfulness import faithfulness_page
+from llm_influence.faithfulness.metrics import METRICS
+from llm_influence.faithfulness.result import ARROWS
 
-FRONT = Path("README.md")
+BENCHMARKS = Path("docs/benchmarks")
 OVERVIEW = Path("docs/results/index.md")
-ADAPTERS = Path("docs/how-to/choose_an_adapter.md")
-TRAINING = Path("docs/how-to/training_options.md")
-ATTRIBUTION = Path("docs/concepts/influence.md")
-LEARNING = Path("docs/how-to/ways_of_learning.md")
-PLANTED = Path("docs/how-to/synthetic_truth.md")
-DEMO = re.compile(r"<!-- demo -->.*<!-- /demo -->", re.DOTALL)
-
-ADAPTER_ROWS = re.compile(r"<!-- adapters -->.*<!-- /adapters -->", re.DOTALL)
-SPEED = re.compile(r"<!-- speed -->.*<!-- /speed -->", re.DOTALL)
-ESTIMATORS = re.compile(r"<!-- shapley estimators -->.*<!-- /shapley estimators -->", re.DOTALL)
-LEARNED = re.compile(r"<!-- learning -->.*<!-- /learning -->", re.DOTALL)
-LOW_LABELS = re.compile(r"<!-- low labels -->.*<!-- /low labels -->", re.DOTALL)
-RECOVERED = re.compile(r"<!-- law recovered -->.*<!-- /law recovered -->", re.DOTALL)
-ABLATIONS = re.compile(r"<!-- ablations -->.*<!-- /ablations -->", re.DOTALL)
+SHOWN = (
+    *("lds", "deletion_auc", "insertion_auc", "abpc", "comprehensiveness_aopc"),
+    *("counterfactual_share", "randomisation", "evaluations"),
+)
+"""Metrics of the table `measured`; the JSON file holds all."""
 
 
-def overview(folder: Path) -> str:
-    """The page about all benchmarks: figures, command, hardware, versions."""
-    lines = ["# Measured figures", "", "Each file here was written by the command beside it.", ""]
-    for path in sorted(folder.glob("*.json")):
-        lines += _section(path.name, json.loads(path.read_text(encoding="utf-8")))
-    return "\n".join(lines).rstrip() + "\n"
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[object]], *notes: str) -> str:
+    """A table with notes below it."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (heads, *rows)]
+    lines.insert(1, "|---" * len(heads) + "|")
+    return "\n".join([*lines, *(line for note in notes for line in ("", note))])
 
 
-def _section(name: str, benchmark: dict) -> Iterator[str]:
-    hardware, versions = benchmark["hardware"], benchmark["versions"]
-    yield from (f"## [{benchmark['name']}]({name})", "", f"`{benchmark['command']}`", "")
-    yield from ("| figure | value |", "|---|---|")
-    yield from (f"| `{key}` | {_number(value)} |" for key, value in benchmark["figures"].items())
-    yield ""
-    yield (
-        f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, "
-        f"accelerator: {hardware['accelerator'] or 'none'}; torch {versions['torch']}, "
-        f"transformers {versions['transformers']}."
-    )
-    yield ""
-
-
-def demo_table(benchmark: dict) -> str:
-    """The front page's table: every system of the demo with HR@10 and NDCG@10."""
-    systems: dict[str, dict[str, float]] = {}
+def by_system(benchmark: dict, column: str, task: str | None = None) -> dict[str, dict]:
+    """Values of the rows: system -> column -> value."""
+    systems: dict[str, dict] = {}
     for row in benchmark["rows"]:
-        systems.setdefault(row["system"], {})[row["metric"]] = row["value"]
+        if task in (None, row["task"]):
+            systems.setdefault(row["system"], {})[row[column]] = row["value"]
+    return systems
+
+
+def _machine(benchmark: dict) -> str:
+    protocol, hardware = benchmark["protocol"], benchmark["hardware"]
+    return (
+        f"{protocol['threads']} thread(s) of {hardware['cpu']}, accelerator: "
+        f"{hardware['accelerator'] or 'none'}"
+    )
+
+
+# --- the tables --------------------------------------------------------------------------------
+
+
+def demo(benchmark: dict) -> str:
+    """Every system of the demo with HR@10 and NDCG@10."""
     rows = [
-        f"| {system} | {metrics['hr@10']:.4f} | {metrics['ndcg@10']:.4f} |"
-        for system, metrics in systems.items()
+        (system, f"{metrics['hr@10']:.4f}", f"{metrics['ndcg@10']:.4f}")
+        for system, metrics in by_system(benchmark, "metric").items()
     ]
-    seconds = benchmark["figures"]["finetune_seconds"]
-    note = f"Fine-tuning took {seconds:.0f} s in that run."
-    table = "\n".join(["| system | HR@10 | NDCG@10 |", "|---|---|---|", *rows])
-    return f"<!-- demo -->\n{table}\n\n{note}\n<!-- /demo -->"
+    note = f"Fine-tuning took {benchmark['figures']['finetune_seconds']:.0f} s in that run."
+    return markdown(["system", "HR@10", "NDCG@10"], rows, note)
 
 
-def front_page(text: str, folder: Path) -> str:
-    """The front page with the demo's table as measured."""
-    demo = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-    return DEMO.sub(lambda _: demo_table(demo), text)
-
-
-def adapters_table(benchmark: dict) -> str:
-    """The table of docs/how-to/choose_an_adapter.md: every kind with what it trains, costs and reaches."""
-    title = "| kind | trained in the backbone | in all | learning rate | s an epoch | NDCG@10 |"
+def adapters(benchmark: dict) -> str:
+    """Every kind of adapter with what it trains, costs and reaches."""
+    heads = ["kind", "trained in the backbone", "in all", "learning rate"]
     rows = [
-        f"| `{row['adapter']}` | {row['parameters_in_backbone']:,} | {row['parameters_in_all']:,} "
-        f"| {row['learning_rate']:g} | {row['seconds_per_epoch']:.0f} | {row['ndcg@10']:.4f} |"
+        (
+            f"`{row['adapter']}`",
+            f"{row['parameters_in_backbone']:,}",
+            f"{row['parameters_in_all']:,}",
+            f"{row['learning_rate']:g}",
+            f"{row['seconds_per_epoch']:.0f}",
+            f"{row['ndcg@10']:.4f}",
+        )
         for row in benchmark["rows"]
     ]
-    protocol, hardware = benchmark["protocol"], benchmark["hardware"]
+    protocol = benchmark["protocol"]
     note = (
         f"Validation of {protocol['data']}, best epoch of {protocol['epochs']}, layers: "
-        f"{protocol['layers']}; {protocol['threads']} thread(s) of {hardware['cpu']}, accelerator: "
-        f"{hardware['accelerator'] or 'none'}."
+        f"{protocol['layers']}; {_machine(benchmark)}."
     )
-    table = "\n".join([title, "|---|---|---|---|---|---|", *rows])
-    return f"<!-- adapters -->\n{table}\n\n{note}\n<!-- /adapters -->"
+    return markdown([*heads, "s an epoch", "NDCG@10"], rows, note)
 
 
-def adapters_page(text: str, folder: Path) -> str:
-    """docs/how-to/choose_an_adapter.md with its table as measured; as it is where nothing was measured yet."""
-    path = folder / "adapters.json"
-    if not path.is_file():
-        return text
-    measured = json.loads(path.read_text(encoding="utf-8"))
-    return ADAPTER_ROWS.sub(lambda _: adapters_table(measured), text)
-
-
-def speed_tables(benchmark: dict) -> str:
-    """Tables of docs/how-to/training_options.md: settings with their speed, and where a step's time goes."""
-    rows = [row for row in benchmark["rows"] if "region" not in row]
-    parts = [row for row in benchmark["rows"] if "region" in row]
-    speed = [
-        f"| {row['task']} | {row['precision']} | {row['layers']} | {row['tokens_per_second']:,.0f} "
-        f"| {row['bare_tokens_per_second']:,.0f} | {row['ratio_to_bare_backbone']:.2f} "
-        f"| {row['ratio_of_operations']:.2f} | {row['ratio_to_bare_transformers']:.2f} "
-        f"| {row['padding_share']:.1%} |"
-        for row in rows
+def speed(benchmark: dict) -> str:
+    """Settings with their speed of training, and the parts of a step."""
+    rows = [
+        (
+            *(row["task"], row["precision"], row["layers"]),
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['bare_tokens_per_second']:,.0f}",
+            f"{row['ratio_to_bare_backbone']:.2f}",
+            f"{row['ratio_of_operations']:.2f}",
+            f"{row['ratio_to_bare_transformers']:.2f}",
+            f"{row['padding_share']:.1%}",
+        )
+        for row in benchmark["rows"]
+        if "region" not in row
     ]
-    profile = [
-        f"| {row['region']} | {row['milliseconds']:.1f} | {row['share']:.1%} |" for row in parts
+    parts = [
+        (row["region"], f"{row['milliseconds']:.1f}", f"{row['share']:.1%}")
+        for row in benchmark["rows"]
+        if "region" in row
     ]
-    title = (
-        "| setting | precision | layers | tokens/s | bare | ratio | of operations "
-        "| to bare transformers | padding |"
-    )
-    protocol, hardware = benchmark["protocol"], benchmark["hardware"]
+    heads = ["setting", "precision", "layers", "tokens/s", "bare", "ratio", "of operations"]
+    protocol = benchmark["protocol"]
     note = (
-        f"{protocol['threads']} thread(s) of {hardware['cpu']}, accelerator: "
-        f"{hardware['accelerator'] or 'none'}; {protocol['batch_size']} histories of "
+        f"{_machine(benchmark)}; {protocol['batch_size']} histories of "
         f"{protocol['max_events']} events a step; {protocol['blocks']}; seconds "
         f"{protocol['seconds']}."
     )
-    tables = [title, "|---|---|---|---|---|---|---|---|---|", *speed, "", note, ""]
-    tables += ["| part of a step | ms | share |", "|---|---|---|", *profile]
-    return "\n".join(["<!-- speed -->", *tables, "<!-- /speed -->"])
+    profile = markdown(["part of a step", "ms", "share"], parts)
+    return markdown([*heads, "to bare transformers", "padding"], rows, note, profile)
 
 
-def ablations_table(benchmark: dict) -> str:
-    """The table of docs/how-to/training_options.md: one changed setting a row, beside the baseline."""
-    title = "| setting | NDCG@10 | 95% interval | difference | NLL | difference | s |"
+def ablations(benchmark: dict) -> str:
+    """One changed setting a row, beside the baseline."""
     rows = [
-        f"| {row['system']} | {row['value']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
-        f"| {_difference(row, 'ndcg', 4)} | {row['nll']:.3f} | {_difference(row, 'nll', 3)} "
-        f"| {row['seconds']:.0f} |"
+        (
+            *(row["system"], f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}"),
+            *(_difference(row, "ndcg", 4), f"{row['nll']:.3f}", _difference(row, "nll", 3)),
+            f"{row['seconds']:.0f}",
+        )
         for row in benchmark["rows"]
     ]
-    note = f"Baseline: {benchmark['protocol']['baseline']}. {benchmark['protocol']['rows']}."
-    table = "\n".join([title, "|---|---|---|---|---|---|---|", *rows])
-    return f"<!-- ablations -->\n{table}\n\n{note}\n<!-- /ablations -->"
+    heads = ["setting", "NDCG@10", "95% interval", "difference", "NLL", "difference", "s"]
+    protocol = benchmark["protocol"]
+    return markdown(heads, rows, f"Baseline: {protocol['baseline']}. {protocol['rows']}.")
+
+
+def learning(benchmark: dict) -> str:
+    """One block of learning a row, beside the same run without it."""
+    rows = [
+        (
+            *(row["system"], f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}"),
+            *(_difference(row, "ndcg", 4), row.get("off", ""), f"{row['seconds']:.0f}"),
+        )
+        for row in benchmark["rows"]
+    ]
+    protocol, seeds = benchmark["protocol"], ", ".join(map(str, benchmark["seeds"]))
+    note = f"Validation; {protocol['baseline']}, seeds {seeds}; {protocol['interval']}."
+    heads = ["block", "NDCG@10", "95% interval", "difference", "from", "s"]
+    return markdown(heads, rows, note)
+
+
+def low_labels(benchmark: dict) -> str:
+    """Learning with few labels."""
+    rows = [
+        (
+            *(row["system"], f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}"),
+            *(_difference(row, "auc", 4), f"{row['gauc']:.4f}", f"{row['guessed_labels']:,.0f}"),
+        )
+        for row in benchmark["rows"]
+    ]
+    protocol = benchmark["protocol"]
+    heads = ["learned from", "AUC", "95% interval", "difference", "GAUC", "labels guessed"]
+    note = f"{protocol['task']} {protocol['labels']}. {protocol['interval']}."
+    return markdown(heads, rows, note)
+
+
+def estimators(benchmark: dict) -> str:
+    """The median error of every estimator of Shapley values, by model evaluations."""
+    systems = by_system(benchmark, "evaluations")
+    numbers = list(next(iter(systems.values())))
+    rows = [(name, *(f"{errors[n]:.3f}" for n in numbers)) for name, errors in systems.items()]
+    return markdown(["estimator", *(f"{number} evaluations" for number in numbers)], rows)
+
+
+def recovered(benchmark: dict) -> str:
+    """How far each method's scores are from the generating process."""
+    rows = [
+        (
+            name,
+            f"{off['half_life_error as if alone']:.1%}",
+            f"{off['half_life_error']:.1%}",
+            f"{off['behavior_weight_error']:.3f}",
+        )
+        for name, off in by_system(benchmark, "metric", "law recovered").items()
+    ]
+    heads = ["method (removal)", "half-life off, read as single removals"]
+    return markdown([*heads, "half-life off, own question", "largest weight off"], rows)
+
+
+def metrics(_: dict) -> str:
+    """Every faithfulness metric: equation, which way is better, paper, when it misleads."""
+    rows = [
+        (
+            f"`{metric.name}` {ARROWS[metric.better]}",
+            *(_safe(metric.equation), metric.paper, _safe(metric.lies)),
+        )
+        for metric in METRICS.values()
+    ]
+    return markdown(["metric", "equation", "paper", "when it lies"], rows)
+
+
+def measured(benchmark: dict) -> str:
+    """Faithfulness of each method under the first removal: mean and interval."""
+    protocol = benchmark["protocol"]
+    removal = protocol["removal"].partition(",")[0]
+    cells: dict[str, dict[str, str]] = {}
+    for row in benchmark["rows"]:
+        if row["task"] == f"removal {removal}" and row["metric"] in SHOWN:
+            cells.setdefault(row["system"], {})[row["metric"]] = _cell(row)
+    rows = [(f"`{method}`", *(row.get(n, "") for n in SHOWN)) for method, row in cells.items()]
+    named = [f"{n} {ARROWS[METRICS[n].better]}" if n in METRICS else n for n in SHOWN]
+    note = (
+        f"{protocol['data']}: {protocol['histories']}. Target: {protocol['target']}. Removal: "
+        f"{protocol['removal']}; {protocol['budget']}. Recommended beforehand: "
+        f"`{benchmark['figures']['recommended']}`. Mean and 95% bootstrap interval over users."
+    )
+    lines = "\n".join(f"- {line}" for line in protocol["misleading"])
+    return markdown(
+        ["method", *named], rows, note, *(["Not better than a baseline:", lines] * bool(lines))
+    )
+
+
+def _cell(row: dict) -> str:
+    if row["mean"] is None:
+        return "n/a"
+    if row["metric"] == "evaluations":
+        return f"{row['mean']:.0f}"
+    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _safe(text: str) -> str:
+    """A vertical bar would end the cell."""
+    return text.replace("|", "\\|")
 
 
 def _difference(row: dict, metric: str, digits: int) -> str:
@@ -159,117 +240,72 @@ def _difference(row: dict, metric: str, digits: int) -> str:
     return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
-def training_page(text: str, folder: Path) -> str:
-    """docs/how-to/training_options.md with its tables as measured; as it is where nothing was measured yet."""
-    places = {
-        "training_speed": (SPEED, speed_tables),
-        "ablations": (ABLATIONS, ablations_table),
-    }
-    return _filled(text, folder, places)
+TABLES: dict[str, tuple[str | None, Callable[[dict], str]]] = {
+    "demo": ("demo", demo),
+    "adapters": ("adapters", adapters),
+    "speed": ("training_speed", speed),
+    "ablations": ("ablations", ablations),
+    "learning": ("learning_ablations", learning),
+    "low labels": ("low_labels", low_labels),
+    "shapley estimators": ("shapley_estimators", estimators),
+    "law recovered": ("planted_truth", recovered),
+    "metrics": (None, metrics),
+    "measured": ("faithfulness_ml100k", measured),
+}
+"""By marker: the JSON file, and what makes the table of it."""
 
 
-def learning_table(benchmark: dict) -> str:
-    """The table of docs/how-to/ways_of_learning.md: one block a row, beside the same run without it."""
-    rows = [
-        f"| {row['system']} | {row['value']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
-        f"| {_difference(row, 'ndcg', 4)} | {row.get('off', '')} | {row['seconds']:.0f} |"
-        for row in benchmark["rows"]
-    ]
-    title = "| block | NDCG@10 | 95% interval | difference | from | s |"
-    protocol, seeds = benchmark["protocol"], ", ".join(map(str, benchmark["seeds"]))
-    note = f"Validation; {protocol['baseline']}, seeds {seeds}; {protocol['interval']}."
-    table = "\n".join([title, "|---|---|---|---|---|---|", *rows])
-    return f"<!-- learning -->\n{table}\n\n{note}\n<!-- /learning -->"
+# --- the pages ---------------------------------------------------------------------------------
 
 
-def low_labels_table(benchmark: dict) -> str:
-    """The second table of docs/how-to/ways_of_learning.md: few labels."""
-    rows = [
-        f"| {row['system']} | {row['value']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
-        f"| {_difference(row, 'auc', 4)} | {row['gauc']:.4f} | {row['guessed_labels']:,.0f} |"
-        for row in benchmark["rows"]
-    ]
-    title = "| learned from | AUC | 95% interval | difference | GAUC | labels guessed |"
-    protocol = benchmark["protocol"]
-    note = f"{protocol['task']} {protocol['labels']}. {protocol['interval']}."
-    table = "\n".join([title, "|---|---|---|---|---|---|", *rows])
-    return f"<!-- low labels -->\n{table}\n\n{note}\n<!-- /low labels -->"
+def pages() -> list[Path]:
+    """All pages that may hold a table."""
+    return [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 
 
-def learning_page(text: str, folder: Path) -> str:
-    """docs/how-to/ways_of_learning.md with its tables as measured; as it is where nothing was measured yet."""
-    places = {
-        "learning_ablations": (LEARNED, learning_table),
-        "low_labels": (LOW_LABELS, low_labels_table),
-    }
-    return _filled(text, folder, places)
+def markers(text: str) -> list[str]:
+    """The tables of a page."""
+    return [name for name in TABLES if f"<!-- {name} -->" in text]
 
 
-def _filled(
-    text: str, folder: Path, places: dict[str, tuple[re.Pattern, Callable[[dict], str]]]
-) -> str:
-    """A page with the tables of those benchmarks that have been measured."""
-    for name, (place, make) in places.items():
-        path = folder / f"{name}.json"
-        if path.is_file():
-            table = make(json.loads(path.read_text(encoding="utf-8")))
-            text = place.sub(lambda _, table=table: table, text)
+def filled(text: str, folder: Path = BENCHMARKS) -> str:
+    """A page with its tables as measured."""
+    for name in markers(text):
+        text = re.sub(
+            f"<!-- {name} -->.*<!-- /{name} -->",
+            partial(_block, name=name, folder=folder),
+            text,
+            flags=re.DOTALL,
+        )
     return text
 
 
-def estimators_table(benchmark: dict) -> str:
-    """The median error of every estimator of Shapley values, by evaluations."""
-    systems: dict[str, dict[int, float]] = {}
-    for row in benchmark["rows"]:
-        systems.setdefault(row["system"], {})[row["evaluations"]] = row["value"]
-    evaluations = list(next(iter(systems.values())))
-    head = [
-        "| estimator | " + " | ".join(f"{number} evaluations" for number in evaluations) + " |",
-        "|---" * (len(evaluations) + 1) + "|",
-    ]
-    rows = [
-        f"| {name} | " + " | ".join(f"{errors[number]:.3f}" for number in evaluations) + " |"
-        for name, errors in systems.items()
-    ]
-    lines = ["<!-- shapley estimators -->", *head, *rows, "<!-- /shapley estimators -->"]
-    return "\n".join(lines)
+def _block(_: re.Match, name: str, folder: Path) -> str:
+    file, make = TABLES[name]
+    benchmark = {} if file is None else _read(folder / f"{file}.json")
+    return f"<!-- {name} -->\n{make(benchmark)}\n<!-- /{name} -->"
 
 
-def attribution_page(text: str, folder: Path) -> str:
-    """docs/concepts/influence.md with its table as measured; as it is where nothing was measured yet."""
-    path = folder / "shapley_estimators.json"
-    if not path.is_file():
-        return text
-    measured = json.loads(path.read_text(encoding="utf-8"))
-    return ESTIMATORS.sub(lambda _: estimators_table(measured), text)
+def overview(folder: Path = BENCHMARKS) -> str:
+    """The page of all benchmarks: figures, command, hardware, versions."""
+    lines = ["# Measured figures", "", "Each file here was written by the command beside it.", ""]
+    for path in sorted(folder.glob("*.json")):
+        lines += _section(path.name, _read(path))
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def recovered_table(benchmark: dict) -> str:
-    """How far off the law is that each method's scores speak of."""
-    systems: dict[str, dict[str, float]] = {}
-    for row in benchmark["rows"]:
-        if row["task"] == "law recovered":
-            systems.setdefault(row["system"], {})[row["metric"]] = row["value"]
-    head = [
-        "| method (removal) | half-life off, read as single removals | half-life off, own question "
-        "| largest weight off |",
-        "|---|---|---|---|",
-    ]
-    rows = [
-        f"| {name} | {off['half_life_error as if alone']:.1%} | {off['half_life_error']:.1%} "
-        f"| {off['behavior_weight_error']:.3f} |"
-        for name, off in systems.items()
-    ]
-    return "\n".join(["<!-- law recovered -->", *head, *rows, "<!-- /law recovered -->"])
-
-
-def planted_page(text: str, folder: Path) -> str:
-    """docs/how-to/synthetic_truth.md with its table as measured; as it is where nothing was measured yet."""
-    path = folder / "planted_truth.json"
-    if not path.is_file():
-        return text
-    measured = json.loads(path.read_text(encoding="utf-8"))
-    return RECOVERED.sub(lambda _: recovered_table(measured), text)
+def _section(name: str, benchmark: dict) -> Iterator[str]:
+    hardware, versions = benchmark["hardware"], benchmark["versions"]
+    yield from (f"## [{benchmark['name']}](../benchmarks/{name})", "")
+    yield from (f"`{benchmark['command']}`", "")
+    rows = [(f"`{key}`", _number(value)) for key, value in benchmark["figures"].items()]
+    yield from (markdown(["figure", "value"], rows), "")
+    packages = ", ".join(f"{p} {versions[p]}" for p in ("torch", "transformers") if p in versions)
+    yield (
+        f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, "
+        f"accelerator: {hardware['accelerator'] or 'none'}; {packages}."
+    )
+    yield ""
 
 
 def _number(value: object) -> str:
@@ -278,19 +314,18 @@ def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Write the overview and the tables of all pages."""
+    OVERVIEW.write_text(overview(), encoding="utf-8")
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        if markers(text):
+            path.write_text(filled(text), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    FRONT.write_text(front_page(FRONT.read_text("utf-8"), OVERVIEW.parent), encoding="utf-8")
-    filled = adapters_page(ADAPTERS.read_text("utf-8"), OVERVIEW.parent)
-    ADAPTERS.write_text(filled, encoding="utf-8")
-    filled = training_page(TRAINING.read_text("utf-8"), OVERVIEW.parent)
-    TRAINING.write_text(filled, encoding="utf-8")
-    LEARNING.write_text(
-        learning_page(LEARNING.read_text("utf-8"), OVERVIEW.parent), encoding="utf-8"
-    )
-    filled = faithfulness_page(FAITHFULNESS.read_text("utf-8"), OVERVIEW.parent)
-    FAITHFULNESS.write_text(filled, encoding="utf-8")
-    filled = attribution_page(ATTRIBUTION.read_text("utf-8"), OVERVIEW.parent)
-    ATTRIBUTION.write_text(filled, encoding="utf-8")
-    filled = planted_page(PLANTED.read_text("utf-8"), OVERVIEW.parent)
-    PLANTED.write_text(filled, encoding="utf-8")
-    OVERVIEW.write_text(overview(OVERVIEW.parent), encoding="utf-8")
+    main()

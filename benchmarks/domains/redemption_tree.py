@@ -47,7 +47,7 @@ class Fitted:
 def fit(settings: Settings, seed: int, data: Data) -> Fitted:
     """Up to 200 trees; validation AUC chooses how many of them are used."""
     begun = time.process_time()
-    (train, labels), (columns, wanted) = data["train"], data["validation"]
+    (train, labels), (columns, targets) = data["train"], data["validation"]
     model = HistGradientBoostingClassifier(
         learning_rate=settings["learning_rate"],
         max_leaf_nodes=int(settings["max_leaf_nodes"]),
@@ -58,19 +58,19 @@ def fit(settings: Settings, seed: int, data: Data) -> Fitted:
         early_stopping=False,
         random_state=seed,
     ).fit(train, labels)
-    known = ~np.isnan(wanted)
+    known = ~np.isnan(targets)
     areas = [
-        roc_auc_score(wanted[known], stage[known])
+        roc_auc_score(targets[known], stage[known])
         for stage in model.staged_decision_function(columns)
     ]
     best = int(np.argmax(areas))
     seconds = time.process_time() - begun
-    summary = {"validation": float(areas[best]), "train_seconds": seconds, "trees": best + 1}
+    summary = {"validation_auc": float(areas[best]), "train_seconds": seconds, "trees": best + 1}
     return Fitted(model, best, summary)
 
 
 def features(rows: EvaluationSet) -> FloatArray:
-    """(N, F) hand features of the asked-for contacts, NaN where there is nothing to tell."""
+    """(N, F) hand features of contacts, NaN where there is no value."""
     types, moments = rows.target_items, rows.log.timestamps[rows.events]
     columns = [
         _of_history(rows.history(n), int(types[n]), int(moments[n])) for n in range(len(rows))
@@ -85,7 +85,7 @@ def _of_history(history: History, campaign: int, now: int) -> list[float]:
     )
     days = (now - history.timestamps) / DAY
     dollars = np.where(purchase, np.nan_to_num(history.values), 0)
-    found = [
+    values = [
         campaign,
         contact.sum(),
         (contact & (history.items == campaign)).sum(),
@@ -99,8 +99,10 @@ def _of_history(history: History, campaign: int, now: int) -> list[float]:
     ]
     for window in WINDOWS:
         inside = days <= window
-        found += [(purchase & inside).sum(), dollars[inside].sum(), (redeem & inside).sum()]
-    return [float(value) for value in found] + [_number(history.user[name]) for name in DEMOGRAPHIC]
+        values += [(purchase & inside).sum(), dollars[inside].sum(), (redeem & inside).sum()]
+    return [float(value) for value in values] + [
+        _number(history.user[name]) for name in DEMOGRAPHIC
+    ]
 
 
 DEMOGRAPHIC = ("age", "income", "household_size", "kids_count")

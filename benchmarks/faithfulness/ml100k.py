@@ -74,7 +74,7 @@ def our_contenders(names: list[str], words: list[str], removals: list[str]) -> l
     chosen = names or [
         name
         for name, spec in METHODS.items()
-        if spec.family != "reference"
+        if spec.family != "baseline"
         and name not in TOO_DEAR
         and (not spec.removals or set(removals) <= set(spec.removals))
     ]

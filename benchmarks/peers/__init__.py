@@ -1,1 +1,1 @@
-"""Programs that run in the environments of other libraries; they import nothing of llm_influence."""
+"""Programs for the environments of other libraries; they import nothing of llm_influence."""

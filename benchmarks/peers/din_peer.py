@@ -23,9 +23,8 @@ from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import DIN
 from torch import Tensor
 
-from benchmarks.peers.click_network import fit
-from benchmarks.peers.click_task import Examples, Floats, Ints, Task
-from benchmarks.peers.click_trial import Trial
+from benchmarks.peers.feedback_task import Examples, Floats, Ints, Task
+from benchmarks.peers.trial import FeedbackTrial, fit
 
 LEVELS = 6
 """Ratings 1 to 5, and 0 for the candidate."""
@@ -34,7 +33,7 @@ SCORED_AT_ONCE = 1024
 
 def main() -> None:
     """Run one trial."""
-    trial = Trial()
+    trial = FeedbackTrial()
     torch.manual_seed(trial.seed)
     torch.set_num_threads(1)
     network, item_codes = make_network(trial.task, trial.settings)

@@ -15,13 +15,13 @@ from cornac.models import GRU4Rec
 from cornac.models.gru4rec import recom_gru4rec
 from torch import Tensor
 
-from benchmarks.peers.task import Items, Scorer
-from benchmarks.peers.trial import Trial
+from benchmarks.peers.ranking_task import Items, Scorer
+from benchmarks.peers.trial import RankingTrial
 
 
 def main() -> None:
     """Run one trial."""
-    trial = Trial()
+    trial = RankingTrial()
     torch.manual_seed(trial.seed)
     train = dataset_of(trial.task.train)
     settings = dict(trial.settings)
@@ -36,7 +36,7 @@ def main() -> None:
 class Epochs:
     """Stands in for Cornac's progress bar, the one place where it tells that an epoch is over."""
 
-    def __init__(self, trial: Trial, model: GRU4Rec, scorer: Scorer) -> None:
+    def __init__(self, trial: RankingTrial, model: GRU4Rec, scorer: Scorer) -> None:
         self._trial, self._model, self._scorer = trial, model, scorer
 
     def __iter__(self) -> Iterator[int]:

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.peers.click_network import fit
-from benchmarks.peers.click_task import Examples, Floats, Ints, Task
-from benchmarks.peers.click_trial import Trial
+from benchmarks.peers.feedback_task import Examples, Floats, Ints, Task
+from benchmarks.peers.trial import FeedbackTrial, fit
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
 LEVELS = 6
@@ -28,7 +27,7 @@ GAPS = 32
 
 def main() -> None:
     """Run one trial."""
-    trial = Trial()
+    trial = FeedbackTrial()
     torch.manual_seed(trial.seed)
     torch.set_num_threads(1)
     network = ClickNetwork(trial.task, trial.settings)

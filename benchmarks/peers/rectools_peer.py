@@ -23,15 +23,15 @@ from rectools.models.nn.transformers.lightning import TransformerLightningModule
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks.peers.task import Items, Scorer
-from benchmarks.peers.trial import Trial
+from benchmarks.peers.ranking_task import Items, Scorer
+from benchmarks.peers.trial import RankingTrial
 
 MODELS = {"sasrec": SASRecModel, "bert4rec": BERT4RecModel}
 
 
 def main() -> None:
     """Run one trial."""
-    trial = Trial()
+    trial = RankingTrial()
     seed_everything(trial.seed)
     settings = dict(trial.settings)
     model = MODELS[str(settings.pop("model"))](
@@ -65,7 +65,7 @@ class WhereAsked(TransformerLightningModule):
 class Validation(Callback):
     """Stops the clock after every epoch, validates, and ends the training when told so."""
 
-    def __init__(self, trial: Trial, scorer: Scorer) -> None:
+    def __init__(self, trial: RankingTrial, scorer: Scorer) -> None:
         self._trial = trial
         self._scorer = scorer
 

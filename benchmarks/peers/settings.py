@@ -6,14 +6,15 @@ import itertools
 import random
 from collections.abc import Iterator
 
-Settings = dict[str, str | int | float]
-Grid = dict[str, tuple[str | int | float, ...]]
+Settings = dict[str, str | int | float | bool]
+Grid = dict[str, tuple[str | int | float | bool, ...]]
 
-PROGRAMS = {
-    "sasrec": "rectools_peer",
-    "gru4rec": "gru4rec_peer",
-    "bert4rec": "rectools_peer",
-}
+RANKING = {"sasrec": "rectools_peer", "bert4rec": "rectools_peer", "gru4rec": "gru4rec_peer"}
+FEEDBACK = {"tree": "tree_peer", "lstm": "lstm_peer", "din": "din_peer"}
+"""The program of each peer."""
+
+LIKED_FROM = 4.0
+"""A rating of at least this is a like."""
 
 _TRANSFORMER: dict[str, Grid] = {
     "ml100k": {
@@ -48,6 +49,68 @@ _GRU: dict[str, Grid] = {
     for task in ("ml100k", "beauty", "complete_journey")
 }
 
+_CLICK_FIRST: dict[str, Settings] = {
+    "tree": {
+        "item_statistics": "others",
+        "learning_rate": 0.05,
+        "max_leaf_nodes": 15,
+        "min_samples_leaf": 100,
+        "l2_regularization": 10.0,
+        "max_features": 0.5,
+    },
+    "lstm": {
+        "width": 64,
+        "cell": "lstm",
+        "genres": True,
+        "gaps": True,
+        "dropout": 0.5,
+        "weight_decay": 1e-5,
+        "learning_rate": 3e-3,
+        "batch_users": 16,
+    },
+    "din": {
+        "embedding_size": 16,
+        "mlp": 64,
+        "history": 50,
+        "genres": True,
+        "dropout": 0.3,
+        "weight_decay": 1e-5,
+        "learning_rate": 1e-3,
+        "batch_size": 256,
+    },
+}
+
+_CLICK: dict[str, Grid] = {
+    "tree": {
+        "item_statistics": ("past", "others"),
+        "learning_rate": (0.02, 0.05, 0.1),
+        "max_leaf_nodes": (7, 15, 31, 63),
+        "min_samples_leaf": (20, 50, 100, 200),
+        "l2_regularization": (0.0, 1.0, 10.0, 100.0),
+        "max_features": (0.2, 0.5, 1.0),
+    },
+    "lstm": {
+        "width": (32, 64, 128),
+        "cell": ("lstm", "gru"),
+        "genres": (True, False),
+        "gaps": (True, False),
+        "dropout": (0.2, 0.4, 0.5, 0.6),
+        "weight_decay": (0.0, 1e-6, 1e-5, 1e-4),
+        "learning_rate": (1e-3, 3e-3, 1e-2),
+        "batch_users": (8, 16, 32),
+    },
+    "din": {
+        "embedding_size": (8, 16, 32),
+        "mlp": (32, 64, 128),
+        "history": (20, 50, 100),
+        "genres": (True, False),
+        "dropout": (0.0, 0.2, 0.4, 0.6),
+        "weight_decay": (0.0, 1e-6, 1e-5, 1e-4),
+        "learning_rate": (5e-4, 1e-3, 3e-3),
+        "batch_size": (128, 256, 512),
+    },
+}
+
 GRIDS: dict[tuple[str, str], Grid] = {
     **{("sasrec", task): {"model": ("sasrec",), **grid} for task, grid in _TRANSFORMER.items()},
     **{("gru4rec", task): grid for task, grid in _GRU.items()},
@@ -55,6 +118,7 @@ GRIDS: dict[tuple[str, str], Grid] = {
         ("bert4rec", task): {"model": ("bert4rec",), "mask_prob": (0.15, 0.3, 0.5), **grid}
         for task, grid in _TRANSFORMER.items()
     },
+    **{(system, "feedback"): grid for system, grid in _CLICK.items()},
 }
 
 _LENGTH = {"ml100k": 100, "beauty": 20}
@@ -63,6 +127,8 @@ _BATCH = {"ml100k": 32, "beauty": 64}
 
 def first(system: str, task: str) -> Settings:
     """The point that is tried first."""
+    if task == "feedback":
+        return _CLICK_FIRST[system]
     if system == "gru4rec":
         return {
             "width": 128,

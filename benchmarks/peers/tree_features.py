@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.peers.click_task import Floats, Ints, Task
+from benchmarks.peers.feedback_task import Floats, Ints, Task
 
 FOLDS = 5
 PRIOR = 5.0

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from benchmarks.peers.click_task import Examples, Floats
-from benchmarks.peers.click_trial import Trial
+from benchmarks.peers.feedback_task import Examples, Floats
 from benchmarks.peers.tree_features import categorical, table
+from benchmarks.peers.trial import FeedbackTrial
 
 TREES, AN_EPOCH = 1000, 20
 
 
 def main() -> None:
     """Run one trial."""
-    trial = Trial()
+    trial = FeedbackTrial()
     settings = dict(trial.settings)
     trial.start_clock()
     names, values = table(trial.task, str(settings.pop("item_statistics")))

@@ -1,4 +1,4 @@
-"""What is said of a like without a model: means of the film, of the user, and both biases."""
+"""Baselines of a like without a model: means of the film, of the user, and both biases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.peers.click_settings import LIKED_FROM
+from benchmarks.peers.settings import LIKED_FROM
 from llm_influence.data.splits import EvaluationSet, Split
 
 Score = Callable[[EvaluationSet], np.ndarray]
@@ -27,7 +27,7 @@ def item_mean(split: Split, shrinkage: float) -> Score:
 
 
 def user_mean(split: Split, shrinkage: float) -> Score:
-    """The user's share of likes in the history of the question, shrunk likewise."""
+    """The user's share of likes in the history, shrunk likewise."""
     liked = split.log.values >= LIKED_FROM
     mean = (split.train.values >= LIKED_FROM).mean()
     before = np.append(0, np.cumsum(liked))
@@ -40,7 +40,7 @@ def user_mean(split: Split, shrinkage: float) -> Score:
 
 
 def biases(split: Split, shrinkage: float) -> Score:
-    """Logistic regression on who asks and which film, both shrunk; fitted on training alone."""
+    """Logistic regression on user and film, both shrunk; fitted on training alone."""
     log, trained = split.log, split.parts() == 0
     users, items = (torch.from_numpy(c[trained]).long() for c in (log.rows_of_users(), log.items))
     liked = torch.from_numpy(log.values[trained] >= LIKED_FROM).double()
@@ -66,7 +66,7 @@ def biases(split: Split, shrinkage: float) -> Score:
     return lambda rows: middle + user_odds[rows.users] + item_odds[rows.target_items]
 
 
-REFERENCES: dict[str, Callable[[Split, float], Score]] = {
+BASELINES: dict[str, Callable[[Split, float], Score]] = {
     "item mean": item_mean,
     "user mean": user_mean,
     "user and item bias": biases,

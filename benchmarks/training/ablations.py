@@ -90,7 +90,7 @@ TEMPLATES = {
 
 def without_texts(model: InfluenceModel) -> None:
     """Give items fixed random directions instead of those of their texts."""
-    words, first = model.units.words, model.first_item
+    words, first = model.embeddings.words, model.first_item
     draw = torch.Generator().manual_seed(0)
     random = torch.randn(words[first:].shape, generator=draw)
     words[first:] = F.normalize(random, dim=-1)
@@ -105,7 +105,7 @@ def without_residuals(model: InfluenceModel) -> None:
         gradient[first:] = 0
         return gradient
 
-    model.units.residual.register_hook(stop)
+    model.embeddings.residual.register_hook(stop)
 
 
 CHANGES: dict[str, Callable[[InfluenceModel], None]] = {

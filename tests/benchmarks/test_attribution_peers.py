@@ -29,7 +29,7 @@ BITS = (np.arange(64)[:, None] >> np.arange(6)) & 1
 
 @pytest.fixture(scope="module")
 def case():
-    model, history = tiny.tiny_model("bert", "token"), tiny.small_log().history("u3")
+    model, history = tiny.tiny_model("bert", "token"), tiny.small_log()["u3"]
     return Case(model, history, bind(TOP, model, [history]))
 
 

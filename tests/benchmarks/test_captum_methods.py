@@ -34,8 +34,8 @@ def test_a_linear_model_gives_its_weights(name):
 
 @pytest.mark.parametrize("removal", ["drop", "mask"])
 def test_feature_ablation_is_leaving_one_out_under_the_same_removal(log, removal):
-    histories, model = [log.history("u0"), log.history("u2")], tiny.tiny_model()
-    ours = METHODS["leave_one_out"].run(task(model, histories, removal=removal))
+    histories, model = [log["u0"], log["u2"]], tiny.tiny_model()
+    ours = METHODS["leave_one_out"]().run(task(model, histories, removal=removal))
     theirs = peers.feature_ablation(task(model, histories, removal=removal))
     for a, b in zip(ours.scores, theirs.scores, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -44,14 +44,14 @@ def test_feature_ablation_is_leaving_one_out_under_the_same_removal(log, removal
 
 @pytest.mark.parametrize("name", [*SIGNED, "saliency"])
 def test_batches_change_nothing(log, name):
-    histories, model = [log.history("u0"), log.history("u2")], tiny.tiny_model()
+    histories, model = [log["u0"], log["u2"]], tiny.tiny_model()
     together = getattr(peers, name)(task(model, histories))
     alone = getattr(peers, name)(task(model, histories[1:]))
     np.testing.assert_allclose(together.scores[1], alone.scores[0], rtol=1e-3, atol=1e-4)
 
 
 def test_samples_follow_the_budget(log):
-    model, history = tiny.tiny_model(), log.history("u2")
+    model, history = tiny.tiny_model(), log["u2"]
     few, many = (
         peers.kernel_shap(task(model, [history]), budget=budget).evaluations[0]
         for budget in (5, 60)

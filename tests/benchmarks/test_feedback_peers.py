@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.feedback_intervals import auc_draws
-from benchmarks.peers.click_metrics import auc
-from benchmarks.peers.click_task import Examples, Task
+from benchmarks.peers.feedback_task import Examples, Task
 from benchmarks.peers.lstm_peer import ClickNetwork, Events
+from benchmarks.peers.metrics import auc
 from benchmarks.peers.tree_features import PRIOR, table
 from llm_influence.evaluation.metrics import feedback_metrics
 
@@ -98,14 +97,3 @@ def test_the_click_model_answers_before_it_has_read_the_answer(task, cell):
     assert (before[1::2] != after[1::2])[changed].all(), "the second question knows the first"
     alone = Events(task).scores(network, asked, batch=1)
     np.testing.assert_allclose(before, alone, rtol=1e-5)
-
-
-def test_a_draw_of_users_is_the_auc_of_their_rows():
-    random = np.random.default_rng(2)
-    users = random.integers(0, 7, 90) * 3
-    labels, scores = random.random(90) < 0.5, random.integers(0, 20, 90).astype(float)
-    found = auc_draws(labels, scores, users, draws=5, seed=4)
-    names, again = np.unique(users), np.random.default_rng(4)
-    for value, drawn in zip(found, again.integers(len(names), size=(5, len(names))), strict=True):
-        rows = np.concatenate([np.flatnonzero(users == names[user]) for user in drawn])
-        assert value == pytest.approx(auc(labels[rows], scores[rows]))

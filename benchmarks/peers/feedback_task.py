@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.peers.click_settings import LIKED_FROM
+from benchmarks.peers.settings import LIKED_FROM
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

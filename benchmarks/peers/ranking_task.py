@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.peers.ranks import target_ranks
+from benchmarks.peers.metrics import target_ranks
 
 Items = npt.NDArray[np.int64]
 Scorer = Callable[[list[Items]], npt.NDArray[np.float32]]

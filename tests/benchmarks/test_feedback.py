@@ -5,13 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.prediction.feedback_report import write_report
-from benchmarks.prediction.feedback_runs import FeedbackBench, measure, questions_of, save_column
+from benchmarks.peer_runs import save_column, save_result
+from benchmarks.prediction.feedback import baselines, bench_of, examples_of, measure, write_report
 from llm_influence.config.data import SplitConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import split_log
-from llm_influence.utils import write_text
 
 USERS, EVENTS = 30, 12
 
@@ -33,14 +32,14 @@ def split():
 
 @pytest.fixture
 def bench(split, tmp_path):
-    bench = FeedbackBench(tmp_path, core=0, environment=tmp_path)
+    bench = bench_of(tmp_path, 0, tmp_path)
     split.save(bench.task)
     split.log.catalogue.save(bench.task / "catalogue.parquet")
     return bench
 
 
 def test_every_event_but_the_first_is_asked_in_the_order_of_the_split(split):
-    asked = questions_of(split).to_pandas()
+    asked = examples_of(split).to_pandas()
     assert (asked.groupby("user").position.apply(list).map(len) == EVENTS - 1).all()
     tested = asked[asked.part == "test"]
     assert (tested.position == split.test.positions).all()
@@ -54,7 +53,7 @@ def test_figures_compare_ours_with_the_best_peer(bench, split, capsys):
     _finished(bench, "llm_influence", [3 * liked + noise[0], 3 * liked + noise[1]])
     _finished(bench, "tree", [liked + noise[0], liked + noise[1]])
     _finished(bench, "lstm", [noise[0]])
-    bench.references()
+    baselines(bench)
     write_report(bench, bench.folder / "report.json")
 
     found = json.loads((bench.folder / "report.json").read_text())
@@ -89,4 +88,4 @@ def _finished(bench, name, scores, ranks=None):
         if ranks is not None:
             save_column(folder, "test_ranks", ranks)
         result = {"seed": seed, "settings": {}, "train_seconds": 1.0, "epochs": []}
-        write_text(folder / "result.json", json.dumps(result))
+        save_result(folder, result)

@@ -1,7 +1,7 @@
-"""The one ranking rule, for programs that cannot import llm_influence.
+"""Ranks, NDCG and AUC for programs that cannot import llm_influence.
 
-The same as `llm_influence.evaluation.metrics` (a test holds the two together): every item of the
-catalogue is a candidate but those of the history, equal scores are ordered by row of the catalogue.
+The same as `llm_influence.evaluation.metrics`; a test compares the two. Every item of the catalogue
+is a candidate but those of the history; equal scores are ordered by row of the catalogue.
 """
 
 from __future__ import annotations
@@ -40,3 +40,18 @@ def ndcg(ranks: npt.NDArray[np.integer], cutoff: int = 10) -> float:
     """Mean NDCG@K of one relevant item a row."""
     gains = 1 / np.log2(1 + ranks.astype(np.float64))
     return float(np.where(ranks <= cutoff, gains, 0).mean())
+
+
+def auc(labels: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> float:
+    """How often a positive scores above a negative; equal scores count half.
+
+    Args:
+        labels: (N,) with both classes.
+        scores: (N,) any increasing function of the probability.
+    """
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks = (last - (counts - 1) / 2)[places]  # equal scores share the mean of their ranks
+    positive = int(labels.sum())
+    above = ranks[labels].sum() - positive * (positive + 1) / 2
+    return float(above / (positive * (len(labels) - positive)))

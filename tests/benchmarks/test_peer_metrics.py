@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.peers import ranks as peer
+from benchmarks.peers import metrics as peer
 from llm_influence.evaluation.metrics import MISSED, ranking_metrics, seen_items, target_ranks
 
 
