@@ -4,7 +4,7 @@
 
     log = BehaviorLog.read("events.parquet", items="items.parquet")
     model = InfluenceModel.from_pretrained("runs/movielens_100k")
-    print(Explainer(model).explain(log.history("196")).to_text())
+    print(Explainer(model).explain(log["196"]).to_text())
 
 The rooms, each importing only those before it: `types`, `errors`, `config`, `data`, `rendering`,
 `rules`, `influence`, `modeling`, `evaluation`, `training` and `attribution`, `faithfulness`,

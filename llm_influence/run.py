@@ -186,7 +186,7 @@ def whole_histories(table: pa.Table, log: BehaviorLog, users: int) -> list[Histo
     """
     found = []
     for user in pc.unique(table["user_id"]).to_pylist()[:users]:
-        history = log.history(user)
+        history = log[user]
         last = pc.max(table.filter(pc.equal(table["user_id"], user))["timestamp"]).as_py()
         if last == history.timestamps[-1]:
             found.append(history)

@@ -1,8 +1,8 @@
-"""The records everything else evaluations around. Data only; imports nothing of ours.
+"""The records that all rooms share: `Event`, `History` and `CodeNames`.
 
-An `Event` is one thing a user did, a `History` is a user's events in time order. Histories keep
-integer codes and share one `CodeNames` that says what the codes mean, so that a log of ten
-million rows is a handful of arrays and an `Event` object exists only where a person looks.
+An `Event` is one thing a user did; a `History` is a user's events in time order. A history keeps
+integer codes, and all histories of a log share one `CodeNames` with the meaning of the codes. So a
+log of ten million rows is a handful of arrays, and `Event` objects are made only for display.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class CodeNames:
-    """What the integer codes of a history mean. Compared by identity: one log, one code_names.
+    """The names behind the integer codes of a history. Compared by identity: one for each log.
 
     Attributes:
         items: Item ids by item code, an Arrow string array of length I.
@@ -69,10 +69,10 @@ class History:
         behaviors: (E,) behaviour codes into ``code_names.behaviors``.
         timestamps: (E,) Unix seconds, never decreasing.
         values: (E,) float32, NaN where an event has no value.
-        code_names: What the codes mean.
+        code_names: The names behind the codes.
         user: User features by column name, as text.
-        query_time: When the question about what comes next is asked, Unix seconds; None where it is
-            not known. It is never rendered: only models with "when" read it.
+        query_time: Time for which the next event is predicted, Unix seconds; None if unknown. It
+            is never rendered: only models with the time-to-query input use it.
     """
 
     user_id: str
@@ -87,6 +87,9 @@ class History:
     def __len__(self) -> int:
         """Number of events E."""
         return len(self.items)
+
+    def __repr__(self) -> str:
+        return f"History(user {self.user_id!r}, {len(self):,} events, {time_span(self.timestamps)})"
 
     def keep(self, which: BoolArray | slice) -> History:
         """The same user with only the events that ``which`` (a (E,) mask or a slice) selects."""
@@ -122,7 +125,7 @@ class History:
     def from_events(
         cls, user_id: str, events: Iterable[Event], user: Mapping[str, str] | None = None
     ) -> History:
-        """A history typed by hand: events are put in time order, ties keep the order given."""
+        """A history of `Event` objects, sorted by time; ties keep the order given."""
         ordered: Sequence[Event] = sorted(events, key=lambda event: event.timestamp)
         items = list(dict.fromkeys(event.item for event in ordered))
         behaviors = tuple(dict.fromkeys(event.behavior for event in ordered))
@@ -138,3 +141,12 @@ class History:
             code_names=CodeNames(pa.array(items, pa.string()), behaviors),
             user=MappingProxyType(dict(user or {})),
         )
+
+
+def time_span(timestamps: IntArray) -> str:
+    """First and last of some Unix times (N,), for display: '1997-09-20 03:05:10 to ... UTC'."""
+    if not len(timestamps):
+        return "no time"
+    ends = (timestamps.min(), timestamps.max())
+    first, last = (str(np.datetime64(int(time), "s")).replace("T", " ") for time in ends)
+    return f"{first} to {last} UTC"

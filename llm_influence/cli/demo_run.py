@@ -79,7 +79,7 @@ def run_demo(
     say("4/4 analysing the explanations and writing the report")
     shown = _sample(run, users)
     influences = read_tables([folder / "influence" / method for method in METHODS])
-    facts = run.report_facts(metrics, [run.split.log.history(user) for user in shown])
+    facts = run.report_facts(metrics, [run.split.log[user] for user in shown])
     report = build_report(
         influences=influences,
         facts=facts,

@@ -95,6 +95,9 @@ class Catalogue:
         """Number of items I."""
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Catalogue({len(self):,} items, columns {', '.join(self.table.column_names)})"
+
     def find(self, ids: pa.Array) -> npt.NDArray[np.int32]:
         """(N,) item codes of (N,) ids, -1 where an id is not in the catalogue."""
         found = pc.index_in(ids.cast(pa.string()), value_set=self.ids)

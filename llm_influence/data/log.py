@@ -21,7 +21,7 @@ from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.reading import read_log, read_users
 from llm_influence.data.schema import Columns, nearest
 from llm_influence.errors import DataError, EmptyLogError, UnknownNameError, choices
-from llm_influence.types import NO_FEATURES, CodeNames, History
+from llm_influence.types import NO_FEATURES, CodeNames, History, time_span
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +168,13 @@ class BehaviorLog:
         """All histories, in the order of ``user_ids``."""
         return (self.at(index) for index in range(len(self)))
 
+    def __repr__(self) -> str:
+        return (
+            f"BehaviorLog({self.num_events:,} events, {len(self):,} users, "
+            f"{len(self.catalogue):,} items, {', '.join(self.code_names.behaviors)},\n"
+            f"            {time_span(self.timestamps)})"
+        )
+
     @property
     def num_events(self) -> int:
         """Number of events N."""
@@ -186,13 +193,13 @@ class BehaviorLog:
         """(N,) the place of each event in its user's history, from 0."""
         return np.arange(self.num_events) - np.repeat(self.offsets[:-1], self.lengths)
 
-    def history(self, user_id: str) -> History:
-        """A user's history; no event is copied. Looks through U ids: to read all, iterate.
+    def __getitem__(self, user_id: str) -> History:
+        """A user's history by id; no event is copied. Searches U ids: to read all, iterate.
 
         Raises:
             UnknownNameError: The user is not in the log.
         """
-        index = pc.index(self.user_ids, pa.scalar(str(user_id), pa.string())).as_py()
+        index = self._index(user_id)
         if index < 0:
             raise UnknownNameError(
                 f"user {user_id!r} is not in the log",
@@ -201,6 +208,13 @@ class BehaviorLog:
                 fix="check the id; ids are text, exactly as in the file",
             )
         return self.at(index)
+
+    def __contains__(self, user_id: object) -> bool:
+        """Whether the log has a user of this id."""
+        return self._index(user_id) >= 0
+
+    def _index(self, user_id: object) -> int:
+        return int(pc.index(self.user_ids, pa.scalar(str(user_id), pa.string())).as_py())
 
     def at(self, index: int, stop: int | None = None) -> History:
         """The history of user number ``index``, or its first ``stop`` events; nothing is copied.
@@ -213,7 +227,7 @@ class BehaviorLog:
                 f"there is no user number {index}",
                 where="behaviour log",
                 expected=f"a number from 0 to {len(self) - 1}",
-                fix="use log.history for an id",
+                fix="use log[user_id] for a user id",
             )
         start, end = int(self.offsets[index]), int(self.offsets[index + 1])
         span = slice(start, end if stop is None else min(end, start + stop))
@@ -274,7 +288,7 @@ class BehaviorLog:
             UnknownNameError: A user is not in the log.
         """
         for user_id in user_ids:
-            self.history(user_id)
+            self[user_id]
         wanted = pc.is_in(self.user_ids, value_set=pa.array(user_ids, pa.string()))
         return self.prefix(np.where(wanted.to_numpy(zero_copy_only=False), self.lengths, 0))
 

@@ -1,13 +1,15 @@
-"""Minimal counterfactual histories against every removal tried by hand."""
+"""Minimal counterfactual histories and attacks, against removals tried by hand."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from llm_influence.attribution.counterfactual import _Search, counterfactual
+from llm_influence.attribution.counterfactual import _Search, attack, counterfactual
 from llm_influence.errors import ExplanationError
 from llm_influence.types import Event, History
+from tests import tiny
 from tests.attribution.stand_ins import bag_model, typed
 
 ITEMS = ("i3", "i9", "i4", "i12", "i20", "i11", "i8")
@@ -81,7 +83,7 @@ def test_whatever_can_be_put_back_is_put_back():
 
 
 def test_a_real_model_is_flipped_too(any_model, log):
-    history = log.history("u7")  # longer than the context
+    history = log["u7"]  # longer than the context
     found = counterfactual(any_model, history)
     assert found.item == first(any_model, history, ())[0]
     assert first(any_model, history, found.removed)[0] == (found.flipped_to or found.item)
@@ -104,3 +106,95 @@ def test_a_real_model_is_flipped_too(any_model, log):
 def test_questions_without_an_answer_are_refused(bert, history, k, named):
     with pytest.raises(ExplanationError, match=named):
         counterfactual(bert, history, k)
+
+
+# --- attacks ---
+
+
+@pytest.fixture(scope="module")
+def attacked():
+    return tiny.tiny_model(noise=0.3)
+
+
+def lead(model, history, item, seen):
+    """Lead of the item over the best other that is not seen, by the model's own list."""
+    allowed = [each for each in model.catalogue.ids.to_pylist() if each not in seen]
+    found = {r.item: r.log_odds for r in model.recommend(history, 99, candidates=allowed)}
+    return found[item] > max(odds for name, odds in found.items() if name != item)
+
+
+def test_removed_events_take_the_recommendation_away_and_not_before(attacked, log):
+    flipped = 0
+    for user in range(len(log)):
+        history, found = log.at(user), attack(attacked, log.at(user), "removal", budget=3)
+        read, seen = attacked.encoder.trim(history), set(history.item_ids())
+        assert found.item == attacked.recommend(history, 1)[0].item
+        assert len(found.leads) == len(found.changed) + 1 <= 4
+        for steps in range(len(found.changed) + 1):
+            kept = np.ones(len(read), dtype=bool)
+            kept[list(found.changed[:steps])] = False
+            assert lead(attacked, read.keep(kept), found.item, seen) == (found.leads[steps] >= 0)
+        if found.needed:
+            flipped += 1
+            assert found.needed >= len(counterfactual(attacked, history).removed)
+    assert flipped
+
+
+def test_the_first_removal_is_the_worst_of_all(attacked, log):
+    history = log.at(7)
+    found = attack(attacked, history, "removal", budget=1, tried=1)
+    read, places = attacked.encoder.trim(history), range(len(attacked.encoder.trim(history)))
+    seen = set(history.item_ids())
+    alone = [
+        not lead(attacked, read.keep(np.arange(len(read)) != place), found.item, seen)
+        for (place,) in combinations(places, 1)
+    ]
+    assert any(alone) == (found.needed == 1)
+
+
+def test_injected_items_take_the_recommendation_away(attacked, log):
+    flipped = 0
+    for user in range(len(log)):
+        history = log.at(user)
+        found = attack(attacked, history, "injection", budget=2, tried=8)
+        events = history.events()
+        for item in found.changed:
+            last = events[-1]
+            events.append(Event(item, last.behavior, last.timestamp + 60, last.value))
+        longer = History.from_events(history.user_id, events, history.user)
+        assert found.item not in found.changed
+        assert not {*found.changed} & {*history.item_ids()}
+        seen = {*history.item_ids(), *found.changed}
+        assert lead(attacked, longer, found.item, seen) == (found.leads[-1] >= 0)
+        flipped += found.needed is not None
+    assert flipped
+
+
+def test_an_injected_event_may_not_come_after_the_question(attacked, log):
+    history = replace(log.at(3), query_time=int(log.at(3).timestamps[-1]))
+    found = attack(attacked, history, "injection", budget=2, tried=4)
+    assert found.changed == attack(attacked, log.at(3), "injection", budget=2, tried=4).changed
+
+
+def test_items_that_the_gradient_promises_hurt_almost_as_much_as_any(log):
+    smooth = tiny.tiny_model()  # nearer to its start, where a gradient reaches further
+    leads = {
+        tried: np.array(
+            [
+                attack(smooth, log.at(user), "injection", budget=1, tried=tried).leads
+                for user in range(len(log))
+            ]
+        )
+        for tried in (3, 999)
+    }
+    fell = {tried: np.mean(each[:, 0] - each[:, 1]) for tried, each in leads.items()}
+    assert fell[3] > 0.6 * fell[999] > 0
+
+
+def test_what_cannot_be_attacked_is_refused(attacked, log):
+    with pytest.raises(ExplanationError, match="history has 1 event"):
+        attack(attacked, log.at(0).keep(slice(0, 1)), "removal")
+    with pytest.raises(ExplanationError, match="budget is 0"):
+        attack(attacked, log.at(0), "removal", budget=0)
+    with pytest.raises(ExplanationError, match="reads words"):
+        attack(tiny.tiny_model(style="text"), log.at(0), "injection")

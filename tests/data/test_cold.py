@@ -29,7 +29,7 @@ def test_training_never_hears_of_a_new_item(whole, task):
     assert new | old == set(whole.catalogue.ids.to_pylist())
     assert not new & old
     for history in task.warm.log:
-        first = whole.history(history.user_id)
+        first = whole[history.user_id]
         kept = [event for event in first.events() if event.item not in new]
         assert history.events() == kept
         assert dict(history.user) == dict(first.user)
@@ -43,7 +43,7 @@ def test_what_trains_lies_before_all_that_is_asked(whole, task):
             user = rows.history(n).user_id
             target = rows.log.at(int(rows.users[n])).events()[rows.positions[n]]
             assert target not in trained.get(user, [])
-            assert len(trained.get(user, [])) <= 0.6 * len(whole.history(user))
+            assert len(trained.get(user, [])) <= 0.6 * len(whole[user])
 
 
 def test_questions_are_all_later_events_of_the_items_kept_back(whole, task):
@@ -65,7 +65,7 @@ def test_histories_of_questions_are_whole_and_coded_as_a_model_with_the_items_ad
     assert catalogue.titles == task.log.catalogue.titles
     for n in range(len(task.test)):
         history = task.test.history(n)
-        before = whole.history(history.user_id).item_ids()[: len(history)]
+        before = whole[history.user_id].item_ids()[: len(history)]
         assert history.item_ids() == before
         assert catalogue.ids.take(tiny.pa.array(history.items)).to_pylist() == before
     assert task.test.target_items.min() >= len(task.warm.train.catalogue)

@@ -93,7 +93,7 @@ def folder(tmp_path):
 
 def bought(folder, *, visits=False):
     log = complete_journey.read_complete_journey(folder, visits=visits)
-    history = log.history("7").events()
+    history = log["7"].events()
     return [(event.item, event.value) for event in history if event.behavior == "purchase"]
 
 
@@ -124,7 +124,7 @@ def test_a_contact_is_labelled_by_what_its_whole_window_showed(folder):
 
 def test_a_redemption_follows_the_purchases_of_the_visit_that_used_a_coupon(folder):
     log = complete_journey.read_complete_journey(folder)
-    events = [(e.behavior, e.item, e.timestamp) for e in log.history("7").events()]
+    events = [(e.behavior, e.item, e.timestamp) for e in log["7"].events()]
     moment = seconds("2017-03-16T03:30:00")
     assert events[-4:] == [
         ("purchase", "CHEESE", moment),
@@ -137,7 +137,7 @@ def test_a_redemption_follows_the_purchases_of_the_visit_that_used_a_coupon(fold
         ),  # midnight in New York, in summer
     ]
     # No visit of household 8 used a coupon that day: the day's last visit stands for it.
-    assert log.history("8").events()[-1].timestamp == seconds("2017-03-16T17:00:00")
+    assert log["8"].events()[-1].timestamp == seconds("2017-03-16T17:00:00")
 
 
 def test_items_have_words_and_people_their_features(folder):
@@ -153,9 +153,9 @@ def test_items_have_words_and_people_their_features(folder):
         "coupon 101": "Coupon for yogurt",
         "coupon 102": "Coupon for cheese, other products",
     }
-    assert log.history("7").user["age"] == "65+"
-    assert log.history("7").user["marital_status"] == ""
-    assert log.history("9").user["age"] == ""
+    assert log["7"].user["age"] == "65+"
+    assert log["7"].user["marital_status"] == ""
+    assert log["9"].user["age"] == ""
 
 
 @pytest.mark.e2e

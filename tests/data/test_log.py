@@ -87,7 +87,7 @@ def test_dropping_duplicates_keeps_the_first_of_each(rows):
 def test_order_within_a_second_follows_the_fraction():
     rows = [("a", "late", "2020-01-01T10:00:00.9Z"), ("a", "early", "2020-01-01T10:00:00.1Z")]
     log = BehaviorLog.read(table(*rows))
-    assert log.history("a").item_ids() == ["early", "late"]
+    assert log["a"].item_ids() == ["early", "late"]
 
 
 def test_times_too_far_apart_for_one_sort_key(monkeypatch):
@@ -99,7 +99,7 @@ def test_times_too_far_apart_for_one_sort_key(monkeypatch):
 
 def test_histories_are_views_that_share_the_vocabulary():
     log = BehaviorLog.read(TWO_USERS)
-    history = log.history("a")
+    history = log["a"]
     assert np.shares_memory(history.items, log.items)
     assert history.code_names is log.code_names
     assert [len(one) for one in log] == [3, 2]
@@ -110,14 +110,14 @@ def test_histories_are_views_that_share_the_vocabulary():
 
 def test_one_event_is_a_history():
     log = BehaviorLog.read(table(("a", "x", 1)))
-    assert len(log.history("a")) == 1
+    assert len(log["a"]) == 1
     assert log.code_names.behaviors == ("interact",)
 
 
 def test_unknown_user():
     log = BehaviorLog.read(table(("user-1", "x", 1)))
     with pytest.raises(UnknownNameError, match=r"'usr-1'.*its 1 users \(did you mean 'user-1'"):
-        log.history("usr-1")
+        log["usr-1"]
     for index in (-1, 1):
         with pytest.raises(UnknownNameError, match=f"no user number {index}"):
             log.at(index)
@@ -126,8 +126,8 @@ def test_unknown_user():
 def test_user_features_are_aligned_and_text():
     people = pa.table({"age": [30, 40], "user_id": ["b", "zz"], "plan": [None, "free"]})
     log = BehaviorLog.read(TWO_USERS, users=people)
-    assert dict(log.history("a").user) == {"age": "", "plan": ""}
-    assert dict(log.history("b").user) == {"age": "30", "plan": ""}
+    assert dict(log["a"].user) == {"age": "", "plan": ""}
+    assert dict(log["b"].user) == {"age": "30", "plan": ""}
     assert dict(log.prefix([0, 1]).at(0).user) == {"age": "30", "plan": ""}
     twice = pa.table({"user_id": ["b", "b"]})
     with pytest.raises(DuplicateError, match="user_id 'b' stands in rows 1 and 2"):
@@ -137,7 +137,7 @@ def test_user_features_are_aligned_and_text():
 def test_item_table_sets_the_codes():
     items = pa.table({"item_id": ["q", "z", "y", "x"], "title": ["Q", "Z", "Y", "X"]})
     log = BehaviorLog.read(TWO_USERS, items=items)
-    assert log.history("a").items.tolist() == [3, 2, 1]
+    assert log["a"].items.tolist() == [3, 2, 1]
     assert log.catalogue.title_of("q") == "Q"
 
 
@@ -229,7 +229,7 @@ def test_labels_stay_with_their_events_and_out_of_histories(tmp_path):
     np.testing.assert_array_equal(log.prefix([1, 2]).labels, [0, 5, 7])
     np.testing.assert_array_equal(log.select(["b"]).labels, [5, 7, 1])
     assert np.isnan(log.values).all()
-    shown = log.history("b")
+    shown = log["b"]
     assert [event.value for event in shown.events()] == [None, None, None]
     assert BehaviorLog.read(rows.drop_columns("label")).labels is None
     split = split_log(log, SplitConfig())

@@ -58,6 +58,6 @@ def test_movielens_100k():
     assert log.code_names.behaviors == ("rate",)
     assert log.catalogue.title_of("50") == "Star Wars (1977)"
     assert log.catalogue.texts[49] == "Star Wars (1977). Action Adventure Romance Sci-Fi War"
-    history = log.history("196")
+    history = log["196"]
     assert dict(history.user) == {"age": "49", "gender": "M", "occupation": "writer"}
     assert history.values.min() >= 1

@@ -155,8 +155,8 @@ def test_several_events_of_a_user_are_held_out_each_with_all_before_it_as_histor
     split = split_log(LOG, SplitConfig(held_out=2, min_events=4))
     assert questions_of(split.validation) == [("long", 1), ("long", 2)]
     assert questions_of(split.test) == [("long", 3), ("long", 4)]
-    assert split.train.history("long").item_ids() == ["i0"]
-    assert len(split.train.history("short")) == 2  # too few events: they only train
+    assert split.train["long"].item_ids() == ["i0"]
+    assert len(split.train["short"]) == 2  # too few events: they only train
     assert split.test.history(1).item_ids() == ["i0", "i1", "i2", "i3"]
     assert "last 2 events" in split.description["rule"]
 
@@ -173,7 +173,7 @@ def test_every_event_after_a_moment_may_be_asked():
 def test_a_question_is_asked_when_its_event_happens():
     rows = split_log(LOG, SplitConfig()).test
     assert [rows.history(n).query_time for n in range(len(rows))] == [4, 9]
-    assert LOG.history("long").query_time is None
+    assert LOG["long"].query_time is None
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_save_and_load(tmp_path, config):
         asked(split.test),
     )
     assert back.description == split.description
-    assert dict(back.log.history("long").user) == {"age": "30"}
+    assert dict(back.log["long"].user) == {"age": "30"}
     assert asked(Split.load(tmp_path).test) == asked(split.test)
 
 

@@ -33,7 +33,7 @@ METHODS_COMPARED = [
     compared_method("integrated_gradients", {"steps": 4}),
     "attention_rollout",
 ]
-REFERENCES = [name for name, spec in METHODS.items() if spec.family == "reference"]
+REFERENCES = [name for name, spec in METHODS.items() if spec.family == "baseline"]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def bert():
 @pytest.fixture(scope="module")
 def histories():
     log = tiny.small_log()
-    return [log.history(user) for user in ("u0", "u7", "u2", "u3")]
+    return [log[user] for user in ("u0", "u7", "u2", "u3")]
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,7 @@ def test_items_are_added_without_the_adapter_and_without_leaving_training(bert):
     bert.train()
     bert.add_items(twin)
     rows = bert.first_item + torch.tensor([4, len(bert.catalogue) - 1])
-    old, added = bert.units.words[rows]
+    old, added = bert.embeddings.words[rows]
     torch.testing.assert_close(old, added, rtol=0, atol=1e-5)
     assert all(module.training for module in bert.body.modules())
 
@@ -164,26 +164,26 @@ def test_residual_dropout_is_of_items_and_silent_outside_training(log, style, tm
     config = tiny.run_config(style=style, model={"residual_dropout": 0.9})
     model = InfluenceModel.build(config, log)
     with torch.no_grad():
-        model.units.residual += torch.randn_like(model.units.residual)
+        model.embeddings.residual += torch.randn_like(model.embeddings.residual)
     model.save_pretrained(tmp_path)
     for found in (model, InfluenceModel.from_pretrained(tmp_path)):
-        words = found.units.project(found.units.words)
-        whole = words + found.units.residual
+        words = found.embeddings.project(found.embeddings.words)
+        whole = words + found.embeddings.residual
         found.train()
         dropped = (found.item_vectors() == words[found.first_item :]).all(dim=1).float().mean()
         assert dropped > 0.5
         kept = slice(found.first_item)
-        assert torch.equal(found.units(kept), whole[kept])
+        assert torch.equal(found.embeddings(kept), whole[kept])
         assert torch.equal(found.eval().item_vectors(), whole[found.first_item :])
 
 
 def test_an_added_field_moves_the_prediction_once_it_is_learned(log):
     model = InfluenceModel.build(tiny.run_config(rendering={"template": "fused"}), log).eval()
-    history = log.history("u7")
+    history = log["u7"]
     valued = dataclasses.replace(history, values=np.where(np.arange(len(history)) == 2, 1, 5))
     for learned in (False, True):
         if learned:
             with torch.no_grad():
-                model.units.residual += torch.randn_like(model.units.residual)
+                model.embeddings.residual += torch.randn_like(model.embeddings.residual)
         (_, one), (_, other) = (next(model.predict([h])) for h in (history, valued))
         assert torch.equal(one.item_logits, other.item_logits) is not learned

@@ -11,7 +11,7 @@ from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ConfigError, ModelError
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.modeling.recurrent import RecurrentModel, RecurrentShape
+from llm_influence.modeling.recurrent import RecurrentCache, RecurrentModel, RecurrentShape
 from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.rendering.batch import collate
 from tests import tiny
@@ -82,8 +82,6 @@ def test_a_hidden_token_leaves_the_state_untouched_and_gets_no_gradient(kind):
 
 
 def test_a_state_is_kept_only_of_tokens_that_are_all_there():
-    from llm_influence.modeling.recurrent import RecurrentCache
-
     with pytest.raises(ValueError, match="hidden tokens"):
         body_of("gru")(torch.randn(3, 8, 5), holes(3, 8), RecurrentCache())
 
@@ -102,7 +100,7 @@ def test_states_are_float32_where_a_run_computes_in_bf16():
 
 def test_the_gate_of_an_event_is_what_is_left_of_whatever_stood_before_it(recurrence, log):
     """Move y_0: after each event the difference is the one before it times the event's gate."""
-    history = recurrence.encoder.trim(log.history("u3"))  # template full: four tokens an event
+    history = recurrence.encoder.trim(log["u3"])  # template full: four tokens an event
     batch = collate(recurrence.encoder.encode([history]))
     cell = recurrence.backbone.model.cell
     with inference(recurrence):
@@ -125,20 +123,19 @@ def test_the_gate_of_an_event_is_what_is_left_of_whatever_stood_before_it(recurr
 
 
 def test_gates_are_those_of_the_events_that_fit_whoever_stands_beside_them(recurrence, log):
-    from llm_influence.modeling.recurrent import event_gates
-
-    long, short = log.history("u7"), log.history("u0")
+    long, short = log["u7"], log["u0"]
     fitting = recurrence.encoder.trim(long)
     assert len(fitting) < len(long)
-    together = event_gates(recurrence, [short, fitting])
-    torch.testing.assert_close(recurrence.gates(long), together[1])
-    torch.testing.assert_close(recurrence.gates(short), together[0])
+    batch = collate(recurrence.encoder.encode([short, fitting]))
+    together = recurrence.event_gates(batch)
+    torch.testing.assert_close(recurrence.gates(long), together[1, : len(fitting)])
+    torch.testing.assert_close(recurrence.gates(short), together[0, : len(short)])
     assert recurrence.gates(short.keep(slice(0, 0))).shape == (0, 32)
 
 
 def test_other_backbones_have_no_gates(log):
     for kind in ("gru", "bert"):
-        with pytest.raises(ModelError, match=r"has no such gates.*backbone 'recurrence'"):
+        with pytest.raises(ModelError, match=r"has no gates.*backbone 'recurrence'"):
             tiny.tiny_model(kind).gates(log.at(0))
 
 
@@ -160,13 +157,13 @@ def test_a_saved_model_predicts_the_same_and_needs_no_other_place(kind, style, l
 
 
 def test_without_words_items_start_apart_and_the_words_of_the_template_near_nothing(log):
-    units = InfluenceModel.build(tiny.run_config("gru"), log).units
-    vectors = units(slice(None)).detach()
-    assert not units.has_words
-    others = vectors[: units.first_item].norm(dim=-1)
+    embeddings = InfluenceModel.build(tiny.run_config("gru"), log).embeddings
+    vectors = embeddings(slice(None)).detach()
+    assert not embeddings.has_words
+    others = vectors[: embeddings.first_item].norm(dim=-1)
     assert 0 < others.min() < others.max() < 0.02
-    items = nn.functional.normalize(vectors[units.first_item :], dim=-1)
-    assert vectors[units.first_item :].norm(dim=-1).mean() == pytest.approx(1, abs=0.1)
+    items = nn.functional.normalize(vectors[embeddings.first_item :], dim=-1)
+    assert vectors[embeddings.first_item :].norm(dim=-1).mean() == pytest.approx(1, abs=0.1)
     assert (items @ items.T - torch.eye(len(items))).abs().max() < 0.8
 
 
@@ -174,10 +171,10 @@ def test_named_words_give_items_their_texts(log):
     config = tiny.run_config("gru")
     words = config.model.recurrent.model_copy(update={"words": tiny.backbone_folder("bert")})
     other = config.model.model_copy(update={"recurrent": words})
-    units = InfluenceModel.build(config.model_copy(update={"model": other}), log).units
-    bert = InfluenceModel.build(tiny.run_config("bert"), log).units
-    torch.testing.assert_close(units.words, bert.words)
-    assert (units.residual == 0).all()
+    embeddings = InfluenceModel.build(config.model_copy(update={"model": other}), log).embeddings
+    bert = InfluenceModel.build(tiny.run_config("bert"), log).embeddings
+    torch.testing.assert_close(embeddings.words, bert.words)
+    assert (embeddings.residual == 0).all()
 
 
 def test_what_has_no_text_is_refused(log):

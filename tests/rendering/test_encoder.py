@@ -109,7 +109,7 @@ def test_the_tokens_of_a_field_spell_the_words_of_that_field(log, family):
     encoder = Encoder(
         SPACED, Vocabulary.fit(log), style="text", tokenizer=tokenizer, max_tokens=999
     )
-    history = log.history("u6")
+    history = log["u6"]
     ids, event_index, field_index = of_history(encoder.encode([history]), 0)
     codes = encoder.vocabulary.columns([history], times=True).codes
     gaps, times = codes["gap"], codes["times"]
@@ -275,10 +275,10 @@ AGED = Template(name="aged", history="aged {user.age} did:", event="{behavior} {
 def test_user_features_stand_in_the_frame_of_both_styles(log):
     vocabulary = Vocabulary.fit(log, AGED.user_features)
     words = Encoder(AGED, vocabulary, style="text", tokenizer=tokenizer_of("bert"))
-    assert words.render(log.history("u1")).startswith("aged 21 did: ")
+    assert words.render(log["u1"]).startswith("aged 21 did: ")
     units = Encoder(AGED, vocabulary, style="token")
     for user, phrase in (("u1", "age 21"), ("u2", "age 22")):
-        ids, event_index, _ = of_history(units.encode([log.history(user)]), 0)
+        ids, event_index, _ = of_history(units.encode([log[user]]), 0)
         assert [units.token_cache.words[unit] for unit in ids[event_index < 0]] == [
             "history",
             phrase,
@@ -305,7 +305,7 @@ def test_an_event_longer_than_the_context_is_refused_with_its_place(log):
         TemplateError,
         match=r"'u3', kept event 0: one event takes \d+ tokens, the context holds \d+",
     ):
-        encoder.encode([log.history("u3")])
+        encoder.encode([log["u3"]])
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def rule(then="exclude", name="r", unless=None, **fields):
 
 def changed(*rules, user="child"):
     book = RuleBook(read_rules(list(rules), "test"), Vocabulary.fit(LOG), graph.facts())
-    return book.changes([LOG.history(user)])[0].tolist()
+    return book.changes([LOG[user]])[0].tolist()
 
 
 @pytest.mark.parametrize(

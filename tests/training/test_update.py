@@ -176,7 +176,7 @@ def test_the_result_is_a_run_folder_that_knows_the_new_items_and_explains(done):
     assert opened.model.catalogue.title_of("new1") == "red lamp 98"
     counts = np.bincount(opened.split.train.items, minlength=len(opened.model.catalogue))
     assert opened.model.encoder.vocabulary.counts.tolist() == counts.tolist()
-    history = opened.split.log.history("u7")
+    history = opened.split.log["u7"]
     assert "new1" in history.item_ids()
     influence = Explainer(opened.model, method="leave_one_out").explain(history)
     assert np.isfinite(influence.scores).all()
