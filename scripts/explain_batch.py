@@ -1,9 +1,7 @@
-"""Explain every user of a log, on one process or many.
+"""Explain every user of a log, on one process or several. Run it again after a kill to continue.
 
-    accelerate launch scripts/explain_batch.py --model runs/movielens_100k --out influence/
-    torchrun --nproc_per_node 2 scripts/explain_batch.py --model RUN --events log.parquet --out DIR
-
-Killed and started again with the same options, it goes on where it was.
+accelerate launch scripts/explain_batch.py --model runs/movielens_100k --out influence/
+torchrun --nproc_per_node 2 scripts/explain_batch.py --model RUN --events log.parquet --out DIR
 """
 
 from __future__ import annotations
@@ -13,73 +11,42 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 
-from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.methods import METHODS
-from llm_influence.batch.explain import BatchResult, explain_batch
-from llm_influence.errors import InfluenceError
-from llm_influence.modeling.backbone import on_cpu
+from llm_influence import Explainer, InfluenceError, explain_batch
 from llm_influence.run import Run
 
 
-def main(options: argparse.Namespace) -> BatchResult:
-    """Explain as ``options`` say; see `llm_influence.batch.explain`."""
-    accelerator = Accelerator(cpu=on_cpu())
-    if options.threads:
-        torch.set_num_threads(options.threads)
+def main(options: argparse.Namespace) -> None:
+    """Explain as ``options`` say and print what was written."""
+    torch.set_num_threads(options.threads or torch.get_num_threads())
     run = Run.open(options.model)
-    log = run.open_log(options.log, items=options.items, users=options.users)
-    explainer = Explainer(
-        run.model,
-        options.method,
-        removal=options.removal,
-        seed=options.seed,
-        fidelity_masks=options.fidelity_masks,
-        agree_with=options.agree_with,
-    )
-    result = explain_batch(
-        explainer,
-        log,
-        options.out,
-        target=options.target,
-        shard_size=options.shard_size,
-        run=options.model.name,
-    )
-    if accelerator.is_main_process:
-        print(
-            f"{result.users} users, {result.rows} rows in {result.folder}, {result.seconds:.1f} s"
-        )
-    accelerator.end_training()
-    return result
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line's options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder that finetune wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the Parquet shards")
-    parser.add_argument(
-        "--events",
-        "--log",  # torchrun takes --log for one of its own options
-        dest="log",
-        help="behaviour log, a file or public name; default: the run's own",
-    )
-    parser.add_argument("--items", help="item table that goes with --log")
-    parser.add_argument("--users", help="user table that goes with --log")
-    parser.add_argument("--method", default="leave_one_out", help=f"one of {', '.join(METHODS)}")
-    parser.add_argument("--target", default="top1")
-    parser.add_argument("--removal", help="drop or mask")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fidelity-masks", type=int, default=16, help="sets scores are tried on")
-    parser.add_argument("--agree-with", help="another method to compare the scores with")
-    parser.add_argument("--shard-size", type=int, default=128, help="users a shard")
-    parser.add_argument("--threads", type=int, help="CPU threads of each process")
-    return parser.parse_args(arguments)
+    log = run.open_log(options.events, items=options.items, users=options.users)
+    settings = {n: vars(options)[n] for n in ("removal", "seed", "fidelity_masks", "agree_with")}
+    explainer = Explainer(run.model, options.method, **settings)
+    job = {"target": options.target, "shard_size": options.shard_size, "run": options.model.name}
+    result = explain_batch(explainer, log, options.out, **job)
+    if PartialState().is_main_process:
+        print(f"{result.users} users, {result.rows} rows in {result.folder}")
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="folder that finetune wrote")
+    add("--out", type=Path, required=True, help="folder of the Parquet shards")
+    add("--events", help="behaviour log, a file or public name; default: the run's")
+    add("--items", help="item table of --events")
+    add("--users", help="user table of --events")
+    add("--method", default="leave_one_out", help="see `llm-influence methods`")
+    add("--target", default="top1", help="what is explained")
+    add("--removal", choices=("drop", "mask", "replace"), help="of an event")
+    add("--seed", type=int, default=0)
+    add("--fidelity-masks", type=int, default=16, help="sets that test the scores")
+    add("--agree-with", help="another method")
+    add("--shard-size", type=int, default=128, help="users a shard")
+    add("--threads", type=int, help="CPU threads of each process")
     try:
-        main(parse())
+        main(parser.parse_args())
     except InfluenceError as error:
         sys.exit(f"error: {error}")

@@ -1,11 +1,11 @@
-"""Fine-tune a model on a behaviour log.
+"""Fine-tune a model on a behaviour log, on one process or several.
 
     accelerate launch scripts/finetune.py --config configs/movielens_100k.yaml
     torchrun --nproc_per_node 2 scripts/finetune.py --config configs/movielens_100k.yaml
     python scripts/finetune.py --config my.yaml --resume --train.learning_rate 5e-4
 
 Any option of the configuration can follow as --section.option value. Copy this file to change what
-a run does: it is all there is to one.
+a run does.
 """
 
 from __future__ import annotations
@@ -16,32 +16,26 @@ import logging
 import sys
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import PartialState
 
-from llm_influence.config.run import RunConfig
-from llm_influence.errors import InfluenceError
-from llm_influence.modeling.backbone import on_cpu
-from llm_influence.training.finetune import FinetuneResult, finetune
+from llm_influence import InfluenceError, RunConfig, finetune
 
 
-def main(config: RunConfig, *, resume: bool = False) -> FinetuneResult:
-    """Fine-tune as ``config`` says; see `llm_influence.training.finetune`."""
-    accelerator = Accelerator(cpu=on_cpu())
+def main(config: RunConfig, *, resume: bool = False) -> None:
+    """Fine-tune as ``config`` says and print the metrics."""
     result = finetune(config, resume=resume)
-    if accelerator.is_main_process:
+    if PartialState().is_main_process:
         print(json.dumps({"validation": result.validation, "test": result.test}, indent=2))
         print(f"{result.seconds:.0f} s of training, model folder: {result.folder}")
-    accelerator.end_training()  # several processes must part in order, or some abort at exit
-    return result
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, help="YAML file; default: MovieLens-100K")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    known, overrides = parser.parse_known_args()
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    options, overrides = parser.parse_known_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        main(RunConfig.load(known.config, overrides), resume=known.resume)
+        main(RunConfig.load(options.config, overrides), resume=options.resume)
     except InfluenceError as error:
         sys.exit(f"error: {error}")
