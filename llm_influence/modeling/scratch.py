@@ -104,7 +104,7 @@ def _lines(log: BehaviorLog, wording: Wording) -> Iterator[str]:
     frequent words ("clicked", a product's name) stand in one form alone, so each is shown in a
     second form, with a full stop, or it would be cut into letters.
     """
-    for text in chain(wording.vocabulary(), log.catalogue.texts):
+    for text in chain(wording.phrases(), log.catalogue.texts):
         yield text
         yield " ".join(f"{word}." for word in text.split())
     for history in log:

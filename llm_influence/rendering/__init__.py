@@ -1,1 +1,1 @@
-"""From a history to tokens that know which event and field they belong to."""
+"""From a history to tokens that are mapped to events and fields."""

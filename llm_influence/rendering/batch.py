@@ -1,4 +1,4 @@
-"""Ragged arrays to padded tensors: what the model reads."""
+"""Padded tensors of encoded histories: the input of the model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class EncodedBatch:
     """B histories padded on the right to T tokens. Nothing else aligns tokens with events.
 
     Attributes:
-        input_ids: (B, T) token or unit ids; 0 at padding.
+        input_ids: (B, T) token or embedding ids; 0 at padding.
         attention_mask: (B, T) bool, False at padding and at tokens hidden by removal ``mask``.
         event_index: (B, T) the token's event, -1 for prompt and padding.
         field_index: (B, T) the token's field, -1 for none.
-        added_ids: (B, T, A) units added to each event's last token, -1 for none.
-        ends: (B, E + 1) place of the last prompt token, then of each event's last token; 0 beyond
-            a history's events.
-        num_events: (B,) events of each history.
-        when: (B,) gap code from the last event to the moment of the question, 0 where unknown.
+        added_ids: (B, T, A) embedding ids added to each event's last token, -1 for none.
+        ends: (B, E + 1) position of the last prompt token, then of each event's last token; 0
+            beyond a history's events.
+        num_events: (B,) number of events of each history.
+        when: (B,) gap code from the last event to the query time, 0 where unknown.
     """
 
     input_ids: Tensor
@@ -43,7 +43,7 @@ class EncodedBatch:
         return replace(self, **moved)
 
     def last(self) -> Tensor:
-        """(B,) place of each history's last visible token: where the next event is predicted."""
+        """(B,) position of each history's last visible token, where the next event is predicted."""
         places = torch.arange(self.attention_mask.shape[1], device=self.attention_mask.device)
         return (self.attention_mask * places).argmax(dim=1)
 
@@ -54,7 +54,7 @@ class EncodedBatch:
         return replace(self, attention_mask=self.attention_mask & visible)
 
     def take(self, rows: Tensor) -> EncodedBatch:
-        """The histories numbered ``rows`` (M,), repeats allowed, padded to their longest alone."""
+        """(M,) histories by number, repeats allowed, padded to the longest of them."""
         longest = int(self.last()[rows].max()) + 1
         taken = {f.name: getattr(self, f.name)[rows] for f in fields(self)}
         for name in ("input_ids", "attention_mask", "event_index", "field_index", "added_ids"):

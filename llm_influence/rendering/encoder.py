@@ -1,8 +1,8 @@
-"""Histories to tokens, with the one map from tokens to events and fields that everything uses.
+"""Encoder: histories to tokens, and the map from tokens to events and fields.
 
-The encoder looks every piece of every event up in the piece cache and copies the pieces into one
-flat array by index: no text is built and nothing is tokenised twice. The result is the same as
-tokenising each whole text (`Encoder.render` gives that text; a test holds the two together).
+The encoder looks up every phrase of every event in the token cache and copies its ids into one flat
+array. No text is built and nothing is tokenised twice. The result equals the tokens of each whole
+text, which `Encoder.render` returns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llm_influence.errors import TemplateError
-from llm_influence.rendering.template import Template
+from llm_influence.rendering.template import USER_PREFIX, Template
 from llm_influence.rendering.time_words import query_codes
 from llm_influence.rendering.token_cache import IdTokenCache, TextTokenCache, TokenCache
 from llm_influence.rendering.vocabulary import EventColumns, Vocabulary
@@ -26,15 +26,15 @@ class EncodedHistories:
     """N rendered histories, one after the other, T tokens in all.
 
     Attributes:
-        input_ids: (T,) token ids (style ``text``) or unit ids (style ``token``).
+        input_ids: (T,) token ids (style ``text``) or embedding ids (style ``token``).
         event_index: (T,) the token's event within its history, -1 for prompt tokens.
         field_index: (T,) the token's field (`FIELDS`), -1 for a template's own words.
-        added_ids: (T, A) units of the template's added fields at each event's last token, -1
-            elsewhere.
-        offsets: (N + 1,) where each history begins and ends.
-        num_events: (N,) events that were kept.
-        left_out: (N,) older events that did not fit and were left out whole.
-        when: (N,) gap code from the last event to the moment of the question, 0 where unknown.
+        added_ids: (T, A) embedding ids of the template's added fields at each event's last token,
+            -1 elsewhere.
+        offsets: (N + 1,) begin and end of each history.
+        num_events: (N,) number of events that were kept.
+        left_out: (N,) number of older events that did not fit and were left out whole.
+        when: (N,) gap code from the last event to the query time, 0 where unknown.
     """
 
     input_ids: IntArray
@@ -65,15 +65,18 @@ def join(parts: Sequence[EncodedHistories]) -> EncodedHistories:
 
 
 class Encoder:
-    """Renders histories for one backbone, template and vocabulary.
+    """Encodes histories for one backbone, template and vocabulary.
 
     Args:
-        template: What is written.
-        vocabulary: The words.
-        style: ``token`` (one unit a field) or ``text`` (the words themselves).
+        template: What is written about a history.
+        vocabulary: Codes and words of the fields.
+        style: ``token`` (one embedding a field) or ``text`` (words).
         tokenizer: The backbone's tokenizer; needed for style ``text``.
-        max_events: Most recent events kept.
-        max_tokens: Most tokens of a history, prompt included.
+        max_events: Number of most recent events that are kept.
+        max_tokens: Largest number of tokens of a history, prompt included.
+
+    Raises:
+        TemplateError: The style does not fit the tokenizer or the template.
     """
 
     def __init__(
@@ -103,24 +106,25 @@ class Encoder:
             )
         chunks = template.event_chunks
         self._slots = [c.field or "item" for c in chunks if c.field or style == "text"]
+        self._needs_times = "times" in template.fields
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> Encoder:
         """The same encoder over another vocabulary."""
         return self._with(self.template, vocabulary)
 
     def with_template(self, template: Template) -> Encoder:
-        """The same encoder in other words; ids of units stay if the fields are the same.
+        """The same encoder with other words for the same fields; embedding ids stay.
 
         Raises:
-            TemplateError: The templates say different fields, or read different user features.
+            TemplateError: The templates have different fields or user features.
         """
-        ours, others = (_said(one) for one in (self.template, template))
+        ours, others = _field_list(self.template), _field_list(template)
         if ours != others:
             raise TemplateError(
-                f"template {template.name!r} says {_listed(others)}",
-                where=f"beside template {self.template.name!r}",
-                expected=f"the same fields: {_listed(ours)}",
-                fix="choose a template of the same fields, or write one",
+                f"template {template.name!r} has the fields {others}",
+                where=f"template beside {self.template.name!r}",
+                expected=f"the same fields: {ours}",
+                fix="choose a template with the same fields, or write one",
             )
         return self._with(template, self.vocabulary)
 
@@ -140,30 +144,28 @@ class Encoder:
         return history.keep(slice(int(encoded.left_out[0]), None))
 
     def encode(self, histories: Sequence[History]) -> EncodedHistories:
-        """Render ``histories``.
+        """Encode N histories.
 
         Raises:
             UnknownNameError: An item or behaviour is not in the vocabulary.
-            TemplateError: A single event does not fit ``max_tokens``, or says nothing at all.
+            TemplateError: An event has no token, or more tokens than ``max_tokens``.
         """
         prompts = [self.token_cache.prompt(history.user) for history in histories]
-        frame_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         recent = [
-            history.keep(slice(-self.max_events, None))
-            if len(history) > self.max_events
-            else history
-            for history in histories
+            h.keep(slice(-self.max_events, None)) if len(h) > self.max_events else h
+            for h in histories
         ]
-        columns = self._columns(recent)
-        dropped = self._overlong(histories, columns, self.max_tokens - frame_lengths)
-        if dropped.any():  # gaps change where a history now begins: measure them again
+        columns = self.vocabulary.columns(recent, times=self._needs_times)
+        dropped = self._overlong(histories, columns, self.max_tokens - prompt_lengths)
+        if dropped.any():  # gaps and counts change where a history now begins
             recent = [h.keep(slice(n, None)) for h, n in zip(recent, dropped, strict=True)]
-            columns = self._columns(recent)
+            columns = self.vocabulary.columns(recent, times=self._needs_times)
         total = np.array([len(history) for history in histories], dtype=np.int64)
         return self._assemble(prompts, columns, total - columns.lengths, _when(recent))
 
     def render(self, history: History) -> str:
-        """The whole text that `encode` renders (style ``text``), without truncation.
+        """The whole text of a history in style ``text``, without truncation.
 
         Raises:
             TemplateError: The style is ``token``, which has no text.
@@ -178,13 +180,10 @@ class Encoder:
         wording = self.token_cache.wording
         return wording.prompt(history.user) + "".join(wording.events(history))
 
-    def _columns(self, histories: Sequence[History]) -> EventColumns:
-        return self.vocabulary.columns(histories, times="times" in self.template.fields)
-
     def _overlong(
         self, histories: Sequence[History], columns: EventColumns, room: IntArray
     ) -> IntArray:
-        """(N,) how many of each history's oldest events do not fit into its ``room`` of tokens."""
+        """(N,) number of each history's oldest events that exceed its ``room`` of tokens."""
         costs = np.zeros(int(columns.lengths.sum()), dtype=np.int64)
         for slot, field in enumerate(self._slots):
             lengths = self.token_cache.lookup(slot, columns.codes[field])[1]
@@ -212,35 +211,41 @@ class Encoder:
         left_out: IntArray,
         when: IntArray,
     ) -> EncodedHistories:
-        """Copy prompts and pieces into one flat array, in reading order."""
-        found = [self.token_cache.lookup(i, columns.codes[f]) for i, f in enumerate(self._slots)]
-        starts = np.stack([start for start, _ in found], axis=1)  # (S, slots)
-        lengths = np.stack([length for _, length in found], axis=1)
+        """Copy prompts and phrases into one flat array, in reading order."""
+        spans = [self.token_cache.lookup(i, columns.codes[f]) for i, f in enumerate(self._slots)]
+        starts = np.stack([start for start, _ in spans], axis=1)  # (S, slots)
+        lengths = np.stack([length for _, length in spans], axis=1)
         per_event = lengths.sum(axis=1)
-        self._check_silent(per_event)
+        if len(per_event) and per_event.min() == 0:
+            raise TemplateError(
+                "an event has no token at all",
+                where=f"template {self.template.name!r}",
+                expected="at least one word of every event",
+                fix="add {behavior} or {item} to the event line",
+            )
         flat = _ranges(starts.ravel(), lengths.ravel())
         place_in_history = _ranges(np.zeros_like(columns.lengths), columns.lengths)
         event_of_token = np.repeat(place_in_history, per_event)
 
-        frame_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         history_of_event = np.repeat(np.arange(len(prompts)), columns.lengths)
         body = np.bincount(history_of_event, weights=per_event, minlength=len(prompts))
-        offsets = np.concatenate([[0], np.cumsum(frame_lengths + body.astype(np.int64))])
-        is_frame = np.zeros(offsets[-1], dtype=bool)
-        is_frame[_ranges(offsets[:-1], frame_lengths)] = True
+        offsets = np.concatenate([[0], np.cumsum(prompt_lengths + body.astype(np.int64))])
+        is_prompt = np.zeros(offsets[-1], dtype=bool)
+        is_prompt[_ranges(offsets[:-1], prompt_lengths)] = True
 
         def fill(prompt: IntArray | int, events: IntArray) -> IntArray:
-            column = np.empty(len(is_frame), dtype=np.int64)
-            column[is_frame], column[~is_frame] = prompt, events
+            column = np.empty(len(is_prompt), dtype=np.int64)
+            column[is_prompt], column[~is_prompt] = prompt, events
             return column
 
-        last = np.flatnonzero(~is_frame)[np.cumsum(per_event) - 1]  # of each event
-        added_ids = np.full((len(is_frame), len(self.template.added)), -1, dtype=np.int64)
+        last = np.flatnonzero(~is_prompt)[np.cumsum(per_event) - 1]  # of each event
+        added_ids = np.full((len(is_prompt), len(self.template.added)), -1, dtype=np.int64)
         if isinstance(self.token_cache, IdTokenCache):
             added_ids[last] = self.token_cache.added(columns.codes)
-        frame_ids = np.concatenate([*prompts, np.empty(0, dtype=np.int64)])
+        prompt_ids = np.concatenate([*prompts, np.empty(0, dtype=np.int64)])
         return EncodedHistories(
-            input_ids=fill(frame_ids, self.token_cache.ids[flat]),
+            input_ids=fill(prompt_ids, self.token_cache.ids[flat]),
             event_index=fill(-1, event_of_token),
             field_index=fill(-1, self.token_cache.fields[flat]),
             added_ids=added_ids,
@@ -250,33 +255,20 @@ class Encoder:
             when=when,
         )
 
-    def _check_silent(self, tokens_per_event: IntArray) -> None:
-        if len(tokens_per_event) and tokens_per_event.min() == 0:
-            raise TemplateError(
-                "an event is rendered to no token at all",
-                where=f"template {self.template.name!r}",
-                expected="at least one word of every event",
-                fix="add {behavior} or {item} to the event line",
-            )
-
 
 def _when(histories: Sequence[History]) -> IntArray:
-    """(N,) gap codes from each history's last event to the moment of its question."""
+    """(N,) gap codes from each history's last event to its query time."""
     last = [int(h.timestamps[-1]) if len(h) else 0 for h in histories]
-    asked = [h.query_time or 0 for h in histories]
+    query = [h.query_time or 0 for h in histories]
     known = [len(h) > 0 and h.query_time is not None for h in histories]
-    return query_codes(np.array(last, np.int64), np.array(asked, np.int64), np.array(known, bool))
+    return query_codes(np.array(last, np.int64), np.array(query, np.int64), np.array(known, bool))
 
 
-def _said(template: Template) -> tuple[set[str], set[str], set[str]]:
-    """Fields of the event line, fields added to its token, user features."""
-    in_line = {chunk.field for chunk in template.event_chunks if chunk.field}
-    return in_line, set(template.added), set(template.user_features)
-
-
-def _listed(said: tuple[set[str], set[str], set[str]]) -> str:
-    in_line, added, features = (sorted(names) for names in said)
-    return ", ".join([*in_line, *(f"{n} (added)" for n in added), *(f"user.{n}" for n in features)])
+def _field_list(template: Template) -> str:
+    """Fields of the event line, added fields and user features, sorted."""
+    added = [f"{name} (added)" for name in sorted(template.added)]
+    features = [f"{USER_PREFIX}{name}" for name in sorted(set(template.user_features))]
+    return ", ".join([*sorted(set(template.line_fields)), *added, *features])
 
 
 def _ranges(starts: IntArray, lengths: IntArray) -> IntArray:

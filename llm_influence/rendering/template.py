@@ -1,9 +1,9 @@
-"""Templates: what is written about an event, as data.
+"""Templates: which words and fields are written about a history.
 
-A template's ``event`` line is words and fields, ``"{behavior} {item} after {gap}"``. It is cut at
-spaces into chunks, each with at most one field, because a tokenizer may merge characters inside a
-chunk but never across the space between two: so every distinct chunk can be tokenised once and a
-history assembled from the results.
+The ``event`` line of a template is words and fields, ``"{behavior} {item} after {gap}"``. It is cut
+at spaces into chunks with at most one field each. A tokenizer may merge characters inside a chunk,
+but never across a space. So each distinct chunk is tokenised once, and histories are assembled from
+the results.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llm_influence.errors import TemplateError, choices
+from llm_influence.config.document import parse_yaml, read_yaml
+from llm_influence.errors import TemplateError, choices, unknown
 
 FIELDS = ("behavior", "item", "text", "gap", "value", "hour", "weekday", "times")
-"""Fields of an event; a field's place in this tuple is its number in every field map."""
-
+"""Fields of an event; the position in this tuple is the field's number in every field map."""
 ADDABLE = ("behavior", "gap", "value", "hour", "weekday", "times")
-"""Fields that may ride on an event's token instead of taking one of their own."""
-
+"""Fields that can be added to the event's token instead of having a token of their own."""
 USER_PREFIX = "user."
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _SHIPPED = resources.files("llm_influence.rendering") / "templates"
@@ -34,10 +32,12 @@ _SHIPPED = resources.files("llm_influence.rendering") / "templates"
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a template between two spaces: ``prefix{field}suffix``, or a bare word.
+    """A part of a template between two spaces: ``prefix{field}suffix``, or a bare word.
 
-    ``field`` is one of `FIELDS`, a user feature's column name (in a history line), or None for a
-    bare word, which then stands in ``prefix``.
+    Attributes:
+        prefix: What stands before the field; a bare word stands here.
+        field: One of `FIELDS`, in a history line a column of the user table; None for a bare word.
+        suffix: What stands after the field.
     """
 
     prefix: str
@@ -45,7 +45,7 @@ class Chunk:
     suffix: str
 
     def render(self, word: str) -> str:
-        """The chunk's text with ``word`` in the field's place."""
+        """The text of the chunk with ``word`` as its field."""
         return f"{self.prefix}{word}{self.suffix}" if self.field else self.prefix
 
 
@@ -54,12 +54,12 @@ class Template(BaseModel):
 
     Attributes:
         name: Its name in configurations.
-        language: Language of the gap words, ``en`` or ``zh``.
-        event: The line of one event; fields are `FIELDS`.
-        added: Fields whose learned vectors are added to the event's last token in style
-            ``token``: the model is told of them at no length.
-        history: What stands before the first event; may use user features as ``{user.age}``.
-        behaviors: Words for behaviours; those not listed stand under their own name.
+        language: Language of gaps, hours and weekdays, ``en`` or ``zh``.
+        event: The line of one event; its fields are `FIELDS`.
+        added: Fields of style ``token`` whose embeddings are added to the event's last token, so
+            that they take no token of their own.
+        history: What stands before the first event; user features stand in it as ``{user.age}``.
+        behaviors: Words for behaviours; a behaviour that is not listed is written by its own name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,93 +73,92 @@ class Template(BaseModel):
 
     @cached_property
     def event_chunks(self) -> tuple[Chunk, ...]:
-        """The event line in chunks."""
+        """Chunks of the event line."""
         return _chunks(self.event, where=f"template {self.name!r}, event")
 
     @cached_property
     def history_chunks(self) -> tuple[Chunk, ...]:
-        """The history line in chunks; their fields are user features' column names."""
+        """Chunks of the history line; their fields are columns of the user table."""
         return _chunks(self.history, where=f"template {self.name!r}, history", user=True)
 
     @cached_property
+    def line_fields(self) -> tuple[str, ...]:
+        """Fields of the event line, in its order."""
+        return tuple(chunk.field for chunk in self.event_chunks if chunk.field)
+
+    @cached_property
     def fields(self) -> frozenset[str]:
-        """Fields that the template says, in the event line or added to its token."""
-        return frozenset(chunk.field for chunk in self.event_chunks if chunk.field) | {*self.added}
+        """Fields of the event line and added fields."""
+        return frozenset((*self.line_fields, *self.added))
 
     @property
     def user_features(self) -> tuple[str, ...]:
-        """Columns of the user table that the template needs."""
+        """Columns of the user table that the history line needs."""
         return tuple(chunk.field for chunk in self.history_chunks if chunk.field)
 
     @classmethod
     def load(cls, source: str) -> Template:
-        """A shipped template by name, or one of your own from a YAML file.
+        """Read a template.
+
+        Args:
+            source: Name of a shipped template, or path of a YAML file.
 
         Raises:
-            TemplateError: Unknown name, unreadable file, or an unknown field in it.
+            TemplateError: The name is unknown, the file cannot be read, or a field is unknown.
         """
-        path = Path(source)
+        path, shipped = Path(source), shipped_templates()
         if path.suffix in {".yaml", ".yml"}:
             if not path.is_file():
                 raise TemplateError(
                     "there is no such file",
                     where=source,
-                    expected=f"a YAML template, or {choices(shipped_templates())}",
+                    expected=f"a YAML template, or {choices(shipped)}",
                     fix="check the path",
                 )
-            return cls.parse(path.read_text(encoding="utf-8"), where=source)
-        if source not in shipped_templates():
-            raise TemplateError(
-                f"no template {source!r} is shipped",
-                where="rendering.template",
-                expected=choices(shipped_templates(), source),
-                fix="use a shipped name, or the path of a .yaml file of your own",
+            return cls._of(read_yaml(path, TemplateError), source)
+        if source not in shipped:
+            fix = "use a shipped name, or the path of your own .yaml file"
+            raise unknown(
+                TemplateError, "template", source, shipped, where="rendering.template", fix=fix
             )
         text = (_SHIPPED / f"{source}.yaml").read_text(encoding="utf-8")
-        return cls.parse(text, where=source)
+        return cls._of(parse_yaml(text, source, TemplateError), source)
 
     @classmethod
-    def parse(cls, text: str, *, where: str) -> Template:
-        """A template from YAML text; ``where`` names its place in errors."""
+    def _of(cls, tree: object, where: str) -> Template:
         try:
-            template = cls.model_validate(yaml.safe_load(text))
-        except (yaml.YAMLError, ValidationError) as error:
+            template = cls.model_validate(tree)
+        except ValidationError as error:
             raise TemplateError(
                 str(error),
                 where=where,
-                expected="name, event and optionally language, history, behaviors",
-                fix="compare with a shipped template",
+                expected="name, event and optionally language, added, history, behaviors",
+                fix="compare it with a shipped template",
             ) from error
-        if not any(chunk.field for chunk in template.event_chunks):
+        if not template.line_fields:
             raise TemplateError(
                 f"the event line {template.event!r} has no field",
                 where=where,
                 expected=f"at least one of {', '.join(FIELDS)}",
                 fix="write a field in braces, such as {item}",
             )
-        template.history_chunks  # noqa: B018 - parse now, so that errors name the file
-        template._check_added(where)
-        return template
-
-    def _check_added(self, where: str) -> None:
-        said = {chunk.field for chunk in self.event_chunks}
-        for name in self.added:
-            if name not in ADDABLE or name in said or self.added.count(name) > 1:
+        len(template.history_chunks)  # an unknown field is an error now
+        for name in template.added:
+            allowed = name in ADDABLE and name not in template.line_fields
+            if not allowed or template.added.count(name) > 1:
                 raise TemplateError(
                     f"{name!r} cannot be added to the event's token",
                     where=f"{where}, added",
                     expected=f"each of {', '.join(ADDABLE)} once, not in the event line",
                     fix="correct the list, or remove the field from the event line",
                 )
+        return template
 
 
 def shipped_templates() -> list[str]:
     """Names of the templates that come with the library."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in _SHIPPED.iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    names = (entry.name for entry in _SHIPPED.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def _chunks(line: str, *, where: str, user: bool = False) -> tuple[Chunk, ...]:
@@ -186,10 +185,9 @@ def _field_name(name: str, where: str, *, user: bool) -> str:
         return name.removeprefix(USER_PREFIX)
     if not user and name in FIELDS:
         return name
-    expected = "user features, such as {user.age}" if user else choices(FIELDS, name)
     raise TemplateError(
         f"unknown field {name!r}",
         where=where,
-        expected=expected,
+        expected="user features, such as {user.age}" if user else choices(FIELDS, name),
         fix="correct the name in braces",
     )

@@ -1,7 +1,7 @@
-"""Codes and words of every field: what a model knows how to say about an event.
+"""Vocabulary of a model: integer codes and words of every field of an event.
 
 A `Vocabulary` is fitted on the training log and saved with the model. It turns histories of any log
-into columns of codes (behaviour, item, gap, value) and says which word stands for each code.
+into columns of codes (behaviour, item, gap, value), and gives the word for each code.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ import numpy as np
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
-from llm_influence.errors import SchemaError, UnknownNameError, choices
+from llm_influence.errors import SchemaError, UnknownNameError, unknown
 from llm_influence.rendering.time_words import gap_codes, hour_codes, times_codes, weekday_codes
 from llm_influence.types import CodeNames, FloatArray, History, IntArray
 
 UNKNOWN = "unknown"
+"""Word for a missing value or user feature."""
 MOST_DISTINCT_VALUES = 32
+"""Up to so many distinct values, each has a bin of its own."""
 QUANTILES = 16
+"""Number of bins for more values than that."""
 
 
 @dataclass(frozen=True, eq=False)
 class ValueBins:
-    """Values (ratings, amounts) in few bins. Code 0 is "no value", code 1 + k is bin k.
+    """Bins of event values (ratings, amounts). Code 0 means "no value", code 1 + k is bin k.
 
     Attributes:
         edges: (K,) lower edges, ascending; the first bin also takes everything below it.
@@ -36,7 +39,7 @@ class ValueBins:
 
     @classmethod
     def fit(cls, values: FloatArray) -> ValueBins:
-        """Every distinct value where there are few (ratings), else quantiles (amounts)."""
+        """A bin for each distinct value if there are few (ratings), else quantiles (amounts)."""
         known = values[~np.isnan(values)].astype(np.float64)
         distinct = np.unique(known)
         if len(distinct) > MOST_DISTINCT_VALUES:
@@ -44,12 +47,12 @@ class ValueBins:
         return cls(distinct)
 
     def codes(self, values: FloatArray) -> IntArray:
-        """(S,) codes of (S,) values, NaN meaning "no value"."""
+        """(S,) codes of (S,) values; NaN means "no value"."""
         bins = np.searchsorted(self.edges, values, side="right").clip(1)
         return np.where(np.isnan(values), 0, bins).astype(np.int32)
 
     def words(self) -> list[str]:
-        """Words by code; the word of code 0 is empty, so that nothing is said."""
+        """Words by code; the word of code 0 is empty, so that nothing is written."""
         return ["", *(f"{edge:.4g}" for edge in self.edges)]
 
 
@@ -68,14 +71,14 @@ class EventColumns:
 
 @dataclass(eq=False)
 class Vocabulary:
-    """What a model can say about events and users.
+    """Behaviours, value bins, user features and items of a model.
 
     Attributes:
         behaviors: Behaviours by code.
         values: Bins of the event values.
-        features: Known values of each user feature that the template uses.
+        features: Known values of each user feature of the template.
         catalogue: Items by code.
-        counts: (I,) events of training by item; None for models saved before these were kept.
+        counts: (I,) number of training events by item; None if it is not known.
     """
 
     behaviors: tuple[str, ...]
@@ -89,24 +92,22 @@ class Vocabulary:
 
     @classmethod
     def fit(cls, log: BehaviorLog, features: Sequence[str] = ()) -> Vocabulary:
-        """The vocabulary of a training log.
+        """Make the vocabulary of a training log.
 
         Args:
-            log: Events of training alone.
-            features: Columns of the user table to know values of.
+            log: Training events alone.
+            features: Columns of the user table that the template needs.
 
         Raises:
-            SchemaError: A feature is no column of the log's user table.
+            SchemaError: The log's user table lacks a feature.
         """
         known = {}
+        columns = log.users.column_names if log.users is not None else []
         for name in features:
-            if log.users is None or name not in log.users.column_names:
-                columns = log.users.column_names if log.users is not None else []
-                raise SchemaError(
-                    f"the user table has no column {name!r}",
-                    where="template, history line",
-                    expected=choices(columns, name),
-                    fix="name a user feature that the log has, or give a user table",
+            if log.users is None or name not in columns:
+                fix = "name a user feature that the log has, or give a user table"
+                raise unknown(
+                    SchemaError, "user feature", name, columns, where="template, history", fix=fix
                 )
             known[name] = tuple(sorted(set(log.users[name].to_pylist()) - {"", None}))
         counts = np.bincount(log.items, minlength=len(log.catalogue))
@@ -115,11 +116,11 @@ class Vocabulary:
 
     @cached_property
     def code_names(self) -> CodeNames:
-        """The vocabulary's own names, for histories written in its codes."""
+        """Names of the vocabulary's own codes, for histories that use these codes."""
         return CodeNames(self.catalogue.ids, self.behaviors)
 
     def with_catalogue(self, catalogue: Catalogue) -> Vocabulary:
-        """The same vocabulary over a longer catalogue, whose new items nobody has met."""
+        """The same vocabulary with a longer catalogue; its new items have no training events."""
         counts = self.counts
         if counts is not None:
             counts = np.pad(counts, (0, len(catalogue) - len(counts)))
@@ -129,11 +130,11 @@ class Vocabulary:
         """Codes of every event of ``histories``.
 
         Args:
-            histories: Any number.
-            times: Also count how often each item has been before, which takes a sort.
+            histories: N histories.
+            times: Whether to count earlier events with the same item, too; this needs a sort.
 
         Raises:
-            UnknownNameError: An event's item or behaviour is not known here.
+            UnknownNameError: An event's item or behaviour is not in the vocabulary.
         """
         lengths = np.array([len(history) for history in histories], dtype=np.int64)
         items, behaviors = self._known_names(histories)
@@ -141,14 +142,17 @@ class Vocabulary:
         starts = (np.cumsum(lengths) - lengths)[lengths > 0]
         values = self.values.codes(_join([history.values for history in histories], np.float32))
         codes = {"behavior": behaviors, "item": items, "text": items, "value": values}
-        codes |= {"gap": gap_codes(moments, starts)}
-        codes |= {"hour": hour_codes(moments), "weekday": weekday_codes(moments)}
+        codes |= {
+            "gap": gap_codes(moments, starts),
+            "hour": hour_codes(moments),
+            "weekday": weekday_codes(moments),
+        }
         if times:
             codes["times"] = times_codes(items, lengths)
         return EventColumns(lengths, codes)
 
     def item_codes(self, history: History) -> IntArray:
-        """(E,) item codes of one history in this vocabulary's catalogue."""
+        """(E,) codes of a history's items in this vocabulary's catalogue."""
         return self._known_names([history])[0]
 
     def feature_code(self, name: str, value: str) -> int:
@@ -168,7 +172,7 @@ class Vocabulary:
         return joined
 
     def _recoding(self, code_names: CodeNames) -> tuple[IntArray, IntArray]:
-        """Maps from another code_names's codes to ours, -1 where we lack the name."""
+        """Maps from other codes to the vocabulary's codes, -1 for an unknown name."""
         if code_names not in self._recodings:
             items = self.catalogue.find(code_names.items)
             ours = {name: code for code, name in enumerate(self.behaviors)}
@@ -185,11 +189,10 @@ class Vocabulary:
         for history, item_codes, behavior_codes in zip(histories, items, behaviors, strict=True):
             for place in np.flatnonzero(behavior_codes < 0):
                 name = history.code_names.behaviors[history.behaviors[place]]
-                raise UnknownNameError(
-                    f"unknown behaviour {name!r}",
-                    where=f"user {history.user_id!r}, event {place}",
-                    expected=choices(self.behaviors, name),
-                    fix="rename the behaviour, or fine-tune on a log that has it",
+                where = f"user {history.user_id!r}, event {place}"
+                fix = "rename the behaviour, or fine-tune on a log that has it"
+                raise unknown(
+                    UnknownNameError, "behaviour", name, self.behaviors, where=where, fix=fix
                 )
             for place in np.flatnonzero(item_codes < 0):
                 raise UnknownNameError(

@@ -30,13 +30,13 @@ def test_padding_is_invisible_and_belongs_to_no_event():
     assert batch.num_events.tolist() == [3, 1]
 
 
-def test_ends_are_the_last_tokens_of_frame_and_events():
+def test_ends_are_the_last_tokens_of_prompt_and_events():
     batch = collate(ENCODED)
     assert batch.ends.tolist() == [[1, 2, 5, 7], [0, 2, 0, 0]]
     assert batch.last().tolist() == [7, 2]
 
 
-def test_rows_are_chosen_and_ordered_as_asked():
+def test_rows_are_chosen_in_the_given_order():
     batch = collate(ENCODED, np.array([1, 0, 1]))
     assert batch.num_events.tolist() == [1, 3, 1]
     assert batch.input_ids[1].tolist() == [7, 8, 10, 20, 21, 22, 30, 31]
@@ -57,7 +57,7 @@ def test_hidden_events_are_invisible_and_the_last_visible_token_predicts():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_token_values_add_up_to_events_and_frame(dtype):
+def test_token_values_add_up_to_events_and_prompt(dtype):
     batch = collate(ENCODED)
     values = torch.tensor([[1, 2, 4, 8, 16, 32, 64, 128], [1, 2, 4, 0, 0, 0, 0, 0]], dtype=dtype)
     events, prompt = batch.event_sums(values)
@@ -66,7 +66,7 @@ def test_token_values_add_up_to_events_and_frame(dtype):
     assert events.dtype == dtype
 
 
-def test_histories_without_events_are_frames_alone():
+def test_histories_without_events_are_prompts_alone():
     empty = EncodedHistories(
         input_ids=np.array([7, 8]),
         event_index=np.array([-1, -1]),

@@ -1,4 +1,4 @@
-"""Histories to tokens: what is read, what is left out, what is refused."""
+"""Histories to tokens: ids, the map to events and fields, truncation and errors."""
 
 from datetime import UTC, datetime
 
@@ -132,7 +132,7 @@ def test_the_tokens_of_a_field_spell_the_words_of_that_field(log, family):
 
 
 @pytest.mark.parametrize(("style", "template"), [("text", "prose"), ("token", "full")])
-def test_every_event_has_its_tokens_in_order_and_the_frame_none(log, style, template):
+def test_every_event_has_its_tokens_in_order_and_the_prompt_none(log, style, template):
     encoder = make(log, template, style)
     encoded = encoder.encode(list(log))
     for row, history in enumerate(log):
@@ -142,19 +142,19 @@ def test_every_event_has_its_tokens_in_order_and_the_frame_none(log, style, temp
         assert (field_index[:prompt] == -1).all()
         assert sorted(set(event_index[prompt:])) == list(range(len(history)))
         assert (np.diff(event_index) >= 0).all()
-        wanted = [f for f in (chunk.field for chunk in encoder.template.event_chunks) if f]
+        line = encoder.template.line_fields
         for event in range(len(history)):
             fields = field_index[event_index == event]
             order = [FIELDS[f] for f in dict.fromkeys(fields[fields >= 0].tolist())]
             unsaid = style == "text" and np.isnan(history.values[event])
-            assert order == [f for f in wanted if not (unsaid and f == "value")]
+            assert order == [f for f in line if not (unsaid and f == "value")]
 
 
 # --- truncation and gaps -------------------------------------------------------------------
 
 
 def words_of_gaps(encoder: Encoder, history: History) -> list[str]:
-    """Style token: the gap units of a history, as words."""
+    """Style token: the gaps of a history, as words."""
     ids, _, fields = of_history(encoder.encode([history]), 0)
     return [encoder.token_cache.words[unit] for unit in ids[fields == FIELDS.index("gap")]]
 
@@ -227,7 +227,7 @@ def test_added_fields_ride_on_the_last_token_of_their_event(log):
                 assert units[unit] == said[field]
 
 
-def test_hours_and_weekdays_have_units_only_where_the_template_says_them(log):
+def test_hours_and_weekdays_have_ids_only_where_the_template_uses_them(log):
     vocabulary = Vocabulary.fit(log)
     plain = IdTokenCache(Template(name="plain", event="{item}"), vocabulary)
     timed = IdTokenCache(
@@ -244,7 +244,7 @@ def test_the_first_event_that_fits_starts_the_history(log):
 
 
 @pytest.mark.parametrize(("style", "template"), [("text", "prose"), ("token", "full")])
-def test_an_empty_history_is_the_frame_alone(log, style, template):
+def test_an_empty_history_is_the_prompt_alone(log, style, template):
     encoder = make(log, template, style)
     empty = log.at(0).keep(slice(0))
     encoded = encoder.encode([empty])
@@ -272,7 +272,7 @@ def test_every_shipped_template_renders_in_the_styles_it_fits(log):
 AGED = Template(name="aged", history="aged {user.age} did:", event="{behavior} {item}")
 
 
-def test_user_features_stand_in_the_frame_of_both_styles(log):
+def test_user_features_stand_in_the_prompt_of_both_styles(log):
     vocabulary = Vocabulary.fit(log, AGED.user_features)
     words = Encoder(AGED, vocabulary, style="text", tokenizer=tokenizer_of("bert"))
     assert words.render(log["u1"]).startswith("aged 21 did: ")
@@ -330,7 +330,7 @@ def test_an_event_without_any_word_is_refused(log):
 
 
 def test_a_tokenizer_that_merges_across_spaces_is_refused(log):
-    """Even one that leaves the first space alone, where a piece begins while it is cut alone."""
+    """Even one that leaves the first space alone, where a phrase begins while it is cut alone."""
     texts = [make(log, "prose").render(history) for history in log]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=300))

@@ -1,4 +1,4 @@
-"""Templates as data, and the errors of those that are wrong."""
+"""Templates as data, and the errors of wrong ones."""
 
 import pytest
 

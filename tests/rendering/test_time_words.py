@@ -1,4 +1,6 @@
-"""Gap buckets and words for time."""
+"""Codes and words of gaps, hours, weekdays and occurrences of an item."""
+
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -6,7 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_influence.errors import ConfigError, DataError
-from llm_influence.rendering.time_words import GAP_EDGES, gap_codes, gap_words, human_duration
+from llm_influence.rendering.time_words import (
+    GAP_EDGES,
+    HOURS,
+    TIMES_EDGES,
+    WEEKDAYS,
+    gap_codes,
+    gap_words,
+    hour_codes,
+    hour_words,
+    human_duration,
+    query_codes,
+    times_codes,
+    times_words,
+    weekday_codes,
+    weekday_words,
+)
 
 HOUR, DAY = 3_600, 86_400
 
@@ -74,3 +91,43 @@ def test_unknown_language_and_negative_length_are_refused():
         gap_words("fr")
     with pytest.raises(DataError, match="-1 s"):
         human_duration(-1)
+
+
+def test_a_query_time_has_the_code_of_its_gap_and_none_before_the_last_event():
+    known = np.array([True, True, False])
+    codes = query_codes(np.array([10, 10, 10]), np.array([10, 10 + 2 * HOUR, 0]), known)
+    assert [gap_words()[code] for code in codes] == ["0s", "2h", "start"]
+    with pytest.raises(DataError, match="3 s before the last event"):
+        query_codes(np.array([10]), np.array([7]), np.ones(1, bool))
+
+
+@given(st.lists(st.integers(-(10**9), 4 * 10**9), max_size=20))
+def test_hours_and_weekdays_are_those_of_the_calendar(seconds):
+    moments = [datetime.fromtimestamp(second, UTC) for second in seconds]
+    times = np.array(seconds, dtype=np.int64)
+    assert hour_codes(times).tolist() == [moment.hour for moment in moments]
+    assert weekday_codes(times).tolist() == [moment.weekday() for moment in moments]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_hour_and_weekday_has_its_own_word(language):
+    assert len({*hour_words(language)}) == len(hour_words(language)) == HOURS
+    assert len({*weekday_words(language)}) == len(weekday_words(language)) == WEEKDAYS
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=50), max_size=4))
+def test_every_event_counts_the_earlier_ones_of_its_own_history(histories):
+    items = np.array([item for history in histories for item in history], dtype=np.int32)
+    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    codes = times_codes(items, lengths)
+    upper = np.append(TIMES_EDGES[1:], len(items) + 1)
+    counts = [history[:n].count(history[n]) for history in histories for n in range(len(history))]
+    for count, code in zip(counts, codes, strict=True):
+        assert TIMES_EDGES[code] <= count < upper[code]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_count_of_occurrences_has_its_own_word(language):
+    words = times_words(language)
+    assert len(words) == len(TIMES_EDGES) == len({*words})
+    assert words[1] == {"en": "time 2", "zh": "第2次"}[language]

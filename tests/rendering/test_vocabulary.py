@@ -1,4 +1,4 @@
-"""Codes and words of values and names."""
+"""Bins of values, and codes of items, behaviours and user features."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_many_distinct_values_are_binned_by_quantiles():
     assert counts.max() - counts.min() <= 2
 
 
-def test_a_log_without_values_has_no_value_to_say():
+def test_a_log_without_values_has_no_word_for_them():
     assert ValueBins.fit(np.full(3, np.nan, np.float32)).words() == [""]
 
 
