@@ -1,119 +1,104 @@
-"""What the page calls analyses and their tables, and the one sentence that explains each.
+"""Analyses as sections of the page: what `llm-influence analyze ... --out FOLDER` wrote.
 
-Analyses and tables that are not named here are shown too, under their own names.
-
-Analyses as sections of the page: what `llm-influence analyze ... --out FOLDER` wrote.
+Analyses and tables without a name here are shown too, under their own names.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm_influence.analysis.output import shown
 from llm_influence.errors import DataError
-from llm_influence.report.tables import CsvLink, csv_link, data_uri, flat_facts
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """A heading, and one sentence about it."""
-
-    title: str
-    note: str = ""
-
+from llm_influence.report.tables import Cell, Grid, data_uri, flat_facts
 
 ANALYSES = {
-    "factors": Words(
+    "factors": (
         "Which factors matter",
         "What events of large and of small influence have in common. A factor that goes with "
         "influence need not cause it.",
     ),
-    "dynamics": Words(
+    "dynamics": (
         "How long influence lasts, and whether it changes",
-        "Influence by age of the event and along the calendar.",
+        "Influence by age of the event and over the calendar.",
     ),
-    "attribution": Words(
-        "Which touch led to the conversion",
-        "Rules of thumb and models of channels beside the influence of removing an event. All say "
-        "what goes with conversions, none proves that a contact caused one.",
+    "attribution": (
+        "Which contact led to the conversion",
+        "Attribution rules and channel models beside the influence of removing an event. All "
+        "describe what goes with conversions; none proves that a contact caused one.",
     ),
-    "audit": Words(
+    "audit": (
         "Is it fair?",
         "How much of the predictions rests on sensitive features, and whether groups are served "
         "alike.",
     ),
 }
+"""Heading of each analysis, and one sentence about it."""
 
 TABLES = {
-    ("factors", "ranking"): Words(
+    "factors.ranking": (
         "Ranking",
-        "Spread: how far a factor moves influence, freed of chance. Permutation share: what the "
-        "error of trees grows by when it is shuffled.",
+        "Spread: how far a factor moves influence, without chance. Permutation share: how much the "
+        "error of decision trees grows when the factor is shuffled.",
     ),
-    ("factors", "effects"): Words(
+    "factors.effects": (
         "Effects of levels",
-        "Change against the average event, other factors held, with intervals over users.",
+        "Change against the average event with other factors held fixed; intervals are over users.",
     ),
-    ("factors", "interactions"): Words(
-        "Pairs", "How far two factors together move influence beyond the sum of both."
+    "factors.interactions": (
+        "Pairs",
+        "How far two factors together move influence beyond the sum of both.",
     ),
-    ("factors", "interaction_cells"): Words(
-        "Pairs that matter, level by level", "What each pair of levels adds to the sum of its two."
+    "factors.interaction_cells": (
+        "Pairs that matter, level by level",
+        "What each pair of levels adds to the sum of its two.",
     ),
-    ("factors", "weights"): Words(
-        "Weights of behaviours", "What one event of each behaviour counts at equal age; most is 1."
+    "factors.weights": (
+        "Weights of behaviours",
+        "Weight of one event of each behaviour at equal age; the largest is 1.",
     ),
-    ("dynamics", "half_lives"): Words(
-        "Half-lives", "After how long an event counts half, by the form of decay that fits best."
+    "dynamics.half_lives": (
+        "Half-lives",
+        "Age at which an event counts half, by the form of decay that fits best.",
     ),
-    ("dynamics", "decay"): Words("Decay", "Mean influence by age of the event."),
-    ("dynamics", "drift"): Words("Drift", "Mean influence by window of the calendar."),
-    ("dynamics", "changes"): Words(
-        "Change points", "Windows from which on influence is no longer what it was before."
+    "dynamics.decay": ("Decay", "Mean influence by age of the event."),
+    "dynamics.drift": ("Drift", "Mean influence by window of the calendar."),
+    "dynamics.changes": (
+        "Change points",
+        "Windows from which on influence differs from what it was before.",
     ),
-    ("dynamics", "moved"): Words(
-        "Before and after", "What moved between two tables, the same users and events paired."
+    "dynamics.moved": (
+        "Before and after",
+        "What differs between two tables, with the same users and events paired.",
     ),
-    ("attribution", "shares"): Words(
+    "attribution.shares": (
         "Shares of channels",
-        "What each way of counting lays to a channel, as a share of what it lays to all of them.",
+        "Credit of each channel under each rule or model, as a share of all credit.",
     ),
-    ("attribution", "channels"): Words("Channels", "Touches and conversions of each channel."),
-    ("attribution", "distances"): Words(
-        "How far the ways of counting are apart",
-        "From the model's shares, the effect of removing the channel's events.",
+    "attribution.channels": ("Channels", "Contacts and conversions of each channel."),
+    "attribution.distances": (
+        "Distances between the estimates",
+        "Distance to the model's own shares, which come from removing the channel's events.",
     ),
-    ("audit", "verdict"): Words(
+    "audit.verdict": (
         "Verdict",
-        "Unfair is a feature that moves what users of equal history get, or that alone changes it.",
+        "A feature is unfair if it moves what users of equal history get, or if it alone changes "
+        "the recommendation.",
     ),
-    ("audit", "gaps"): Words(
-        "Gaps between groups", "Differences as they are, and among users of equal history."
+    "audit.gaps": (
+        "Gaps between groups",
+        "Raw differences, and those among users of equal history.",
     ),
-    ("audit", "proxies"): Words("Proxies", "Behaviour that gives the sensitive feature away."),
-    ("audit", "flips"): Words(
-        "Flips", "Share of users whose first recommendation changes with the feature alone."
+    "audit.proxies": ("Proxies", "Behaviour that reveals the sensitive feature."),
+    "audit.flips": (
+        "Counterfactual fairness test",
+        "Share of users whose first recommendation changes with the feature alone.",
     ),
 }
-
-
-def words_of(name: str) -> Words:
-    """Of an analysis."""
-    return ANALYSES.get(name, Words(_plain(name)))
-
-
-def words_of_table(analysis: str, table: str) -> Words:
-    """Of one of its tables."""
-    return TABLES.get((analysis, table), Words(_plain(table)))
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ").capitalize()
-
+"""The same for the tables of an analysis."""
 
 MOST_ROWS = 40
 """Rows of a table on the page; its CSV has all."""
@@ -123,55 +108,16 @@ _KINDS = {"svg": "image/svg+xml", "png": "image/png"}
 
 
 @dataclass(frozen=True, slots=True)
-class TableCell:
-    """One cell."""
-
-    text: str
-    number: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisTable:
-    """A table with the figure drawn of it.
-
-    Attributes:
-        title: Its heading.
-        note: One sentence, or nothing.
-        headings: Of the columns, and whether they hold numbers.
-        rows: The first `MOST_ROWS`.
-        count: Rows in all.
-        csv: Link to all of them.
-        figure: The figure's address, a data URI; None where none was drawn. A browser runs no
-            script of a picture and fetches nothing for it, whatever the file holds.
-    """
-
-    title: str
-    note: str
-    headings: list[TableCell]
-    rows: list[list[TableCell]]
-    count: int
-    csv: CsvLink
-    figure: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisSection:
-    """One analysis.
-
-    Attributes:
-        title: Its heading.
-        note: One sentence, or nothing.
-        facts: What was analysed, label to value.
-        tables: In the order of the file.
-    """
+class Section:
+    """One analysis: heading, one sentence, what was analyzed, and its tables."""
 
     title: str
     note: str
     facts: dict[str, str]
-    tables: list[AnalysisTable]
+    tables: list[Grid]
 
 
-def read_analyses(folders: Sequence[str | Path]) -> list[AnalysisSection]:
+def read_analyses(folders: Sequence[str | Path]) -> list[Section]:
     """All analyses of these folders, in their order, then by file name.
 
     Raises:
@@ -181,14 +127,14 @@ def read_analyses(folders: Sequence[str | Path]) -> list[AnalysisSection]:
 
 
 def _analyses(folder: Path) -> Sequence[tuple[Path, Mapping[str, Any]]]:
-    """The analyses of one folder; JSON of other kinds is passed over."""
+    """The analyses of one folder, without JSON of other kinds."""
     if not folder.is_dir():
         raise _refused(folder, "is no folder")
     trees = [(path, _read(path)) for path in sorted(folder.glob("*.json"))]
-    found = [(path, tree) for path, tree in trees if isinstance(tree, dict) and "analysis" in tree]
-    if not found:
+    analyses = [(path, t) for path, t in trees if isinstance(t, dict) and "analysis" in t]
+    if not analyses:
         raise _refused(folder, "holds no analysis")
-    return found
+    return analyses
 
 
 def _read(path: Path) -> object:
@@ -198,58 +144,59 @@ def _read(path: Path) -> object:
         raise _refused(path, f"cannot be read ({error})") from error
 
 
-def _refused(place: Path, found: str) -> DataError:
+def _refused(place: Path, problem: str) -> DataError:
     return DataError(
-        found,
+        problem,
         where=str(place),
         expected="a folder that `llm-influence analyze ... --out FOLDER` wrote",
         fix="name such a folder, or run the analysis again",
     )
 
 
-def _section(path: Path, tree: Mapping[str, Any]) -> AnalysisSection:
+def _section(path: Path, tree: Mapping[str, Any]) -> Section:
     name, tables = tree["analysis"], tree.get("tables")
     if not isinstance(name, str) or not isinstance(tables, dict):
         raise _refused(path, "has an analysis without a name or tables")
     facts = {key: value for key, value in tree.items() if key not in ("analysis", "tables")}
-    words = words_of(name)
-    found = [_table(path, name, key, records) for key, records in tables.items()]
-    return AnalysisSection(words.title, words.note, flat_facts(facts), found)
+    title, note = ANALYSES.get(name, (_words(name), ""))
+    grids = [_grid(path, name, key, records) for key, records in tables.items()]
+    return Section(title, note, flat_facts(facts), grids)
 
 
-def _table(path: Path, analysis: str, key: str, records: object) -> AnalysisTable:
-    if not isinstance(records, list) or not all(_is_flat(record) for record in records):
+def _grid(path: Path, analysis: str, key: str, records: object) -> Grid:
+    if not isinstance(records, list) or not all(map(_is_flat, records)):
         raise _refused(path, f"has a table {key!r} that is no list of flat records")
-    stem, words = f"{analysis}_{key}", words_of_table(analysis, key)
     columns = list(dict.fromkeys(name for record in records for name in record))
-    is_number = [_holds_numbers(records, name) for name in columns]
-    rows = [[record.get(name) for name in columns] for record in records]
-    return AnalysisTable(
-        title=words.title,
-        note=words.note,
-        headings=_cells([name.replace("_", " ") for name in columns], is_number),
-        rows=[_cells(map(shown, row), is_number) for row in rows[:MOST_ROWS]],
-        count=len(rows),
-        csv=csv_link(stem, [dict(zip(columns, row, strict=True)) for row in rows]),
+    numbers = {name: _holds_numbers(records, name) for name in columns}
+    title, note = TABLES.get(f"{analysis}.{key}", (_words(key), ""))
+    stem = f"{analysis}_{key}"
+    return Grid(
+        name=stem,
+        title=title,
+        heads=[Cell(name.replace("_", " "), numbers[name]) for name in columns],
+        rows=[
+            [Cell(shown(record.get(name)), numbers[name]) for name in columns]
+            for record in records[:MOST_ROWS]
+        ],
+        records=[{name: record.get(name) for name in columns} for record in records],
+        note=note,
         figure=_figure(path.with_name(stem)),
     )
 
 
-def _cells(texts: Iterable[str], is_number: Sequence[bool]) -> list[TableCell]:
-    return [TableCell(text, number) for text, number in zip(texts, is_number, strict=True)]
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _is_flat(record: object) -> bool:
-    if not isinstance(record, dict):
-        return False
-    return not any(isinstance(value, (dict, list)) for value in record.values())
+    return isinstance(record, dict) and not any(
+        isinstance(value, (dict, list)) for value in record.values()
+    )
 
 
 def _holds_numbers(records: Sequence[Mapping[str, Any]], name: str) -> bool:
-    values = [record.get(name) for record in records]
-    known = [value for value in values if value is not None]
-    numbers = [isinstance(value, (int, float)) for value in known]
-    return all(numbers) and not any(isinstance(value, bool) for value in known)
+    known = [record[name] for record in records if record.get(name) is not None]
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
 
 
 def _figure(stem: Path) -> str | None:

@@ -1,22 +1,19 @@
-"""Mean influence by recency, behaviour, value and gap, straight from an influence table.
+"""Mean influence by recency, behaviour, value and gap, from an influence table.
 
-Every function takes a table with the columns of `llm_influence.influence.table.SCHEMA`, whole
-explanations one after another, one row an event (`llm_influence.influence.table.by_event`), and
-returns one row for each method and group:
+Each of the four functions takes whole explanations, one row an event
+(`llm_influence.influence.influence.by_event`), and returns one row for each method and group:
 
     method (string), group (string), events (int64), mean_absolute (float64), mean (float64)
 
-in the order of the methods in the table, then of the groups. ``mean_absolute`` says how much a
-group matters, ``mean`` in which direction. These are plain descriptions: a group may differ for
-reasons that have nothing to do with what names it.
-
-The averages at the foot of the page.
+in the order of the methods in the table, then of the groups. ``mean_absolute`` shows how much a
+group matters, ``mean`` in which direction. These are descriptions: a group may differ for reasons
+other than the one that names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +23,7 @@ import pyarrow.compute as pc
 from llm_influence.analysis.bins import GAPS, RECENCY
 from llm_influence.influence.facts import aligned, decimals_for, percent, plain
 from llm_influence.influence.table import explanation_starts
-from llm_influence.report.cases import Bar, Scale
-from llm_influence.report.tables import CsvLink, csv_link
+from llm_influence.report.cases import Scale
 from llm_influence.types import IntArray
 
 # A value with more distinct numbers than this (amounts, prices) is cut into ranges.
@@ -115,70 +111,53 @@ def _means(table: pa.Table, codes: IntArray, labels: Sequence[str]) -> pa.Table:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PanelRow:
-    """One group: how many events, how much they matter, in which direction."""
-
-    label: str
-    events: str
-    size: Bar
-    size_written: str
-    mean: Bar
-    mean_written: str
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One average view; ``mean_zero`` is where zero lies on the track of the means, in percent."""
-
-    title: str
-    note: str
-    mean_zero: float
-    rows: list[PanelRow]
-    csv: CsvLink
-
-
 _VIEWS = (
     ("By recency", "place counted from the end of the history; 1 is the latest event", by_recency),
-    ("By time since the event before", "the pause that led up to the event", by_gap),
+    ("By time since the event before", "time between the event and the one before", by_gap),
     ("By behaviour", "what the user did", by_behavior),
     ("By value", "rating or amount, for events that have one", by_value),
 )
 
 
-def panels(table: pa.Table, method: str) -> list[Panel]:
-    """The views of one method that have something to show.
+def panels(table: pa.Table, method: str) -> list[dict[str, Any]]:
+    """The averages of one method as panels of the page, without empty ones.
 
     Args:
         table: Whole explanations.
-        method: Whose scores are averaged.
+        method: The method whose scores are averaged.
+
+    Returns:
+        Panels with ``title``, ``note``, ``name`` of the CSV, its ``records``, ``zero`` (place of
+        zero on the track of the means, in percent) and ``rows``.
     """
     table = table.filter(pc.equal(table["method"], method))
     share = pc.all(pc.equal(table["units"], "share")).as_py()
-    drawn = [_panel(title, note, view(table), share) for title, note, view in _VIEWS]
-    return [panel for panel in drawn if panel.rows]
+    drawn = [_panel(title, note, view(table).to_pylist(), share) for title, note, view in _VIEWS]
+    return [panel for panel in drawn if panel["rows"]]
 
 
-def _panel(title: str, note: str, means: pa.Table, share: bool) -> Panel:
-    size = Scale.fit(means["mean_absolute"].to_numpy(), share=True)
-    # Means share the size's measure, so that a mean near zero looks near zero.
-    largest = means["mean_absolute"].to_numpy().max(initial=0.0)
-    mean = Scale.fit([*means["mean"].to_pylist(), largest], share=share)
-    decimals = decimals_for(means["mean_absolute"])
+def _panel(title: str, note: str, means: list[dict[str, Any]], share: bool) -> dict[str, Any]:
+    sizes, directions = ([row[name] for row in means] for name in ("mean_absolute", "mean"))
+    size = Scale.fit(sizes, share=True)
+    # Means use the measure of the sizes, so that a mean near zero looks near zero.
+    mean = Scale.fit([*directions, max(sizes, default=0.0)], share=share)
+    decimals = decimals_for(sizes)
+
+    def written(value: float) -> str:
+        return percent(value) if share else aligned(value, decimals)
+
     rows = [
-        PanelRow(
-            label=row["group"],
-            events=f"{row['events']:,}",
-            size=size.bar(row["mean_absolute"]),
-            size_written=_written(row["mean_absolute"], decimals, share).lstrip("+"),
-            mean=mean.bar(row["mean"]),
-            mean_written=_written(row["mean"], decimals, share),
-        )
-        for row in means.to_pylist()
+        {
+            **row,
+            "size_bar": size.bar(row["mean_absolute"]),
+            "size_text": written(row["mean_absolute"]).lstrip("+"),
+            "mean_bar": mean.bar(row["mean"]),
+            "mean_text": written(row["mean"]),
+        }
+        for row in means
     ]
-    csv = csv_link(title.lower().replace(" ", "_"), means.to_pylist())
-    return Panel(title, note, mean.zero, rows, csv)
-
-
-def _written(value: float, decimals: int, share: bool) -> str:
-    return percent(value) if share else aligned(value, decimals)
+    name = title.lower().replace(" ", "_")
+    return {
+        **{"title": title, "note": note, "name": name, "records": means},
+        **{"zero": mean.zero, "rows": rows},
+    }

@@ -1,4 +1,4 @@
-"""One self-contained HTML file: what the model is, how well it predicts, and what moved it."""
+"""The report: one self-contained HTML file about the model, its quality and its explanations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.influence.facts import signed
+from llm_influence.influence.facts import percent, signed, tidy, what
 from llm_influence.influence.influence import Influence, by_event, to_arrow
 from llm_influence.influence.table import explanation_starts
 from llm_influence.report.analyses import MOST_ROWS, read_analyses
 from llm_influence.report.averages import panels
 from llm_influence.report.cases import cases
-from llm_influence.report.tables import ReportFacts, metric_tables
+from llm_influence.report.tables import ReportFacts, csv_uri, metric_grids
 from llm_influence.utils import write_text
 
 
@@ -30,27 +30,26 @@ def build_report(
 ) -> Path:
     """Write the report.
 
-    The page needs nothing but itself: no script, no font, no address elsewhere. Averages are
-    over every explanation given; single explanations are shown for the first users. Where
-    several methods explain the same prediction, the first in the table is drawn large and
-    speaks in the sentence; the others stand beside it.
+    The page holds everything it needs: no script, no font, no link to another place. Averages are
+    over all explanations; single explanations are shown for the first users. Where several methods
+    explain the same prediction, the first is drawn large and the others beside it.
 
     Args:
         influences: An influence table (`read_tables`, `to_arrow`) or explanations.
         facts: Title, model, protocol, metrics and recommendations.
-        out: The HTML file; missing folders are created, a file there is replaced.
-        users: How many users to show one by one, at most. Default 12.
-        analyses: Folders that `llm-influence analyze ... --out FOLDER` wrote; what they hold
-            becomes part of the page.
+        out: The HTML file. Missing folders are created, an existing file is replaced.
+        users: Largest number of users shown one by one. Default 12.
+        analyses: Folders that `llm-influence analyze ... --out FOLDER` wrote; each analysis becomes
+            a section.
 
     Returns:
-        The path written.
+        ``out`` as a path.
 
     Raises:
         DataError: Rows of an explanation are missing or out of order, or a folder of ``analyses``
             holds none.
         SchemaError: The table lacks a column.
-        OutputError: No permission or no space. Nothing is left half written.
+        OutputError: The file cannot be written. Nothing is left half written.
     """
     page = render_report(influences=influences, facts=facts, users=users, analyses=analyses)
     return write_text(Path(out), page)
@@ -69,7 +68,7 @@ def render_report(
     methods = pc.unique(table["method"]).to_pylist()
     return _template().render(
         facts=facts,
-        metrics=metric_tables(facts.metrics),
+        metrics=metric_grids(facts.metrics),
         cases=cases(table, facts.recommendations, users),
         panels=panels(table, methods[0]) if methods else [],
         analyses=read_analyses(analyses),
@@ -89,5 +88,6 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["signed"] = signed
+    filters = {"csv_uri": csv_uri, "percent": percent, "signed": signed, "tidy": tidy, "what": what}
+    environment.filters.update(filters)
     return environment.get_template("report.html.j2")

@@ -12,7 +12,7 @@ from llm_influence.errors import DataError
 from llm_influence.report.analyses import MOST_ROWS, read_analyses
 from llm_influence.report.page import render_report
 from llm_influence.report.tables import ReportFacts, flat_facts
-from tests.report.test_page import EVIL, Tags
+from tests.report.conftest import EVIL, Tags
 
 RANKING = [
     {"factor": "recency", "spread": 0.51234, "matters": True, "p_value": None},

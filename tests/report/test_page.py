@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -18,9 +17,9 @@ from llm_influence.influence.facts import Player
 from llm_influence.influence.influence import to_arrow
 from llm_influence.report.cases import Scale
 from llm_influence.report.page import build_report, render_report
-from llm_influence.report.tables import ReportFacts, metric_table
+from llm_influence.report.tables import ReportFacts, metric_grid
+from tests.report.conftest import EVIL, Tags
 
-EVIL = "<script>alert(1)</script>\"'&"
 METRICS = [
     {"system": "this model", "split": "test", "hr10": 0.2, "ndcg10": 0.10, "users": 943},
     {"system": "popularity", "split": "test", "hr10": 0.1, "ndcg10": 0.05, "users": 943},
@@ -38,34 +37,11 @@ def facts():
     )
 
 
-class Tags(HTMLParser):
-    """Collects the tags with their attributes, and checks that they close in order."""
-
-    VOID = frozenset({"meta", "col", "line", "img"})
-
-    def __init__(self, page):
-        super().__init__()
-        self.found, self.open = [], []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_the_page_holds_what_it_should(make, facts, tmp_path):
     influences = [
         make([0.5, -1.0, 2.0]),
         make([0.2, 0.3, 0.5], method="attention_rollout", units="share"),
-        make([-1.0], user="7", name="Alien (1979)"),
+        make([-1.0], user_id="7", target_name="Alien (1979)"),
     ]
     out = build_report(influences=influences, facts=facts, out=tmp_path / "new" / "report.html")
     page = out.read_text()
@@ -99,13 +75,15 @@ def test_everything_is_escaped(make):
         rules={EVIL: [EVIL]},
     )
     influences = [
-        make([0.5, -1.0], titles=[EVIL, EVIL], behaviors=[EVIL, EVIL], user=EVIL, name=EVIL),
+        make(
+            [0.5, -1.0], titles=[EVIL, EVIL], behaviors=[EVIL, EVIL], user_id=EVIL, target_name=EVIL
+        ),
         make(
             [0.5, -1.0],
             titles=[EVIL, EVIL],
             behaviors=[EVIL, EVIL],
-            user=EVIL,
-            name=EVIL,
+            user_id=EVIL,
+            target_name=EVIL,
             method=EVIL,
         ),
     ]
@@ -150,7 +128,7 @@ def test_methods_of_one_prediction_share_a_case_and_other_events_do_not(make, fa
 
 
 def test_only_the_first_users_are_shown_but_all_are_averaged(make, facts):
-    influences = [make([1.0, -1.0], user=str(user)) for user in range(30)]
+    influences = [make([1.0, -1.0], user_id=str(user)) for user in range(30)]
     page = render_report(influences=to_arrow(influences), facts=facts, users=4)
     assert page.count("<article") == 4
     assert "30 explanations of predictions for 30 users" in page
@@ -160,7 +138,7 @@ def test_only_the_first_users_are_shown_but_all_are_averaged(make, facts):
 def test_twelve_users_of_fifty_events_stay_small(make, facts):
     draw = np.random.default_rng(0)
     influences = [
-        make(draw.normal(size=50), user=str(user), method=method, titles=["A film (1999)"] * 50)
+        make(draw.normal(size=50), user_id=str(user), method=method, titles=["A film (1999)"] * 50)
         for user in range(12)
         for method in ("integrated_gradients", "leave_one_out")
     ]
@@ -174,7 +152,7 @@ def test_the_gates_of_a_recurrence_stand_beside_the_events_and_nowhere_else(make
     assert "what, gate, item" in page
     plain = render_report(influences=[make([0.5, -1.0])], facts=facts)
     assert 'class="gate"' not in plain
-    assert "The gate is the recurrence" not in plain
+    assert "The gate belongs to the recurrence" not in plain
 
 
 def test_nothing_to_explain_is_said():
@@ -191,8 +169,8 @@ def test_zero_scores_and_missing_numbers_are_drawn(make, facts):
 
 def test_the_best_of_each_split_is_marked():
     records = [*METRICS, {"system": "this model", "split": "validation", "hr10": 0.5}]
-    table = metric_table(records)
-    assert table.headings == ["system", "split", "HR@10", "NDCG@10", "users"]
+    table = metric_grid(records)
+    assert [cell.text for cell in table.heads] == ["system", "split", "HR@10", "NDCG@10", "users"]
     best = [(row[0].text, cell.text) for row in table.rows for cell in row if cell.best]
     assert best == [("this model", "0.2000"), ("this model", "0.1000")]
     assert table.rows[2][3].text == ""
@@ -200,8 +178,8 @@ def test_the_best_of_each_split_is_marked():
 
 def test_what_is_no_number_is_a_dash_or_no_column():
     nan = float("nan")
-    table = metric_table([{"system": "a", "auc": 0.5, "gauc": nan}, {"system": "b", "auc": nan}])
-    assert table.headings == ["system", "AUC"]
+    table = metric_grid([{"system": "a", "auc": 0.5, "gauc": nan}, {"system": "b", "auc": nan}])
+    assert [cell.text for cell in table.heads] == ["system", "AUC"]
     assert [row[1].text for row in table.rows] == ["0.5000", NOTHING]
 
 

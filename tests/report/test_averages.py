@@ -21,7 +21,7 @@ def table(make):
             ),
             make(
                 [4.0, -1.0],
-                user="7",
+                user_id="7",
                 behaviors=["view", "view"],
                 values=[None, None],
                 times=[0, 40 * DAY],
