@@ -8,14 +8,14 @@ import pytest
 
 from llm_influence.cli.demo_run import METHODS, run_demo
 from llm_influence.config.run import RunConfig
-from llm_influence.datasets.movielens import movielens_100k
+from llm_influence.datasets.movielens import load_movielens_100k
 from llm_influence.influence.table import explanation_starts
 from llm_influence.influence.table_files import read_tables
 
 
 @pytest.mark.e2e
 def test_a_part_of_movielens_goes_from_log_to_report_and_is_reused(tmp_path):
-    films = movielens_100k()
+    films = load_movielens_100k()
     users = films.user_ids.to_pylist()[:40]
     pq.write_table(films.select(users).to_table(), tmp_path / "log.parquet")
     pq.write_table(films.catalogue.table, tmp_path / "films.parquet")

@@ -28,7 +28,7 @@ from llm_influence.batch.explain import explain_batch
 from llm_influence.batch.fairness_test import run_fairness_test
 from llm_influence.config.run import RunConfig
 from llm_influence.config.synthetic import PlantedConfig
-from llm_influence.datasets.planted import generate, write_planted
+from llm_influence.datasets.planted import make_planted
 from llm_influence.influence.table_files import read_fairness_test
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
@@ -91,7 +91,7 @@ def measured(options: argparse.Namespace, seed: int, system: str) -> dict[str, f
         if not (folder / "metrics.json").exists():
             finetune(config, resume=True)
         run = Run.open(folder)
-        _, others = generate(planted(seed, options.audited, user_seed=1))
+        _, others = make_planted(planted(seed, options.audited, user_seed=1))
         explainer = Explainer(run.model, "leave_one_out", fidelity_masks=0)
         tables = folder / "influence"
         explain_batch(explainer, others.log, tables, progress=False)
@@ -134,8 +134,8 @@ def rows_of(options: argparse.Namespace) -> Iterator[Row]:
     """All systems and seeds."""
     for seed in options.seeds:
         log = options.output / f"seed_{seed}" / "log"
-        if not (log / "law.json").exists():
-            write_planted(planted(seed, options.users), log)
+        if not (log / "process.json").exists():
+            make_planted(planted(seed, options.users), folder=log)
         for system in SYSTEMS:
             found = measured(options, seed, system)
             shown = ", ".join(f"{name} {found[name]:.3f}" for name in METRICS)

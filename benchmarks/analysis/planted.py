@@ -36,7 +36,7 @@ from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.config.synthetic import DriftConfig, PlantedConfig
 from llm_influence.datasets.generating_process import GeneratingProcess
-from llm_influence.datasets.planted import Truth, generate
+from llm_influence.datasets.planted import PlantedTruth, make_planted
 from llm_influence.modeling.model import InfluenceModel
 
 MATCH = "match:cluster"
@@ -123,7 +123,7 @@ def _after(behavior: str) -> float:
 
 def updated(options: argparse.Namespace, config: PlantedConfig) -> InfluenceModel:
     """The model, trained on with users of the changed law alone."""
-    log, truth = generate(config.model_copy(update={"users": options.updated_users}))
+    log, truth = make_planted(config.model_copy(update={"users": options.updated_users}))
     later = np.array([is_changed(truth, user) for user in range(len(log))])
     model = InfluenceModel.from_pretrained(options.model)
     with tempfile.TemporaryDirectory() as place:
@@ -169,7 +169,7 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     # Users of the same law whom the model was not trained on.
     config = PlantedConfig(seed=options.seed, users=options.users, user_seed=1, **LAW)
-    _, truth = generate(config)
+    _, truth = make_planted(config)
     drifting = config.model_copy(update={"drift": DRIFT})
     with tempfile.TemporaryDirectory() as place:
         rows = list(measured(options, truth, Path(place)))
@@ -206,25 +206,25 @@ def main(options: argparse.Namespace) -> None:
     )
 
 
-def measured(options: argparse.Namespace, truth: Truth, folder: Path) -> Iterator[Row]:
+def measured(options: argparse.Namespace, truth: PlantedTruth, folder: Path) -> Iterator[Row]:
     """All rows, of the truth's tables and of the model's."""
     exact = write_truth(truth, folder / "truth")
-    yield from factor_rows(exact, truth.law, "truth")
-    yield from decay_rows(exact, truth.law, "truth")
+    yield from factor_rows(exact, truth.process, "truth")
+    yield from decay_rows(exact, truth.process, "truth")
     explainer = Explainer(
         InfluenceModel.from_pretrained(options.model), options.method, fidelity_masks=0
     )
     tables = write_explained(truth, explainer, folder / "model")
-    yield from factor_rows(tables, truth.law, "model")
-    yield from decay_rows(tables, truth.law, "model")
+    yield from factor_rows(tables, truth.process, "model")
+    yield from decay_rows(tables, truth.process, "model")
 
 
 def drift_measured(
     options: argparse.Namespace, config: PlantedConfig, folder: Path
 ) -> Iterator[Row]:
     """Rows of a law that changes, of the truth's tables and of the models'."""
-    _, truth = generate(config)
-    yield from drift_rows(write_truth(truth, folder / "drift_truth"), truth.law, "truth")
+    _, truth = make_planted(config)
+    yield from drift_rows(write_truth(truth, folder / "drift_truth"), truth.process, "truth")
     # Trained on users of another seed than those who are explained.
     model = updated(options, config.model_copy(update={"user_seed": 2}))
     before, after = (
@@ -232,7 +232,7 @@ def drift_measured(
         for one in (InfluenceModel.from_pretrained(options.model), model)
     )
     tables = write_explained(truth, before, folder / "drift_model", after)
-    yield from drift_rows(tables, truth.law, "model")
+    yield from drift_rows(tables, truth.process, "model")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from benchmarks.harness import write_part
 from llm_influence.analysis.audit import AuditOptions, analyze_audit
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.synthetic import PlantedConfig
-from llm_influence.datasets.planted import generate
+from llm_influence.datasets.planted import make_planted
 
 LAW = {"users": 300, "clusters": 4, "temperature": 0.6, "max_events": 12, "group_share": 0.4}
 """Of every log, beside the defaults of `PlantedConfig`; two fifths of the users are of group b."""
@@ -55,7 +55,7 @@ Row = dict[str, str | float]
 
 def verdict(seed: int, options: dict[str, float]) -> dict[str, float]:
     """What the audit of one log says."""
-    _, truth = generate(PlantedConfig(seed=seed, **LAW, **options))
+    _, truth = make_planted(PlantedConfig(seed=seed, **LAW, **options))
     with tempfile.TemporaryDirectory() as place:
         asked = AuditOptions(("user:group",), shuffles=SHUFFLES, seed=seed)
         with InfluenceView(write_truth(truth, Path(place))) as view:

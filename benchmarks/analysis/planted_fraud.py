@@ -23,7 +23,7 @@ from benchmarks.harness import write_part
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.target import Feedback
 from llm_influence.config.run import RunConfig
-from llm_influence.datasets.fraud import ALARM, ALARM_ITEM, FraudTruth, generate
+from llm_influence.datasets.fraud import ALARM, ALARM_ITEM, FraudTruth, make_fraud
 from llm_influence.evaluation.bootstrap import bootstrap_interval
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
@@ -52,7 +52,7 @@ def fraud_rows(folder: Path) -> Iterator[Row]:
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     auc = measured["test"]["feedback"]["auc"]
     yield {"system": "detector", "task": TASK, "metric": "auc", "value": auc}
-    _, truth = generate()
+    _, truth = make_fraud()
     asked = run.examples("test", label=1)
     histories = [asked.history(row) for row in range(len(asked))]
     yield {"system": "log", "task": TASK, "metric": "frauds explained", "value": len(histories)}

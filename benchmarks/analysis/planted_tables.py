@@ -11,7 +11,7 @@ import numpy as np
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.target import Contrast
 from llm_influence.batch.shards import write_side_tables
-from llm_influence.datasets.planted import Truth
+from llm_influence.datasets.planted import PlantedTruth
 from llm_influence.influence.facts import USER, Player, QualityCard
 from llm_influence.influence.influence import Influence, to_arrow
 from llm_influence.influence.table_files import write_table
@@ -20,13 +20,13 @@ EXACT = "true_influence"
 """What the tables of the truth name as their method."""
 
 
-def write_truth(truth: Truth, folder: Path) -> Path:
+def write_truth(truth: PlantedTruth, folder: Path) -> Path:
     """What each event alone truly moved, as an influence table with the items beside it."""
     return _write(list(_exact(truth)), truth, folder)
 
 
 def write_explained(
-    truth: Truth, explainer: Explainer, folder: Path, later: Explainer | None = None
+    truth: PlantedTruth, explainer: Explainer, folder: Path, later: Explainer | None = None
 ) -> Path:
     """The same histories and examples, explained by a model.
 
@@ -44,14 +44,14 @@ def write_explained(
     return _write([found[user] for user in everyone], truth, folder)
 
 
-def is_changed(truth: Truth, user: int) -> bool:
+def is_changed(truth: PlantedTruth, user: int) -> bool:
     """Whether a user's history ends when the law has changed."""
-    drift = truth.law.drift
+    drift = truth.process.drift
     return drift is not None and int(truth.history(user).timestamps[-1]) >= drift.date
 
 
-def _explained(truth: Truth, explainer: Explainer, users: list[int]) -> dict[int, Influence]:
-    ids, together = truth.law.item_ids.to_pylist(), defaultdict(list)
+def _explained(truth: PlantedTruth, explainer: Explainer, users: list[int]) -> dict[int, Influence]:
+    ids, together = truth.process.item_ids.to_pylist(), defaultdict(list)
     for user in users:
         together[_question(truth, ids, user)].append(user)
     found: dict[int, Influence] = {}
@@ -61,8 +61,8 @@ def _explained(truth: Truth, explainer: Explainer, users: list[int]) -> dict[int
     return found
 
 
-def _exact(truth: Truth) -> Iterator[Influence]:
-    ids, titles = truth.law.item_ids.to_pylist(), truth.log.catalogue.titles
+def _exact(truth: PlantedTruth) -> Iterator[Influence]:
+    ids, titles = truth.process.item_ids.to_pylist(), truth.log.catalogue.titles
     named = dict(zip(ids, titles, strict=True))
     for user, scores in enumerate(truth.influence):
         history, question = truth.history(user), _question(truth, ids, user)
@@ -70,8 +70,8 @@ def _exact(truth: Truth) -> Iterator[Influence]:
         chosen, other = truth.targets[user], truth.others[user]
         players = None
         if truth.log.users is not None:  # what the user's feature adds is one more score
-            shift = truth.law.shift_of(history.user) + np.zeros(len(ids))
-            scores = np.append(scores, (shift[chosen] - shift[other]) / truth.law.temperature)
+            shift = truth.process.shift_of(history.user) + np.zeros(len(ids))
+            scores = np.append(scores, (shift[chosen] - shift[other]) / truth.process.temperature)
             players = [*(Player(event) for event in range(len(history))), USER]
         yield Influence(
             user_id=history.user_id,
@@ -84,18 +84,18 @@ def _exact(truth: Truth) -> Iterator[Influence]:
             target_name=" over ".join(named[item] for item in pair),
             base_value=0.0,
             full_value=float(scores.sum()),
-            prediction=float(np.exp(truth.law.log_probabilities(history)[chosen])),
+            prediction=float(np.exp(truth.process.log_probabilities(history)[chosen])),
             quality=QualityCard(EXACT, "drop", "target", 0.0, evaluations=0, seed=0, left_out=0),
         )
 
 
-def _question(truth: Truth, ids: list[str], user: int) -> Contrast:
+def _question(truth: PlantedTruth, ids: list[str], user: int) -> Contrast:
     if truth.others is None:
         raise ValueError("a planted log whose target is a contrast is needed")
     return Contrast(ids[truth.targets[user]], ids[truth.others[user]])
 
 
-def _write(records: list[Influence], truth: Truth, folder: Path) -> Path:
+def _write(records: list[Influence], truth: PlantedTruth, folder: Path) -> Path:
     write_table(to_arrow(records, "planted"), folder / "part-00000.parquet")
     write_side_tables(truth.log, folder)
     return folder

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from benchmarks.harness import write_benchmark
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.assets import asset_path
-from llm_influence.datasets.movielens import movielens_100k
+from llm_influence.datasets.movielens import load_movielens_100k
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.vocabulary import Vocabulary
@@ -143,7 +143,7 @@ def run(repeats: int, out: Path) -> None:
     """Measure everything in turn and write the figures."""
     datasets.disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(asset_path(TOKENIZER))
-    log = movielens_100k()
+    log = load_movielens_100k()
     systems = Systems(log, tokenizer)
     systems.check()
     tasks: dict[str, Callable[[], object]] = {

@@ -34,7 +34,7 @@ from llm_influence.config.model import ScratchConfig
 from llm_influence.config.run import RunConfig
 from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.datasets.planted import DISTRACTOR, Truth, generate
+from llm_influence.datasets.planted import DISTRACTOR, PlantedTruth, make_planted
 from llm_influence.errors import ExplanationError
 from llm_influence.evaluation.bootstrap import bootstrap_interval
 from llm_influence.faithfulness.recovery import Recovery, recovery
@@ -120,11 +120,11 @@ def trained(options: argparse.Namespace, log: BehaviorLog) -> InfluenceModel:
     return fitted(config, log, options.output)
 
 
-def likelihood(model: InfluenceModel, truth: Truth) -> dict[str, float]:
+def likelihood(model: InfluenceModel, truth: PlantedTruth) -> dict[str, float]:
     """What the model knows of the law: nats of surprise at what came next, and the distance."""
     histories = [truth.history(user) for user in range(len(truth.log))]
     came = truth.log.items[truth.log.offsets[1:] - 1]
-    law = np.stack([truth.law.log_probabilities(history) for history in histories])
+    law = np.stack([truth.process.log_probabilities(history) for history in histories])
     ours = np.concatenate(
         [p.item_logits.double().log_softmax(-1).cpu().numpy() for _, p in model.predict(histories)]
     )
@@ -139,7 +139,7 @@ def likelihood(model: InfluenceModel, truth: Truth) -> dict[str, float]:
 
 
 def explained(
-    options: argparse.Namespace, model: InfluenceModel, truth: Truth
+    options: argparse.Namespace, model: InfluenceModel, truth: PlantedTruth
 ) -> Iterator[Explained]:
     """Every method with every removal it can use."""
     for method, spec in METHODS.items():
@@ -155,10 +155,10 @@ def explained(
 
 
 def _explain(
-    model: InfluenceModel, truth: Truth, method: str, removal: str | None, count: int
+    model: InfluenceModel, truth: PlantedTruth, method: str, removal: str | None, count: int
 ) -> dict[str, object]:
     """Scores of the first ``count`` histories, those of one contrast together."""
-    ids, together = truth.law.item_ids.to_pylist(), defaultdict(list)
+    ids, together = truth.process.item_ids.to_pylist(), defaultdict(list)
     for user in range(count):
         together[Contrast(ids[truth.targets[user]], ids[truth.others[user]])].append(user)
     explainer, begun = Explainer(model, method, removal=removal), time.perf_counter()
@@ -177,7 +177,7 @@ def _explain(
     }
 
 
-def held_against(truth: Truth, found: Explained, users: range) -> Recovery:
+def held_against(truth: PlantedTruth, found: Explained, users: range) -> Recovery:
     """The recovery of some users' truth."""
     return recovery(
         [found.scores[user] for user in users],
@@ -186,18 +186,18 @@ def held_against(truth: Truth, found: Explained, users: range) -> Recovery:
     )
 
 
-def fitted_law(truth: Truth, found: Explained, users: range) -> FittedLaw:
+def fitted_law(truth: PlantedTruth, found: Explained, users: range) -> FittedLaw:
     """The law that a method's scores speak of, as answers to the method's own question."""
     question = ASKED.get(found.method, alone) if found.removal == "drop" else alone
     return fit_law(truth, found.scores, users, question)
 
 
-def fit_rows(truth: Truth, found: Explained, users: range) -> Iterator[dict[str, object]]:
+def fit_rows(truth: PlantedTruth, found: Explained, users: range) -> Iterator[dict[str, object]]:
     """How far off the law is that a method that drops events speaks of."""
     system = {"system": found.name, "task": "law recovered"}
-    for metric, value in fitted_law(truth, found, users).errors(truth.law).items():
+    for metric, value in fitted_law(truth, found, users).errors(truth.process).items():
         yield {**system, "metric": metric, "value": value}
-    as_if = fit_law(truth, found.scores, users, alone).errors(truth.law)
+    as_if = fit_law(truth, found.scores, users, alone).errors(truth.process)
     yield {**system, "metric": "half_life_error as if alone", "value": as_if["half_life_error"]}
 
 
@@ -230,9 +230,9 @@ def main(options: argparse.Namespace) -> None:
     """Plant, train, explain, hold against the truth, write."""
     torch.set_num_threads(options.threads)
     planted = PlantedConfig(seed=options.seed, users=options.users, **LAW)
-    log, _ = generate(planted)
+    log, _ = make_planted(planted)
     others = planted.model_copy(update={"users": options.held_out, "user_seed": 1})
-    _, truth = generate(others)
+    _, truth = make_planted(others)
     begun = time.perf_counter()
     model = trained(options, log)
     print(f"model ready after {time.perf_counter() - begun:.0f} s")
@@ -260,7 +260,7 @@ def main(options: argparse.Namespace) -> None:
     fitted = fitted_law(truth, best, measured_on)
     print(f"best on the other half: {best.name}; fitted from it: {fitted}")
     tied = np.mean([np.mean(truth.influence[user] == 0) for user in measured_on])
-    errors = fitted.errors(truth.law)
+    errors = fitted.errors(truth.process)
     write_benchmark(
         options.json,
         name="planted_truth",

@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 
 from llm_influence.attribution.coalitions import shapley_weights
 from llm_influence.datasets.generating_process import GeneratingProcess
-from llm_influence.datasets.planted import Truth
+from llm_influence.datasets.planted import PlantedTruth
 from llm_influence.numerics import every_coalition
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
@@ -96,7 +96,10 @@ ASKED: dict[str, Question] = {
 
 
 def fit_law(
-    truth: Truth, scores: Sequence[FloatArray], users: Iterable[int], question: Question = alone
+    truth: PlantedTruth,
+    scores: Sequence[FloatArray],
+    users: Iterable[int],
+    question: Question = alone,
 ) -> FittedLaw:
     """Fit ``scale(history) x question(law)`` to scores by least squares.
 
@@ -123,14 +126,14 @@ def fit_law(
             break
         before = half_life
     weights = weights / np.abs(weights).max()
-    return FittedLaw(dict(zip(truth.law.behaviors, weights.tolist(), strict=True)), half_life)
+    return FittedLaw(dict(zip(truth.process.behaviors, weights.tolist(), strict=True)), half_life)
 
 
 def _evidence(
-    truth: Truth, scores: Sequence[FloatArray], users: Iterable[int]
+    truth: PlantedTruth, scores: Sequence[FloatArray], users: Iterable[int]
 ) -> Iterator[Evidence]:
     clusters = truth.log.catalogue.table["cluster"].to_numpy()
-    kinds = np.eye(len(truth.law.behaviors))
+    kinds = np.eye(len(truth.process.behaviors))
     for user in users:
         history = truth.history(user)
         own = clusters[history.items]

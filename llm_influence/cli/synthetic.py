@@ -21,9 +21,9 @@ def planted(
     context: typer.Context, overrides: Overrides, out: OutFolder, config: Settings = None
 ) -> None:
     """Generate a log with the true influence of every event beside it."""
-    from llm_influence.datasets.planted import write_planted
+    from llm_influence.datasets.planted import make_planted
 
-    log, truth = write_planted(PlantedConfig.load(config, overrides.typed), out)
+    log, truth = make_planted(PlantedConfig.load(config, overrides.typed), folder=out)
     causes = sum(int(row.sum()) for row in truth.is_cause)
     explained = sum(len(row) for row in truth.is_cause)
     typer.echo(
@@ -37,8 +37,8 @@ def planted_fraud(
     context: typer.Context, overrides: Overrides, out: OutFolder, config: Settings = None
 ) -> None:
     """Generate bank accounts, some taken over, with the events that caused each alarm."""
-    from llm_influence.datasets.fraud import write_planted_fraud
+    from llm_influence.datasets.fraud import make_fraud
 
-    log, truth = write_planted_fraud(PlantedFraudConfig.load(config, overrides.typed), out)
+    log, truth = make_fraud(PlantedFraudConfig.load(config, overrides.typed), folder=out)
     typer.echo(f"{len(log):,} generated accounts, {log.num_events:,} events in {out}")
     typer.echo(f"{truth.is_fraud.sum():,} of {len(truth.alarms):,} alarms are fraud")

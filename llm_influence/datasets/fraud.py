@@ -1,41 +1,36 @@
-"""A generated log of bank accounts, some taken over: which events raised the alarm is known.
+"""A generated log of bank accounts, some taken over, with the events that caused each alarm.
 
-Nothing here is real: no bank, customer or payment. Accounts log in, pay, transfer to payees they
-know, and now and then use a new device, pay a small sum online or change their password, as
-anybody does. An *alarm* is a large transfer to a new payee. The law that labels it:
+Nothing here is real: no bank, customer or payment. Accounts log in, pay, and transfer to known
+payees. Now and then they use a new device, pay a small sum online or change their password. An
+*alarm* is a large transfer to a new payee. The rule that labels it:
 
-    fraud if, within the window before it, there are a login from a new device, at least so many
-    small online payments (two) and a change of password.
+    fraud if the window before it holds a login from a new device, at least ``tests`` (two) small
+    online payments, and a change of password.
 
-Most other alarms are near misses: one event too few of these lies in their window. All kinds of
-event stand in innocent histories too, and ordinary events stand between the planted ones and after
-them, so that neither the kind of an event nor its being recent alone tells what raised the alarm.
+Most other alarms are near misses: their window lacks one of these events. Every kind of event also
+occurs in innocent histories, and ordinary events stand between and after the planted ones. So
+neither the kind of an event nor its recency alone gives the cause away.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llm_influence.config.synthetic import PlantedFraudConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
+from llm_influence.datasets.planted import write_generated
 from llm_influence.types import BoolArray, History, IntArray
-from llm_influence.utils import write_text, write_whole
-
-SOURCE = "planted_fraud"
-"""The name under which a configuration asks for this log."""
 
 NEW_DEVICE, TEST, PASSWORD, ORDINARY = 0, 1, 2, 3
-"""Kinds of event, as the law sees them."""
+"""Kinds of event in the rule."""
 
 FIRST_TIME = 1_735_689_600  # 2025-01-01
 DAY, HOUR = 86_400, 3_600
@@ -59,7 +54,7 @@ BEHAVIORS = ("login", "payment", "password_change", "transfer", "large_transfer"
 ALARM, ALARM_ITEM = "large_transfer", "payee_new"
 """Behaviour and item of every alarm."""
 SMALL = (1.0, 2.0)
-"""Dollars of a small payment: what a thief tries a card with, and what a song costs."""
+"""Dollars of a small payment."""
 AMOUNTS = (5.0, 10.0, 20.0, 40.0, 80.0, 150.0)
 LARGE = (1500.0, 2500.0, 4000.0)
 
@@ -71,17 +66,17 @@ _SHOPS = [code for name, code in _CODES.items() if name.startswith(("shop", "bil
 
 T = TypeVar("T")
 Event = tuple[int, int, int, float]
-"""Time, behaviour code, item code, dollars (nan where nothing is paid)."""
+"""Time, behaviour code, item code, dollars (NaN if nothing is paid)."""
 
 
 @dataclass(frozen=True, eq=False)
 class FraudTruth:
-    """What raised each alarm of a log.
+    """The events that caused each alarm of a log.
 
     Attributes:
         log: The generated log.
-        window: Seconds before an alarm that the law looks at.
-        tests: Small payments that it asks for.
+        window: Length of the rule's window before an alarm, seconds.
+        tests: Number of small payments in the rule.
     """
 
     log: BehaviorLog
@@ -95,24 +90,24 @@ class FraudTruth:
 
     @cached_property
     def is_fraud(self) -> BoolArray:
-        """(A,) which of them the law calls fraud."""
+        """(A,) whether each alarm is fraud."""
         return np.array([self.causes(*self.before(event)).any() for event in self.alarms])
 
     def before(self, event: int) -> tuple[History, int]:
-        """The history before the event at this place of the log's arrays, and its moment."""
+        """The history before the event at this place of the log's arrays, and the event's time."""
         user = int(np.searchsorted(self.log.offsets, event, side="right")) - 1
         stop = event - int(self.log.offsets[user])
         return self.log.at(user, stop), int(self.log.timestamps[event])
 
     def causes(self, history: History, moment: int) -> BoolArray:
-        """(E,) which events raised an alarm at ``moment``: the risky ones in the window before it.
+        """(E,) which events caused an alarm at ``moment``: the risky ones in the window before it.
 
-        None where the law sees no fraud. Item ids and behaviour names are read, so that histories
-        of any log with these names will do.
+        All False if the alarm is not fraud. Only item ids and behaviour names are used, so
+        histories of any log with these names can be passed.
 
         Args:
             history: The events before the alarm, or the latest of them.
-            moment: Unix seconds.
+            moment: Time of the alarm, Unix seconds.
         """
         kinds = np.where(history.timestamps >= moment - self.window, _kinds(history), ORDINARY)
         counts = np.bincount(kinds, minlength=ORDINARY)
@@ -120,7 +115,7 @@ class FraudTruth:
         return (kinds != ORDINARY) & bool(enough)
 
     def to_table(self) -> pa.Table:
-        """One row an event before an alarm: user_id, alarm, label, position, is_cause.
+        """One row for each event before an alarm: user_id, alarm, label, position, is_cause.
 
         ``alarm`` and ``position`` count the user's events from 0.
         """
@@ -142,12 +137,24 @@ class FraudTruth:
         return pa.concat_tables(parts)
 
 
-def generate(config: PlantedFraudConfig | None = None) -> tuple[BehaviorLog, FraudTruth]:
-    """Make a log and its truth; the same configuration gives the same.
+def make_fraud(
+    config: PlantedFraudConfig | None = None, *, folder: Path | None = None, **options: object
+) -> tuple[BehaviorLog, FraudTruth]:
+    """Generate a log and its truth; the same configuration gives the same result.
 
-    The label of every alarm (1 fraud, 0 not) is the log's `label`, which no history shows.
+    The log's `label` is 1 for a fraudulent alarm, 0 for another one, NaN for other events.
+
+    Args:
+        config: The configuration; default: `PlantedFraudConfig` with ``options``.
+        folder: Folder to write to; default: nothing is written. ``events.parquet`` and
+            ``items.parquet`` are an ordinary log, ``truth.parquet`` is `FraudTruth.to_table`,
+            ``process.json`` describes the rule.
+        options: Options of `PlantedFraudConfig`, in place of ``config``.
+
+    Raises:
+        OutputError: The folder cannot be written.
     """
-    config = config or PlantedFraudConfig()
+    config = config or PlantedFraudConfig.of(options, "make_fraud")
     random = np.random.default_rng(config.seed)
     accounts = [_account(config, random) for _ in range(config.accounts)]
     events = [event for account in accounts for event in account]
@@ -169,41 +176,26 @@ def generate(config: PlantedFraudConfig | None = None) -> tuple[BehaviorLog, Fra
     labels = np.full(log.num_events, np.nan, dtype=np.float32)
     labels[truth.alarms] = truth.is_fraud
     log = replace(log, labels=labels)
-    return log, replace(truth, log=log)
+    truth = replace(truth, log=log)
+    if folder is not None:
+        tables = {"events": log.to_table(), "truth": truth.to_table()}
+        write_generated(folder, log, tables, _described(config, truth))
+    return log, truth
 
 
-def generated_log() -> BehaviorLog:
-    """The log that ``data.source: planted_fraud`` names."""
-    return generate()[0]
-
-
-def write_planted_fraud(config: PlantedFraudConfig, folder: Path) -> tuple[BehaviorLog, FraudTruth]:
-    """`generate`, and write all of it.
-
-    ``events.parquet`` and ``items.parquet`` are a log like any other, ``truth.parquet`` says which
-    events raised each alarm (`FraudTruth.to_table`), ``law.json`` the law and that all is made up.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
-    log, truth = generate(config)
-    tables = {"events": log.to_table(), "items": log.catalogue.table, "truth": truth.to_table()}
-    for name, table in tables.items():
-        write_whole(folder / f"{name}.parquet", partial(pq.write_table, table))
-    described = {
+def _described(config: PlantedFraudConfig, truth: FraudTruth) -> dict[str, object]:
+    return {
         "generated": "no bank, customer or payment is real",
-        "law": f"an alarm (behaviour {ALARM}) is fraud if within the window before "
+        "rule": f"an alarm (behaviour {ALARM}) is fraud if within the window before "
         f"it there are a login from device_new, at least {truth.tests} payments at shop_online of "
         f"at most {max(SMALL):g} and a password_change",
         "window_seconds": truth.window,
         "config": config.model_dump(mode="json"),
     }
-    write_text(folder / "law.json", json.dumps(described, indent=2) + "\n")
-    return log, truth
 
 
 def _kinds(history: History) -> IntArray:
-    """(E,) what each event is to the law."""
+    """(E,) kind of each event in the rule."""
     names = history.code_names.behaviors
     did = np.array([names[code] for code in history.behaviors])
     item = np.array(history.item_ids())
@@ -236,14 +228,14 @@ def _account(config: PlantedFraudConfig, random: np.random.Generator) -> list[Ev
 
 
 def _alarm(config: PlantedFraudConfig, moment: int, random: np.random.Generator) -> list[Event]:
-    """An alarm and all that lies in its window."""
+    """An alarm and all events in its window."""
     first = moment - int(config.window_hours * HOUR) + 1
     rows = _planted(config, random)
     when = np.sort(random.integers(first, moment, size=len(rows)))
-    found = [_risky(kind, int(time), random) for kind, time in zip(rows, when, strict=True)]
+    events = [_risky(kind, int(time), random) for kind, time in zip(rows, when, strict=True)]
     busy = random.integers(first, moment, size=random.poisson(config.busy))
-    found += [_ordinary(int(time), random) for time in busy]
-    return [*found, (moment, _ALARM, _CODES[ALARM_ITEM], _drawn(LARGE, random))]
+    events += [_ordinary(int(time), random) for time in busy]
+    return [*events, (moment, _ALARM, _CODES[ALARM_ITEM], _drawn(LARGE, random))]
 
 
 def _planted(config: PlantedFraudConfig, random: np.random.Generator) -> list[int]:

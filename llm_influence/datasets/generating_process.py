@@ -1,4 +1,4 @@
-"""A known law of what comes next, so that the influence of every event is known too.
+"""A known data-generating process: it gives the influence of every event in closed form.
 
 After events 1..E an item j has the score
 
@@ -6,13 +6,13 @@ After events 1..E an item j has the score
     a_i = weight of i's behaviour * 2^(-age_i / half-life)
 
 and comes next with probability softmax(s / temperature)_j. A is the affinity of two items, p the
-strength of pair effects. Without these (p = 0) events add up, and what event i gives to item j is
-``a_i A(i, j) / temperature`` whatever else happened.
+strength of pair effects. Without pair effects (p = 0) events add up: event i contributes
+``a_i A(i, j) / temperature`` to item j, whatever else happened.
 
-Ages count back from the last event of the whole history. When an event is taken away the ages of
-the others stay: the law has a clock, and the clock does not stop for an event that never happened.
+Ages count back from the last event of the whole history. When an event is removed, the ages of the
+others stay.
 
-An unfair law adds a constant to some items' scores for the users of one group, whatever they did.
+An unfair process adds a constant to the scores of some items for the users of one group.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.errors import UnknownNameError, choices
+from llm_influence.errors import UnknownNameError, unknown
 from llm_influence.types import BoolArray, History, IntArray
 
 Floats = npt.NDArray[np.float64]
 
 GROUP, GROUPS = "group", ("a", "b")
-"""A feature of users that may shift the law's scores, and its values; b is the shifted one."""
+"""User feature that may shift the scores, and its values; the scores of b are shifted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """A change of the law.
+    """A change of the behaviour weights at a date.
 
     Attributes:
-        date: Unix seconds; what comes after a history that ends at this moment or later follows
-            the changed law, whatever the age of its events.
-        weights: (B,) weight of each behaviour from then on.
+        date: Unix seconds. Histories that end at this time or later use the new weights for all
+            of their events.
+        weights: (B,) new weight of each behaviour.
     """
 
     date: int
@@ -52,19 +52,19 @@ class Drift:
 
 @dataclass(frozen=True, eq=False)
 class GeneratingProcess:
-    """The law over I items and B behaviours.
+    """The process over I items and B behaviours.
 
     Attributes:
         item_ids: (I,) item ids.
         factors: (I, R) vectors of the items; the affinity of two is their dot product.
         behaviors: (B,) names.
-        weights: (B,) weight of each behaviour; 0 is a distractor's.
+        weights: (B,) weight of each behaviour; a distractor has 0.
         half_life: Age at which an event counts half, in units of ``clock``.
-        clock: Ages in ``seconds``, or in ``steps`` (how many events lie behind).
+        clock: Unit of ages: ``seconds``, or ``steps`` (number of later events).
         pair_strength: p of the equation.
-        temperature: Of the softmax.
-        drift: What changes at a date; None: nothing.
-        group_shift: (I,) added to the scores for users whose feature ``group`` is b; None: nothing.
+        temperature: Temperature of the softmax.
+        drift: Change of the weights at a date, or None.
+        group_shift: (I,) added to the scores for users whose feature ``group`` is b, or None.
     """
 
     item_ids: pa.StringArray
@@ -91,14 +91,14 @@ class GeneratingProcess:
         kept: object = True,
         shift: Floats | float = 0.0,
     ) -> Floats:
-        """Scores divided by the temperature, of all items.
+        """Scores of all items, divided by the temperature.
 
         Args:
             items: (..., E) codes of the past events' items, E may be 0.
             behaviors: (..., E) codes of their behaviours.
             timestamps: (..., E) their times.
-            kept: (..., E) bool, which events count; default: all.
-            shift: (..., I) added to the scores, see `shift_of`; default: nothing.
+            kept: (..., E) bool, which events are present; default: all.
+            shift: (..., I) added to the scores, see `shift_of`; default: 0.
 
         Returns:
             (..., I); the leading dimensions broadcast.
@@ -113,13 +113,13 @@ class GeneratingProcess:
         return (evidence @ self.factors.T + shift) / self.temperature
 
     def shift_of(self, user: Mapping[str, str]) -> Floats | float:
-        """(I,) what the law adds to the scores for a user with these features, or 0."""
+        """(I,) shift of the scores for a user with these features, or 0."""
         if self.group_shift is None or user.get(GROUP) != GROUPS[1]:
             return 0.0
         return self.group_shift
 
     def weights_of(self, behaviors: IntArray, timestamps: IntArray) -> Floats:
-        """(..., E) weight of each event's behaviour when the last event happened."""
+        """(..., E) weight of each event's behaviour at the time of the last event."""
         weights = self.weights[behaviors]
         if self.drift is None:
             return weights
@@ -127,7 +127,7 @@ class GeneratingProcess:
         return np.where(changed, self.drift.weights[behaviors], weights)
 
     def decay(self, timestamps: IntArray) -> Floats:
-        """(..., E) what is left of each event at its age: all of the last, half a half-life ago."""
+        """(..., E) decay of each event by its age: 1 for the last, 1/2 at the half-life."""
         if self.clock == "steps":
             ages = np.broadcast_to(np.arange(timestamps.shape[-1])[::-1], timestamps.shape)
         else:
@@ -138,7 +138,7 @@ class GeneratingProcess:
         """(I,) log-probability that each item comes next.
 
         Raises:
-            UnknownNameError: An item or behaviour of the history is not the law's.
+            UnknownNameError: An item or behaviour of the history is unknown to the process.
         """
         shift = self.shift_of(history.user)
         logits = self.logits(*self._codes(history), history.timestamps, shift=shift)
@@ -147,13 +147,13 @@ class GeneratingProcess:
     def values(
         self, history: History, masks: BoolArray, item: int, other: int | None = None
     ) -> Floats:
-        """(M,) the target with only the events of each (M, E) mask: a value function.
+        """(M,) the target with only the events of each (M, E) mask.
 
         The target is the log-odds of ``item`` against all others, or its contrast with ``other``:
         the difference of the two log-probabilities.
 
         Raises:
-            UnknownNameError: An item or behaviour of the history is not the law's.
+            UnknownNameError: An item or behaviour of the history is unknown to the process.
         """
         shift = self.shift_of(history.user)
         logits = self.logits(*self._codes(history), history.timestamps, masks, shift)
@@ -163,35 +163,26 @@ class GeneratingProcess:
         return logits[:, item] - np.logaddexp.reduce(rest, axis=1)
 
     def influence(self, history: History, item: int, other: int | None = None) -> Floats:
-        """(E,) what the target (see `values`) loses when each event alone is taken away."""
+        """(E,) loss of the target (see `values`) when each event alone is removed."""
         whole = np.ones((1, len(history)), dtype=bool)
         masks = np.concatenate([whole, ~np.eye(len(history), dtype=bool)])
         values = self.values(history, masks, item, other)
         return values[0] - values[1:]
 
     def _codes(self, history: History) -> tuple[IntArray, IntArray]:
-        """The law's own codes of (E,) items and (E,) behaviours."""
-        names = history.code_names.behaviors
+        """(E,) item codes and (E,) behaviour codes of the process."""
+        names, where = history.code_names.behaviors, "the data-generating process"
         if history.code_names.items is self.item_ids and names == self.behaviors:
             return history.items, history.behaviors
         items = pc.index_in(pa.array(history.item_ids(), pa.string()), value_set=self.item_ids)
         for name in sorted({names[code] for code in history.behaviors} - set(self.behaviors)):
-            raise self._unknown("behaviour", name, choices(self.behaviors, name))
+            raise unknown(UnknownNameError, "behaviour", name, self.behaviors, where=where)
         if items.null_count:
-            place = items.is_null().index(True).as_py()
-            expected = f"one of the law's {len(self.item_ids)} items"
-            raise self._unknown("item", history.item_ids()[place], expected)
+            item = history.item_ids()[items.is_null().index(True).as_py()]
+            raise unknown(UnknownNameError, "item", item, self.item_ids.to_pylist(), where=where)
         own = {name: code for code, name in enumerate(self.behaviors)}
         behaviors = np.array([own[names[code]] for code in history.behaviors], dtype=np.int64)
         return items.to_numpy(zero_copy_only=False).astype(np.int64), behaviors
-
-    def _unknown(self, kind: str, name: str, expected: str) -> UnknownNameError:
-        return UnknownNameError(
-            f"{kind} {name!r} is not known",
-            where="law",
-            expected=expected,
-            fix="ask about histories of the log that the law made",
-        )
 
 
 def cluster_factors(
@@ -200,12 +191,11 @@ def cluster_factors(
     """(I, R) unit vectors of items around their cluster's centre; zero where the cluster is -1.
 
     Args:
-        clusters: (I,) cluster of each item, -1 for an item without affinity to any.
-        rank: R. With as many dimensions as clusters the centres are orthogonal, so that clusters
-            have nothing to do with each other; with fewer they are drawn at random, and clusters
-            support and oppose each other.
+        clusters: (I,) cluster of each item, -1 for an item without any affinity.
+        rank: R. From the number of clusters on, the centres are orthogonal and clusters are
+            unrelated. Below it they are random, so clusters support and oppose each other.
         spread: Length of the random step from the centre; 0 makes the items of a cluster equal.
-        random: What draws.
+        random: Source of randomness.
     """
     count = int(clusters.max()) + 1
     centres = np.eye(count, rank) if rank >= count else _unit(random.normal(size=(count, rank)))

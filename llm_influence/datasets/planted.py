@@ -1,15 +1,16 @@
-"""Behaviour logs whose next event follows a known law, with the truth beside them.
+"""Generated behaviour logs whose data-generating process, and so the true influence, is known.
 
-What an attribution method should find is known here in closed form (`llm_influence.data.law`), so
-a method can be held against the truth instead of against another method.
+The process gives the influence of every event in closed form (see
+`llm_influence.datasets.generating_process`), so an attribution method is compared with the truth
+and not with another method.
 
-Users act in sessions: events of one session are seconds apart, sessions hours or days. A user's
-history ends in a session of at least two events. So the time of the last one is still told by its
-neighbour when it is dropped, and a drop moves no other event's age by more than a minute.
+Users act in sessions: events of one session are seconds apart, sessions are hours or days apart.
+The last session of a user has at least two events. When the last event is removed, its neighbour
+still shows its time, and the ages of the other events change by at most a minute.
 
-With ``exposure_spread`` the log is confounded: an item comes next with a chance proportional to
-what the law says times how often the item is shown (`exposure` of the item table). The law and the
-truth stay what they are: what would come next if all items were shown alike.
+With ``exposure_spread`` the log is confounded: the next item is drawn with a probability
+proportional to the process times the exposure of the item (column `exposure` of the item table).
+The process and the truth stay the same: they describe the choice if all items had equal exposure.
 """
 
 from __future__ import annotations
@@ -40,72 +41,69 @@ from llm_influence.types import History
 from llm_influence.utils import write_text, write_whole
 
 DISTRACTOR = "impression"
-"""The behaviour of weight zero."""
+"""Behaviour of weight zero."""
 
 THEMES = (
     *("jazz record", "garden tool", "space film", "cooking book", "running shoe", "board game"),
     *("oil painting", "camping tent", "wooden toy", "office chair", "dog food", "bicycle part"),
 )
-"""What the items of each cluster are called."""
+"""Titles of the items of each cluster."""
 
 EXPOSURE = "exposure"
-"""Column of the item table, where items are shown unequally often."""
+"""Column of the item table with relative exposures, if these differ."""
 
 PLAIN = "gift card"
-"""What items without any affinity are called."""
+"""Title of items without any affinity."""
 
 FIRST_TIME = 1_750_000_000
 WITHIN_SESSION = (5, 60)
-"""Seconds between two events of one session."""
+"""Shortest and longest pause within a session, seconds."""
 
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
-    """What made the law favour what it favours, for each of a log's U users.
+class PlantedTruth:
+    """The true influences for each of a log's U users, computed on first use.
 
-    The history explained is all of a user's events but the last; that one is what came next. All
-    is worked out when it is first asked for.
+    The explained history is all of a user's events but the last one, which is the observed answer.
 
     Attributes:
-        law: The law.
-        log: The log it made.
+        process: The data-generating process.
+        log: The generated log.
         target: ``contrast`` or ``item``, see `PlantedConfig`.
-        cause_share: Share of a history's largest influence from which on an event is a cause.
+        cause_share: An event is a cause if its influence is at least this share of the largest one
+            in the history.
     """
 
-    law: GeneratingProcess
+    process: GeneratingProcess
     log: BehaviorLog
     target: Literal["contrast", "item"]
     cause_share: float
 
     @cached_property
     def targets(self) -> Ints:
-        """(U,) code of the item that the law favours after the history."""
+        """(U,) code of the item with the largest probability after the history."""
         return self._best[0]
 
     @cached_property
     def others(self) -> Ints | None:
-        """(U,) code of the item it is contrasted with: the law's first among other clusters.
-
-        None where the target is the item's log-odds.
-        """
+        """(U,) code of the most probable item of another cluster; None for the log-odds target."""
         return self._best[1] if self.target == "contrast" else None
 
     @cached_property
     def influence(self) -> list[npt.NDArray[np.float64]]:
-        """U arrays (E,), what the target loses when an event alone is taken away."""
+        """U arrays (E,), the loss of the target when one event is removed."""
         others = [None] * len(self.log) if self.others is None else self.others
         return [
-            self.law.influence(self.history(user), item, other)
+            self.process.influence(self.history(user), item, other)
             for user, (item, other) in enumerate(zip(self.targets, others, strict=True))
         ]
 
     @cached_property
     def is_cause(self) -> list[npt.NDArray[np.bool_]]:
-        """U arrays (E,) bool, where that is at least ``cause_share`` of the history's largest."""
-        sizes = [np.abs(moved) for moved in self.influence]
+        """U arrays (E,) bool, whether an event is a cause (see ``cause_share``)."""
+        sizes = [np.abs(influence) for influence in self.influence]
         return [(size > 0) & (size >= self.cause_share * size.max()) for size in sizes]
 
     @cached_property
@@ -113,14 +111,14 @@ class Truth:
         clusters = self.log.catalogue.table["cluster"].to_numpy()
         best = np.zeros((2, len(self.log)), dtype=np.int64)
         for user in range(len(self.log)):
-            scores = self.law.log_probabilities(self.history(user))
+            scores = self.process.log_probabilities(self.history(user))
             best[0, user] = scores.argmax()
             elsewhere = clusters != clusters[best[0, user]]
             best[1, user] = np.where(elsewhere, scores, -np.inf).argmax()
         return best[0], best[1]
 
     def history(self, user: int) -> History:
-        """The history explained of user number ``user``."""
+        """The explained history of user number ``user``."""
         return self.log.at(user, int(self.log.lengths[user]) - 1)
 
     def to_table(self) -> pa.Table:
@@ -140,42 +138,47 @@ class Truth:
         )
 
 
-def generate(config: PlantedConfig) -> tuple[BehaviorLog, Truth]:
-    """Make a log and its truth; the same configuration gives the same.
+def make_planted(
+    config: PlantedConfig | None = None, *, folder: Path | None = None, **options: object
+) -> tuple[BehaviorLog, PlantedTruth]:
+    """Generate a log and its truth; the same configuration gives the same result.
 
-    Two configurations that differ in ``users`` or ``user_seed`` alone follow the same law.
-    """
-    law, catalogue = _law(config)
-    log = _log(config, law, catalogue)
-    return log, Truth(law, log, config.target, config.cause_share)
+    Two configurations that differ only in ``users`` or ``user_seed`` have the same process.
 
-
-def write_planted(config: PlantedConfig, folder: Path) -> tuple[BehaviorLog, Truth]:
-    """`generate`, and write all of it.
-
-    ``events.parquet`` and ``items.parquet`` (and ``users.parquet``, where users have a group) are a
-    log like any other, ``truth.parquet`` has the
-    influence of every event (`Truth.to_table`), ``law.json`` the law.
+    Args:
+        config: The configuration; default: `PlantedConfig` with ``options``.
+        folder: Folder to write to; default: nothing is written. ``events.parquet``,
+            ``items.parquet`` and, if users have a group, ``users.parquet`` are an ordinary log,
+            ``truth.parquet`` is `PlantedTruth.to_table`, ``process.json`` describes the process.
+        options: Options of `PlantedConfig`, in place of ``config``: ``users=200, seed=3``.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    log, truth = generate(config)
-    tables = {
-        "events": log.to_table().drop_columns("value"),
-        "items": log.catalogue.table,
-        "truth": truth.to_table(),
-    }
+    config = config or PlantedConfig.of(options, "make_planted")
+    process, catalogue = _process(config)
+    log = _log(config, process, catalogue)
+    truth = PlantedTruth(process, log, config.target, config.cause_share)
+    if folder is not None:
+        tables = {"events": log.to_table().drop_columns("value"), "truth": truth.to_table()}
+        write_generated(folder, log, tables, _described(config, process))
+    return log, truth
+
+
+def write_generated(
+    folder: Path, log: BehaviorLog, tables: dict[str, pa.Table], description: dict[str, object]
+) -> None:
+    """Write tables and the item and user tables of a log as Parquet, and ``process.json``."""
+    tables = tables | {"items": log.catalogue.table}
     if log.users is not None:
         tables["users"] = log.users.add_column(0, "user_id", log.user_ids)
     for name, table in tables.items():
         write_whole(folder / f"{name}.parquet", partial(pq.write_table, table))
-    text = json.dumps(_described(config, truth.law), indent=2, ensure_ascii=False)
-    write_text(folder / "law.json", text + "\n")
-    return log, truth
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    write_text(folder / "process.json", text + "\n")
 
 
-def _law(config: PlantedConfig) -> tuple[GeneratingProcess, Catalogue]:
+def _process(config: PlantedConfig) -> tuple[GeneratingProcess, Catalogue]:
     random = np.random.default_rng([config.seed, 0])
     clusters = np.arange(config.items) % config.clusters
     clusters = np.concatenate([clusters, np.full(config.distractor_items, -1)])
@@ -189,7 +192,7 @@ def _law(config: PlantedConfig) -> tuple[GeneratingProcess, Catalogue]:
     catalogue = Catalogue.from_table(table)
     rank = config.rank or config.clusters
     behaviors = {**config.behaviors, **({DISTRACTOR: 0.0} if config.distractor_share else {})}
-    law = GeneratingProcess(
+    process = GeneratingProcess(
         item_ids=catalogue.ids,
         factors=cluster_factors(clusters, rank, config.spread, random),
         behaviors=tuple(behaviors),
@@ -201,34 +204,35 @@ def _law(config: PlantedConfig) -> tuple[GeneratingProcess, Catalogue]:
         drift=_drift(config, tuple(behaviors)),
         group_shift=config.group_shift * (clusters == 0) if config.group_shift else None,
     )
-    return law, catalogue
+    return process, catalogue
 
 
 def _drift(config: PlantedConfig, behaviors: tuple[str, ...]) -> Drift | None:
     if config.drift is None:
         return None
     begins = datetime.combine(config.drift.date, time(), UTC)
-    # Distractors stay without weight.
     weights = [config.drift.behaviors.get(name, 0.0) for name in behaviors]
     return Drift(int(begins.timestamp()), np.array(weights))
 
 
-def _log(config: PlantedConfig, law: GeneratingProcess, catalogue: Catalogue) -> BehaviorLog:
+def _log(config: PlantedConfig, process: GeneratingProcess, catalogue: Catalogue) -> BehaviorLog:
     random = np.random.default_rng([config.seed, 1, config.user_seed])
     users, most = config.users, config.max_events
     lengths = random.integers(config.min_events, most + 1, size=users)
     times = _times(config, lengths, random)
-    behaviors = random.choice(len(law.behaviors), size=(users, most), p=_shares(config, law))
+    behaviors = random.choice(
+        len(process.behaviors), size=(users, most), p=_shares(config, process)
+    )
     items = np.zeros((users, most), dtype=np.int64)
     shown = np.log(_exposures(config, len(catalogue))) if config.exposure_spread else 0.0
     in_b = _in_group_b(config)
-    shift = np.outer(in_b, law.shift_of({GROUP: GROUPS[1]}) + np.zeros(len(catalogue)))
-    first = catalogue.table["cluster"].to_numpy() == 0
-    taste = np.outer(in_b, config.group_taste * first)
+    shift = np.outer(in_b, process.shift_of({GROUP: GROUPS[1]}) + np.zeros(len(catalogue)))
+    of_first = catalogue.table["cluster"].to_numpy() == 0
+    taste = np.outer(in_b, config.group_taste * of_first)
     for step in range(most):  # Gumbel's trick draws from the softmax
         past = (items[:, :step], behaviors[:, :step], times[:, :step])
         added = shift + taste * (step < lengths - 1)[:, None]
-        logits = law.logits(*past, shift=added) if step else added / law.temperature
+        logits = process.logits(*past, shift=added) if step else added / process.temperature
         logits = logits + shown
         items[:, step] = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
     real = np.arange(most) < lengths[:, None]
@@ -240,33 +244,33 @@ def _log(config: PlantedConfig, law: GeneratingProcess, catalogue: Catalogue) ->
         timestamps=times[real],
         catalogue=catalogue,
         behaviors=behaviors[real],
-        behavior_names=law.behaviors,
+        behavior_names=process.behaviors,
         users=pa.table({GROUP: np.array(GROUPS)[in_b.astype(int)]}) if config.group_share else None,
     )
 
 
 def _exposures(config: PlantedConfig, items: int) -> npt.NDArray[np.float64]:
-    """(I,) how often each item is shown, the most shown being 1."""
+    """(I,) relative exposure of each item, at most 1."""
     random = np.random.default_rng([config.seed, 2])
     steps = config.exposure_spread * random.normal(size=items)
     return np.exp(steps - steps.max())
 
 
 def _in_group_b(config: PlantedConfig) -> npt.NDArray[np.bool_]:
-    """(U,) who is of group b; drawn apart, so that the same users without groups stay the same."""
+    """(U,) who is in group b, from a generator of its own: the other draws stay the same."""
     random = np.random.default_rng([config.seed, 2, config.user_seed])
     return random.random(config.users) < config.group_share
 
 
-def _shares(config: PlantedConfig, law: GeneratingProcess) -> npt.NDArray[np.float64]:
-    """(B,) how often each behaviour occurs: distractors by their share, the rest evenly."""
-    shares = np.full(len(law.behaviors), (1 - config.distractor_share) / len(config.behaviors))
+def _shares(config: PlantedConfig, process: GeneratingProcess) -> npt.NDArray[np.float64]:
+    """(B,) frequency of each behaviour: distractors by their share, the others equal."""
+    shares = np.full(len(process.behaviors), (1 - config.distractor_share) / len(config.behaviors))
     shares[len(config.behaviors) :] = config.distractor_share
     return shares
 
 
 def _times(config: PlantedConfig, lengths: Ints, random: np.random.Generator) -> Ints:
-    """(U, max_events) times of all events; the last two before the end share a session."""
+    """(U, max_events) times of all events; the last two events share a session."""
     shape = (config.users, config.max_events)
     pauses = 3600 * config.gap_hours * np.exp(config.gap_spread * random.normal(size=shape))
     first, last = WITHIN_SESSION
@@ -278,27 +282,25 @@ def _times(config: PlantedConfig, lengths: Ints, random: np.random.Generator) ->
     return gaps.cumsum(axis=1)
 
 
-def _described(config: PlantedConfig, law: GeneratingProcess) -> dict[str, object]:
-    # A law that stays the same is written as it was before laws could change.
-    kept = config.model_dump(mode="json", exclude=None if config.drift else {"drift"})
-    drift = {"drift": kept["drift"]} if config.drift else {}
+def _described(config: PlantedConfig, process: GeneratingProcess) -> dict[str, object]:
+    options = config.model_dump(mode="json")
     return {
         "equation": "P(item) = softmax over items of (sum over events of weight(behavior) "
         "* 2^(-age / half_life) * dot(factors(event's item), factors(item)) "
         "* [1 + pair_strength / 2 * sum over other events of their weight * decay * affinity]) "
         "/ temperature; age is counted from the history's last event",
-        "exposure": "what comes next in the log is drawn by P(item) * exposure of the item table"
+        "exposure": "the next item of the log is drawn from P(item) * exposure of the item table"
         if config.exposure_spread
         else None,
         "target": config.target,
-        "behaviors": dict(zip(law.behaviors, law.weights.tolist(), strict=True)),
-        **drift,
-        "half_life": law.half_life,
-        "clock": law.clock,
-        "pair_strength": law.pair_strength,
-        "temperature": law.temperature,
-        "group_shift": None if law.group_shift is None else law.group_shift.tolist(),
-        "item_ids": law.item_ids.to_pylist(),
-        "factors": law.factors.tolist(),
-        "config": kept,
+        "behaviors": dict(zip(process.behaviors, process.weights.tolist(), strict=True)),
+        "drift": options["drift"],
+        "half_life": process.half_life,
+        "clock": process.clock,
+        "pair_strength": process.pair_strength,
+        "temperature": process.temperature,
+        "group_shift": None if process.group_shift is None else process.group_shift.tolist(),
+        "item_ids": process.item_ids.to_pylist(),
+        "factors": process.factors.tolist(),
+        "config": options,
     }

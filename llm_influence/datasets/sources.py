@@ -1,34 +1,74 @@
-"""From a configuration to a log: a public or generated data set by name, or one's own files."""
+"""From a configuration to a log: a data set by name, or the user's own files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from llm_influence.config.data import DataConfig
 from llm_influence.data.knowledge_graph import ItemFacts, KnowledgeGraph, enriched
 from llm_influence.data.log import BehaviorLog
-from llm_influence.datasets import fraud as planted_fraud
-from llm_influence.datasets.movielens import PUBLIC
+from llm_influence.datasets.complete_journey import load_complete_journey
+from llm_influence.datasets.fraud import make_fraud
+from llm_influence.datasets.movielens import load_movielens_100k, load_movielens_graph
 from llm_influence.errors import ConfigError, DataError, choices
 
+
+@dataclass(frozen=True)
+class PublicDataset:
+    """A public data set that a configuration can name.
+
+    Attributes:
+        load: Fetches the set if needed and returns its log.
+        describes: Its contents.
+        licence: Its terms.
+        knowledge: Loads the knowledge graph of its items; None if it has none.
+    """
+
+    load: Callable[[], BehaviorLog]
+    describes: str
+    licence: str
+    knowledge: Callable[[], KnowledgeGraph] | None = None
+
+
+PUBLIC: dict[str, PublicDataset] = {
+    "movielens_100k": PublicDataset(
+        load_movielens_100k,
+        "943 people, 1,682 films, 100,000 ratings with their times (1997-1998)",
+        "GroupLens terms of use: research, no redistribution",
+        load_movielens_graph,
+    ),
+    "complete_journey": PublicDataset(
+        load_complete_journey,
+        "2,469 households of a grocer in 2017: 1.1 million purchases by category, 6,589 campaign "
+        "contacts, 2,102 coupon redemptions",
+        "CC0",
+    ),
+    "complete_journey_visits": PublicDataset(
+        partial(load_complete_journey, visits=True),
+        "the same with one purchase a visit, its main category: 164,000 events",
+        "CC0",
+    ),
+}
+
 SHARED = ("source", "split", "knowledge")
-"""Options that a named set leaves to the user; all others describe one's own files."""
+"""Options that also apply to a named set; all others describe the user's own files."""
 
 NAMED: dict[str, Callable[[], BehaviorLog]] = {
-    **{name: dataset.read for name, dataset in PUBLIC.items()},
-    planted_fraud.SOURCE: planted_fraud.generated_log,
+    **{name: dataset.load for name, dataset in PUBLIC.items()},
+    "planted_fraud": lambda: make_fraud()[0],
 }
-"""Every log that a name stands for: public sets, and one that is generated."""
+"""All named logs: the public sets, and a generated one."""
 
 
 def open_data(config: DataConfig) -> BehaviorLog:
-    """Read the log that a configuration names, its items enriched by the graph if it says so.
+    """Read the configured log, its item texts extended by the knowledge graph if configured.
 
     Raises:
-        DataError: Neither a named data set nor a file has that name, or reading fails.
-        ConfigError: Options of one's own files stand beside a named data set.
+        DataError: There is no data set or file of that name, or reading fails.
+        ConfigError: An option for own files is set with a named data set.
         AssetError: A public data set cannot be fetched.
     """
     log, wanted = _read(config), config.knowledge
@@ -39,7 +79,7 @@ def open_data(config: DataConfig) -> BehaviorLog:
 
 
 def open_knowledge(config: DataConfig) -> ItemFacts | None:
-    """What the configuration's graph says of items; None where it names no graph.
+    """Read the item attributes of the configured knowledge graph; None without a graph.
 
     Raises:
         DataError: The graph cannot be read, is no graph, or has no such relation.
@@ -97,8 +137,8 @@ def _refuse_own_options(config: DataConfig) -> None:
     ]
     if given:
         raise ConfigError(
-            f"data.{given[0]} is set beside the data set {config.source!r}",
+            f"data.{given[0]} is set with the data set {config.source!r}",
             where="data",
-            expected="no options about columns and tables: a named set brings its own",
+            expected="no options for columns and tables: a named set has its own",
             fix=f"remove data.{given[0]}, or name your own file as data.source",
         )

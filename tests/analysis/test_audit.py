@@ -13,9 +13,9 @@ from llm_influence import cli
 from llm_influence.analysis.audit import AuditOptions, analyze_audit
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.synthetic import PlantedConfig
-from llm_influence.datasets.planted import generate
+from llm_influence.datasets.planted import make_planted
 from llm_influence.errors import ConfigError, DataError, SchemaError
-from llm_influence.influence.table_files import FAIRNESS_TEST_SCHEMA, FLIPS, write_fairness_test
+from llm_influence.influence.table_files import FAIRNESS_TEST, FAIRNESS_TEST_SCHEMA, write_fairness_test
 from tests.analysis.tables import influences, write
 
 PLANTED = {"users": 300, "clusters": 4, "temperature": 0.6, "group_share": 0.4, "max_events": 10}
@@ -23,7 +23,7 @@ OPTIONS = AuditOptions(("user:group",), shuffles=199)
 
 
 def planted(folder, **options):
-    _, truth = generate(PlantedConfig(**PLANTED, **options))
+    _, truth = make_planted(PlantedConfig(**PLANTED, **options))
     return write_truth(truth, folder)
 
 
@@ -155,8 +155,8 @@ def test_bad_tables_are_refused_with_what_to_do(tmp_path, unfair):
     pq.write_table(small, folder / "users.parquet")
     with pytest.raises(DataError, match="x: 53, y: 7"):
         audit(folder, AuditOptions(("user:age",)))
-    pq.write_table(pa.table({"user_id": names}), folder / FLIPS)
-    with pytest.raises(SchemaError, match=FLIPS):
+    pq.write_table(pa.table({"user_id": names}), folder / FAIRNESS_TEST)
+    with pytest.raises(SchemaError, match=FAIRNESS_TEST):
         audit(folder, AuditOptions(("user:age",)))
 
 

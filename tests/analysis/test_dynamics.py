@@ -14,7 +14,7 @@ from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
 from llm_influence.analysis.levels import factor_of
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.synthetic import DriftConfig, PlantedConfig
-from llm_influence.datasets.planted import generate
+from llm_influence.datasets.planted import make_planted
 from llm_influence.errors import ConfigError, DataError
 from tests.analysis.tables import write
 from tests.analysis.timed import rescored, timed
@@ -127,7 +127,7 @@ def test_events_alike_in_all_but_place_are_paired_once(tmp_path, records):
 
     double = [twice(record) for record in records[:40]]
     one = write(tmp_path / "a", double)
-    two = write(tmp_path / "b", [replace(r, scores=r.scores + 1) for r in double])
+    two = write(tmp_path / "b", [replace(r, values=r.values + 1) for r in double])
     with InfluenceView(two) as after, InfluenceView(one) as before:
         found = compare(after, before, [])
     assert found.facts["paired_events"] == 40 * 12
@@ -190,7 +190,7 @@ def test_what_cannot_be_analysed_is_refused(tmp_path, folder, records):
 
 def test_the_drift_of_a_planted_log_is_found_from_its_true_influences(tmp_path):
     drift = DriftConfig(date="2025-06-30", behaviors={"purchase": 0.4, "click": 1, "dismiss": -0.5})
-    _, truth = generate(PlantedConfig(users=300, seed=3, drift=drift))
+    _, truth = make_planted(PlantedConfig(users=300, seed=3, drift=drift))
     write_truth(truth, tmp_path)
     with InfluenceView(tmp_path) as view:
         options = DynamicsOptions(by=("behavior",), window="week", match="match:cluster")

@@ -13,7 +13,7 @@ from llm_influence.analysis.factors import FactorOptions, analyze_factors
 from llm_influence.analysis.levels import MOST_LEVELS, OTHER, factor_of
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.synthetic import PlantedConfig
-from llm_influence.datasets.planted import generate
+from llm_influence.datasets.planted import make_planted
 from llm_influence.errors import DataError
 from tests.analysis.tables import influences, write
 
@@ -75,11 +75,11 @@ def test_weights_are_those_of_the_law(found):
 
 
 def test_weights_of_a_planted_log_are_found_from_its_true_influences(tmp_path):
-    _, truth = generate(PlantedConfig(users=300, seed=3))
+    _, truth = make_planted(PlantedConfig(users=300, seed=3))
     write_truth(truth, tmp_path)
     with InfluenceView(tmp_path) as view:
         weights = behavior_weights(view, "match:cluster")
-    true = dict(zip(truth.law.behaviors, truth.law.weights, strict=True))
+    true = dict(zip(truth.process.behaviors, truth.process.weights, strict=True))
     assert weights.values == pytest.approx([true[b] for b in weights.behaviors], abs=0.02)
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from benchmarks.faithfulness.process_fit import alone, fit_law, halves, shapley
 from llm_influence.config.synthetic import PlantedConfig
-from llm_influence.datasets.planted import generate
+from llm_influence.datasets.planted import make_planted
 from llm_influence.numerics import every_coalition, exact_shapley
 
 USERS = 150
@@ -11,7 +11,7 @@ USERS = 150
 
 @pytest.fixture(scope="module")
 def truth():
-    return generate(PlantedConfig(users=USERS, half_life=10_000, seed=3))[1]
+    return make_planted(PlantedConfig(users=USERS, half_life=10_000, seed=3))[1]
 
 
 def test_the_true_influences_give_the_law_back_in_any_unit(truth):
@@ -20,18 +20,18 @@ def test_the_true_influences_give_the_law_back_in_any_unit(truth):
         assert found.half_life == pytest.approx(10_000, rel=1e-3)
         expected = {"purchase": 1, "click": 0.5, "dismiss": -0.5, "impression": 0}
         assert found.weights == pytest.approx(expected, abs=1e-3)
-        assert max(found.errors(truth.law).values()) < 1e-3
+        assert max(found.errors(truth.process).values()) < 1e-3
 
 
 def test_a_model_that_gives_less_where_it_is_sure_does_not_bias_the_law(truth):
     sure = [row / (1 + np.abs(row.sum())) for row in truth.influence]
-    errors = fit_law(truth, sure, range(USERS)).errors(truth.law)
+    errors = fit_law(truth, sure, range(USERS)).errors(truth.process)
     assert max(errors.values()) < 1e-2
 
 
 def test_scores_that_know_nothing_of_the_law_show_an_error(truth):
     recent = [np.eye(len(row))[-1] for row in truth.influence]
-    assert fit_law(truth, recent, range(USERS)).errors(truth.law)["half_life_error"] > 0.5
+    assert fit_law(truth, recent, range(USERS)).errors(truth.process)["half_life_error"] > 0.5
 
 
 def with_an_earlier_now(truth, user):
@@ -39,7 +39,7 @@ def with_an_earlier_now(truth, user):
     history, target = truth.history(user), (truth.targets[user], truth.others[user])
     sets = every_coalition(len(history))
     values = [
-        truth.law.values(left, np.ones((1, len(left)), dtype=bool), *target)[0] if len(left) else 0
+        truth.process.values(left, np.ones((1, len(left)), dtype=bool), *target)[0] if len(left) else 0
         for left in map(history.keep, sets)
     ]
     return sets, np.array(values)
@@ -60,7 +60,7 @@ def weights_at_halves(sets, values):
 def test_scores_of_sets_give_the_law_back_through_their_own_question_alone(question, answer):
     users = range(25)
     config = PlantedConfig(users=25, min_events=5, max_events=8, half_life=10_000, seed=3)
-    truth = generate(config)[1]
+    truth = make_planted(config)[1]
     scores = [answer(*with_an_earlier_now(truth, user)) for user in users]
-    assert max(fit_law(truth, scores, users, question).errors(truth.law).values()) < 1e-3
-    assert fit_law(truth, scores, users, alone).half_life > 1.05 * truth.law.half_life
+    assert max(fit_law(truth, scores, users, question).errors(truth.process).values()) < 1e-3
+    assert fit_law(truth, scores, users, alone).half_life > 1.05 * truth.process.half_life

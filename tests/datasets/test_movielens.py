@@ -3,7 +3,12 @@
 import pytest
 
 from llm_influence.data.knowledge_graph import ItemFacts
-from llm_influence.datasets.movielens import UNUSED, movielens_100k, movielens_graph, same_films
+from llm_influence.datasets.movielens import (
+    UNUSED,
+    load_movielens_100k,
+    load_movielens_graph,
+    same_films,
+)
 
 
 def test_films_are_found_by_title_and_by_a_part_of_it_in_the_same_year():
@@ -41,7 +46,7 @@ def test_unused_numbers_ascend():
 
 @pytest.mark.e2e
 def test_the_graph_is_about_the_films_that_it_is_linked_to():
-    graph, films = movielens_graph(), movielens_100k().catalogue
+    graph, films = load_movielens_graph(), load_movielens_100k().catalogue
     assert (len(graph.triples), len(graph.links)) == (91_631, 1_534)
     near = ItemFacts.of(graph).neighbours(films.ids, 3)
 

@@ -4,7 +4,7 @@ import pytest
 
 from llm_influence.config.data import DataConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.datasets.movielens import _films, movielens_100k
+from llm_influence.datasets.movielens import _films, load_movielens_100k
 from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError, DataError
 from tests.data.helpers import TWO_USERS, events
@@ -23,7 +23,7 @@ def test_neither_a_file_nor_a_public_set():
 
 
 def test_a_public_set_brings_its_own_tables():
-    with pytest.raises(ConfigError, match=r"data.items is set beside the data set"):
+    with pytest.raises(ConfigError, match=r"data.items is set with the data set"):
         open_data(DataConfig(source="movielens_100k", items="items.csv"))
 
 
@@ -53,7 +53,7 @@ def test_film_titles_are_written_as_people_say_them():
 
 @pytest.mark.e2e
 def test_movielens_100k():
-    log = movielens_100k()
+    log = load_movielens_100k()
     assert (len(log), log.num_events, len(log.catalogue)) == (943, 100_000, 1_682)
     assert log.code_names.behaviors == ("rate",)
     assert log.catalogue.title_of("50") == "Star Wars (1977)"

@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 from llm_influence import cli
 from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.datasets.planted import DISTRACTOR, WITHIN_SESSION, generate, write_planted
+from llm_influence.datasets.planted import DISTRACTOR, WITHIN_SESSION, make_planted
 from llm_influence.errors import ConfigError
 
 SMALL = {"users": 40, "items": 12, "clusters": 3, "min_events": 5, "max_events": 9}
 
 
 def made(**options):
-    return generate(PlantedConfig(**{**SMALL, **options}))
+    return make_planted(PlantedConfig(**{**SMALL, **options}))
 
 
 def test_the_same_configuration_makes_the_same_and_another_seed_another():
@@ -30,10 +30,10 @@ def test_the_same_configuration_makes_the_same_and_another_seed_another():
 def test_other_users_follow_the_same_law():
     options = {"rank": 2, "spread": 0.4}
     (log, truth), (other_log, other) = made(**options), made(**options, user_seed=1)
-    np.testing.assert_array_equal(truth.law.factors, other.law.factors)
+    np.testing.assert_array_equal(truth.process.factors, other.process.factors)
     assert not log.to_table().equals(other_log.to_table())
     _, third = made(**options, seed=1)
-    assert not np.allclose(truth.law.factors, third.law.factors)
+    assert not np.allclose(truth.process.factors, third.process.factors)
 
 
 @pytest.mark.parametrize("target", ["contrast", "item"])
@@ -43,11 +43,11 @@ def test_the_truth_is_what_the_law_says_with_the_event_removed(target):
         history = truth.history(user)
         assert len(history) == log.lengths[user] - 1
         item, other = truth.targets[user], None if truth.others is None else truth.others[user]
-        assert item == truth.law.log_probabilities(history).argmax()
+        assert item == truth.process.log_probabilities(history).argmax()
         for place in range(len(history) - 1):  # with the last event the law's clock would move
             kept = np.arange(len(history)) != place
-            removed = truth.law.log_probabilities(history.keep(kept))
-            whole = truth.law.log_probabilities(history)
+            removed = truth.process.log_probabilities(history.keep(kept))
+            whole = truth.process.log_probabilities(history)
 
             def value(logs, item=item, other=other):
                 if other is not None:
@@ -66,7 +66,7 @@ def test_a_drop_of_the_last_event_moves_no_age_by_more_than_a_minute():
 
 def test_the_next_item_follows_the_law():
     log, truth = made(users=3000, temperature=0.5)
-    logs = np.stack([truth.law.log_probabilities(truth.history(user)) for user in range(3000)])
+    logs = np.stack([truth.process.log_probabilities(truth.history(user)) for user in range(3000)])
     entropy = -(np.exp(logs) * logs).sum(axis=1)
     came = log.items[log.offsets[1:] - 1]
     surprise = -logs[np.arange(3000), came]
@@ -78,28 +78,27 @@ def test_the_next_item_follows_the_law():
 def test_a_drift_changes_the_items_drawn_from_its_date_on_and_is_written_down(tmp_path):
     weights = {"purchase": -1.0, "click": 0.5, "dismiss": 2.0}
     config = PlantedConfig(**SMALL, drift={"date": "2025-07-01", "behaviors": weights})
-    drifted, truth = write_planted(config, tmp_path)
+    drifted, truth = make_planted(config, folder=tmp_path)
     log, _ = made()
-    begins = truth.law.drift.date
+    begins = truth.process.drift.date
     assert begins == 1_751_328_000
     np.testing.assert_array_equal(drifted.timestamps, log.timestamps)
     # What is drawn after an event is drawn by the law in force at that event.
     last = np.repeat(log.timestamps[log.offsets[1:] - 1], log.lengths)
     np.testing.assert_array_equal(drifted.items[last < begins], log.items[last < begins])
     assert (drifted.items[log.timestamps >= begins] != log.items[log.timestamps >= begins]).any()
-    law = json.loads((tmp_path / "law.json").read_text(encoding="utf-8"))
+    law = json.loads((tmp_path / "process.json").read_text(encoding="utf-8"))
     assert law["drift"] == {"date": "2025-07-01", "behaviors": weights}
-    write_planted(PlantedConfig(**SMALL), tmp_path / "plain")
-    plain = json.loads((tmp_path / "plain" / "law.json").read_text(encoding="utf-8"))
-    assert "drift" not in plain
-    assert "drift" not in plain["config"]
+    make_planted(PlantedConfig(**SMALL), folder=tmp_path / "plain")
+    plain = json.loads((tmp_path / "plain" / "process.json").read_text(encoding="utf-8"))
+    assert plain["drift"] is None
     with pytest.raises(ConfigError, match="of the names"):
         PlantedConfig.load(None, ["--drift.date", "2025-07-01", "--drift.behaviors", "{buy: 1}"])
 
 
 def test_distractors_have_no_influence_and_are_no_causes():
     log, truth = made(users=200, distractor_share=0.4, distractor_items=3)
-    idle = truth.law.behaviors.index(DISTRACTOR)
+    idle = truth.process.behaviors.index(DISTRACTOR)
     assert (log.behaviors == idle).mean() == pytest.approx(0.4, abs=0.05)
     plain = np.flatnonzero(log.catalogue.table["cluster"].to_numpy() < 0)
     assert len(plain) == 3
@@ -127,7 +126,7 @@ def test_causes_are_the_events_with_a_share_of_the_largest_influence():
 def test_difficulty_options_make_the_law_harder_to_see(harder, easier):
     def entropy(**options):
         _, truth = made(users=200, **options)
-        logs = [truth.law.log_probabilities(truth.history(user)) for user in range(200)]
+        logs = [truth.process.log_probabilities(truth.history(user)) for user in range(200)]
         return -np.mean([np.exp(row) @ row for row in logs])
 
     assert entropy(**harder) > entropy(**easier) + 0.05
@@ -135,7 +134,7 @@ def test_difficulty_options_make_the_law_harder_to_see(harder, easier):
 
 def test_the_files_hold_a_log_like_any_other_and_its_truth(tmp_path):
     config = PlantedConfig(**SMALL, distractor_items=2)
-    log, truth = write_planted(config, tmp_path)
+    log, truth = make_planted(config, folder=tmp_path)
     read = BehaviorLog.read(tmp_path / "events.parquet", items=tmp_path / "items.parquet")
     assert read.to_table().equals(log.to_table())
     assert read.catalogue.titles == log.catalogue.titles
@@ -148,19 +147,20 @@ def test_the_files_hold_a_log_like_any_other_and_its_truth(tmp_path):
     # the law is the same over the file's own codes, and its own file says all that made it
     for user in (0, 7):
         np.testing.assert_allclose(
-            truth.law.log_probabilities(read.at(user)), truth.law.log_probabilities(log.at(user))
+            truth.process.log_probabilities(read.at(user)),
+            truth.process.log_probabilities(log.at(user)),
         )
-    described = json.loads((tmp_path / "law.json").read_text(encoding="utf-8"))
+    described = json.loads((tmp_path / "process.json").read_text(encoding="utf-8"))
     assert PlantedConfig.model_validate(described["config"]) == config
     assert described["behaviors"] == {**config.behaviors, DISTRACTOR: 0.0}
-    np.testing.assert_array_equal(described["factors"], truth.law.factors)
+    np.testing.assert_array_equal(described["factors"], truth.process.factors)
 
 
 def test_the_command_line_makes_the_same(tmp_path):
     words = ["planted", "--out", str(tmp_path), "--users", "7", "--behaviors", "{buy: 1, hide: -1}"]
     result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert "7 users" in result.output
-    log, _ = generate(PlantedConfig(users=7, behaviors={"buy": 1, "hide": -1}))
+    log, _ = make_planted(PlantedConfig(users=7, behaviors={"buy": 1, "hide": -1}))
     read = BehaviorLog.read(tmp_path / "events.parquet", items=tmp_path / "items.parquet")
     assert read.to_table().equals(log.to_table())
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_planted_is_refused(option, value, expected):
 def test_exposure_changes_what_comes_next_and_neither_law_nor_truth():
     options = {"users": 400, "temperature": 2.0}
     (log, truth), (plain, same) = made(**options, exposure_spread=1.0), made(**options)
-    np.testing.assert_array_equal(truth.law.factors, same.law.factors)
+    np.testing.assert_array_equal(truth.process.factors, same.process.factors)
     np.testing.assert_array_equal(log.timestamps, plain.timestamps)
     shown = log.catalogue.table["exposure"].to_numpy()
     assert shown.max() == 1
@@ -193,5 +193,5 @@ def test_exposure_changes_what_comes_next_and_neither_law_nor_truth():
     np.testing.assert_allclose(counts / counts.sum(), shown / shown.sum(), atol=0.06)
     assert made(exposure_spread=0.0)[0].to_table().equals(made()[0].to_table())
     history = truth.history(0)
-    alone = [truth.law.log_probabilities(history), same.law.log_probabilities(history)]
+    alone = [truth.process.log_probabilities(history), same.process.log_probabilities(history)]
     np.testing.assert_array_equal(*alone)

@@ -92,7 +92,7 @@ def folder(tmp_path):
 
 
 def bought(folder, *, visits=False):
-    log = complete_journey.read_complete_journey(folder, visits=visits)
+    log = complete_journey.load_complete_journey(folder, visits=visits)
     history = log["7"].events()
     return [(event.item, event.value) for event in history if event.behavior == "purchase"]
 
@@ -123,7 +123,7 @@ def test_a_contact_is_labelled_by_what_its_whole_window_showed(folder):
 
 
 def test_a_redemption_follows_the_purchases_of_the_visit_that_used_a_coupon(folder):
-    log = complete_journey.read_complete_journey(folder)
+    log = complete_journey.load_complete_journey(folder)
     events = [(e.behavior, e.item, e.timestamp) for e in log["7"].events()]
     moment = seconds("2017-03-16T03:30:00")
     assert events[-4:] == [
@@ -141,7 +141,7 @@ def test_a_redemption_follows_the_purchases_of_the_visit_that_used_a_coupon(fold
 
 
 def test_items_have_words_and_people_their_features(folder):
-    log = complete_journey.read_complete_journey(folder)
+    log = complete_journey.load_complete_journey(folder)
     texts = dict(zip(log.catalogue.ids.to_pylist(), log.catalogue.texts, strict=True))
     assert texts == {
         "BEEF": "Beef. Meat",  # most of its products are in that department

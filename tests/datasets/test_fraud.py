@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from llm_influence.config.data import DataConfig
 from llm_influence.config.synthetic import PlantedFraudConfig
-from llm_influence.datasets.fraud import ALARM, generate, write_planted_fraud
+from llm_influence.datasets.fraud import ALARM, make_fraud
 from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError
 from tests.data.helpers import events
@@ -20,7 +20,7 @@ NEEDED = {"device": 1, "test": 2, "password": 1}
 
 @pytest.fixture(scope="module")
 def planted():
-    return generate(CONFIG)
+    return make_fraud(CONFIG)
 
 
 def kind(event):
@@ -77,14 +77,14 @@ def test_neither_kind_nor_recency_alone_names_the_causes(planted):
 
 
 def test_the_same_configuration_gives_the_same_and_another_seed_does_not(planted):
-    assert events(generate(CONFIG)[0]) == events(planted[0])
-    other = generate(CONFIG.model_copy(update={"seed": 4}))[0]
+    assert events(make_fraud(CONFIG)[0]) == events(planted[0])
+    other = make_fraud(CONFIG.model_copy(update={"seed": 4}))[0]
     assert events(other) != events(planted[0])
 
 
 def test_what_is_written_is_the_log_its_truth_and_that_it_is_made_up(planted, tmp_path):
     log, truth = planted
-    write_planted_fraud(CONFIG, tmp_path)
+    make_fraud(CONFIG, folder=tmp_path)
     config = DataConfig(
         source=str(tmp_path / "events.parquet"), items=str(tmp_path / "items.parquet")
     )
@@ -94,13 +94,13 @@ def test_what_is_written_is_the_log_its_truth_and_that_it_is_made_up(planted, tm
     frauds = rows[rows.label == 1].groupby(["user_id", "alarm"]).is_cause.sum()
     assert set(frauds) == {4}
     assert len(frauds) == truth.is_fraud.sum()
-    assert "no bank" in json.loads((tmp_path / "law.json").read_text())["generated"]
+    assert "no bank" in json.loads((tmp_path / "process.json").read_text())["generated"]
 
 
 def test_the_log_has_a_name_and_takes_no_columns():
     log = open_data(DataConfig(source="planted_fraud"))
     assert len(log) == PlantedFraudConfig().accounts
-    with pytest.raises(ConfigError, match="beside the data set 'planted_fraud'"):
+    with pytest.raises(ConfigError, match="with the data set 'planted_fraud'"):
         open_data(DataConfig(source="planted_fraud", items="items.csv"))
 
 
