@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import json
 import shutil
 
 import pyarrow.parquet as pq
@@ -7,14 +8,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from llm_influence import cli
+from llm_influence import __version__, cli
 from llm_influence.attribution.methods import METHODS
 from llm_influence.cli.demo_run import demo_config
+from llm_influence.cli.options import INTERRUPTED, leaves
 from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
 from llm_influence.influence.table_files import read_tables
 from llm_influence.modeling.backbone import load_backbone
+from llm_influence.run import Run
 from tests import tiny
 
 
@@ -174,7 +177,7 @@ def test_tokenizer_writes_a_backbone_of_the_sizes_asked_for(tmp_path):
     data = ["--data.source", tmp_path / "log.parquet", "--data.items", tmp_path / "items.parquet"]
     sizes = ["--vocab-size", 400, "--layers", 1, "--width", 16, "--heads", 2, "--context", 64]
     words = ["--out", tmp_path / "own", *sizes, *data, "--rendering.template", "prose"]
-    assert "pieces from" in call("tokenizer", *words).output
+    assert "tokens from" in call("tokenizer", *words).output
     made = load_backbone(str(tmp_path / "own"))
     assert (made.kind, made.width, made.context) == ("decoder", 16, 64)
     assert made.model.config.num_hidden_layers == 1
@@ -206,6 +209,48 @@ def test_a_search_then_its_best_run_then_an_update_of_it(tmp_path):
     assert RunConfig.load(tmp_path / "updated" / "run.yaml").update.replay == 0.3
 
 
+def test_help_of_finetune_lists_every_option_of_the_configuration():
+    shown = CliRunner().invoke(cli.app, ["finetune", "--help"], env={"COLUMNS": "200"}).output
+    for leaf in leaves(RunConfig):
+        assert f"--{leaf.name}" in shown
+
+
+def test_options_of_the_command_line_reach_the_configuration_and_win_over_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("train: {epochs: 2, batch_size: 8}")
+    words = ["config", "--config", tmp_path / "run.yaml", "--train.epochs", "3"]
+    train = RunConfig.model_validate(yaml.safe_load(call(*words).output)).train
+    assert (train.epochs, train.batch_size) == (3, 8)
+
+
+def test_the_printed_defaults_are_the_defaults_and_the_schema_is_json():
+    printed = yaml.safe_load(call("config", "--defaults").output)
+    assert RunConfig.model_validate(printed) == RunConfig()
+    assert "train" in json.loads(call("config", "--schema").output)["properties"]
+
+
+def test_env_names_versions_and_cores_and_version_is_one_line():
+    facts = json.loads(call("env", "--json").stdout)
+    assert facts["llm_influence"] == call("--version").output.strip() == __version__
+    assert facts["cores"] >= 1
+    assert facts["torch"][0].isdigit()
+
+
+def test_an_interrupt_is_one_line_that_says_how_to_continue(run, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "open", interrupted)
+    result = call("evaluate", "--model", run)
+    assert result.exit_code == INTERRUPTED
+    assert result.output.splitlines() == ["interrupted. Run the same command again to continue."]
+
+
+def test_results_are_printed_as_json_for_programs(run):
+    items = json.loads(call("evaluate", "--model", run, "--json").stdout)["items"]
+    assert {"system", "ndcg@10"} <= items[0].keys()
+    assert [row["method"] for row in json.loads(call("methods", "--json").stdout)] == [*METHODS]
+
+
 def test_methods_lists_every_method_with_its_caution():
     output = call("methods").output
     for spec in METHODS.values():
@@ -219,8 +264,6 @@ def test_the_shipped_configuration_is_the_demo():
 
 
 def test_users_skipped_and_users_drawn_are_others(run):
-    from llm_influence.run import Run
-
     opened = Run.open(run)
     first, then = opened.test_histories(5, seed=1), opened.test_histories(5, seed=1, skip=5)
     everyone = {history.user_id for history in [*first, *then]}
@@ -292,7 +335,7 @@ def test_a_report_on_questions_has_a_table_a_head_and_the_analyses(liking, tmp_p
     [
         (["--label", "1"], "--label 1.0"),
         (["--examples", "test", "--label", "9"], "no question has label 9"),
-        (["--examples", "test", "--query-time", "1999-01-01T00:00:00Z"], "its own moment"),
+        (["--examples", "test", "--query-time", "1999-01-01T00:00:00Z"], "its own query time"),
         (["--query-time", "1970-01-01T00:00:00Z"], "goes on for"),
         (["--query-time", "yesterday"], "an ISO time with a zone"),
         (["--query-time", "1999-01-01"], "an ISO time with a zone"),
@@ -307,8 +350,6 @@ def test_a_mistake_about_what_is_asked_is_one_plain_line(
 
 
 def test_a_label_is_asked_of_a_model_that_reads_labels(run):
-    from llm_influence.run import Run
-
     with pytest.raises(ConfigError, match="reads none"):
         Run.open(run).examples("test", label=1)
 
