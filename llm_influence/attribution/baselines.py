@@ -1,129 +1,135 @@
-"""Reference points: scores that know nothing of the model. A method must beat them to mean more."""
+"""Baselines: scores that do not use the model. A useful explanation is better than these."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from llm_influence.attribution.registry import Attribution, Task, generators, register
+from llm_influence.attribution.registry import (
+    Attribution,
+    Method,
+    Task,
+    register,
+    share_attribution,
+)
 from llm_influence.errors import ExplanationError
+from llm_influence.types import FloatArray
 
 
-@register(
-    name="random",
-    family="reference",
-    units="share",
-    removals=(),
-    cost="2 model evaluations, for the completeness gap alone",
-    estimates="nothing",
-    equation="a drawn from a flat Dirichlet",
-    paper="",
-    caution="A floor for comparisons, never an explanation.",
-)
-def random_scores(task: Task) -> Attribution:
+class Baseline(Method):
+    """Shares of events from data that need no prediction."""
+
+    family = "baseline"
+    units = "share"
+    cost = "2 model evaluations, for the completeness gap alone"
+
+    def amounts(self, task: Task) -> list[FloatArray]:
+        """N arrays (E,) of amounts, to be divided by their sums."""
+        raise NotImplementedError
+
+    def run(self, task: Task) -> Attribution:
+        """See `Method.run`."""
+        amounts = [row if row.any() else np.ones(len(row)) for row in self.amounts(task)]
+        return share_attribution(task, amounts, np.zeros(len(amounts)))
+
+
+@register
+@dataclass(frozen=True)
+class RandomScores(Baseline):
     """Shares drawn uniformly from the simplex; seeded by user, so any batch gives the same."""
-    pairs = zip(generators(task), task.sizes, strict=True)
-    return _shares(task, [draw.dirichlet(np.ones(size)) for draw, size in pairs])
+
+    name = "random"
+    estimates = "nothing"
+    equation = "a drawn from a flat Dirichlet"
+    caution = "A lower bound for comparisons, never an explanation."
+
+    def amounts(self, task: Task) -> list[FloatArray]:
+        """See `Baseline.amounts`."""
+        pairs = zip(task.generators(), task.sizes, strict=True)
+        return [draw.dirichlet(np.ones(size)) for draw, size in pairs]
 
 
-@register(
-    name="recency",
-    family="reference",
-    units="share",
-    removals=(),
-    cost="2 model evaluations, for the completeness gap alone",
-    estimates="how recent an event is",
-    equation="a_i = 2^(i - E) / sum of all",
-    paper="",
-    caution="Often near the truth for the wrong reason: sequence models do favour the last events.",
-)
-def recency(task: Task) -> Attribution:
+@register
+@dataclass(frozen=True)
+class Recency(Baseline):
     """Shares that halve with every step into the past."""
-    halves = [0.5 ** np.arange(size, dtype=np.float64)[::-1] for size in task.sizes]
-    return _shares(task, [half / half.sum() for half in halves])
 
-
-@register(
-    name="popularity",
-    family="reference",
-    units="share",
-    removals=(),
-    cost="2 model evaluations, for the completeness gap alone",
-    estimates="how popular an event's item is",
-    equation="a_i = events of training with i's item / sum of all",
-    paper="",
-    caution="Knows neither the user nor the target.",
-)
-def popularity(task: Task) -> Attribution:
-    """Shares by how many events of training each event's item has; even where none has any.
-
-    Raises:
-        ExplanationError: The model was saved before counts were kept.
-    """
-    vocabulary = task.model.encoder.vocabulary
-    if vocabulary.counts is None:
-        raise ExplanationError(
-            "the model does not know how popular its items are",
-            where="method 'popularity'",
-            expected="a model folder with counts.npy",
-            fix="fine-tune again with this version, or use another reference",
-        )
-    return _shares(
-        task, [_parts(vocabulary.counts[vocabulary.item_codes(h)]) for h in task.histories]
+    name = "recency"
+    estimates = "how recent an event is"
+    equation = "a_i = 2^(i - E) / sum of all"
+    caution = (
+        "Often near the truth for the wrong reason: sequence models do favour the last events."
     )
 
+    def amounts(self, task: Task) -> list[FloatArray]:
+        """See `Baseline.amounts`."""
+        return [0.5 ** np.arange(size, dtype=np.float64)[::-1] for size in task.sizes]
 
-@register(
-    name="item_similarity",
-    family="reference",
-    units="share",
-    removals=(),
-    cost="2 model evaluations, for the completeness gap alone",
-    estimates="how alike an event's item and the target are, by their texts",
-    equation="a_i = max(0, cos(text of i's item, text of the target)) / sum of all",
-    paper="",
-    caution="Knows neither behaviours nor times. Of a contrast or slate the first item counts.",
-)
-def item_similarity(task: Task) -> Attribution:
-    """Shares by cosine of text vectors; even where no item is like the target.
 
-    The vectors are those that the untuned backbone gives to the items' texts, less their mean.
+@register
+@dataclass(frozen=True)
+class Popularity(Baseline):
+    """Shares by the number of training events with each event's item; equal where all are 0."""
+
+    name = "popularity"
+    estimates = "how popular an event's item is"
+    equation = "a_i = training events with i's item / sum of all"
+    caution = "Does not depend on the user or the target."
+
+    def amounts(self, task: Task) -> list[FloatArray]:
+        """See `Baseline.amounts`."""
+        vocabulary = task.model.encoder.vocabulary
+        if vocabulary.counts is None:
+            raise ExplanationError(
+                "the model has no counts of its items",
+                where="method 'popularity'",
+                expected="a model folder with counts.npy",
+                fix="fine-tune again, or use another baseline",
+            )
+        return [vocabulary.counts[vocabulary.item_codes(history)] for history in task.histories]
+
+
+@register
+@dataclass(frozen=True)
+class ItemSimilarity(Baseline):
+    """Shares by the cosine of text vectors of item and target; equal where no item is similar.
+
+    The vectors are those of the items' texts under the untuned backbone, less their mean.
 
     Raises:
-        ExplanationError: The target is a behaviour, to which no item is alike; or the model knows
-            its items by learned vectors alone (a recurrent backbone without words).
+        ExplanationError: When it runs: the target is a behaviour, or the model has no text vectors
+            of its items (a recurrent backbone without words).
     """
-    if task.target.kind == "behavior":
-        raise ExplanationError(
-            f"the target is a {task.target.kind}",
-            where="method 'item_similarity'",
-            expected="an item, a contrast of two, or a slate",
-            fix="explain an item, or use another reference",
-        )
-    if not task.model.units.has_words:
-        raise ExplanationError(
-            "no language model has read the items' texts",
-            where=f"method 'item_similarity', backbone {task.model.backbone.source!r}",
-            expected="items with text vectors",
-            fix="train with model.recurrent.words, or use another reference",
-        )
-    texts = task.model.units.words[task.model.first_item :]  # (I, D), length one
-    vocabulary = task.model.encoder.vocabulary
-    targets = task.target.codes.reshape(len(task.histories), -1)[:, 0].tolist()
-    shares = []
-    for history, target in zip(task.histories, targets, strict=True):
-        rows = torch.from_numpy(vocabulary.item_codes(history).astype(np.int64)).to(texts.device)
-        cosines = (texts[rows] @ texts[target]).double().cpu().numpy()
-        shares.append(_parts(cosines.clip(min=0)))
-    return _shares(task, shares)
 
+    name = "item_similarity"
+    estimates = "how similar an event's item and the target are, by their texts"
+    equation = "a_i = max(0, cos(text of i's item, text of the target)) / sum of all"
+    caution = "Ignores behaviours and times. Of a contrast or slate only the first item counts."
 
-def _parts(sizes: np.ndarray) -> np.ndarray:
-    """(E,) sizes as shares of their sum; even where all are zero."""
-    total = sizes.sum()
-    return sizes / total if total > 0 else np.full(len(sizes), 1 / len(sizes))
-
-
-def _shares(task: Task, scores: list[np.ndarray]) -> Attribution:
-    base, full = task.values.ends()
-    return Attribution(scores, np.zeros(len(scores)), base, full, task.values.evaluations.copy())
+    def amounts(self, task: Task) -> list[FloatArray]:
+        """See `Baseline.amounts`."""
+        if task.target.kind == "behavior":
+            raise ExplanationError(
+                f"the target is a {task.target.kind}",
+                where="method 'item_similarity'",
+                expected="an item, a contrast of two, or a slate",
+                fix="explain an item, or use another baseline",
+            )
+        if not task.model.embeddings.has_words:
+            raise ExplanationError(
+                "no language model has read the items' texts",
+                where=f"method 'item_similarity', backbone {task.model.backbone.source!r}",
+                expected="items with text vectors",
+                fix="train with model.recurrent.words, or use another baseline",
+            )
+        texts = task.model.embeddings.words[task.model.first_item :]  # (I, D), length one
+        vocabulary = task.model.encoder.vocabulary
+        targets = task.target.codes.reshape(len(task.histories), -1)[:, 0].tolist()
+        amounts = []
+        for history, target in zip(task.histories, targets, strict=True):
+            codes = vocabulary.item_codes(history).astype(np.int64)
+            cosines = texts[torch.from_numpy(codes).to(texts.device)] @ texts[target]
+            amounts.append(cosines.double().cpu().numpy().clip(min=0))
+        return amounts

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_influence.attribution.prefix_cache import PrefixReader, Sequences, prefix_support
+from llm_influence.attribution.prefix_cache import PrefixReader, prefix_support
+from llm_influence.attribution.prefix_tree import Sequences
 from llm_influence.attribution.renderings import OWN, Renderings
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.model import InfluenceModel
@@ -89,7 +90,7 @@ def mean_vectors(model: InfluenceModel) -> Tensor:
     if not isinstance(pieces, IdTokenCache):
         words = model.body.get_input_embeddings().weight
         return words.mean(dim=0).expand(len(FIELDS) + 1, -1)
-    vectors = model.units(slice(None))
+    vectors = model.embeddings(slice(None))
     field = torch.from_numpy(pieces.fields).to(vectors.device)
     rows = [vectors[field == number] for number in range(len(FIELDS))]
     means = [row.mean(dim=0) if len(row) else vectors.mean(dim=0) for row in rows]
@@ -240,12 +241,12 @@ class Engine:
     def _embedded(self, ids: Tensor, added: Tensor, neutral: Tensor) -> Tensor:
         """(B, T, H) input vectors; the mean of a field where ``neutral`` names it."""
         in_units = self.model.encoder.style == "token"
-        table = self.model.units if in_units else self.model.body.get_input_embeddings()
+        table = self.model.embeddings if in_units else self.model.body.get_input_embeddings()
         vectors: Tensor = table(ids)
         own = neutral == OWN
         if not own.all():
             vectors = torch.where(own[..., None], vectors, self._means[neutral.clamp(min=-1)])
-        return vectors + self.model.units.learned(added) if in_units else vectors
+        return vectors + self.model.embeddings.learned(added) if in_units else vectors
 
     @cached_property
     def _means(self) -> Tensor:

@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 
 from llm_influence.attribution.coalitions import random_coalitions
-from llm_influence.attribution.registry import Task, generator
+from llm_influence.attribution.registry import Games, Task
 from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.target import TOP, Target, bind
 from llm_influence.modeling.backbone import inference
@@ -20,7 +20,7 @@ from llm_influence.types import BoolArray, FloatArray, History
 FOLDS = 5
 PENALTIES = np.logspace(-8, 3, 12)
 PAIR = 0.3
-"""Size of a pair's column beside an event's: pairs are held to be weaker until shown otherwise."""
+"""Scale of a pair's column beside an event's: the penalty assumes that pairs are weaker."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,14 +28,14 @@ class Interactions:
     """Pair interactions of one history.
 
     Attributes:
-        user_id: Whose.
+        user_id: The user.
         pairs: (E, E) symmetric, zero diagonal: the Banzhaf interaction index of two events, the
             mean over all sets S of the others of
             ``f(S, i, j) - f(S, i) - f(S, j) + f(S)``, in log-odds. Positive: the two together are
             worth more than the sum of each. None where pairs do not improve the fit.
         additive_r2: Held-out R2 of the additive fit to f over random sets of events.
         pair_r2: The same with pairs; nan where there are too few events or sets to try.
-        evaluations: Forward evaluations.
+        evaluations: Model evaluations.
     """
 
     user_id: str
@@ -54,9 +54,9 @@ def interactions(
     seed: int = 0,
     evaluations: int = 256,
 ) -> list[Interactions]:
-    """Pair interactions of every history, shown where they are there.
+    """Pair interactions of every history, where pairs improve the fit.
 
-    f is asked at random sets of events, each event in with probability one half, and fitted by
+    f is evaluated on random sets of events, each event in with probability one half, and fitted by
     ridge regression with and without a term for each pair; penalties by cross-validation. The
     quadratic that fits best over all sets has the Banzhaf interaction indices for coefficients
     (Hammer and Holzman 1992; Grabisch and Roubens 1999, doi:10.1007/s001820050125).
@@ -64,10 +64,10 @@ def interactions(
     Args:
         model: The model.
         histories: N histories.
-        target: What is explained, see `targets`.
+        target: What is explained, see `Explainer.explain`.
         removal: What "without an event" means.
-        seed: Of random draws, mixed with the user's id.
-        evaluations: Sets to ask for each history, at least 10.
+        seed: Seed of random draws, mixed with the user's id.
+        evaluations: Sets to evaluate for each history, at least 10.
 
     Raises:
         ExplanationError: An unknown target.
@@ -75,21 +75,23 @@ def interactions(
     with inference(model):
         bound = bind(target, model, histories)
         trimmed = [model.encoder.trim(history) for history in histories]
-        return fit_interactions(Task(model, trimmed, bound, removal, seed), evaluations)
+        task = Task(model, trimmed, bound, removal, seed)
+        return fit_interactions(task, [history.user_id for history in histories], evaluations)
 
 
-def fit_interactions(task: Task, evaluations: int = 256) -> list[Interactions]:
-    """The work of `interactions` on a task; players may be anything a task has."""
+def fit_interactions(
+    games: Games, users: Sequence[str], evaluations: int = 256
+) -> list[Interactions]:
+    """Pair interactions of N games; ``users`` are their names."""
     masks = [
-        random_coalitions(generator(task, row), players, evaluations)
-        for row, players in enumerate(task.sizes)
+        random_coalitions(draw, players, evaluations)
+        for draw, players in zip(games.generators(), games.sizes, strict=True)
     ]
-    values = task.values(masks)
+    values = games.values(masks)
+    rows = zip(users, masks, values, games.values.evaluations, strict=True)
     return [
-        Interactions(history.user_id, *pair_effects(mask, value), int(spent))
-        for history, mask, value, spent in zip(
-            task.histories, masks, values, task.values.evaluations, strict=True
-        )
+        Interactions(user, *pair_effects(mask, value), int(spent))
+        for user, mask, value, spent in rows
     ]
 
 
@@ -108,10 +110,10 @@ def pair_effects(masks: BoolArray, values: FloatArray) -> tuple[FloatArray | Non
     additive, pairs = _held_out_r2(events, values), _held_out_r2(both, values)
     if pairs <= additive:
         return None, additive, pairs
-    found = np.zeros((masks.shape[1], masks.shape[1]))
+    effects = np.zeros((masks.shape[1], masks.shape[1]))
     weights = RidgeCV(PENALTIES).fit(both, values).coef_[masks.shape[1] :]
-    found[first, second] = weights * PAIR * 2
-    return found + found.T, additive, pairs
+    effects[first, second] = weights * PAIR * 2
+    return effects + effects.T, additive, pairs
 
 
 def _held_out_r2(features: FloatArray, values: FloatArray) -> float:

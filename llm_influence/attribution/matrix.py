@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from llm_influence.attribution.engine import TokenBudget, batches
 from llm_influence.attribution.target import BoundTarget, Target, best_unseen, bind, bind_items
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.influence.influence import InfluenceMatrix
 from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.time_words import query_codes
@@ -72,12 +72,12 @@ def influence_matrix(
         whole = _states(model, _whole(model, kept))[0]  # after the prompt and after each event
         first, second = np.triu_indices(size)
         when, when_without = _when(kept, removal)
-        without = whole.new_empty(size, size, whole.shape[1])
-        without[range(size), range(size)] = whole[:size]  # the last event gone: as before it
-        for removed, states in _without_one(model, kept, removal):
-            without[removed, removed + 1 :] = states
+        later = dict(_without_one(model, kept, removal))
+        parts: list[QueryState] = []
+        for event in range(size):  # the last event removed: the state before it
+            parts += [whole[event : event + 1], *([later[event]] if event in later else [])]
         full = _values(model, bound, whole[1:], when, np.arange(size))
-        rest = _values(model, bound, without[first, second], when_without[first, second], second)
+        rest = _values(model, bound, QueryState.cat(parts), when_without[first, second], second)
     scores = np.full((size, size), np.nan)
     scores[first, second] = full[second] - rest
     return InfluenceMatrix(
@@ -122,8 +122,8 @@ def _whole(model: InfluenceModel, history: History) -> EncodedBatch:
 
 def _without_one(
     model: InfluenceModel, history: History, removal: str
-) -> Iterator[tuple[int, Tensor]]:
-    """Each event i but the last, with the (E - 1 - i, Q) states after the events behind it."""
+) -> Iterator[tuple[int, QueryState]]:
+    """Each event i but the last, with the (E - 1 - i,) states after later events."""
     size = len(history)
     kept = ~np.eye(size, dtype=bool)[: size - 1]
     if removal == "drop":
@@ -134,15 +134,14 @@ def _without_one(
         batch = collate(encoded, part).to(model.device)
         if removal == "mask":
             batch = batch.hide(torch.from_numpy(kept[part]).to(model.device))
-        for removed, states in zip(part.tolist(), _states(model, batch), strict=True):
-            yield removed, states[removed + 1 :] if removal == "drop" else states[removed + 2 :]
+        states = _states(model, batch)
+        for row, removed in enumerate(part.tolist()):
+            yield removed, states[row, removed + (1 if removal == "drop" else 2) :]
 
 
-def _states(model: InfluenceModel, batch: EncodedBatch) -> Tensor:
-    """(B, E + 1, Q) states after the prompt and after each event, and what was seen by then."""
-    states = model.states(batch)
-    places = batch.ends[..., None].expand(-1, -1, states.shape[-1])
-    return model.remember(states.gather(1, places), batch, batch.ends)
+def _states(model: InfluenceModel, batch: EncodedBatch) -> QueryState:
+    """(B, E + 1) states after the prompt and after each event, and what was seen by then."""
+    return model.query_at(batch, batch.ends)
 
 
 def _when(history: History, removal: str) -> tuple[IntArray, IntArray]:
@@ -166,14 +165,15 @@ def _when(history: History, removal: str) -> tuple[IntArray, IntArray]:
 def _values(
     model: InfluenceModel,
     bound: BoundTarget,
-    states: Tensor,
+    states: QueryState,
     when: IntArray,
     rows: np.ndarray,
 ) -> FloatArray:
-    """(B,) values of the targets numbered ``rows`` (B,) at (B, Q) states, gaps ``when`` (B,)."""
-    columns = (states, torch.from_numpy(when), torch.from_numpy(rows))
-    parts = [
-        bound.values(model.heads(model.asked(part, gaps)), number)
-        for part, gaps, number in zip(*(c.split(STATES) for c in columns), strict=True)
-    ]
+    """(B,) values of the targets numbered ``rows`` (B,) at (B,) states, gaps ``when`` (B,)."""
+    gaps, numbers = torch.from_numpy(when), torch.from_numpy(rows)
+    parts = []
+    for start in range(0, len(states), STATES):
+        part = slice(start, start + STATES)
+        query = model.at_time(states[part], gaps[part])
+        parts.append(bound.values(model.heads(query), numbers[part]))
     return torch.cat(parts).cpu().double().numpy()

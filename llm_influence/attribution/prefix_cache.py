@@ -1,45 +1,34 @@
-"""Does a backbone keep the beginnings of sequences? Found out by asking it.
+"""Prefix cache: states of many sequences, with every shared prefix computed once.
 
-Reading several sequences in a row, after keys and values read before, needs a backbone that takes
-a mask of pairs of tokens and explicit places, and that keeps what it has read. Whether one does is
-no matter of its name: a small example is read both ways, and the states must be equal.
+A row of a batch holds the new tokens of several paths of the prefix tree, and before them the
+tokens that these paths continue, whose keys and values come from a store. A mask separates the paths
+of a row. So no row is padded to the length of another, however much the lengths of paths differ.
 
-Which tokens are read only once: a tree of the sequences, cut into paths.
-
-A state of a causal model depends on what stands before it alone, so sequences that begin alike
-share the nodes of their common beginning. The tree is cut into heavy paths (Sleator & Tarjan
-1983): at each node the path goes on to the child with the most sequences below it, and every
-other child begins a path of its own. A path can be read once the tokens before it have been, so
-paths are read level by level, and there are at most log2(M) + 1 levels. Leave-one-out over E
-events is one long path and E short ones, half of the tokens; all 2^n coalitions of n one-token
-events are 2^n tokens instead of n 2^(n - 1).
-
-Reads a tree of sequences with the model: several paths in a row, after keys and values kept.
-
-Every token is read once. A row holds the new tokens of several paths, and before them the tokens
-that these paths go on from, whose keys and values are taken from a store; a mask keeps the paths
-of a row apart. So no row is padded for the sake of a longer one beside it, however much the
-lengths of the paths differ.
+This needs a backbone that accepts a mask of pairs of tokens, explicit positions and a cache. A small
+example tests whether one does (`prefix_support`): its states must equal those without the cache.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from llm_influence.attribution.prefix_tree import Sequences, plan_paths
 from llm_influence.modeling.backbone import CLOSE, FAILURES, inference
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.numerics import GOLDEN_GAMMA, mix64
 from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.types import BoolArray, IntArray
 
+ROW = 64
+"""Tokens of a row, if the longest path has no more: short paths share rows."""
+PAST_COST = 0.25
+"""What a token taken from the store costs, as a part of a new one's cost."""
 EVENTS, TOKENS = 6, 2
 HIDDEN = slice(1, 4)
 """Events of the example: all of them in one sequence, all but these in another."""
@@ -161,192 +150,6 @@ class _Example:
         )
         vectors = self.vectors[:, tokens]
         return self.model.attend_pairs(vectors, allowed[None], key_tokens[None], cache)[0]
-
-
-Symbols = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """Paths over M distinct sequences; N nodes in all, and each of them lies on one path.
-
-    Attributes:
-        nodes: (M, T) node of each token; beyond a sequence's end it means nothing.
-        ends: (N,) the sequence that ends at a node, -1 for none.
-        rows: (P,) a sequence that runs through the whole of a path.
-        starts: (P,) place in that sequence where the path begins: what stands before it is read.
-        levels: (P,) paths that have to be read before this one, one after the other.
-        needed: (N,) bool, nodes that a later path goes on from.
-    """
-
-    nodes: IntArray
-    ends: IntArray
-    rows: IntArray
-    starts: IntArray
-    levels: IntArray
-    needed: BoolArray
-
-
-def plan_paths(symbols: Symbols, lengths: IntArray) -> Plan:
-    """Cut the tree of some sequences into paths.
-
-    Args:
-        symbols: (M, T) tokens as numbers (`token_symbols`), 0 beyond a sequence's end and nowhere
-            else; no two rows are equal.
-        lengths: (M,) tokens of each sequence.
-    """
-    order = _sorted(symbols)
-    symbols, sizes = symbols[order], lengths[order]
-    places = np.arange(symbols.shape[1])
-    differs = np.ones(symbols.shape, dtype=bool)
-    differs[1:] = np.logical_or.accumulate(symbols[1:] != symbols[:-1], axis=1)
-    inside = places < sizes[:, None]
-    opened = differs & inside  # where a sequence leaves the one sorted before it
-    numbers = np.where(opened, np.cumsum(opened).reshape(opened.shape) - 1, -1)
-    nodes = np.maximum.accumulate(numbers, axis=0)
-    count = int(opened.sum())
-
-    parents = np.full(count, -1)
-    before = np.concatenate([np.full((len(nodes), 1), -1), nodes[:, :-1]], axis=1)
-    parents[numbers[opened]] = before[opened]
-    begins = _path_begins(parents, np.bincount(nodes[inside], minlength=count))
-    last = nodes[np.arange(len(nodes)), sizes - 1]
-    is_leaf = np.ones(count, dtype=bool)
-    is_leaf[parents[parents >= 0]] = False
-
-    through = np.flatnonzero(is_leaf[last])  # a path ends at a leaf
-    marks = begins[nodes[through]] & inside[through]
-    starts = symbols.shape[1] - 1 - np.argmax(marks[:, ::-1], axis=1)
-    needed = np.zeros(count, dtype=bool)
-    needed[nodes[through][places < starts[:, None]]] = True
-    ends = np.full(count, -1)
-    ends[last] = order
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return Plan(nodes[back], ends, order[through], starts, marks.sum(axis=1) - 1, needed)
-
-
-def token_symbols(columns: Sequence[IntArray]) -> Symbols:
-    """One number for the numbers at the same place of each column, never 0.
-
-    Different tokens get different numbers but for a chance of about T² / 2⁶⁴ among T of them. It
-    is the finaliser of SplitMix64 (Steele et al. 2014) over a running sum.
-    """
-    total = np.full(columns[0].shape, GOLDEN_GAMMA)
-    for column in columns:
-        total = mix64(total + column.astype(np.uint64))
-    return total | np.uint64(1)
-
-
-def event_symbols(symbols: Symbols, events: IntArray) -> Symbols:
-    """Symbols where a token may attend to all of its event: equal ones have equal events.
-
-    Args:
-        symbols: (V,) of the tokens, their places in them.
-        events: (V,) a number for each event of each sequence, the same for all of its tokens.
-    """
-    sums = np.zeros(int(events.max(initial=-1)) + 1, dtype=np.uint64)
-    np.add.at(sums, events, symbols)  # places differ, so the order is in the sum
-    return token_symbols([symbols, sums[events]])
-
-
-def _sorted(symbols: Symbols) -> IntArray:
-    """Order of the rows in which those that begin alike stand together, shorter ones first."""
-    big_endian = np.ascontiguousarray(symbols.astype(">u8"))
-    rows = big_endian.view(np.dtype((np.void, big_endian.itemsize * symbols.shape[1])))
-    return np.argsort(rows.ravel(), kind="stable")
-
-
-def _path_begins(parents: IntArray, weights: IntArray) -> BoolArray:
-    """(N,) bool, nodes that do not go on from their parent: all children but the heaviest."""
-    order = np.lexsort((-weights, parents))
-    siblings = parents[order]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = siblings[1:] != siblings[:-1]
-    begins = np.ones(len(parents), dtype=bool)
-    begins[order[first & (siblings >= 0)]] = False
-    return begins
-
-
-ROW = 64
-"""Tokens of a row, if the longest path has no more: short paths share rows."""
-PAST_COST = 0.25
-"""What a token taken from the store costs, as a part of a new one's cost."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sequences:
-    """M distinct sequences of up to T visible tokens; beyond a sequence's end nothing is meant.
-
-    Attributes:
-        symbols: (M, T) tokens as numbers: equal ones after equal beginnings are read alike.
-        lengths: (M,) tokens of each.
-        positions: (M, T) the token's place in its history. Removal ``mask`` leaves gaps.
-        order: (M, T) what a token attends to: all tokens whose number is not larger.
-        which: (M, T) the token's input vector, a row of ``inputs``.
-        inputs: (U, 2 + A) distinct inputs: token, neutral, added ids (`Renderings.records`).
-    """
-
-    symbols: Symbols
-    lengths: IntArray
-    positions: IntArray
-    order: IntArray
-    which: IntArray
-    inputs: IntArray
-
-    @classmethod
-    def of(
-        cls, records: IntArray, owner: IntArray, event: IntArray, *, whole_events: bool
-    ) -> Sequences:
-        """From what `Renderings.records` gives.
-
-        Args:
-            records: (V, 3 + A) token, place, neutral, added ids.
-            owner: (V,) the sequence of each, growing from 0 to M - 1.
-            event: (V,) its event, -1 for the prompt.
-            whole_events: A token attends to all of its event (encoders), not to what stands before
-                it alone (decoders).
-        """
-        token, place, *rest = records.T
-        symbols = token_symbols([token, place, event, *rest])
-        if whole_events:
-            width = int(event.max(initial=-1)) + 2
-            symbols = event_symbols(symbols, owner * width + event + 1)
-        lengths = np.bincount(owner)
-        column = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        inputs = np.column_stack([token, *rest])
-        _, first, which = np.unique(
-            token_symbols(list(inputs.T)), return_index=True, return_inverse=True
-        )
-
-        def pad(values: np.ndarray) -> np.ndarray:
-            padded = np.zeros((len(lengths), int(lengths.max())), dtype=values.dtype)
-            padded[owner, column] = values
-            return padded
-
-        return cls(
-            symbols=pad(symbols),
-            lengths=lengths,
-            positions=pad(place),
-            order=pad(event if whole_events else place),
-            which=pad(which),
-            inputs=inputs[first],
-        )
-
-    def take(self, rows: IntArray) -> Sequences:
-        """Some of the sequences."""
-        return replace(
-            self,
-            symbols=self.symbols[rows],
-            lengths=self.lengths[rows],
-            positions=self.positions[rows],
-            order=self.order[rows],
-            which=self.which[rows],
-        )
-
-    def alike(self) -> IntArray:
-        """The numbers of the sequences, those that begin alike together."""
-        return np.lexsort(self.symbols.T[::-1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

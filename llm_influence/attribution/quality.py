@@ -1,25 +1,24 @@
-"""The quality card: what is measured about an explanation, beside it.
+"""The quality card: what is measured about an explanation, and shown beside it.
 
-Whatever is measured here is the same for every method: the sets of events on which scores are
-tried are drawn from the user and the seed, never from the batch or the method, so that the cards
-of two methods can be compared.
+The same is measured for every method. The sets of events on which scores are tested depend on the
+user and the seed alone, so the cards of two methods can be compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from llm_influence.attribution.coalitions import proper_coalitions
-from llm_influence.attribution.registry import Attribution, MethodSpec, Task, user_generator
-from llm_influence.influence.influence import QualityCard
+from llm_influence.attribution.registry import Attribution, Method, Task, user_generator
+from llm_influence.influence.facts import QualityCard
 from llm_influence.numerics import spearman
 from llm_influence.types import BoolArray, IntArray
 
 _STREAM = 1
-"""Keeps these draws apart from those of a method with the same seed and user."""
+"""Separates these draws from those of a method with the same seed and user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,34 +26,34 @@ class CardOptions:
     """What is measured for the card.
 
     Attributes:
-        fidelity_masks: Random sets of events that the scores are tried on; 0: none.
+        fidelity_masks: Random sets of events on which the scores are tested; 0: none.
         agree_with: Another method to compare the scores with; None: no comparison.
     """
 
     fidelity_masks: int
-    agree_with: MethodSpec | None
+    agree_with: Method | None
 
 
 def quality_cards(
     task: Task,
-    spec: MethodSpec,
+    method: Method,
     attribution: Attribution,
     left_out: Sequence[int],
     options: CardOptions,
 ) -> list[QualityCard]:
     """The cards of the N explanations of one task.
 
-    Costs up to ``fidelity_masks`` model evaluations a history, and those of the other method; subsets
-    that the method has already computed are not computed again.
+    Costs up to ``fidelity_masks`` model evaluations a history, and those of the other method.
+    Subsets that the method has already evaluated are not evaluated again.
     """
     gaps, errors = attribution.completeness_gaps(), attribution.standard_errors
-    lds, tried, card_evaluations = _linear_fidelity(task, attribution, options.fidelity_masks)
-    agreement, more_passes = _agreement(task, attribution, options.agree_with)
+    lds, tried, evaluations = _linear_fidelity(task, attribution, options.fidelity_masks)
+    agreement, more_evaluations = _agreement(task, attribution, options.agree_with)
     return [
         QualityCard(
-            method=spec.name,
-            removal=task.removal if spec.removals else "none",
-            units=spec.units,
+            method=method.name,
+            removal=task.removal if method.removals else "none",
+            units=method.units,
             completeness_gap=float(gaps[row]),
             evaluations=int(attribution.evaluations[row]),
             seed=task.seed,
@@ -65,7 +64,7 @@ def quality_cards(
             fidelity_masks=tried[row],
             agreement=agreement[row],
             agreement_with=options.agree_with.name if options.agree_with else "",
-            card_evaluations=int(card_evaluations[row] + more_passes[row]),
+            card_evaluations=int(evaluations[row] + more_evaluations[row]),
             bfloat16_error=task.values.bfloat16_error,
         )
         for row in range(len(gaps))
@@ -73,17 +72,14 @@ def quality_cards(
 
 
 def spare_masks(user_id: str, players: int, count: int, seed: int) -> BoolArray:
-    """(M, P) random sets of players, each kept with probability 1/2 (`proper_coalitions`).
-
-    The draw depends on the user, the seed and P alone.
-    """
+    """(M, P) random sets of players, each kept with probability 1/2 (`proper_coalitions`)."""
     return proper_coalitions(user_generator(seed, user_id, _STREAM), players, count)
 
 
 def _linear_fidelity(
     task: Task, attribution: Attribution, count: int
 ) -> tuple[list[float], list[int], IntArray]:
-    """LDS, the number of sets it rests on, and (N,) evaluations, of N histories.
+    """LDS, the number of sets it is based on, and (N,) evaluations, of N histories.
 
     ``LDS = Spearman over S of f(x_S) and the sum of the scores of S`` (Park et al. 2023,
     arXiv:2303.14186, where S are sets of training examples).
@@ -103,14 +99,14 @@ def _linear_fidelity(
 
 
 def _agreement(
-    task: Task, attribution: Attribution, other: MethodSpec | None
+    task: Task, attribution: Attribution, other: Method | None
 ) -> tuple[list[float], IntArray]:
-    """Spearman of the scores with another method's, and (N,) evaluations that the other took."""
+    """Spearman of the scores with another method's, and (N,) evaluations of the other method."""
     if other is None:
         return [float("nan")] * len(attribution.scores), np.zeros_like(attribution.evaluations)
     if other.removals and task.removal not in other.removals:
-        task = replace(task, removal=other.removals[0])
+        task = task.like(removal=other.removals[0])
     task.values.restart()
-    found = other.run(task)
-    pairs = zip(attribution.scores, found.scores, strict=True)
-    return [spearman(ours, theirs) for ours, theirs in pairs], found.evaluations
+    second = other.run(task)
+    pairs = zip(attribution.scores, second.scores, strict=True)
+    return [spearman(ours, theirs) for ours, theirs in pairs], second.evaluations

@@ -1,21 +1,18 @@
-"""What a method is given, and what it gives back.
+"""The registry of attribution methods, what a method is given and what it returns.
 
-Random draws: from the seed and the user, never from a history's place in a batch.
-
-Every attribution method with its capabilities as data.
-
-The command line's help, the documentation's table and the errors are made from these records, and
-the contract tests run every one of them. A new method is one function under `register`.
+A method is a frozen dataclass: its fields are its options, its class attributes say what it can do,
+and `Method.run` explains a `Task`. The command line, the documentation and the error messages read
+the same attributes. A new method is one class under `register`.
 """
 
 from __future__ import annotations
 
-import inspect
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,72 +20,126 @@ from llm_influence.attribution.engine import PRECISIONS, Engine, Precision
 from llm_influence.attribution.renderings import EVENTS, Players, Removal
 from llm_influence.attribution.target import BoundTarget
 from llm_influence.attribution.value_function import ValueFunction
-from llm_influence.errors import ExplanationError, choices
+from llm_influence.errors import ExplanationError, choices, unknown
 from llm_influence.modeling.backbone import Backbone
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
+Family = Literal["attention", "gradient", "perturbation", "baseline"]
+Units = Literal["target", "share"]
 
-@dataclass(frozen=True, eq=False)
+
+class CoalitionValues(Protocol):
+    """Values of coalitions of N games; `ValueFunction` computes them with a model."""
+
+    evaluations: IntArray
+    """(N,) distinct coalitions evaluated so far."""
+
+    def __call__(self, masks: Sequence[BoolArray]) -> list[FloatArray]:
+        """N arrays (M,) of values of N arrays (M, n) of coalitions."""
+
+    def ends(self) -> tuple[FloatArray, FloatArray]:
+        """(N,) values without any player, and (N,) values with all of them."""
+
+
+class Games(Protocol):
+    """N games over players: the part of a task that perturbation methods use."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Players of each game."""
+
+    @property
+    def values(self) -> CoalitionValues:
+        """Values of the coalitions."""
+
+    def generators(self) -> list[np.random.Generator]:
+        """A seeded random generator of each game."""
+
+    def label(self, row: int) -> str:
+        """Name of a game in messages."""
+
+
 class Task:
-    """A batch of N histories to be explained, in eval mode.
+    """N histories to be explained by a model in eval mode.
 
-    Attributes:
+    Args:
         model: The model.
         histories: N histories that fit the context.
         target: What is explained.
         removal: What "without an event" means, for methods that remove events.
-        players: Who gets a score.
-        reader: The engine, where other tasks on the same model share it; default: a new one.
         seed: Seed of random draws; a method mixes it with the user id, never with batch places.
+        players: Who gets a score.
+        engine: Default: a new one. Tasks on the same model can share it.
+        values: Default: a new value function on ``engine``.
+        make_batch: Makes `batch`; default: renders the histories once, when first needed.
     """
 
-    model: InfluenceModel
-    histories: Sequence[History]
-    target: BoundTarget
-    removal: Removal
-    seed: int
-    players: Players = EVENTS
-    reader: Engine | None = None
+    def __init__(
+        self,
+        model: InfluenceModel,
+        histories: Sequence[History],
+        target: BoundTarget,
+        removal: Removal,
+        seed: int,
+        players: Players = EVENTS,
+        *,
+        engine: Engine | None = None,
+        values: ValueFunction | None = None,
+        make_batch: Callable[[], EncodedBatch] | None = None,
+    ) -> None:
+        self.model, self.histories, self.target = model, histories, target
+        self.removal, self.seed, self.players = removal, seed, players
+        self.values = values or ValueFunction(
+            model, histories, target, removal, players=players, engine=engine
+        )
+        self.engine = self.values.engine
+        self._make_batch = make_batch or cache(partial(_rendered, model, histories))
 
-    @cached_property
+    @property
     def batch(self) -> EncodedBatch:
         """The histories rendered, on the model's device."""
-        encoded = self.model.encoder.encode(self.histories)
-        return collate(encoded).to(self.model.device)
-
-    @cached_property
-    def values(self) -> ValueFunction:
-        """Values of subsets of the players."""
-        return ValueFunction(
-            self.model,
-            self.histories,
-            self.target,
-            self.removal,
-            players=self.players,
-            engine=self.engine,
-        )
-
-    @cached_property
-    def engine(self) -> Engine:
-        """What reads; tasks of other targets and methods over the same histories share it."""
-        return self.reader or Engine(self.model)
+        return self._make_batch()
 
     @property
     def sizes(self) -> list[int]:
         """Players of each history."""
         return self.values.sizes
 
-    def for_target(self, target: BoundTarget) -> Task:
-        """The same histories with another target; what does not depend on it is shared."""
-        task = replace(self, target=target, reader=self.engine)
-        task.__dict__["batch"] = self.batch
-        return task
+    def like(self, target: BoundTarget | None = None, removal: Removal | None = None) -> Task:
+        """The same histories with another target or removal; renderings and states are shared."""
+        return Task(
+            self.model,
+            self.histories,
+            target or self.target,
+            removal or self.removal,
+            self.seed,
+            self.players,
+            engine=self.engine,
+            make_batch=self._make_batch,
+        )
+
+    def generators(self) -> list[np.random.Generator]:
+        """A seeded random generator of each history; it does not depend on the batch."""
+        return [user_generator(self.seed, history.user_id) for history in self.histories]
+
+    def label(self, row: int) -> str:
+        """The user of a history, for messages."""
+        return f"user {self.histories[row].user_id!r}"
 
     def split(self, padded: FloatArray) -> list[FloatArray]:
         """(N, E) padded scores as N arrays without padding."""
         return [row[:size] for row, size in zip(padded, self.sizes, strict=True)]
+
+
+def _rendered(model: InfluenceModel, histories: Sequence[History]) -> EncodedBatch:
+    return collate(model.encoder.encode(histories)).to(model.device)
+
+
+def user_generator(seed: int, user_id: str, *stream: int) -> np.random.Generator:
+    """The random generator of one user; a ``stream`` separates draws of the same seed."""
+    return np.random.default_rng([seed, zlib.crc32(user_id.encode()), *stream])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,248 +172,229 @@ class Attribution:
             return np.where(moved == 0, np.nan, np.abs(total - moved) / np.abs(moved))
 
 
-def user_generator(seed: int, user_id: str, *stream: int) -> np.random.Generator:
-    """The draws of one user; a ``stream`` keeps them apart from others of the same seed."""
-    return np.random.default_rng([seed, zlib.crc32(user_id.encode()), *stream])
+def removal_attribution(
+    games: Games,
+    scores: list[FloatArray],
+    standard_errors: list[FloatArray] | None = None,
+    converged: BoolArray | None = None,
+) -> Attribution:
+    """The attribution of a perturbation method, with the values of no player and of all players."""
+    base, full = games.values.ends()
+    evaluations = games.values.evaluations.copy()
+    prompt = np.zeros(len(scores))
+    return Attribution(scores, prompt, base, full, evaluations, standard_errors, converged)
 
 
-def generator(task: Task, row: int) -> np.random.Generator:
-    """The draws of one history of a task."""
-    return user_generator(task.seed, task.histories[row].user_id)
+def share_attribution(
+    task: Task, amounts: list[FloatArray], prompt: FloatArray, evaluations: int | IntArray = 0
+) -> Attribution:
+    """The attribution of amounts that are never negative, divided by their total.
+
+    A history whose amounts are all 0 gets scores of 0.
+
+    Args:
+        task: What is explained.
+        amounts: N arrays (E,).
+        prompt: (N,) amounts of the prompts.
+        evaluations: Model evaluations spent on a history; the completeness gap takes two more.
+    """
+    totals = np.array([row.sum() for row in amounts]) + prompt
+    totals[totals == 0] = 1.0
+    base, full = task.values.ends()
+    return Attribution(
+        scores=[row / total for row, total in zip(amounts, totals, strict=True)],
+        prompt=prompt / totals,
+        base=base,
+        full=full,
+        evaluations=task.values.evaluations + np.int64(evaluations),
+    )
 
 
-def generators(task: Task) -> list[np.random.Generator]:
-    """The draws of every history of a task."""
-    return [generator(task, row) for row in range(len(task.histories))]
-
-
-Method = Callable[..., Attribution]
-
-EVERY_PLAYER = ("events", "events+user", "fields", "fields+user")
-"""All players there are, as `Players` writes them."""
-
-
-@dataclass(frozen=True, slots=True)
-class MethodSpec:
-    """A method and what there is to know about it.
+class Method(ABC):
+    """An attribution method with its options, such as ``Shapley(evaluations=400)``.
 
     Attributes:
         name: Its name everywhere.
-        run: ``(task, **options) -> Attribution``.
-        family: ``attention``, ``gradient``, ``perturbation`` or ``reference``.
+        family: ``attention``, ``gradient``, ``perturbation`` or ``baseline``.
         units: ``target``: scores are in the target's units (log-odds); ``share``: shares of one.
-        removals: Removals it can use, the default first; empty when it removes nothing.
-        cost: Passes a history of E events takes.
+        removals: Removals it can use, the default first; empty if it removes nothing.
+        cost: Model evaluations for a history of E events.
         estimates: What a score is.
         equation: The same as a formula, plain text; f is the target, S a set of events.
         paper: Where it comes from.
         caution: When not to trust it.
-        gradients: It follows the target's gradient, so it needs a target that has one.
+        gradients: Whether it uses the target's gradient, so that the target needs one.
         players: Who may get a score, as `Players` writes it; always whole events.
-        to_zero: Options with which it follows input vectors to zero: {} whatever the options are,
-            None never. A backbone that normalises its inputs first cannot feel that, and is
-            refused.
+        to_zero: Options with which it moves input vectors to zero: {} for all options, None for
+            none. A backbone that normalises its inputs first is then refused.
     """
 
-    name: str
-    run: Method
-    family: Literal["attention", "gradient", "perturbation", "reference"]
-    units: Literal["target", "share"]
-    removals: tuple[Removal, ...]
-    cost: str
-    estimates: str
-    equation: str
-    paper: str
-    caution: str
-    gradients: bool
-    players: tuple[str, ...]
-    to_zero: Mapping[str, object] | None
+    name: ClassVar[str]
+    family: ClassVar[Family]
+    units: ClassVar[Units]
+    removals: ClassVar[tuple[Removal, ...]] = ()
+    cost: ClassVar[str]
+    estimates: ClassVar[str]
+    equation: ClassVar[str]
+    paper: ClassVar[str] = ""
+    caution: ClassVar[str]
+    gradients: ClassVar[bool] = False
+    players: ClassVar[tuple[str, ...]] = ("events",)
+    to_zero: ClassVar[Mapping[str, object] | None] = None
+
+    @abstractmethod
+    def run(self, task: Task) -> Attribution:
+        """Explain the histories of a task.
+
+        Raises:
+            ExplanationError: The method cannot explain one of the histories.
+        """
+
+    @classmethod
+    def defaults(cls) -> dict[str, object]:
+        """The method's options with their defaults."""
+        return {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
 
     @property
-    def attention(self) -> bool:
-        """Whether it reads attention weights, so that it needs a backbone that attends."""
-        return self.family == "attention"
+    def options(self) -> dict[str, object]:
+        """The options with their values."""
+        return {name: getattr(self, name) for name in self.defaults()}
 
-    @property
-    def options(self) -> Mapping[str, object]:
-        """The method's own options with their defaults."""
-        parameters = list(inspect.signature(self.run).parameters.values())[1:]
-        return {parameter.name: parameter.default for parameter in parameters}
-
-    def serves(self, backbone: Backbone, options: Mapping[str, object]) -> bool:
-        """Whether the method can explain this backbone with these of its options."""
-        if self.attention and not backbone.attends:
+    def serves(self, backbone: Backbone) -> bool:
+        """Whether the method, with these options, can explain this backbone."""
+        if self.family == "attention" and not backbone.attends:
             return False
         if self.to_zero is None or not backbone.loses_length:
             return True
-        given = {**self.options, **options}
-        return any(given[name] != value for name, value in self.to_zero.items())
+        return any(getattr(self, name) != value for name, value in self.to_zero.items())
 
-
-METHODS: dict[str, MethodSpec] = {}
-
-
-def register(
-    *,
-    name: str,
-    family: Literal["attention", "gradient", "perturbation", "reference"],
-    units: Literal["target", "share"],
-    removals: tuple[Removal, ...],
-    cost: str,
-    estimates: str,
-    equation: str,
-    paper: str,
-    caution: str,
-    gradients: bool | None = None,
-    players: tuple[str, ...] | None = None,
-    to_zero: Mapping[str, object] | None = None,
-) -> Callable[[Method], Method]:
-    """Make a function a method; the arguments are those of `MethodSpec`.
-
-    ``gradients`` need not be given: the family ``gradient`` follows them, others do not. Nor need
-    ``players``: what can replace an event can replace a part of it, what cannot explains events.
-    """
-    able = players or (EVERY_PLAYER if "replace" in removals else EVERY_PLAYER[:1])
-    follows = family == "gradient" if gradients is None else gradients
-
-    def add(run: Method) -> Method:
-        METHODS[name] = MethodSpec(
-            name=name,
-            run=run,
-            family=family,
-            units=units,
-            removals=removals,
-            cost=cost,
-            estimates=estimates,
-            equation=equation,
-            paper=paper,
-            caution=caution,
-            gradients=follows,
-            players=able,
-            to_zero=to_zero,
+    def option_error(self, option: str, expected: str) -> ExplanationError:
+        """The error for an option whose value is not allowed."""
+        return ExplanationError(
+            f"{option} is {getattr(self, option)!r}",
+            where=f"method {self.name!r}",
+            expected=expected,
+            fix=f"set {option} to {expected}, or leave it out for the default",
         )
-        return run
-
-    return add
 
 
-def check_target(spec: MethodSpec, target: BoundTarget) -> None:
-    """Refuse a target that the method cannot explain.
+class Perturbation(Method):
+    """A method that removes players; it explains any games, not models alone."""
 
-    Raises:
-        ExplanationError: The method follows gradients and the target has none.
-    """
-    if spec.gradients and not target.differentiable:
-        able = [name for name, each in METHODS.items() if not each.gradients]
+    family = "perturbation"
+    units = "target"
+    removals = ("drop", "mask", "replace")
+    players = ("events", "events+user", "fields", "fields+user")
+
+    @abstractmethod
+    def run(self, task: Games) -> Attribution:
+        """Explain N games; see `Method.run`."""
+
+
+METHODS: dict[str, type[Method]] = {}
+"""All methods by name, in the order of the documentation."""
+
+Registered = TypeVar("Registered", bound=type[Method])
+
+
+def register(method: Registered) -> Registered:
+    """Add a method to the registry; a class decorator."""
+    METHODS[method.name] = method
+    return method
+
+
+def _names(able: Callable[[type[Method]], bool]) -> str:
+    """The methods of which something is true, for a message."""
+    return ", ".join(name for name, method in METHODS.items() if able(method))
+
+
+def make(method: type[Method], options: Mapping[str, object]) -> Method:
+    """A method with options given by name."""
+    known = method.defaults()
+    for option in options:
+        if option not in known:
+            where = f"method {method.name!r}"
+            raise unknown(
+                ExplanationError, "option", option, known, where=where, fix="correct or drop it"
+            )
+    return method(**options)
+
+
+def run_method(method: Method, task: Task) -> Attribution:
+    """Explain a task, after the check that the method can explain its model."""
+    check_model(method, task.model)
+    return method.run(task)
+
+
+def check_target(method: Method, target: BoundTarget) -> None:
+    """Refuse a target that the method cannot explain."""
+    if method.gradients and not target.differentiable:
         raise ExplanationError(
             f"a {target.kind} has no gradient",
-            where=f"method {spec.name!r}",
-            expected="a target that changes smoothly: an item, a behaviour, a contrast or feedback",
-            fix=f"explain one of these, or choose a method without gradients: {', '.join(able)}",
+            where=f"method {method.name!r}",
+            expected="a smooth target: an item, a behaviour, a contrast or feedback",
+            fix=f"explain one of these, or use one of {_names(lambda m: not m.gradients)}",
         )
 
 
-def check_model(spec: MethodSpec, model: InfluenceModel, options: Mapping[str, object]) -> None:
-    """Refuse a model that the method cannot explain with these of its options.
+def check_model(method: Method, model: InfluenceModel) -> None:
+    """Refuse a model that the method, with these options, cannot explain.
 
     Raises:
-        ExplanationError: The method reads attention weights and the backbone has none, or it
-            follows input vectors to zero and the backbone does not feel their length.
+        ExplanationError: The method reads attention weights and the backbone has none, or it moves
+            input vectors to zero and the backbone normalises them first.
     """
     backbone = model.backbone
-    if spec.serves(backbone, options):
+    if method.serves(backbone):
         return
-    if spec.attention:
-        able = [name for name, each in METHODS.items() if not each.attention]
+    if method.family == "attention":
         raise ExplanationError(
             f"backbone {backbone.source!r} does not attend to events: it carries a state",
-            where=f"method {spec.name!r}",
-            expected="a transformer, whose attention weights are read",
-            fix=f"choose a method that reads none: {', '.join(able)}",
+            where=f"method {method.name!r}",
+            expected="a transformer, which has attention weights",
+            fix=f"use one of {_names(lambda m: m.family != 'attention')}",
         )
     raise ExplanationError(
         f"{backbone.model.config.model_type} normalises its input vectors first",
-        where=f"method {spec.name!r}, which follows them to zero",
-        expected="a backbone that feels the length of an input vector",
+        where=f"method {method.name!r}, which moves them to zero",
+        expected="a backbone that reacts to the length of an input vector",
         fix="use integrated_gradients with baseline 'mean', or a perturbation method",
     )
 
 
-def run_method(spec: MethodSpec, task: Task, options: Mapping[str, object]) -> Attribution:
-    """The method's answer, once it is known to be one for the task's model.
-
-    Raises:
-        ExplanationError: See `check_model`, and the method.
-    """
-    check_model(spec, task.model, options)
-    return spec.run(task, **options)
-
-
-def check_players(spec: MethodSpec, players: Players) -> None:
-    """Refuse players to whom the method can give no scores.
-
-    Raises:
-        ExplanationError: It cannot take events apart, or the prompt.
-    """
-    if str(players) not in spec.players:
-        able = [name for name, each in METHODS.items() if str(players) in each.players]
+def check_players(method: Method, players: Players) -> None:
+    """Refuse players to whom the method can give no scores."""
+    wanted = str(players)
+    if wanted not in method.players:
         raise ExplanationError(
-            f"{spec.name} gives no scores to {str(players)!r}",
+            f"{method.name} gives no scores to {wanted!r}",
             where="players",
-            expected=f"{choices(spec.players)}, or another method: {', '.join(able)}",
-            fix="explain what the method can, or choose one of these methods",
+            expected=choices(method.players),
+            fix=f"change players, or use one of {_names(lambda m: wanted in m.players)}",
         )
 
 
-def check_precision(spec: MethodSpec, dtype: str) -> Precision:
-    """The precision, once it is known to be one in which the method can read.
-
-    Raises:
-        ExplanationError: Not float32, and it is not the engine that reads for the method.
-    """
+def check_precision(method: Method, dtype: str) -> Precision:
+    """The precision, if the method can compute in it."""
     for precision in PRECISIONS:
-        if dtype == precision and (spec.removals or precision == "float32"):
+        if dtype == precision and (method.removals or precision == "float32"):
             return precision
     if dtype not in PRECISIONS:
-        raise ExplanationError(
-            f"dtype {dtype!r}",
-            where="dtype",
-            expected=choices(PRECISIONS, dtype),
-            fix="choose one of them",
-        )
-    able = [name for name, each in METHODS.items() if each.removals]
+        raise unknown(ExplanationError, "dtype", dtype, PRECISIONS, where="dtype")
     raise ExplanationError(
-        f"{spec.name} does not read in {dtype}",
+        f"{method.name} does not compute in {dtype}",
         where="dtype",
-        expected=f"float32, or a method that removes events: {', '.join(able)}",
-        fix="leave dtype at float32, or choose one of these methods",
+        expected="float32, or a method that removes events",
+        fix=f"leave dtype at float32, or use one of {_names(lambda m: bool(m.removals))}",
     )
 
 
-def check_options(spec: MethodSpec, removal: str | None, options: Mapping[str, object]) -> Removal:
-    """The removal to use, once it and all options are known to be the method's own.
-
-    Raises:
-        ExplanationError: The method has no such option or removal.
-    """
-    for option in options:
-        if option not in spec.options:
-            known = choices(spec.options, option) if spec.options else "no options"
-            raise ExplanationError(
-                f"unknown option {option!r}",
-                where=f"method {spec.name!r}",
-                expected=known,
-                fix="correct or leave out the option",
-            )
+def check_removal(method: Method, removal: str | None) -> Removal:
+    """The removal to use; None: the method's default."""
     if removal is None:
-        return spec.removals[0] if spec.removals else "drop"
-    if removal not in spec.removals:
-        raise ExplanationError(
-            f"removal {removal!r}",
-            where=f"method {spec.name!r}",
-            expected=choices(spec.removals, removal)
-            if spec.removals
-            else "none: it removes nothing",
-            fix="correct or leave out the removal",
-        )
-    return removal
+        return method.removals[0] if method.removals else "drop"
+    for known in method.removals:
+        if removal == known:
+            return known
+    where, fix = f"method {method.name!r}", "correct or leave out the removal"
+    raise unknown(ExplanationError, "removal", removal, method.removals, where=where, fix=fix)

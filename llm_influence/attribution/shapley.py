@@ -1,12 +1,8 @@
-"""Shapley values as a weighted regression (Charnes et al. 1988; Lundberg and Lee 2017).
+"""Shapley values: exact, from a sample of coalitions, and from random orders.
 
-Shapley values of any players from a budget of coalitions, with a rule when to stop.
-
-Shapley values: exact, from a sample of coalitions, and from random orders.
-
-An event gets what it adds, averaged over all orders in which the events could have come to the
-model. It is the only division of ``f(all) - f(none)`` that is additive over targets, treats equals
-alike and gives nothing to an event that never adds anything.
+An event gets what it adds to the target, averaged over all orders in which the events could have
+come to the model. No other division of ``f(all) - f(none)`` is additive over targets, gives equal
+events equal scores, and gives nothing to an event that never adds anything.
 """
 
 from __future__ import annotations
@@ -17,25 +13,44 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from llm_influence import numerics
 from llm_influence.attribution.coalitions import by_leverage
-from llm_influence.attribution.registry import Attribution, Task, generator, register
+from llm_influence.attribution.registry import (
+    Attribution,
+    Games,
+    Perturbation,
+    register,
+    removal_attribution,
+)
 from llm_influence.attribution.shapley_process import Estimate, estimate, plan
-from llm_influence.errors import ExplanationError, choices
+from llm_influence.errors import ExplanationError
+from llm_influence.numerics import every_coalition, exact_shapley
 from llm_influence.types import BoolArray, FloatArray
+
+Surrogate = Literal["process", "linear"]
+Values = Callable[[Sequence[BoolArray]], list[FloatArray]]
+ROUNDS = 4
+"""Rounds of sampling; after each one, a history stops if its errors are within the tolerance."""
+HALVES = 10
+"""Random halves of the sample from which the linear surrogate's standard errors are computed."""
+MOST_PLAYERS = 256
+"""Tables of the process grow with the cube of the players; longer histories are refused."""
+EQUATION = "a_i = sum over S without i of |S|! (n-|S|-1)! / n! (f(S with i) - f(S))"
 
 
 def regress(masks: BoolArray, values: FloatArray) -> FloatArray:
-    """(n,) Shapley values from coalitions drawn by `coalitions.by_leverage`.
+    """Shapley values as a weighted regression (Charnes et al. 1988; Lundberg and Lee 2017).
+
+    A coalition counts as often as there are coalitions of its size for each one drawn. With all
+    coalitions the result is exact. With coalitions in pairs, pair effects cancel, so that games of
+    order two are exact.
 
     Args:
-        masks: (M, n) distinct coalitions, the empty and the full one first, M >= n + 1.
+        masks: (M, n) distinct coalitions of `by_leverage`, the empty and the full one first,
+            M >= n + 1.
         values: (M,) their values.
 
     Returns:
-        The scores that fit best among those which add up to ``f(all) - f(none)``. A coalition
-        counts as often as those of its size of which it is the sample. With all coalitions this is
-        exact; with coalitions in pairs pair effects cancel, so that games of order two are exact.
+        (n,) the best-fitting scores that add up to ``f(all) - f(none)``.
     """
     players = masks.shape[1]
     moved = float(values[1] - values[0])
@@ -45,30 +60,22 @@ def regress(masks: BoolArray, values: FloatArray) -> FloatArray:
     drawn = np.bincount(sizes, minlength=players + 1)[sizes]
     importance = np.sqrt((players - 1) / (sizes * (players - sizes) * drawn))
     equal = moved / players
-    centre = np.eye(players) - 1 / players  # holds the sum where it is
+    centre = np.eye(players) - 1 / players  # keeps the sum of the scores
     features = masks[2:] @ centre * importance[:, None]
     rest = (values[2:] - values[0] - equal * sizes) * importance
-    found: FloatArray = centre @ np.linalg.lstsq(features, rest, rcond=None)[0] + equal
-    return found
-
-
-Surrogate = Literal["process", "linear"]
-Values = Callable[[Sequence[BoolArray]], list[FloatArray]]
-ROUNDS = 4
-"""After each quarter of the evaluations it is seen whether the rest is needed."""
-HALVES = 10
-"""Random halves of the pairs, whose answers tell the linear surrogate's standard errors."""
+    scores: FloatArray = centre @ np.linalg.lstsq(features, rest, rcond=None)[0] + equal
+    return scores
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What may be spent on a history.
+    """Model evaluations that sampling may spend on a game.
 
     Attributes:
         evaluations: The most coalitions.
-        tolerance: Enough, if the largest standard error is within this share of the spread
-            (standard deviation) of the scores. 0: spend all.
-        surrogate: ``process`` or ``linear``, see `shapley.shapley`.
+        tolerance: Sampling stops if the largest standard error is within this share of the
+            standard deviation of the scores. 0: spend all.
+        surrogate: ``process`` or ``linear``, see `Shapley`.
     """
 
     evaluations: int
@@ -78,43 +85,47 @@ class Budget:
     def rounds(self) -> list[int]:
         """Coalitions after each round, even numbers so that pairs stay together."""
         first = 1 if self.tolerance else ROUNDS
-        return [self.evaluations * done // ROUNDS // 2 * 2 for done in range(first, ROUNDS)] + [
-            self.evaluations
-        ]
+        early = [self.evaluations * done // ROUNDS // 2 * 2 for done in range(first, ROUNDS)]
+        return [*early, self.evaluations]
 
-    def met(self, found: Estimate) -> bool:
+    def met(self, answer: Estimate) -> bool:
         """Whether the errors are within the tolerance."""
-        return bool(found.standard_errors.max() <= self.tolerance * found.scores.std())
+        return bool(answer.standard_errors.max() <= self.tolerance * answer.scores.std())
 
 
 def sample_shapley(
-    draws: Sequence[np.random.Generator], values: Values, sizes: Sequence[int], budget: Budget
+    generators: Sequence[np.random.Generator],
+    values: Values,
+    sizes: Sequence[int],
+    budget: Budget,
 ) -> list[Estimate]:
-    """Shapley values of N games.
+    """Shapley values of N games from a sample of their coalitions.
 
     Args:
-        draws: N sources of chance.
-        values: N arrays (M, n) of coalitions in, N arrays (M,) of values out.
+        generators: N random generators.
+        values: From N arrays (M, n) of coalitions to N arrays (M,) of values.
         sizes: Players n of each game; ``budget.evaluations`` is at least 2n + 2 or 2^n.
-        budget: What may be spent. A game of 2^n <= evaluations is computed exactly.
+        budget: What may be spent. A game with 2^n <= evaluations is computed exactly.
     """
     whole = [1 << players <= budget.evaluations for players in sizes]
     plans = [
-        numerics.every_coalition(players) if exact else _plan(draw, players, budget)
-        for draw, players, exact in zip(draws, sizes, whole, strict=True)
+        every_coalition(players) if exact else _plan(draw, players, budget)
+        for draw, players, exact in zip(generators, sizes, whole, strict=True)
     ]
-    found: dict[int, Estimate] = {}
+    answers: dict[int, Estimate] = {}
     for spent in budget.rounds():
-        asked = [masks[:0] for masks in plans]
+        requests = [masks[:0] for masks in plans]
         for row, (players, exact) in enumerate(zip(sizes, whole, strict=True)):
-            if row in found and (exact or budget.met(found[row])):
+            if row in answers and (exact or budget.met(answers[row])):
                 continue
             if exact or spent >= 2 * players + 2:
-                asked[row] = plans[row] if exact else plans[row][:spent]
-        for row, (masks, known) in enumerate(zip(asked, values(asked), strict=True)):
-            if len(masks):
-                found[row] = _answer(masks, known, whole[row], draws[row], budget)
-    return [found[row] for row in range(len(plans))]
+                requests[row] = plans[row] if exact else plans[row][:spent]
+        for row, (masks, known) in enumerate(zip(requests, values(requests), strict=True)):
+            if len(masks) and whole[row]:
+                answers[row] = Estimate(exact_shapley(known), np.zeros(sizes[row]))
+            elif len(masks):
+                answers[row] = _fitted(masks, known, generators[row], budget.surrogate)
+    return [answers[row] for row in range(len(plans))]
 
 
 def _plan(draw: np.random.Generator, players: int, budget: Budget) -> BoolArray:
@@ -123,27 +134,18 @@ def _plan(draw: np.random.Generator, players: int, budget: Budget) -> BoolArray:
     return by_leverage(draw, players, budget.evaluations // 2 * 2)
 
 
-def _answer(
-    masks: BoolArray,
-    values: FloatArray,
-    exact: bool,
-    draw: np.random.Generator,
-    budget: Budget,
+def _fitted(
+    masks: BoolArray, values: FloatArray, draw: np.random.Generator, surrogate: Surrogate
 ) -> Estimate:
-    if exact:
-        return Estimate(numerics.exact_shapley(values), np.zeros(masks.shape[1]))
-    if budget.surrogate == "process":
+    """Shapley values by the surrogate.
+
+    The linear one has standard errors from halves of its pairs: an answer from half of the pairs is
+    on average as far from the answer from all as that is from the truth. The certain coalitions
+    are in every half.
+    """
+    if surrogate == "process":
         return estimate(masks, values)
     scores = regress(masks, values)
-    return Estimate(scores, _spread_of_halves(masks, values, scores, draw))
-
-
-def _spread_of_halves(
-    masks: BoolArray, values: FloatArray, scores: FloatArray, draw: np.random.Generator
-) -> FloatArray:
-    """Standard errors: an answer from half of the pairs is as far from the answer from all as that
-    is from the truth, on average. The certain coalitions are in every half.
-    """  # noqa: D205
     certain = 2 * masks.shape[1] + 2
     pairs = (len(masks) - certain) // 2
     squares = np.zeros_like(scores)
@@ -152,209 +154,192 @@ def _spread_of_halves(
         drawn = certain + np.stack([2 * half, 2 * half + 1], axis=1).ravel()
         rows = np.concatenate([np.arange(certain), drawn])
         squares += (regress(masks[rows], values[rows]) - scores) ** 2
-    return np.sqrt(squares / HALVES)
+    return Estimate(scores, np.sqrt(squares / HALVES))
 
 
-MOST_PLAYERS = 256
-"""Tables of the process grow with the cube of the players; more than this are refused."""
-EQUATION = "a_i = sum over S without i of |S|! (n-|S|-1)! / n! (f(S with i) - f(S))"
-
-
-@register(
-    name="exact_shapley",
-    family="perturbation",
-    units="target",
-    removals=("drop", "mask", "replace"),
-    cost="2^E model evaluations",
-    estimates="the Shapley value",
-    equation=EQUATION,
-    paper="Shapley 1953, doi:10.1515/9781400881970-018",
-    caution="Reads subsets that no user ever was; twelve events already take 4,096 evaluations.",
-)
-def exact_shapley(task: Task, max_players: int = 12) -> Attribution:
+@register
+@dataclass(frozen=True)
+class ExactShapley(Perturbation):
     """Shapley values from all 2^n coalitions.
 
     Args:
-        task: What to explain.
-        max_players: Longest history not refused; each further event doubles the evaluations.
+        max_players: Longest history that is not refused; each further event doubles the
+            evaluations.
 
     Raises:
-        ExplanationError: A history has more events than ``max_players``.
+        ExplanationError: When it runs: a history has more events than ``max_players``.
     """
-    for row, players in enumerate(task.sizes):
-        if players > max_players:
+
+    name = "exact_shapley"
+    cost = "2^E model evaluations"
+    estimates = "the Shapley value"
+    equation = EQUATION
+    paper = "Shapley 1953, doi:10.1515/9781400881970-018"
+    caution = (
+        "It evaluates subsets that no real user had. Twelve events already take 4,096 evaluations."
+    )
+
+    max_players: int = 12
+
+    def run(self, task: Games) -> Attribution:
+        """See `Method.run`."""
+        for row, players in enumerate(task.sizes):
+            if players > self.max_players:
+                raise ExplanationError(
+                    f"{players} events have {2**players:,} coalitions",
+                    where=f"method 'exact_shapley', {task.label(row)}",
+                    expected=f"at most {self.max_players} events",
+                    fix="use method 'shapley', which samples, keep only the last events, or raise "
+                    "max_players",
+                )
+        values = task.values([every_coalition(players) for players in task.sizes])
+        scores = [exact_shapley(value) for value in values]
+        return removal_attribution(task, scores, [np.zeros(len(row)) for row in scores])
+
+
+class Sampling(Perturbation):
+    """A perturbation method with a budget of ``evaluations`` for each history."""
+
+    evaluations: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.evaluations, int) or self.evaluations < 1:
+            raise self.option_error("evaluations", "a whole number of at least 1")
+
+    def check_budget(self, task: Games, row: int, needed: int) -> None:
+        """Refuse a history that needs more evaluations than allowed.
+
+        Raises:
+            ExplanationError: It does.
+        """
+        if self.evaluations < needed:
             raise ExplanationError(
-                f"{players} events have {2**players:,} coalitions",
-                where=f"method 'exact_shapley', {_user(task, row)}",
-                expected=f"at most {max_players} events",
-                fix="use method 'shapley', which samples, keep the last events alone, or raise "
-                "max_players",
+                f"{self.evaluations} evaluations for {task.sizes[row]} events",
+                where=f"method {self.name!r}, {task.label(row)}",
+                expected=f"at least {needed}",
+                fix=f"set evaluations to {needed} or more, or keep only the last events",
             )
-    values = task.values([numerics.every_coalition(players) for players in task.sizes])
-    scores = [numerics.exact_shapley(value) for value in values]
-    return finish(task, [Estimate(row, np.zeros(len(row))) for row in scores])
 
 
-@register(
-    name="shapley",
-    family="perturbation",
-    units="target",
-    removals=("drop", "mask", "replace"),
-    cost="at most `evaluations` (200); 2^E where that is less",
-    estimates="the Shapley value, with standard errors",
-    equation=EQUATION,
-    paper="Shapley 1953; sampling by leverage: Musco and Witter 2024, arXiv:2410.01917",
-    caution="With less than 5 evaluations an event the ranking is rough: look at the standard errors.",
-)
-def shapley(
-    task: Task, evaluations: int = 200, tolerance: float = 0.05, surrogate: Surrogate = "process"
-) -> Attribution:
+@register
+@dataclass(frozen=True)
+class Shapley(Sampling):
     """Shapley values from a sample of coalitions; exact where ``evaluations`` allows all of them.
 
-    ``process``: a Gaussian process chooses the coalitions, is fitted to their values and summed
-    over all others in closed form (`coalition_process`). ``linear``: the Shapley regression on
-    coalitions drawn in pairs, by leverage, without replacement; free of assumptions, and at the
-    same evaluations five to eight times less accurate on the model measured.
+    Surrogate ``process``: a Gaussian process chooses the coalitions, is fitted to their values and
+    summed over all others in closed form. Surrogate ``linear``: the Shapley regression on
+    coalitions drawn in pairs, by leverage, without replacement. It makes no assumption about the
+    game, and with the same evaluations its error was five to eight times larger.
 
     Args:
-        task: What to explain.
-        evaluations: Most model evaluations a history, at least 2E + 2 (or 2^E).
+        evaluations: Most model evaluations for a history, at least 2E + 2 (or 2^E).
         tolerance: Stop after a quarter, half or three quarters of the evaluations if the largest
-            standard error is within this share of the standard deviation of the scores; 0 spends
-            all. ``converged`` says whether it was reached.
+            standard error is within this share of the standard deviation of the scores. 0: spend
+            all. ``converged`` in the quality card says whether it was reached.
         surrogate: ``process`` or ``linear``.
 
     Raises:
-        ExplanationError: Too few evaluations, more than `MOST_PLAYERS` events, a negative tolerance or
-            an unknown surrogate.
+        ExplanationError: An option is out of range; when it runs: too few evaluations or more than
+            256 events.
     """
-    check_budget(task, "shapley", evaluations, tolerance)
-    if surrogate not in get_args(Surrogate):
-        raise ExplanationError(
-            f"surrogate {surrogate!r}",
-            where="method 'shapley'",
-            expected=choices(get_args(Surrogate), surrogate),
-            fix="choose one of them",
-        )
-    for row, players in enumerate(task.sizes):
-        check_evaluations(task, row, "shapley", evaluations, min(2 * players + 2, 1 << players))
-        if players > MOST_PLAYERS:
-            raise ExplanationError(
-                f"{players} events",
-                where=f"method 'shapley', {_user(task, row)}",
-                expected=f"at most {MOST_PLAYERS}",
-                fix="use method 'coarse_to_fine', or keep the last events alone",
-            )
-    budget = Budget(evaluations, tolerance, surrogate)
-    draws = [generator(task, row) for row in range(len(task.sizes))]
-    return finish(task, sample_shapley(draws, task.values, task.sizes, budget), budget)
+
+    name = "shapley"
+    cost = "at most `evaluations` (200); 2^E where that is less"
+    estimates = "the Shapley value, with standard errors"
+    equation = EQUATION
+    paper = "Shapley 1953; sampling by leverage: Musco and Witter 2024, arXiv:2410.01917"
+    caution = (
+        "With less than 5 evaluations an event the ranking is rough: look at the standard errors."
+    )
+
+    evaluations: int = 200
+    tolerance: float = 0.05
+    surrogate: Surrogate = "process"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tolerance >= 0:
+            raise self.option_error("tolerance", "0 or more")
+        if self.surrogate not in get_args(Surrogate):
+            raise self.option_error("surrogate", "'process' or 'linear'")
+
+    def run(self, task: Games) -> Attribution:
+        """See `Method.run`."""
+        for row, players in enumerate(task.sizes):
+            self.check_budget(task, row, min(2 * players + 2, 1 << players))
+            if players > MOST_PLAYERS:
+                raise ExplanationError(
+                    f"{players} events",
+                    where=f"method 'shapley', {task.label(row)}",
+                    expected=f"at most {MOST_PLAYERS}",
+                    fix="use method 'coarse_to_fine', or keep only the last events",
+                )
+        budget = Budget(self.evaluations, self.tolerance, self.surrogate)
+        answers = sample_shapley(task.generators(), task.values, task.sizes, budget)
+        return estimated(task, answers, np.array([budget.met(answer) for answer in answers]))
 
 
-@register(
-    name="permutation_shapley",
-    family="perturbation",
-    units="target",
-    removals=("drop", "mask", "replace"),
-    cost="at most `evaluations` (400), 2 (E - 1) for each pair of orders",
-    estimates="the Shapley value, with standard errors",
-    equation="a_i = mean over orders, each also reversed, of f(before i and i) - f(before i)",
-    paper="Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; Mitchell et al. 2022, "
-    "arXiv:2104.12199",
-    caution="Unbiased and slow: 'shapley' is several times nearer for the same evaluations.",
-)
-def permutation_shapley(task: Task, evaluations: int = 400) -> Attribution:
+@register
+@dataclass(frozen=True)
+class PermutationShapley(Sampling):
     """Shapley values from random orders, each walked forwards and backwards (antithetic).
 
     Standard errors are those of the mean over pairs of orders; nan with a single pair.
 
     Args:
-        task: What to explain.
-        evaluations: Most model evaluations a history, at least 2E.
+        evaluations: Most model evaluations for a history, at least 2E.
 
     Raises:
-        ExplanationError: Too few evaluations for one order and its reverse.
+        ExplanationError: When it runs: too few evaluations for one order and its reverse.
     """
-    check_budget(task, "permutation_shapley", evaluations)
-    orders = []
-    for row, players in enumerate(task.sizes):
-        check_evaluations(task, row, "permutation_shapley", evaluations, 2 * players)
-        pairs = (evaluations - 2) // max(2 * (players - 1), 1)
-        draw = generator(task, row)
-        forward = np.stack([draw.permutation(players) for _ in range(max(pairs, 1))])
-        orders.append(np.stack([forward, forward[:, ::-1]], axis=1))  # (pairs, 2, n)
-    values = task.values([_walks(order) for order in orders])
-    return finish(task, [_mean(order, value) for order, value in zip(orders, values, strict=True)])
+
+    name = "permutation_shapley"
+    cost = "at most `evaluations` (400), 2 (E - 1) for each pair of orders"
+    estimates = "the Shapley value, with standard errors"
+    equation = "a_i = mean over orders, each also reversed, of f(before i and i) - f(before i)"
+    paper = (
+        "Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; Mitchell et al. 2022, arXiv:2104.12199"
+    )
+    caution = "Unbiased and slow: the error of 'shapley' is several times smaller at equal cost."
+
+    evaluations: int = 400
+
+    def run(self, task: Games) -> Attribution:
+        """See `Method.run`."""
+        orders = []
+        for row, (players, draw) in enumerate(zip(task.sizes, task.generators(), strict=True)):
+            self.check_budget(task, row, 2 * players)
+            pairs = (self.evaluations - 2) // max(2 * (players - 1), 1)
+            forward = np.stack([draw.permutation(players) for _ in range(max(pairs, 1))])
+            orders.append(np.stack([forward, forward[:, ::-1]], axis=1))  # (pairs, 2, n)
+        values = task.values([_walks(order) for order in orders])
+        return estimated(task, [_mean_gain(*pair) for pair in zip(orders, values, strict=True)])
 
 
 def _walks(orders: np.ndarray) -> BoolArray:
-    """(pairs * 2 * (n + 1), n): the coalitions met along each order, from none to all."""
+    """(pairs * 2 * (n + 1), n): the coalitions along each order, from none to all."""
     players = orders.shape[-1]
     rank = np.argsort(orders, axis=-1)[..., None, :]
-    met: BoolArray = rank < np.arange(players + 1)[:, None]
-    return met.reshape(-1, players)
+    members: BoolArray = rank < np.arange(players + 1)[:, None]
+    return members.reshape(-1, players)
 
 
-def _mean(orders: np.ndarray, values: np.ndarray) -> Estimate:
+def _mean_gain(orders: np.ndarray, values: np.ndarray) -> Estimate:
+    """Mean marginal contributions from the values along (pairs, 2, n) orders."""
     pairs, _, players = orders.shape
     added = np.diff(values.reshape(pairs, 2, players + 1), axis=-1)
-    each = np.take_along_axis(added, np.argsort(orders, axis=-1), axis=-1).mean(1)
+    gains = np.take_along_axis(added, np.argsort(orders, axis=-1), axis=-1).mean(1)
     if players <= 2:  # an order and its reverse are all there are
-        return Estimate(each.mean(0), np.zeros(players))
+        return Estimate(gains.mean(0), np.zeros(players))
     if pairs == 1:
-        return Estimate(each[0], np.full(players, np.nan))
-    return Estimate(each.mean(0), each.std(0, ddof=1) / np.sqrt(pairs))
+        return Estimate(gains[0], np.full(players, np.nan))
+    return Estimate(gains.mean(0), gains.std(0, ddof=1) / np.sqrt(pairs))
 
 
-def finish(task: Task, found: list[Estimate], budget: Budget | None = None) -> Attribution:
-    """The attribution of these estimates; what the target is worth at both ends comes from it."""
-    base, full = task.values.ends()
-    return Attribution(
-        scores=[estimate.scores for estimate in found],
-        prompt=np.zeros(len(found)),
-        base=base,
-        full=full,
-        evaluations=task.values.evaluations.copy(),
-        standard_errors=[estimate.standard_errors for estimate in found],
-        converged=np.array([budget.met(estimate) for estimate in found]) if budget else None,
-    )
-
-
-def check_budget(task: Task, method: str, evaluations: int, tolerance: float = 0.0) -> None:
-    """Refuse a budget that is none.
-
-    Raises:
-        ExplanationError: ``evaluations`` is no positive whole number or ``tolerance`` is negative.
-    """
-    if not isinstance(evaluations, int) or evaluations < 1:
-        raise ExplanationError(
-            f"evaluations is {evaluations!r}",
-            where=f"method {method!r}",
-            expected="a whole number of at least 1",
-            fix="leave it out for the default",
-        )
-    if not tolerance >= 0:
-        raise ExplanationError(
-            f"tolerance is {tolerance!r}",
-            where=f"method {method!r}",
-            expected="0 or more",
-            fix="use 0 to spend all evaluations",
-        )
-
-
-def check_evaluations(task: Task, row: int, method: str, evaluations: int, needed: int) -> None:
-    """Refuse a history that needs more evaluations than allowed.
-
-    Raises:
-        ExplanationError: It does.
-    """
-    if evaluations < needed:
-        raise ExplanationError(
-            f"{evaluations} evaluations for {task.sizes[row]} events",
-            where=f"method {method!r}, {_user(task, row)}",
-            expected=f"at least {needed}",
-            fix=f"set evaluations to {needed} or more, or keep the last events alone",
-        )
-
-
-def _user(task: Task, row: int) -> str:
-    return f"user {task.histories[row].user_id!r}"
+def estimated(
+    games: Games, answers: Sequence[Estimate], converged: BoolArray | None = None
+) -> Attribution:
+    """The attribution of N estimates."""
+    scores = [answer.scores for answer in answers]
+    errors = [answer.standard_errors for answer in answers]
+    return removal_attribution(games, scores, errors, converged)

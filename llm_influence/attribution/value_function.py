@@ -1,8 +1,8 @@
-"""What the target is worth with any subset of the players.
+"""Values of the target for any subset of the players.
 
-Every perturbation method is a choice of masks and a formula over their values. The engine reads
-each distinct rendering once, whatever target, method or user asks, so the cost of a method is the
-number of distinct renderings that it needs.
+Every perturbation method is a choice of masks and a formula over their values. The engine computes
+each distinct rendering once, for all targets, methods and users. The cost of a method is the number
+of distinct renderings that it needs.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.renderings import OWN, Players, Removal, Renderings, render
 from llm_influence.attribution.target import BoundTarget
 from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
 ROWS = 256
 """States whose targets are computed at a time; affects memory alone."""
 
+Known = list[dict[bytes, float]]
+"""Values of each of N histories by coalition."""
+
 
 class ValueFunction:
     """Values of one target for subsets of the players of N histories.
 
-    Removals: see `llm_influence.attribution.renderings`. Without any event the prompt alone is
-    read.
+    `llm_influence.attribution.renderings` defines the removals. Without any event the model reads
+    the prompt alone.
 
     Args:
         model: The model.
@@ -36,13 +40,14 @@ class ValueFunction:
         target: The target, bound to the same histories.
         removal: What "without a player" means.
         players: Who is kept or removed.
-        engine: Reads and remembers; default: a new one. Share it between targets and methods.
+        engine: Default: a new one. Share it between targets and methods.
+        known: Values shared with another value function, see `view`.
 
     Attributes:
-        evaluations: (N,) coalitions asked of each history so far, each counted once. The engine may
-            read fewer: what another user, target or method has asked for is known.
-        bfloat16_error: Largest difference from float32 that a value has shown so far, on
-            renderings read both ways (`Engine`); nan where none was.
+        evaluations: (N,) coalitions of each history so far, each counted once. The engine may
+            compute fewer: renderings of other users, targets and methods are kept.
+        bfloat16_error: Largest difference from float32 of a value so far, on renderings computed
+            both ways (`Engine`); nan without any.
 
     Raises:
         ExplanationError: Parts of events cannot be dropped.
@@ -57,15 +62,33 @@ class ValueFunction:
         *,
         players: Players | None = None,
         engine: Engine | None = None,
+        known: Known | None = None,
     ) -> None:
         self.players = players or Players()
         self.players.check_removal(removal)
         self._model, self._histories, self._target = model, histories, target
         self.removal = removal
         self.engine = engine or Engine(model)
-        self._known: list[dict[bytes, float]] = [{} for _ in histories]
+        self._known: Known = [{} for _ in histories] if known is None else known
+        self._counted: list[set[bytes]] = [set() for _ in histories]
         self.evaluations: IntArray = np.zeros(len(histories), dtype=np.int64)
         self.bfloat16_error = float("nan")
+
+    def view(self) -> ValueFunction:
+        """The same values for another method, whose evaluations are counted from zero.
+
+        A coalition that is already known costs nothing now, but the method alone would have
+        evaluated it, so it is counted.
+        """
+        return ValueFunction(
+            self._model,
+            self._histories,
+            self._target,
+            self.removal,
+            players=self.players,
+            engine=self.engine,
+            known=self._known,
+        )
 
     @property
     def sizes(self) -> list[int]:
@@ -84,62 +107,66 @@ class ValueFunction:
         Returns:
             For each history the (M,) values, log-odds.
         """
-        wanted = [
-            (row, mask)
-            for row, rows_masks in enumerate(masks)
-            for mask in {m.tobytes(): m for m in rows_masks}.values()
-            if mask.tobytes() not in self._known[row]
-        ]
-        if wanted:
-            self._compute([row for row, _ in wanted], [mask for _, mask in wanted])
+        rows: list[int] = []
+        new: list[BoolArray] = []
+        for row, of_row in enumerate(masks):
+            distinct = {mask.tobytes(): mask for mask in of_row}
+            self.evaluations[row] += len(distinct.keys() - self._counted[row])
+            self._counted[row].update(distinct)
+            missing = [mask for key, mask in distinct.items() if key not in self._known[row]]
+            rows += [row] * len(missing)
+            new += missing
+        if new:
+            self._compute(rows, new)
         return [
-            np.array([self._known[row][mask.tobytes()] for mask in rows_masks])
-            for row, rows_masks in enumerate(masks)
+            np.array([known[mask.tobytes()] for mask in of_row])
+            for known, of_row in zip(self._known, masks, strict=True)
         ]
 
     def _compute(self, rows: Sequence[int], masks: Sequence[BoolArray]) -> None:
-        encoder = self._model.encoder
-        read = render(encoder, self._histories, self.players, rows, masks, self.removal)
-        states = self.engine.states(read)
-        np.add.at(self.evaluations, rows, 1)
-        numbers = np.asarray(rows)
-        values = self._values(states, read, np.arange(len(read)), numbers)
+        renderings = render(
+            self._model.encoder, self._histories, self.players, rows, masks, self.removal
+        )
+        states, numbers = self.engine.states(renderings), np.asarray(rows)
+        values = self._values(states, renderings, np.arange(len(renderings)), numbers)
         for row, mask, value in zip(rows, masks, values.tolist(), strict=True):
             self._known[row][mask.tobytes()] = value
-        sampled, exact = self.engine.exact_states(read)
+        sampled, exact = self.engine.exact_states(renderings)
         if sampled:
             places = np.array(sampled)
-            errors = np.abs(values[places] - self._values(exact, read, places, numbers[places]))
+            exact_values = self._values(exact, renderings, places, numbers[places])
+            errors = np.abs(values[places] - exact_values)
             self.bfloat16_error = float(np.nanmax([self.bfloat16_error, *errors]))
             self.engine.note_errors(errors)
 
     def _values(
-        self, states: Tensor, read: Renderings, places: IntArray, rows: IntArray
+        self, states: Tensor, renderings: Renderings, places: IntArray, rows: IntArray
     ) -> FloatArray:
         """(B,) values at (B, H) states of the histories numbered ``rows``.
 
-        The gaps to the examples and what was seen come in here, after the engine, from the
-        renderings numbered ``places`` (B,): states do not hold them, so what is shared between
-        renderings stays shared.
+        Query times and counts are added here, from the renderings numbered ``places`` (B,): states
+        do not contain them, so renderings that differ in them alone share a state.
         """
-        found = []
+        parts = []
         with inference(self._model):
             for start in range(0, len(states), ROWS):
                 part = slice(start, start + ROWS)
-                prediction = self._model.heads(self._queries(states[part], read, places[part]))
-                values = self._target.values(prediction, torch.from_numpy(rows[part]))
-                found.append(values.cpu().double())
-        return torch.cat(found).numpy()
+                queries = self._queries(states[part], renderings, places[part])
+                values = self._target.values(
+                    self._model.heads(queries), torch.from_numpy(rows[part])
+                )
+                parts.append(values.cpu().double())
+        return torch.cat(parts).numpy()
 
-    def _queries(self, states: Tensor, read: Renderings, places: IntArray) -> Tensor:
-        """(B, Q) what heads read, from the (B, H) states of some renderings."""
+    def _queries(self, states: Tensor, read: Renderings, places: IntArray) -> QueryState:
+        """(B,) input of the heads, from the (B, H) states of some renderings."""
         model = self._model
         states = states.to(model.device)
-        if not model.counts:  # a batch need not be made
-            return model.asked(states, torch.from_numpy(read.encoded.when[places]))
+        if not model.has_counts:  # no batch is needed
+            return model.at_time(QueryState(states), torch.from_numpy(read.encoded.when[places]))
         batch, neutral = read.batch(places)
         own = (neutral == OWN).to(model.device)
-        return model.query_from(states, batch.to(model.device), counted=own)
+        return model.query(batch.to(model.device), states=states, counted=own)
 
     def restart(self) -> None:
         """Count evaluations from zero; values that are known stay known."""

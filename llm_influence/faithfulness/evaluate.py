@@ -1,97 +1,350 @@
-"""One value function for all methods that are compared, evaluations counted for each of them alone.
-
-Histories whose gaps are a little off: the same events in the same order.
-
-The model parameter randomisation test: scores that read the model must change with its weights.
-
-Adebayo et al. 2018, arXiv:1810.03292. Every tensor of weights keeps its numbers and loses their
-order, so sizes stay plausible for any architecture while all that was learned is gone.
-
-All methods of a batch of histories on one value function, and all metrics of their scores.
-
-evaluate_faithfulness: every metric of every method for every user.
-"""
+"""Comparison of attribution methods by faithfulness metrics, on one removal and one target."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from llm_influence.attribution.engine import Engine
-from llm_influence.attribution.registry import Attribution, Task, user_generator
-from llm_influence.attribution.renderings import Removal
-from llm_influence.attribution.target import BoundTarget, bind
+from llm_influence.attribution.methods import METHODS, Method, make_method
+from llm_influence.attribution.registry import Attribution, Task, run_method, user_generator
+from llm_influence.attribution.renderings import REMOVALS, Removal
+from llm_influence.attribution.target import TOP, BoundTarget, Target, bind
 from llm_influence.attribution.value_function import ValueFunction
-from llm_influence.errors import ExplanationError
-from llm_influence.faithfulness.games import STEPS, Game, Scored, rank_target
-from llm_influence.faithfulness.metrics import (
-    RANDOMISATION,
-    SENSITIVITY,
-    deletion_values,
-    insertion_values,
-)
-from llm_influence.faithfulness.options import ComparedMethod, Options, methods_compared
+from llm_influence.errors import ExplanationError, out_of_range, unknown
+from llm_influence.faithfulness.games import STEPS, Game, MethodScores, curve, rank_target
+from llm_influence.faithfulness.metrics import RANDOMISATION, SENSITIVITY, find_metrics
 from llm_influence.faithfulness.result import SCHEMA, FaithfulnessResult
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.types import BoolArray, FloatArray, History
+from llm_influence.types import FloatArray, History
+
+SPREAD = 0.1
+"""Standard deviation of the logarithm of the factor by which a gap is multiplied."""
+JITTER = 4
+"""Stream of a user's draws of jittered gaps."""
 
 
-class View(ValueFunction):
-    """A value function seen by one method: known values are shared, evaluations are the method's own.
+@dataclass(frozen=True, slots=True)
+class ComparedMethod:
+    """One method of a comparison.
 
-    A set that another method has asked for before costs no pass of the model, yet it would have
-    cost one alone, and that is what ``evaluations`` says.
+    Attributes:
+        label: Its name in the comparison.
+        run: ``task -> Attribution``.
+        in_target_units: Whether its scores are in the target's units; shares of one are not.
+        baseline: Whether it is a baseline, which does not use the model.
+        removals: Removals that it can use; None for a method that removes nothing, or uses any.
+        options: Its options, for the record.
     """
 
-    def __init__(self, shared: ValueFunction) -> None:
-        self.__dict__.update(shared.__dict__)
-        self._shared = shared
-        self._asked: list[set[bytes]] = [set() for _ in shared.evaluations]
-        self.evaluations = np.zeros_like(shared.evaluations)
+    label: str
+    run: Callable[[Task], Attribution]
+    in_target_units: bool = True
+    baseline: bool = False
+    removals: tuple[str, ...] | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
 
-    def __call__(self, masks: Sequence[BoolArray]) -> list[FloatArray]:
-        """Values of masks; see `ValueFunction`."""
-        for row, asked in enumerate(self._asked):
-            asked.update(mask.tobytes() for mask in masks[row])
-            self.evaluations[row] = len(asked)
-        return self._shared(masks)
+
+def compared_method(
+    method: str | Method, options: Mapping[str, object] | None = None, label: str | None = None
+) -> ComparedMethod:
+    """A method of the registry for a comparison.
+
+    Args:
+        method: Its name, or a method with options such as ``Shapley(evaluations=400)``.
+        options: Options of a method that is given by name.
+        label: Its name in the comparison; default: the method's own name.
+
+    Raises:
+        ExplanationError: There is no such method or option.
+    """
+    made = make_method(method, options)
+    return ComparedMethod(
+        label or made.name,
+        partial(run_method, made),
+        in_target_units=made.units == "target",
+        baseline=made.family == "baseline",
+        removals=made.removals or None,
+        options=dict(options or {}) if isinstance(method, str) else made.options,
+    )
+
+
+def methods_compared(
+    methods: Sequence[str | Method | ComparedMethod], removals: Sequence[str]
+) -> list[ComparedMethod]:
+    """The methods, and after them the baselines of the registry that are not among them.
+
+    Raises:
+        ExplanationError: A method is unknown, has a label twice, or cannot use one of ``removals``.
+    """
+    compared = [m if isinstance(m, ComparedMethod) else compared_method(m) for m in methods]
+    labels = [method.label for method in compared]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ExplanationError(
+                f"{label!r} stands twice among the methods",
+                where="faithfulness",
+                expected="every method once",
+                fix="give one of them another label: compared_method(method, options, label)",
+            )
+    for method in compared:
+        for removal in removals:
+            if method.removals is not None and removal not in method.removals:
+                raise ExplanationError(
+                    f"method {method.label!r} cannot use removal {removal!r}",
+                    where="faithfulness",
+                    expected="a removal that all compared methods can use: "
+                    f"{method.label!r} can use {', '.join(method.removals)}",
+                    fix="choose another removal, or leave the method out",
+                )
+    baselines = [name for name, method in METHODS.items() if method.family == "baseline"]
+    return [*compared, *(compared_method(name) for name in baselines if name not in labels)]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of a comparison.
+
+    Attributes:
+        removal: What "without an event" means, for all methods and metrics: drop, mask or replace.
+        check_removal: A second removal with which everything is measured again; None: no second.
+        target: What is explained.
+        metrics: Names of metrics; None: all that are measured by default.
+        last: Number of most recent events to which histories are cut beforehand; None: histories
+            stay whole, and all events that fit the context are explained.
+        masks: Number of held-out random sets of each history, for LDS and infidelity.
+        jitters: Number of draws of jittered gaps, for sensitivity.
+        largest_set: Largest number of events in a counterfactual set.
+        exact_events: Largest number of events of a history with exact Shapley values.
+        seed: Seed of all random draws, those of methods included.
+
+    Raises:
+        ExplanationError: A removal or metric is unknown, or a number is too small.
+    """
+
+    removal: str = "drop"
+    check_removal: str | None = None
+    target: Target = TOP
+    metrics: tuple[str, ...] | None = None
+    last: int | None = None
+    masks: int = 64
+    jitters: int = 1
+    largest_set: int = 10
+    exact_events: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        find_metrics(self.metrics)
+        for removal in (self.removal, self.check_removal):
+            if removal is not None and removal not in REMOVALS:
+                raise unknown(ExplanationError, "removal", removal, REMOVALS, where="faithfulness")
+        least = {"masks": 3, "jitters": 1, "largest_set": 1, "exact_events": 1, "last": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise out_of_range(ExplanationError, name, value, expected=f"at least {smallest}")
+
+    @property
+    def removals(self) -> list[Removal]:
+        """The removals in the order in which they are measured."""
+        names = dict.fromkeys((self.removal, self.check_removal))
+        return [known for name in names for known in REMOVALS if known == name]
+
+
+def evaluate_faithfulness(
+    model: InfluenceModel,
+    histories: Sequence[History],
+    methods: Sequence[str | Method | ComparedMethod],
+    options: Options | None = None,
+    *,
+    batch_size: int = 8,
+    progress: bool = False,
+) -> FaithfulnessResult:
+    """Measure methods and the baselines of the registry by faithfulness metrics.
+
+    All methods use one removal and one value function, so a set of events that several of them need
+    is computed once. Results do not depend on ``batch_size`` beyond rounding.
+
+    Args:
+        model: The model; it is in its former mode afterwards.
+        histories: Histories whose predictions are explained; intervals are over their users.
+        methods: Names of the registry, methods with options, or compared methods.
+        options: What is measured; default: `Options()`.
+        batch_size: Histories at a time; affects speed and memory alone.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ExplanationError: An unknown method, metric, removal or target, a method that cannot use
+            the removal, or a history without events.
+    """
+    options = options or Options()
+    refuse_empty(histories)
+    compared = methods_compared(methods, options.removals)
+    starts = range(0, len(histories), batch_size)
+    tables = [
+        measure_batch(model, histories[start : start + batch_size], compared, options, first=start)
+        for start in tqdm(starts, unit="batch", desc="faithfulness", disable=not progress)
+    ]
+    return comparison_result(pa.concat_tables(tables), compared)
+
+
+def comparison_result(rows: pa.Table, compared: Sequence[ComparedMethod]) -> FaithfulnessResult:
+    """The result of a comparison from the rows of all its batches."""
+    baselines = [method.label for method in compared if method.baseline]
+    return FaithfulnessResult(rows, [method.label for method in compared], baselines)
+
+
+def refuse_empty(histories: Sequence[History]) -> None:
+    """Raise an `ExplanationError` if there is nothing to explain."""
+    empty = [history.user_id for history in histories if not len(history)]
+    if empty or not len(histories):
+        raise ExplanationError(
+            f"user {empty[0]!r} has no event" if empty else "there is no history",
+            where="faithfulness",
+            expected="histories with at least one event each",
+            fix="leave such users out",
+        )
+
+
+def measure_batch(
+    model: InfluenceModel,
+    histories: Sequence[History],
+    compared: Sequence[ComparedMethod],
+    options: Options,
+    *,
+    first: int = 0,
+) -> pa.Table:
+    """Every metric of N histories under every removal, one row each (`result.SCHEMA`).
+
+    Args:
+        model: The model.
+        histories: N whole histories.
+        compared: The methods.
+        options: What is measured.
+        first: Number of the first history.
+    """
+    rows = []
+    if options.last is not None:
+        histories = [history.keep(slice(-options.last, None)) for history in histories]
+    with _eval_mode(model):
+        # Items of events beyond the context count as seen, too.
+        target = bind(options.target, model, histories)
+        shown = [model.encoder.trim(history) for history in histories]
+        for removal in options.removals:
+            comparison = _Comparison(model, histories, shown, target, removal, compared, options)
+            for method, columns in comparison.measured().items():
+                rows += [
+                    {
+                        "history": first + row,
+                        "user_id": histories[row].user_id,
+                        "removal": removal,
+                        "method": method,
+                        "metric": metric,
+                        "value": float(value),
+                    }
+                    for metric, column in columns.items()
+                    for row, value in enumerate(column)
+                ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 @dataclass(frozen=True, eq=False)
-class SharedTask(Task):
-    """A task whose value function is shared with other tasks on the same histories.
+class _Comparison:
+    """N whole histories, their ``shown`` events that fit the context, and the methods compared."""
 
-    Attributes:
-        shared: The value function of all of them.
-    """
+    model: InfluenceModel
+    whole: Sequence[History]
+    shown: Sequence[History]
+    target: BoundTarget
+    removal: Removal
+    compared: Sequence[ComparedMethod]
+    options: Options
 
-    shared: ValueFunction = field(kw_only=True)
+    def measured(self) -> dict[str, dict[str, FloatArray]]:
+        """(N,) values of every metric, of the points of curves and of evaluations, by method."""
+        metrics, options = find_metrics(self.options.metrics), self.options
+        names = {metric.name for metric in metrics}
+        values = self._value_function(self.shown)
+        game = self._game(values)
+        attributions = self._run(self.shown, values)
+        moved: list[Mapping[str, Attribution]] = []
+        if SENSITIVITY in names:
+            draws = jittered(self.model, self.shown, options.jitters, options.seed)
+            moved = [self._run(draw, self._value_function(draw)) for draw in draws]
+        lost: Mapping[str, Attribution] = {}
+        if RANDOMISATION in names:
+            with scrambled(self.model, options.seed):
+                lost = self._run(self.shown, self._value_function(self.shown))
+        measured = {}
+        for method in self.compared:
+            attribution = attributions[method.label]
+            scores = MethodScores(
+                scores=attribution.scores,
+                orders=game.orders(attribution.scores),
+                base=attribution.base,
+                prompt=attribution.prompt,
+                in_target_units=method.in_target_units,
+                jittered=[draw[method.label].scores for draw in moved],
+                scrambled=lost[method.label].scores if lost else None,
+            )
+            measured[method.label] = {
+                **{metric.name: metric.measure(game, scores) for metric in metrics},
+                **_points(game, scores),
+                "evaluations": attribution.evaluations.astype(np.float64),
+            }
+        return measured
 
-    @cached_property
-    def values(self) -> ValueFunction:
-        """This task's view of the shared value function."""
-        return View(self.shared)
+    def _game(self, values: ValueFunction) -> Game:
+        ranks = rank_target(self.target, self.model, self.whole)
+        return Game(
+            users=[history.user_id for history in self.shown],
+            sizes=[len(history) for history in self.shown],
+            values=values,
+            ranks=ValueFunction(self.model, self.shown, ranks, self.removal, engine=values.engine),
+            log_odds=self.target.has_probability,
+            masks=self.options.masks,
+            largest_set=self.options.largest_set,
+            exact_events=self.options.exact_events,
+            seed=self.options.seed,
+        )
+
+    def _run(
+        self, histories: Sequence[History], values: ValueFunction
+    ) -> Mapping[str, Attribution]:
+        """Every method on these histories, by label; each counts its own evaluations."""
+        seed = self.options.seed
+        return {
+            method.label: method.run(
+                Task(self.model, histories, self.target, self.removal, seed, values=values.view())
+            )
+            for method in self.compared
+        }
+
+    def _value_function(self, histories: Sequence[History]) -> ValueFunction:
+        return ValueFunction(self.model, histories, self.target, self.removal)
 
 
-SPREAD = 0.1
-"""Standard deviation of the logarithm of the factor that a gap is multiplied with."""
-STREAM = 4
-"""Keeps these draws apart from others of the same seed and user."""
+def _points(game: Game, method: MethodScores) -> dict[str, FloatArray]:
+    """(N,) log-odds at every step of the curves, as ``deletion@10`` and so on."""
+    return {
+        f"{name}@{percent}": column
+        for name, keep in (("deletion", False), ("insertion", True))
+        for percent, column in zip(STEPS, curve(game, method, keep=keep).T, strict=True)
+    }
 
 
 def jitter_gaps(history: History, draw_number: int, seed: int) -> History:
     """The history with every gap multiplied by ``exp(SPREAD z)``, z normal; gaps of 0 stay 0.
 
-    The last event keeps its time: the past moves, not the present, nor the moment of the question.
+    The last event and the query time keep their times.
     """
-    draw = user_generator(seed, history.user_id, STREAM, draw_number)
+    draw = user_generator(seed, history.user_id, JITTER, draw_number)
     gaps = np.diff(history.timestamps).astype(np.float64)
     moved = np.rint(gaps * np.exp(SPREAD * draw.standard_normal(len(gaps)))).astype(np.int64)
     back = np.concatenate([np.cumsum(moved[::-1])[::-1], [0]]) if len(history) else moved
@@ -101,22 +354,24 @@ def jitter_gaps(history: History, draw_number: int, seed: int) -> History:
 def jittered(
     model: InfluenceModel, histories: Sequence[History], draws: int, seed: int
 ) -> list[list[History]]:
-    """``draws`` jitters of every history; none for a template that reads no gap.
+    """``draws`` jitters of every history; none for templates without gaps.
 
-    None either for one that reads the hour or the weekday: a gap that is a little off would move an
-    event to another hour, and that is not the same history any more.
+    Templates with the hour or the weekday have none either: a jitter would change these words, and
+    the history would no longer be nearly the same.
     """
-    said = model.encoder.template.fields
-    if "gap" not in said or said & {"hour", "weekday"}:
+    fields = model.encoder.template.fields
+    if "gap" not in fields or fields & {"hour", "weekday"}:
         return []
     return [[jitter_gaps(history, n, seed) for history in histories] for n in range(draws)]
 
 
 @contextmanager
 def scrambled(model: InfluenceModel, seed: int = 0) -> Iterator[None]:
-    """Shuffle the numbers of every weight tensor; the weights come back afterwards.
+    """Shuffle the numbers of every weight tensor; the weights are restored afterwards.
 
-    Texts of items are input, not weights, and stay. Two calls with one seed scramble alike.
+    This is the model parameter randomisation test (Adebayo et al. 2018, arXiv:1810.03292) for any
+    architecture: sizes stay plausible, and all that was learned is gone. Vectors of item texts are
+    input, not weights, and stay. The same seed scrambles alike.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = list(model.parameters())
@@ -133,202 +388,12 @@ def scrambled(model: InfluenceModel, seed: int = 0) -> Iterator[None]:
                 weight.copy_(before)
 
 
-CURVES = {"deletion": deletion_values, "insertion": insertion_values}
-"""Curves whose points stand beside the metrics, as ``deletion@10`` and so on."""
-
-
-def measure_batch(
-    model: InfluenceModel,
-    histories: Sequence[History],
-    compared: Sequence[ComparedMethod],
-    options: Options,
-    *,
-    first: int = 0,
-) -> pa.Table:
-    """Every metric of N histories under every removal, a row each (`result.SCHEMA`).
-
-    Args:
-        model: The model.
-        histories: N whole histories.
-        compared: What is compared.
-        options: What is measured.
-        first: Number of the first history.
-    """
-    rows = []
-    if options.last is not None:
-        histories = [history.keep(slice(-options.last, None)) for history in histories]
-    with _eval_mode(model):
-        target = bind(options.target, model, histories)  # items left out of context are seen too
-        shown = [model.encoder.trim(history) for history in histories]
-        for removal in options.removals:
-            bench = _Bench(model, histories, shown, target, removal, compared, options)
-            for method, columns in bench.measured().items():
-                for metric, column in columns.items():
-                    rows += [
-                        {
-                            "history": first + row,
-                            "user_id": histories[row].user_id,
-                            "removal": removal,
-                            "method": method,
-                            "metric": metric,
-                            "value": float(value),
-                        }
-                        for row, value in enumerate(column)
-                    ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-@dataclass(frozen=True, eq=False)
-class _Bench:
-    """N histories under one removal, and what is compared on them.
-
-    Attributes:
-        whole: The histories as they are.
-        shown: The same as far as they are explained.
-    """
-
-    model: InfluenceModel
-    whole: Sequence[History]
-    shown: Sequence[History]
-    target: BoundTarget
-    removal: Removal
-    compared: Sequence[ComparedMethod]
-    options: Options
-
-    def measured(self) -> dict[str, dict[str, FloatArray]]:
-        """(N,) values of every metric, and of points of curves and evaluations, by method."""
-        metrics = self.options.measured
-        wanted = {metric.name for metric in metrics}
-        values = self._value_function(self.shown, self.target)
-        game = self._game(values)
-        found = self._run(self.shown, values)
-        moved = self._jittered() if SENSITIVITY in wanted else []
-        lost = self._scrambled() if RANDOMISATION in wanted else {}
-        measured = {}
-        for each in self.compared:
-            attribution = found[each.label]
-            scored = Scored(
-                scores=attribution.scores,
-                orders=game.orders(attribution.scores),
-                base=attribution.base,
-                prompt=attribution.prompt,
-                in_target_units=each.in_target_units,
-                jittered=[draw[each.label].scores for draw in moved],
-                scrambled=lost[each.label].scores if lost else None,
-            )
-            measured[each.label] = {
-                **{metric.name: metric.measure(game, scored) for metric in metrics},
-                **_points(game, scored),
-                "evaluations": attribution.evaluations.astype(np.float64),
-            }
-        return measured
-
-    def _game(self, values: ValueFunction) -> Game:
-        ranks = rank_target(self.target, self.model, self.whole)
-        return Game(
-            users=[history.user_id for history in self.shown],
-            sizes=[len(history) for history in self.shown],
-            values=values,
-            ranks=self._value_function(self.shown, ranks, values.engine),
-            log_odds=self.target.has_probability,
-            masks=self.options.masks,
-            largest_set=self.options.largest_set,
-            exact_events=self.options.exact_events,
-            seed=self.options.seed,
-        )
-
-    def _jittered(self) -> list[Mapping[str, Attribution]]:
-        """Every method on histories with jittered gaps, once a draw; the target stays."""
-        draws = jittered(self.model, self.shown, self.options.jitters, self.options.seed)
-        return [self._run(draw, self._value_function(draw, self.target)) for draw in draws]
-
-    def _scrambled(self) -> Mapping[str, Attribution]:
-        """Every method on the model with scrambled weights; the target stays."""
-        with scrambled(self.model, self.options.seed):
-            return self._run(self.shown, self._value_function(self.shown, self.target))
-
-    def _run(
-        self, histories: Sequence[History], values: ValueFunction
-    ) -> Mapping[str, Attribution]:
-        """Every method on these histories, by label."""
-        found = {}
-        for each in self.compared:
-            task = SharedTask(
-                self.model, histories, self.target, self.removal, self.options.seed, shared=values
-            )
-            found[each.label] = each.run(task)
-        return found
-
-    def _value_function(
-        self, histories: Sequence[History], target: BoundTarget, engine: Engine | None = None
-    ) -> ValueFunction:
-        return ValueFunction(self.model, histories, target, self.removal, engine=engine)
-
-
-def _points(game: Game, scored: Scored) -> dict[str, FloatArray]:
-    """(N,) log-odds at every step of the curves."""
-    return {
-        f"{name}@{percent}": column
-        for name, curve in CURVES.items()
-        for percent, column in zip(STEPS, curve(game, scored).T, strict=True)
-    }
-
-
 @contextmanager
 def _eval_mode(model: InfluenceModel) -> Iterator[None]:
-    """Eval mode with gradients; the mode the model was in comes back afterwards."""
+    """Eval mode with gradients; the former mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:
         yield
     finally:
         model.train(was_training)
-
-
-def evaluate_faithfulness(
-    model: InfluenceModel,
-    histories: Sequence[History],
-    methods: Sequence[str | ComparedMethod],
-    options: Options | None = None,
-    *,
-    batch_size: int = 8,
-    progress: bool = False,
-) -> FaithfulnessResult:
-    """Measure methods beside each other and beside every reference of the registry.
-
-    All use one removal and one value function, so a set of events that several methods or metrics
-    ask for is computed once. Results do not depend on ``batch_size`` beyond rounding.
-
-    Args:
-        model: The model; its mode is put back afterwards.
-        histories: Whose predictions are explained; intervals are over their users.
-        methods: Names of the registry, or `compared_method` with options.
-        options: What is measured; default: `Options()`.
-        batch_size: Histories at a time; affects speed and memory alone.
-        progress: Show a bar.
-
-    Raises:
-        ExplanationError: An unknown method, metric, removal or target, a method that cannot use
-            the removal, or a history without events.
-    """
-    options = options or Options()
-    refuse_empty(histories)
-    compared = methods_compared(methods, options.removals)
-    starts = range(0, len(histories), batch_size)
-    tables = [
-        measure_batch(model, histories[start : start + batch_size], compared, options, first=start)
-        for start in tqdm(starts, unit="batch", desc="faithfulness", disable=not progress)
-    ]
-    return FaithfulnessResult.of(pa.concat_tables(tables), compared)
-
-
-def refuse_empty(histories: Sequence[History]) -> None:
-    """Raise an `ExplanationError` where there is nothing to explain."""
-    empty = [history.user_id for history in histories if not len(history)]
-    if empty or not len(histories):
-        raise ExplanationError(
-            f"user {empty[0]!r} has no event" if empty else "there is no history",
-            where="faithfulness",
-            expected="histories with at least one event each",
-            fix="leave such users out",
-        )

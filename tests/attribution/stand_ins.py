@@ -1,5 +1,6 @@
 """Models and games whose influence is known without explaining it."""
 
+import functools
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
@@ -7,10 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.registry import Task, user_generator
+from llm_influence.attribution.target import Item, bind
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.modeling.scoring import log_odds
+from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.types import Event, History
 from tests import tiny
+
+FAST = (("bert", "token"), ("llama", "text"), ("recurrence", "token"))
+"""Kinds of models and rendering styles that `make test` runs."""
+
+model_of = functools.cache(tiny.tiny_model)
+"""One tiny model of each kind and style for all tests of the room."""
 
 
 class BagModel(InfluenceModel):
@@ -28,7 +39,7 @@ def bag_model(template: str = "item") -> BagModel:
     model = BagModel.build(config, tiny.small_log())
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for parameter in (model.units.residual, model.item_head.project.weight):
+        for parameter in (model.embeddings.residual, model.item_head.project.weight):
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
     return model.eval()
 
@@ -53,40 +64,72 @@ Game = Callable[[np.ndarray], np.ndarray]
 """(M, n) coalitions in, (M,) values out."""
 
 
-class GameValues:
-    """What a method asks of a value function, answered by games instead of a model."""
-
-    def __init__(self, games: Sequence[Game], sizes: Sequence[int]) -> None:
-        self._games, self._sizes = games, sizes
-        self._known: list[set[bytes]] = [set() for _ in games]
-
-    @property
-    def evaluations(self) -> np.ndarray:
-        return np.array([len(known) for known in self._known])
-
-    def __call__(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        for known, asked in zip(self._known, masks, strict=True):
-            known.update(mask.tobytes() for mask in asked)
-        return [game(mask) for game, mask in zip(self._games, masks, strict=True)]
-
-    def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        masks = [np.stack([np.zeros(n, bool), np.ones(n, bool)]) for n in self._sizes]
-        both = np.array(self(masks))
-        return both[:, 0], both[:, 1]
-
-
 def game_task(
     games: Sequence[Game],
     sizes: Sequence[int],
     *,
     seed: int = 0,
     users: Sequence[str] | None = None,
-) -> SimpleNamespace:
-    """A task of games; a player is whatever the game takes it for."""
+) -> "GameTask":
+    """Games as a task: what a perturbation method needs of one."""
     names = users or [f"u{n}" for n in range(len(games))]
-    return SimpleNamespace(
-        histories=[SimpleNamespace(user_id=name) for name in names],
-        sizes=list(sizes),
-        values=GameValues(games, sizes),
-        seed=seed,
-    )
+    return GameTask(games, list(sizes), seed, names)
+
+
+class GameTask:
+    """N games, as the task of a perturbation method and as the values of its coalitions."""
+
+    def __init__(
+        self, games: Sequence[Game], sizes: list[int], seed: int, users: Sequence[str]
+    ) -> None:
+        self._games, self.sizes, self._seed, self._users = games, sizes, seed, users
+        self._known: list[set[bytes]] = [set() for _ in games]
+
+    @property
+    def values(self) -> "GameTask":
+        return self
+
+    @property
+    def evaluations(self) -> np.ndarray:
+        return np.array([len(known) for known in self._known])
+
+    def __call__(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        for known, requested in zip(self._known, masks, strict=True):
+            known.update(mask.tobytes() for mask in requested)
+        return [game(mask) for game, mask in zip(self._games, masks, strict=True)]
+
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        masks = [np.stack([np.zeros(n, bool), np.ones(n, bool)]) for n in self.sizes]
+        both = np.array(self(masks))
+        return both[:, 0], both[:, 1]
+
+    def generators(self) -> list[np.random.Generator]:
+        return [user_generator(self._seed, user) for user in self._users]
+
+    def label(self, row: int) -> str:
+        return f"user {self._users[row]!r}"
+
+
+TARGET = Item("i7")
+
+
+def read(model, history):
+    batch = collate(model.encoder.encode([history]))
+    with torch.no_grad():
+        return batch, model.embed(batch)
+
+
+def a_task(model, histories, target=TARGET, seed=0):
+    return Task(model, histories, bind(target, model, histories), "drop", seed)
+
+
+def run_method(method, model, log, rows=(0, 3, 7), seed=0, **options):
+    """The attribution of some histories, with all that no record keeps."""
+    histories = [model.encoder.trim(log.at(row)) for row in rows]
+    return METHODS[method](**options).run(a_task(model, histories, seed=seed))
+
+
+def log_odds_of_i7(model, batch, vectors):
+    code = torch.tensor([int(model.catalogue.index(["i7"])[0])])
+    with torch.no_grad():
+        return float(log_odds(model(batch, vectors).item_logits, code))

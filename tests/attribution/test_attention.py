@@ -10,9 +10,11 @@ from transformers import (
     GPTNeoXConfig,
 )
 
-from llm_influence.attribution.attention import eager_attention, greatest_flows, value_norms
+from llm_influence.attribution.attention import eager_attention, greatest_flows
+from llm_influence.attribution.attention_value_norm import value_norms
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.errors import ExplanationError, ModelError
+from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import log_odds
 from llm_influence.rendering.batch import collate
@@ -184,7 +186,7 @@ def test_attention_of_another_kind_is_refused(log, tmp_path):
     model = other_family(GPTNeoXConfig(**SHAPE, **HEADS), tmp_path, kind="frozen")
     with pytest.raises(ModelError, match=r"gpt_neox.*another sum of values"):
         Explainer(model, "attention_value_norm").explain(log.at(0))
-    with pytest.raises(ExplanationError, match=r"unknown way 'lst'.*did you mean 'last'"):
+    with pytest.raises(ExplanationError, match=r"through is 'lst'.*'last'"):
         Explainer(model, "attention_value_norm", through="lst").explain(log.at(0))
 
 
@@ -223,7 +225,7 @@ def test_positive_relevance_of_one_layer_is_the_positive_part_of_weight_times_gr
     with eager_attention(model.body):
         vectors = model.embed(batch).detach().requires_grad_()
         output = model.attend(batch, vectors, output_attentions=True)
-        logits = model.heads(output.last_hidden_state[:, -1]).item_logits
+        logits = model.heads(QueryState(output.last_hidden_state[:, -1])).item_logits
         (layer,) = output.attentions
         (slope,) = torch.autograd.grad(log_odds(logits, code).sum(), [layer])
     expected = (layer * slope).clamp(min=0).mean(1)[0, -1].detach().numpy()

@@ -95,7 +95,7 @@ def explainer(model: InfluenceModel, method: str, removal: str | None, **how: in
 @functools.cache
 def explained(model: InfluenceModel, method: str, removal: str | None) -> list[Influence]:
     log = tiny.small_log()
-    return explainer(model, method, removal, seed=5).explain([log.history(u) for u in USERS])
+    return explainer(model, method, removal, seed=5).explain([log[u] for u in USERS])
 
 
 @functools.cache
@@ -138,7 +138,7 @@ def assert_same(ours: Influence, theirs: Influence, tolerance: float = 1e-4) -> 
 
 def promises_of_scores(model, log, method, removal):
     for user, influence in zip(USERS, explained(model, method, removal), strict=True):
-        history, card = log.history(user), influence.quality
+        history, card = log[user], influence.quality
         assert np.isfinite(influence.values).all()
         assert len(influence.values) == len(influence.events)
         events = [event.item for event in influence.events]
@@ -164,7 +164,7 @@ def test_every_event_gets_a_finite_score_and_the_card_says_how(log, kind, method
 
 def promises_of_batches(model, log, method, removal):
     for user, together in zip(USERS, explained(model, method, removal), strict=True):
-        alone = explainer(model, method, removal, seed=5, batch_size=1).explain(log.history(user))
+        alone = explainer(model, method, removal, seed=5, batch_size=1).explain(log[user])
         assert_same(alone, together)
 
 
@@ -185,7 +185,7 @@ def test_a_model_in_training_is_explained_without_dropout_and_left_as_it_was(
     again = explainer(model, method, removal, seed=5)
     model.train()
     try:
-        influences = again.explain([log.history(user) for user in USERS])
+        influences = again.explain([log[user] for user in USERS])
         assert all(module.training for module in model.modules())
     finally:
         model.eval()
@@ -268,7 +268,7 @@ ELSEWHERE = (
 @pytest.fixture(scope="module", params=[*tiny.OTHER_BACKBONES, "bert that counts"])
 def other_family(request):
     kind, *counts = request.param.split(" that ")
-    return tiny.tiny_model(kind, "token", item_head={"repeats": bool(counts)})
+    return tiny.tiny_model(kind, "token", item_head={"repeat_counts": bool(counts)})
 
 
 @pytest.mark.slow
@@ -355,6 +355,6 @@ def test_a_prediction_that_ignores_the_history_gives_nothing_to_any_event(
     log, kind, method, removal, options
 ):
     model = ignoring(kind)
-    influence = Explainer(model, method, removal=removal, **options).explain(log.history("u0"))
+    influence = Explainer(model, method, removal=removal, **options).explain(log["u0"])
     np.testing.assert_array_equal(influence.values, 0)
     assert np.isnan(influence.quality.completeness_gap)

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from llm_influence.attribution.counterfactual import _Search, attack, counterfactual
+from llm_influence.attribution.counterfactual import _Removals, attack, counterfactual
 from llm_influence.errors import ExplanationError
 from llm_influence.types import Event, History
 from tests import tiny
@@ -72,7 +72,7 @@ def test_screening_finds_a_removal_from_which_no_event_can_be_put_back(start):
 def test_whatever_can_be_put_back_is_put_back():
     model = bag_model()
     history = typed(*ITEMS, "i15")
-    search = _Search(model, history, 1)
+    search = _Removals(model, history, 1)
     search.ask([range(len(history))])  # nothing is left: something else is recommended
     assert len(search.best()) == len(history)
     search.put_back()
@@ -192,7 +192,7 @@ def test_items_that_the_gradient_promises_hurt_almost_as_much_as_any(log):
 
 
 def test_what_cannot_be_attacked_is_refused(attacked, log):
-    with pytest.raises(ExplanationError, match="history has 1 event"):
+    with pytest.raises(ExplanationError, match="events in the history: 1"):
         attack(attacked, log.at(0).keep(slice(0, 1)), "removal")
     with pytest.raises(ExplanationError, match="budget is 0"):
         attack(attacked, log.at(0), "removal", budget=0)

@@ -1,14 +1,19 @@
 """Histories in, records out."""
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 
-from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.explainer import Explainer, adapter_effect
 from llm_influence.attribution.methods import METHODS
-from llm_influence.attribution.target import Behavior, Contrast, Slate
+from llm_influence.attribution.target import Behavior, Contrast, Item, Slate
 from llm_influence.errors import ExplanationError
 from llm_influence.influence.influence import Influence
+from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import Event, History
+from tests import tiny
 
 
 def test_one_history_a_list_and_a_whole_log_give_the_same_records(bert, log):
@@ -116,9 +121,9 @@ def test_an_unknown_method_is_named_with_all_methods(bert):
             {"step": 4},
             ["'step'", "'baseline', 'max_steps'", "mean 'steps'"],
         ),
-        ("recency", {"steps": 4}, ["'steps'", "no options"]),
+        ("recency", {"steps": 4}, ["'steps'", "nothing"]),
         ("leave_one_out", {"removal": "dropp"}, ["'dropp'", "'drop', 'mask'", "mean 'drop'"]),
-        ("input_x_gradient", {"removal": "drop"}, ["'drop'", "removes nothing"]),
+        ("input_x_gradient", {"removal": "drop"}, ["'drop'", "nothing"]),
     ],
 )
 def test_an_unknown_option_or_removal_is_named_with_the_valid_ones(bert, method, arguments, named):
@@ -127,7 +132,54 @@ def test_an_unknown_option_or_removal_is_named_with_the_valid_ones(bert, method,
     assert all(part in str(raised.value) for part in [method, *named])
 
 
-def test_the_options_of_a_method_are_read_from_its_signature():
-    assert dict(METHODS["smoothgrad"].options) == {"samples": 16, "noise": 0.1}
-    assert dict(METHODS["recency"].options) == {}
-    assert all(name == spec.name for name, spec in METHODS.items())
+# --- the adapter on and off ---
+
+
+def tuned_model(kind, log, noise=0.3):
+    """A model whose adapter is away from its start, where it does nothing."""
+    config = tiny.run_config(model={"adapter": {"kind": kind}})
+    model = InfluenceModel.build(config, log).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.body.named_parameters():
+            if parameter.requires_grad and ("lora_B" in name or ".up." in name):
+                parameter += noise * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
+@pytest.mark.parametrize("method", ["leave_one_out", "integrated_gradients"])
+def test_without_the_adapter_is_a_model_whose_adapter_does_nothing(log, kind, method):
+    model = tuned_model(kind, log)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    histories = [log.at(0), log.at(5), log.at(3)]
+    effects = adapter_effect(Explainer(model, method, batch_size=2), histories)
+    idle = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in idle.body.named_parameters():
+            if "lora_B" in name or ".up." in name:
+                parameter.zero_()
+    for history, effect in zip(histories, effects, strict=True):
+        best = Item(model.recommend(history, 1)[0].item)
+        for found, expected in (
+            (effect.tuned, Explainer(model, method).explain(history, best)),
+            (effect.untuned, Explainer(idle, method).explain(history, best)),
+        ):
+            np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+            assert found.full_value == pytest.approx(expected.full_value, abs=1e-4)
+            assert found.target_id == best.id
+        np.testing.assert_array_equal(
+            effect.difference, effect.tuned.scores - effect.untuned.scores
+        )
+        assert np.abs(effect.difference).max() > 1e-3
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
+    one = adapter_effect(Explainer(model, method), histories[1])
+    np.testing.assert_allclose(one.difference, effects[1].difference, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("full", "no untuned"), ("frozen", "nothing inside")])
+def test_a_model_without_an_adapter_to_switch_off_is_refused(log, kind, said):
+    config = tiny.run_config(model={"adapter": {"kind": kind}})
+    explainer = Explainer(InfluenceModel.build(config, log))
+    with pytest.raises(ExplanationError, match=f"'{kind}': .*{said}"):
+        adapter_effect(explainer, log.at(0))

@@ -27,7 +27,7 @@ def test_pairs_of_a_known_game_are_found():
     main, pairs = rng.normal(size=12), np.zeros((12, 12))
     pairs[2, 5], pairs[0, 11], pairs[7, 8] = 2.0, -1.5, 1.0
     game = lambda masks: masks @ main + ((masks @ pairs) * masks).sum(1)  # noqa: E731
-    [found] = fit_interactions(game_task([game], [12]), evaluations=256)
+    [found] = fit_interactions(game_task([game], [12]), ["u0"], evaluations=256)
     np.testing.assert_allclose(found.pairs, pairs + pairs.T, atol=0.05)
     assert found.pair_r2 > 0.99 > found.additive_r2
     assert found.evaluations == 256
@@ -36,7 +36,7 @@ def test_pairs_of_a_known_game_are_found():
 def test_all_sets_give_the_index_of_any_game():
     table = np.random.default_rng(1).normal(size=64)
     game = lambda m: table[m @ (1 << np.arange(6))] + 4 * m[:, 1] * m[:, 4]  # noqa: E731
-    [found] = fit_interactions(game_task([game], [6]), evaluations=64)
+    [found] = fit_interactions(game_task([game], [6]), ["u0"], evaluations=64)
     assert found.pairs[1, 4] == pytest.approx(banzhaf(game, 6, 1, 4), rel=0.25)
     assert np.unravel_index(np.abs(found.pairs).argmax(), (6, 6)) == (1, 4)
     assert (found.pairs == found.pairs.T).all()
@@ -48,14 +48,14 @@ def test_pairs_that_do_not_help_are_not_shown():
     main = rng.normal(size=20)
     noisy = np.random.default_rng(3)
     game = lambda masks: masks @ main + 0.5 * noisy.normal(size=len(masks))  # noqa: E731
-    [found] = fit_interactions(game_task([game], [20]), evaluations=100)
+    [found] = fit_interactions(game_task([game], [20]), ["u0"], evaluations=100)
     assert found.pairs is None
     assert found.pair_r2 <= found.additive_r2
 
 
 @pytest.mark.parametrize("players", [1, 2])
 def test_too_short_to_tell(players):
-    [found] = fit_interactions(game_task([lambda m: m.sum(1) * 1.0], [players]))
+    [found] = fit_interactions(game_task([lambda m: m.sum(1) * 1.0], [players]), ["u0"])
     assert found.pairs is None
     assert np.isnan(found.pair_r2)
 

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 
 from llm_influence.attribution import shapley_process as coalition_process
-from llm_influence.attribution.ablation import coarse_to_fine
+from llm_influence.attribution.ablation import CoarseToFine
 from llm_influence.attribution.coalitions import (
     by_leverage,
     certain_coalitions,
     shapley_weights,
 )
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.shapley import exact_shapley, permutation_shapley, regress, shapley
+from llm_influence.attribution.shapley import ExactShapley, PermutationShapley, Shapley, regress
 from llm_influence.attribution.shapley_process import CoalitionKernel, estimate, plan
 from llm_influence.errors import ExplanationError
 from llm_influence.numerics import every_coalition
 from tests.attribution.stand_ins import game_task
 
-LINEAR = functools.partial(shapley, surrogate="linear", tolerance=0)
-PROCESS = functools.partial(shapley, surrogate="process", tolerance=0)
+LINEAR = functools.partial(Shapley, surrogate="linear", tolerance=0)
+PROCESS = functools.partial(Shapley, surrogate="process", tolerance=0)
 SAMPLED = pytest.mark.parametrize(
-    "method", [PROCESS, LINEAR, permutation_shapley], ids=["process", "linear", "permutation"]
+    "method", [PROCESS, LINEAR, PermutationShapley], ids=["process", "linear", "permutation"]
 )
 
 
@@ -61,7 +61,7 @@ def by_definition(game, players):
 
 
 def run(method, game, players, **options):
-    return method(game_task([game], [players]), **options).scores[0]
+    return method(**options).run(game_task([game], [players])).scores[0]
 
 
 def relative_error(found, exact):
@@ -71,15 +71,15 @@ def relative_error(found, exact):
 @pytest.mark.parametrize("players", [1, 2, 3, 5])
 def test_exact_is_the_definition(players):
     game = table_game(players, players)
-    found = run(exact_shapley, game, players)
+    found = run(ExactShapley, game, players)
     np.testing.assert_allclose(found, by_definition(game, players), atol=1e-12)
 
 
 def test_exact_refuses_a_long_history_by_name_and_says_what_to_do():
     task = game_task([table_game(0, 3), table_game(0, 5)], [3, 5], users=["short", "long"])
     with pytest.raises(ExplanationError, match=r"'long'.*32 coalitions.*at most 4.*'shapley'"):
-        exact_shapley(task, max_players=4)
-    assert exact_shapley(task, max_players=5).evaluations.tolist() == [8, 32]
+        ExactShapley(max_players=4).run(task)
+    assert ExactShapley(max_players=5).run(task).evaluations.tolist() == [8, 32]
 
 
 @SAMPLED
@@ -87,7 +87,7 @@ def test_exact_refuses_a_long_history_by_name_and_says_what_to_do():
 def test_scores_add_up_at_any_budget(method, players):
     game = table_game(7, players)
     none, everything = game(np.array([[False] * players, [True] * players]))
-    found = method(game_task([game], [players]), evaluations=40)
+    found = method(evaluations=40).run(game_task([game], [players]))
     assert found.scores[0].sum() == pytest.approx(everything - none, abs=1e-9)
     assert found.evaluations[0] <= 40
     assert found.prompt[0] == 0
@@ -98,7 +98,7 @@ def test_scores_add_up_at_any_budget(method, players):
 @pytest.mark.parametrize("players", [1, 2, 6])
 def test_all_coalitions_give_the_exact_values(method, players):
     game = table_game(3, players)
-    found = method(game_task([game], [players]), evaluations=1 << players)
+    found = method(evaluations=1 << players).run(game_task([game], [players]))
     np.testing.assert_allclose(found.scores[0], by_definition(game, players), atol=1e-12)
     assert not found.standard_errors[0].any()
 
@@ -117,9 +117,8 @@ def test_the_estimators_themselves_are_exact_when_all_is_seen(surrogate):
 @pytest.mark.parametrize("players", [10, 40])
 def test_an_additive_game_is_exact_with_the_fewest_passes(method, players):
     weights = np.random.default_rng(1).normal(size=players)
-    found = method(
-        game_task([lambda masks: 3 + masks @ weights], [players]), evaluations=2 * players + 2
-    )
+    task = game_task([lambda masks: 3 + masks @ weights], [players])
+    found = method(evaluations=2 * players + 2).run(task)
     np.testing.assert_allclose(found.scores[0], weights, atol=1e-8)
     assert found.standard_errors[0].max() < 1e-8
 
@@ -137,13 +136,13 @@ def test_an_event_that_never_matters_gets_nothing_and_twins_get_the_same(method)
     def game(masks):  # player 1 does nothing; 0 and 3 are alike
         return np.tanh(masks[:, 0] + masks[:, 3] - 0.5 * masks[:, 2])
 
-    scores = run(method, game, 4, evaluations=16 if method is not permutation_shapley else 4000)
+    scores = run(method, game, 4, evaluations=16 if method is not PermutationShapley else 4000)
     assert scores[1] == 0
     assert scores[0] == pytest.approx(scores[3], abs=0.02)
     assert abs(scores[0] - scores[2]) > 0.3
 
 
-@pytest.mark.parametrize("method", [exact_shapley, LINEAR, permutation_shapley])
+@pytest.mark.parametrize("method", [ExactShapley, LINEAR, PermutationShapley])
 def test_the_scores_of_a_sum_are_the_sum_of_the_scores(method):
     one, two = table_game(1, 8), table_game(2, 8)
     both = run(method, lambda masks: 2 * one(masks) - 3 * two(masks), 8)
@@ -160,7 +159,7 @@ def test_the_process_follows_units_and_offset():
 def test_of_a_game_of_the_last_event_earlier_ones_get_their_share():
     worth = np.array([0.3, -1.0, 2.0, 0.5])  # f(S) = worth of the last of S: orders written out
     found = run(
-        exact_shapley,
+        ExactShapley,
         lambda m: np.where(m.any(1), worth[m.shape[1] - 1 - m[:, ::-1].argmax(1)], 0.0),
         4,
     )
@@ -179,7 +178,7 @@ def errors(method, evaluations):
     found = []
     for seed in range(8):
         game = smooth_game(seed, 10)
-        exact = run(exact_shapley, game, 10)
+        exact = run(ExactShapley, game, 10)
         found.append(relative_error(run(method, game, 10, evaluations=evaluations), exact))
     return float(np.median(found))
 
@@ -192,7 +191,7 @@ def test_more_passes_come_nearer(method):
 
 def test_the_process_beats_the_regression_and_that_beats_random_orders():
     assert errors(PROCESS, 100) < 0.5 * errors(LINEAR, 100)
-    assert errors(LINEAR, 200) < errors(permutation_shapley, 200)
+    assert errors(LINEAR, 200) < errors(PermutationShapley, 200)
 
 
 def test_a_long_game_of_pairs_is_near_its_closed_form():
@@ -208,9 +207,9 @@ def test_nine_in_ten_true_values_lie_within_two_standard_errors(method):
     within = []
     for seed in range(20):
         game = smooth_game(seed, 9)
-        exact = run(exact_shapley, game, 9)
+        exact = run(ExactShapley, game, 9)
         for evaluations in (100, 250):
-            found = method(game_task([game], [9], seed=seed), evaluations=evaluations)
+            found = method(evaluations=evaluations).run(game_task([game], [9], seed=seed))
             assert (found.standard_errors[0] >= 0).all()
             within.append(np.abs(found.scores[0] - exact) <= 2 * found.standard_errors[0])
     assert 0.8 <= np.mean(within) <= 1.0
@@ -220,12 +219,12 @@ def test_nine_in_ten_true_values_lie_within_two_standard_errors(method):
 
 def test_sampling_stops_when_the_errors_are_small_and_says_so():
     easy, hard = smooth_game(1, 10), table_game(1, 10, roughness=3.0)
-    found = shapley(game_task([easy, hard], [10, 10]), evaluations=300, tolerance=0.1)
+    found = Shapley(evaluations=300, tolerance=0.1).run(game_task([easy, hard], [10, 10]))
     assert found.evaluations[0] < 300 == found.evaluations[1]
     assert found.converged.tolist() == [True, False]
     easy_error = found.standard_errors[0].max()
     assert easy_error <= 0.1 * found.scores[0].std()
-    whole = shapley(game_task([easy], [10]), evaluations=300, tolerance=0)
+    whole = Shapley(evaluations=300, tolerance=0).run(game_task([easy], [10]))
     assert whole.evaluations[0] == 300
     assert whole.standard_errors[0].max() < easy_error
 
@@ -233,14 +232,14 @@ def test_sampling_stops_when_the_errors_are_small_and_says_so():
 def test_the_company_of_other_users_changes_nothing():
     games, sizes = [smooth_game(1, 10), table_game(2, 3), smooth_game(3, 25)], [10, 3, 25]
     names = ["a", "b", "c"]
-    for method in (shapley, LINEAR, permutation_shapley, coarse_to_fine):
-        together = method(game_task(games, sizes, users=names), evaluations=96)
+    for method in (Shapley, LINEAR, PermutationShapley, CoarseToFine):
+        together = method(evaluations=96).run(game_task(games, sizes, users=names))
         for row in range(3):
             task = game_task([games[row]], [sizes[row]], users=[names[row]])
-            alone = method(task, evaluations=96)
+            alone = method(evaluations=96).run(task)
             np.testing.assert_array_equal(alone.scores[0], together.scores[row])
             assert alone.evaluations[0] == together.evaluations[row]
-        other = method(game_task(games, sizes, users=names, seed=1), evaluations=96)
+        other = method(evaluations=96).run(game_task(games, sizes, users=names, seed=1))
         assert not np.array_equal(other.scores[2], together.scores[2])
 
 
@@ -250,12 +249,12 @@ def test_the_company_of_other_users_changes_nothing():
         ({"evaluations": 21}, r"21 evaluations for 10 events.*'u0'.*at least 22"),
         ({"evaluations": 0}, r"evaluations is 0"),
         ({"tolerance": -1.0}, r"tolerance is -1"),
-        ({"surrogate": "linaer"}, r"did you mean 'linear'"),
+        ({"surrogate": "linaer"}, r"surrogate is 'linaer'.*'linear'"),
     ],
 )
 def test_a_budget_that_cannot_do_is_refused(options, named):
     with pytest.raises(ExplanationError) as raised:
-        shapley(game_task([smooth_game(0, 10)], [10]), **options)
+        Shapley(**options).run(game_task([smooth_game(0, 10)], [10]))
     text = str(raised.value)
     assert all(re.search(part, text) for part in named.split(".*"))
 

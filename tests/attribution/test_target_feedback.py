@@ -111,8 +111,8 @@ def test_shapley_values_of_feedback_add_up(answering, log, removal):
     assert found.full_value == pytest.approx(
         float(plain(answering, [history], behavior=cart)[0]), abs=1e-4
     )
-    assert found.scores.sum() == pytest.approx(found.full_value - found.base_value, abs=1e-6)
-    assert np.abs(found.scores).max() > 1e-3
+    assert found.values.sum() == pytest.approx(found.full_value - found.base_value, abs=1e-6)
+    assert np.abs(found.values).max() > 1e-3
     regression = answering.config.feedback_head.kind == "regression"
     assert found.target == ("feedback_value" if regression else "feedback")
     assert found.unit == ("points" if regression else "log-odds")
@@ -130,7 +130,7 @@ def test_gradients_follow_feedback(answering, log):
         Explainer(answering, fidelity_masks=0).explain(history, Feedback("i3")).full_value, abs=1e-5
     )
     attention = Explainer(answering, "attention_x_gradient", fidelity_masks=0)
-    one, other = (attention.explain(history, Feedback(item)).scores for item in ("i3", "i4"))
+    one, other = (attention.explain(history, Feedback(item)).values for item in ("i3", "i4"))
     assert np.abs(one - other).max() > 1e-7
 
 
