@@ -1,47 +1,45 @@
-"""What each part of the shipped configuration is worth: docs/benchmarks/ablations.json.
+"""The effect of each part of the shipped configuration: docs/benchmarks/ablations.json.
 
-    python -m benchmarks.training.ablations [--core 0] [--epochs 2] [--only "baseline,score dot"]
+    python -m benchmarks.training.ablations [--core 0] [--epochs 2] [--only "baseline;score dot"]
 
-Every row is configs/movielens_100k.yaml with one thing changed, trained for ``--epochs`` and
-measured on validation; the test split is never looked at. An epoch takes about half a minute on
-one core, so the default is 2 epochs instead of the configuration's 5, and all rows take about an
-hour; what needs longer training than others is at a disadvantage in them. Finished rows leave a
-JSON in ``--work`` and are skipped by the next call; the file is written from those that are there.
+Every row is configs/movielens_100k.yaml with one change, trained for ``--epochs`` and measured on
+validation; the test split is never used. An epoch takes about half a minute on one core. Settings
+that need longer training than others are at a disadvantage.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.harness import write_benchmark
-from benchmarks.training_runs import train
-from llm_influence.config.run import RunConfig
-from llm_influence.data.splits import EvaluationSet, Split, split_log
-from llm_influence.datasets.sources import open_data
-from llm_influence.evaluation.bootstrap import bootstrap_interval
-from llm_influence.evaluation.metrics import (
-    ndcg_of_rows,
-    protocol,
-    ranking_metrics,
-    seen_items,
-    target_ranks,
+from benchmarks.harness import (
+    Row,
+    arguments,
+    results_of,
+    selection,
+    started,
+    write_benchmark,
 )
+from benchmarks.training_runs import MOVIELENS, measure_on_validation, open_split, with_interval
+from llm_influence.config.run import RunConfig
+from llm_influence.evaluation.metrics import ndcg_of_rows, protocol, ranking_metrics
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.utils import write_text
 
-CONFIG = Path("configs/movielens_100k.yaml")
 BASELINE = "baseline"
+PARSER = arguments(
+    __doc__,
+    "ablations",
+    epochs=2.0,
+    only=(str, "names of settings, with semicolons between; default: all"),
+    users=(int, "the first so many only, for a trial"),
+)
 
 SETTINGS: dict[str, list[str]] = {
     BASELINE: [],
@@ -79,8 +77,7 @@ SETTINGS: dict[str, list[str]] = {
     "batch 64": ["train.batch_size=64"],
     "seed 1": ["train.seed=1"],
 }
-"""What is changed; a template's name is one setting for what an event says and how long it is.
-``seed 1`` changes nothing that matters: its difference is what chance alone makes."""
+"""What is changed. ``seed 1`` changes nothing that matters: its difference is chance."""
 
 TEMPLATES = {
     "gap not added": {"name": "no_gap", "event": "{item}", "added": ["behavior", "value"]},
@@ -97,7 +94,7 @@ def without_texts(model: InfluenceModel) -> None:
 
 
 def without_residuals(model: InfluenceModel) -> None:
-    """Keep the learned residuals of items at zero; those of the template's words are trained."""
+    """Keep the learned residuals of items at zero; those of the template's words stay."""
     first = model.first_item
 
     def stop(gradient: Tensor) -> Tensor:
@@ -112,7 +109,7 @@ CHANGES: dict[str, Callable[[InfluenceModel], None]] = {
     "item texts off": without_texts,
     "item residuals off": without_residuals,
 }
-"""What no configuration says, as nobody should want it."""
+"""Changes that no configuration can name."""
 
 
 def config_of(name: str, options: argparse.Namespace) -> RunConfig:
@@ -123,94 +120,52 @@ def config_of(name: str, options: argparse.Namespace) -> RunConfig:
         write_text(path, json.dumps(TEMPLATES[name]))  # JSON is YAML
         words.append(f"--rendering.template={path}")
     usual = [f"--output={options.work / 'run'}", f"--train.epochs={options.epochs}"]
-    return RunConfig.load(CONFIG, [*usual, *words])
+    return RunConfig.load(MOVIELENS, [*usual, *words])
 
 
-def measure(name: str, split: Split, options: argparse.Namespace) -> dict[str, object]:
-    """Train one setting and measure it on validation, row by row."""
-    config = config_of(name, options)
-    shutil.rmtree(config.output, ignore_errors=True)
-    begun = time.perf_counter()
-    trainer = train(config, split, prepare=CHANGES.get(name))
-    seconds = time.perf_counter() - begun
-    ranks, nll = validated(trainer.influence_model, split.validation)
-    shutil.rmtree(config.output)
-    return {"ranks": ranks.tolist(), "nll": nll.tolist(), "seconds": seconds}
-
-
-def validated(model: InfluenceModel, rows: EvaluationSet) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) ranks and (N,) negative log-likelihoods of the true items."""
-    histories = [rows.history(row) for row in range(len(rows))]
-    targets = torch.from_numpy(rows.target_items.astype(np.int64))
-    ranks, nll = [], []
-    for part, prediction in model.predict(histories):
-        logits = prediction.item_logits.float().cpu()
-        seen = seen_items([history.items for history in histories[part]])
-        ranks.append(target_ranks(logits, targets[part], seen))
-        nll.append(F.cross_entropy(logits, targets[part], reduction="none"))
-    return torch.cat(ranks).numpy(), torch.cat(nll).numpy()
-
-
-def row_of(name: str, found: dict, baseline: dict, users: np.ndarray) -> dict[str, object]:
-    """A setting's line of the file: its values, and its differences from the baseline."""
-    ndcg, first = ndcg_of_rows(found["ranks"]), ndcg_of_rows(baseline["ranks"])
-    nll, first_nll = np.array(found["nll"]), np.array(baseline["nll"])
-    low, high = bootstrap_interval(ndcg, users)
-    row = {
+def row_of(name: str, measured: dict, baseline: dict, users: np.ndarray) -> Row:
+    """A setting's values, and its differences from the baseline."""
+    ndcg, nll = ndcg_of_rows(np.array(measured["ranks"])), np.array(measured["nll"])
+    row: Row = {
         "system": name,
         "task": "next item, validation",
         "changed": "; ".join(SETTINGS[name]) or name,
         "metric": "ndcg@10",
-        "value": float(ndcg.mean()),
-        "low": low,
-        "high": high,
-        "hr@10": ranking_metrics(np.array(found["ranks"]))["hr@10"],
+        **with_interval(ndcg, users),
+        "hr@10": ranking_metrics(np.array(measured["ranks"]))["hr@10"],
         "nll": float(nll.mean()),
-        "seconds": found["seconds"],
+        "seconds": measured["seconds"],
     }
     if name != BASELINE:
-        for metric, values in (("ndcg", ndcg - first), ("nll", nll - first_nll)):
-            low, high = bootstrap_interval(values, users)
-            row |= {
-                f"{metric}_difference": float(values.mean()),
-                f"{metric}_difference_low": low,
-                f"{metric}_difference_high": high,
-            }
+        first = ndcg_of_rows(np.array(baseline["ranks"]))
+        row |= with_interval(ndcg - first, users, "ndcg_difference")
+        row |= with_interval(nll - np.array(baseline["nll"]), users, "nll_difference")
     return row
 
 
 def main(options: argparse.Namespace) -> None:
     """Measure the settings that have no result yet, then write all that have one."""
-    if options.core is not None:
-        os.sched_setaffinity(0, {options.core})
-    torch.set_num_threads(options.threads)
-    asked = [name.strip() for name in options.only.split(",")] if options.only else list(SETTINGS)
-    if unknown := set(asked) - SETTINGS.keys():
-        raise SystemExit(f"--only {', '.join(unknown)}: choose among {', '.join(SETTINGS)}")
     config = config_of(BASELINE, options)
-    split = split_log(open_data(config.data), config.data.split)
-    kept = options.work / f"epochs_{options.epochs:g}"
-    for name in dict.fromkeys([BASELINE, *asked]):
-        path = kept / f"{name}.json"
-        if not path.is_file():
-            write_text(path, json.dumps(measure(name, split, options)) + "\n")
-        ndcg = ndcg_of_rows(json.loads(path.read_text(encoding="utf-8"))["ranks"]).mean()
-        print(f"{name}: NDCG@10 {ndcg:.4f}", flush=True)
-    found = {
-        name: json.loads((kept / f"{name}.json").read_text(encoding="utf-8"))
-        for name in SETTINGS
-        if (kept / f"{name}.json").is_file()
-    }
+    split = open_split(config, options.users)
+    results = results_of(options, epochs=options.epochs, users=options.users)
+    for name in dict.fromkeys([BASELINE, *selection(options.only, list(SETTINGS))]):
+        results.keep(
+            name,
+            lambda name=name: measure_on_validation(
+                config_of(name, options), split, CHANGES.get(name)
+            ),
+        )
+    measured = {name: results.keep(name, dict) for name in SETTINGS if name in results}
     users = split.validation.users
-    rows = [row_of(name, result, found[BASELINE], users) for name, result in found.items()]
+    rows = [row_of(name, result, measured[BASELINE], users) for name, result in measured.items()]
     write_benchmark(
-        options.write,
+        options.output,
         name="ablations",
         protocol={
-            "baseline": f"{CONFIG}, {options.epochs:g} epochs",
+            "baseline": f"{MOVIELENS}, {options.epochs:g} epochs",
             "split": split.description,
             "validation": protocol(split.validation, config.evaluation),
-            "test": "never looked at",
+            "test": "never used",
             "epoch": "the best on validation",
             "interval": "95%, bootstrap over users; differences from the baseline are paired",
             "nll": "of the true item among all items; far less noisy than NDCG@10",
@@ -229,11 +184,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--only", help="names of settings, with commas between; default: all")
-    parser.add_argument("--core", type=int, help="run on this CPU core alone; default: any")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark_ablations"))
-    parser.add_argument("--write", type=Path, default=Path("docs/benchmarks/ablations.json"))
-    main(parser.parse_args())
+    main(started(PARSER))

@@ -140,7 +140,7 @@ class ItemHeadConfig(Section):
         description="Rank of the learned residuals of the item vectors. null: full rank up to "
         "20,000 items, 32 above.",
     )
-    repeats: bool = Field(
+    repeat_counts: bool = Field(
         False,
         description="Raise the probability of an item with every time it stands in the history; "
         "needs style token.",

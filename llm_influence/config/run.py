@@ -60,7 +60,7 @@ class RunConfig(Document):
                 "that share entities of a graph"
             )
         counting = {
-            "item_head.repeats": model.item_head.repeats,
+            "item_head.repeat_counts": model.item_head.repeat_counts,
             "feedback_head.aggregate_days": model.feedback_head.aggregate_days,
         }
         for name, value in counting.items():

@@ -1,18 +1,11 @@
-"""Where a process computes.
-
-Who may attend to whom.
-
-A pretrained transformer, from a packaged asset, a local folder or the model hub.
-
-Does a backbone do as it is told? Asked once, before anything is trained on it.
-"""
+"""Backbones: loading a pretrained transformer, attention masks, inference mode."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -25,21 +18,18 @@ from llm_influence.datasets.assets import asset_path
 from llm_influence.errors import ModelError, choices
 from llm_influence.rendering.batch import EncodedBatch
 
-if TYPE_CHECKING:
-    from llm_influence.modeling.model import InfluenceModel
-
 
 def on_cpu() -> bool:
-    """Whether there is no accelerator: processes on CPUs join forces only if told so."""
+    """Whether there is no accelerator."""
     return not torch.accelerator.is_available()
 
 
 def event_causal_mask(batch: EncodedBatch) -> Tensor:
-    """Let every token see visible tokens of its own and of earlier events, prompt included.
+    """Mask in which every token sees the visible tokens of its own and of earlier events.
 
-    With it an encoder's state at an event's last token is the same whether later events exist or
-    not, so one pass predicts after every event. Every token also sees itself, so that no row of
-    the softmax is empty at padding.
+    The prompt counts as an earlier event. With this mask an encoder's state after an event does
+    not depend on later events, so one run predicts after every event. Every token also sees
+    itself, so that no row of the softmax is empty at padding.
 
     Returns:
         (B, 1, T, T) bool, True where row may attend to column.
@@ -56,18 +46,13 @@ def encoder_masks(
     dtype: torch.dtype,
     queries: int,
 ) -> Tensor | dict[str, Tensor]:
-    """The event-causal mask in the form that an encoder takes it.
-
-    An encoder uses a ready mask as it is, so everything that it would have done itself is done
-    here. Where some layers see a window of neighbours alone (ModernBERT), the window is cut into
-    their mask, and the encoder gets one mask for each type of layer. Eager attention adds its
-    mask to the scores, so it gets numbers instead of bool (DeBERTa reads bool alone).
+    """The event-causal mask in the format of an encoder.
 
     Args:
-        batch: What is read, T tokens.
+        batch: B histories of T tokens.
         config: The backbone's configuration.
-        dtype: Of the vectors that are read.
-        queries: Number Q of tokens, the last ones, that states are wanted of.
+        dtype: Data type of the input vectors.
+        queries: Number Q of tokens at the end whose states are computed.
 
     Returns:
         (B, 1, Q, T), or such a mask for each layer type.
@@ -84,13 +69,17 @@ def mask_as_taken(
     config: Any,  # noqa: ANN401
     dtype: torch.dtype,
 ) -> Tensor | dict[str, Tensor]:
-    """A mask of pairs of tokens in the form that the backbone takes it.
+    """A mask of pairs of tokens in the format of the backbone.
+
+    Encoders use a given mask as it is. If some layers see only a window of neighbours
+    (ModernBERT), their mask has the window, and the encoder gets one mask for each type of layer.
+    Eager attention adds its mask to the scores, so it gets numbers (DeBERTa takes only bool).
 
     Args:
         mask: (B, 1, Q, T) bool, True where row may attend to column.
-        distance: (B, 1, Q, T), or what broadcasts to it: places between the two tokens.
+        distance: (B, 1, Q, T), or broadcastable to it: distance between the two tokens.
         config: The backbone's configuration.
-        dtype: Of the vectors that are read.
+        dtype: Data type of the input vectors.
 
     Returns:
         (B, 1, Q, T), or such a mask for each layer type.
@@ -116,19 +105,22 @@ _DROPOUTS = (
     "mlp_dropout",
 )
 _ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout")
-"""Dropped attention weights bar the fused attention of a CPU and cost a third of a step."""
+"""Always 0: dropout of attention weights rules out fused attention on a CPU (1/3 slower)."""
 MODEL_ASSETS = ("minilm", "smollm2-135m")
 UNBOUNDED = 1 << 31
-"""Tokens of a context that has no bound."""
+"""Context of a backbone without a limit, in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A model without a task head, its tokenizer, and which way it reads.
+    """A model without a task head, and its tokenizer.
 
-    ``encoder``: BERT-like, attends both ways unless masked. ``decoder``: GPT-like, causal.
-    ``recurrent``: carries a state (`llm_influence.modeling.recurrent`); it has a tokenizer only
-    where it reads text.
+    Attributes:
+        source: Name of a packaged asset, a folder or a hub id.
+        model: The model.
+        tokenizer: Its tokenizer; None for a recurrent backbone of style ``token``.
+        kind: ``encoder`` (BERT-like, attends in both directions unless masked), ``decoder``
+            (GPT-like, causal) or ``recurrent`` (`llm_influence.modeling.recurrent`).
     """
 
     source: str
@@ -143,7 +135,7 @@ class Backbone:
 
     @property
     def context(self) -> int:
-        """Most tokens the backbone has positions for; a recurrent one has no positions."""
+        """Maximum number of tokens; a recurrent backbone has no limit."""
         if self.kind == "recurrent":
             return UNBOUNDED
         most = getattr(self.model.config, "max_position_embeddings", 2048)
@@ -151,9 +143,9 @@ class Backbone:
 
     @property
     def words(self) -> nn.Embedding | None:
-        """Input vectors of the tokenizer's words, if the backbone has its own."""
-        found: nn.Embedding | None = self.model.get_input_embeddings()
-        return found
+        """Input embeddings of the tokenizer's tokens; None if the backbone has none."""
+        embedding: nn.Embedding | None = self.model.get_input_embeddings()
+        return embedding
 
     @property
     def input_width(self) -> int:
@@ -162,26 +154,24 @@ class Backbone:
 
     @property
     def usual_length(self) -> float:
-        """Mean length of the words' input vectors; 1 where there are none."""
+        """Mean length of the input embeddings; 1 without them."""
         return 1.0 if self.words is None else self.words.weight.norm(dim=-1).mean().item()
 
     @property
     def attends(self) -> bool:
-        """Whether there are attention weights, keys and values."""
+        """Whether the backbone has attention weights, keys and values."""
         return self.kind != "recurrent"
 
     def new_cache(self) -> Any:  # noqa: ANN401
-        """Room for what the backbone keeps of tokens that were read, given to its `model`."""
+        """An empty cache of tokens that were read: keys and values, or a recurrent state."""
         if self.kind == "recurrent":
-            from llm_influence.modeling.recurrent import RecurrentCache
-
-            return RecurrentCache()
-        # an encoder's local layers are masked by us and keep all
+            return self.model.new_cache()
+        # local layers of an encoder keep all tokens, as their mask has the window already
         return DynamicCache(config=self.model.config) if self.kind == "decoder" else DynamicCache()
 
     @property
     def loses_length(self) -> bool:
-        """Whether an input vector is normalised before anything else, so its length says nothing.
+        """Whether the first operation normalises input vectors, so that their length is lost.
 
         Then the gradient along the vector is zero, and a path from zero is a jump.
         """
@@ -189,7 +179,7 @@ class Backbone:
 
     @property
     def first_position(self) -> int:
-        """Number of the first token's position: 0, but in RoBERTa's family after the padding's."""
+        """Position of the first token: 0, or for the RoBERTa family the one after padding."""
         embeddings = getattr(self.model, "embeddings", None)
         table = getattr(embeddings, "position_embeddings", None)
         padding = getattr(table, "padding_idx", None)
@@ -207,10 +197,10 @@ def load_backbone(
 
     Args:
         source: ``minilm`` or ``smollm2-135m`` (packaged assets), a local folder, or a hub id.
-        layers: Keep only the first layers.
-        dropout: Overrides the dropout of hidden states, and turns that of attention weights off.
-        complete: Refuse a source that lacks weights, as one of our own folders never does; other
-            checkpoints may lack parts that no state of ours passes through.
+        layers: Number of first layers to keep; default: all.
+        dropout: Dropout of hidden states, with none of attention weights; default: unchanged.
+        complete: Refuse a source that lacks weights. Checkpoints of the hub may lack a pooler,
+            which is not used; a model folder is always complete.
 
     Raises:
         ModelError: The source cannot be loaded, or is an encoder-decoder.
@@ -257,7 +247,7 @@ def load_backbone(
 
 
 def refuse_missing(report: Mapping[str, Any], source: str) -> None:
-    """Refuse what was loaded from ``source`` if the loader's ``report`` says that weights lack.
+    """Refuse a model of ``source`` if the loader reports missing weights.
 
     Raises:
         ModelError: A weight is missing.
@@ -267,21 +257,21 @@ def refuse_missing(report: Mapping[str, Any], source: str) -> None:
             f"lacks {', '.join(sorted(report['missing_keys'])[:5])}",
             where=source,
             expected="every weight of the backbone",
-            fix="save the model again, whole",
+            fix="save the model again",
         )
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:
-    """GGUF weights are plain float32 once loaded; with the mark of their origin gone they save."""
+    """Remove the GGUF settings of loaded float32 weights, which would prevent saving them."""
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
 
 
 def _attend_in_pairs(model: PreTrainedModel) -> None:
-    """Keep the mask from DeBERTa's embeddings, which read it as one of padding alone.
+    """Hide the mask from DeBERTa's embeddings, which accept only a padding mask.
 
-    Its layers take a mask of pairs of tokens; there padding is hidden all the same.
+    The layers accept a mask of pairs of tokens, which hides padding too.
     """
     model.embeddings.register_forward_pre_hook(
         lambda _, args, named: (args, named | {"mask": None}), with_kwargs=True
@@ -298,7 +288,7 @@ def _adjust(config: Any, layers: int | None, dropout: float | None) -> None:  # 
                 fix="lower model.layers",
             )
         config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):  # one name a layer, where layers differ
+        if getattr(config, "layer_types", None):  # one name per layer
             config.layer_types = config.layer_types[:layers]
     if dropout is not None:
         for name in _DROPOUTS:
@@ -309,61 +299,15 @@ def _adjust(config: Any, layers: int | None, dropout: float | None) -> None:  # 
                 setattr(config, name, 0.0)
 
 
-EVENTS, TOKENS = 4, 3
 FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-CLOSE = 1e-4  # of states whose size is about one; a leak moves them far more
-
-
-def check_past_alone(model: InfluenceModel) -> None:
-    """Refuse a backbone whose state after an event changes with the events that follow.
-
-    Every architecture of a hub cannot be tried in advance: some mix tokens by convolution or
-    Fourier transform, whatever the mask says, and a model trained on them would have seen the
-    answers.
-
-    Raises:
-        ModelError: It sees the future, or cannot be run with a mask of pairs of tokens at all.
-    """
-    backbone, total = model.backbone, EVENTS * TOKENS
-    width = backbone.input_width
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(1, total, width, generator=generator)
-    other = vectors.clone()
-    other[:, -TOKENS:] = -other[:, -TOKENS:]
-    event = torch.arange(total).div(TOKENS, rounding_mode="floor")[None]
-    batch = EncodedBatch(
-        input_ids=torch.zeros_like(event),
-        added_ids=torch.empty(1, total, 0, dtype=torch.long),
-        attention_mask=torch.ones_like(event, dtype=torch.bool),
-        event_index=event,
-        field_index=torch.full_like(event, -1),
-        ends=torch.arange(-1, total, TOKENS)[None].clamp(min=0),
-        num_events=torch.tensor([EVENTS]),
-        when=torch.zeros(1, dtype=torch.long),
-    )
-    try:
-        with inference(model):
-            first, second = (model.states(batch, v.to(model.device)) for v in (vectors, other))
-    except FAILURES as error:
-        raise _refused(model, f"cannot be run with a mask ({error})") from error
-    moved = (first - second).abs()[:, :-TOKENS].max().item()
-    if moved > CLOSE * max(1.0, first.abs().mean().item()):
-        raise _refused(model, "lets an event's state depend on later events")
-
-
-def _refused(model: InfluenceModel, found: str) -> ModelError:
-    backbone = model.backbone
-    return ModelError(
-        f"{backbone.source!r} ({backbone.model.config.model_type}) {found}",
-        where="model.backbone",
-        expected="a decoder, or an encoder that takes a mask of shape (B, 1, T, T)",
-        fix="choose another backbone; docs/backbones.md lists families that were tried",
-    )
+"""Errors of a backbone that does not accept a mask of pairs of tokens."""
+CLOSE = 1e-4
+"""Tolerance of states, whose size is about 1."""
 
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; the mode the model was in comes back afterwards."""
+    """Eval mode without gradients; the previous mode is restored at the end."""
     was_training = model.training
     if any(module.training for module in model.modules()):  # switching costs milliseconds
         model.eval()

@@ -1,42 +1,16 @@
-"""How often a history has each item: what a state cannot hold.
+"""Numbers that the heads read beside a state: repeat counts of items, aggregate features.
 
-The attention weights of a token sum to one, so a state is made of means, and a mean does not know
-whether an item occurred twice or twenty times. Where people come back to the same things, that
-number says more than anything else (docs/domains/retail.md). Here it joins the item head:
-
-    P(i)  ~  softmax(logits)_i + exp(gate . state) * count_i
-
-which is the mean of a Dirichlet posterior: what the state expects is the prior, one event's worth
-in all where the gate is 0, and what was seen is counted on top of it (as a pointer does beside a
-code_names: See et al. 2017, arXiv:1704.04368; Ren et al. 2019, arXiv:1812.02646). An event counts
-``worth(event) (1 + events after it)^-fading``, by the power law of forgetting (Anderson & Schooler
-1991); worth and fading are learned.
-
-What was seen travels behind the states of the examples: M slots, one an event, with the item's
-code and what the event counts. So every head reads one tensor, and an event that is removed or
-hidden, or whose item is another's mean, is not counted.
-
-Sums over a history: how many events of each behaviour, and what their values add up to.
-
-The wide part of a wide and deep network (Cheng et al. 2016, arXiv:1606.07792): a few numbers that
-a linear term reads as they are, beside the network over states, which are made of means and would
-have to learn to add. For every behaviour of the vocabulary there are the number of events and the sum
-of their values, each over the whole history and with a half-life; of a template that says no
-behaviour, value or gap, those that it leaves. They are read off the units of the tokens, so that
-an event that is removed or hidden, or a field that is another's mean, adds nothing.
-
-What heads that count are told: put behind the states of the examples.
-
-Between the backbone and the heads there is one tensor, (..., Q): the H numbers of a state, then
-what `repeats` and `totals` read off the tokens up to there. A token counts by how much of it is
-there: not at all where it is hidden, belongs to the prompt or bears a mean in the place of its word;
-in part along a path that leads to it; else once.
+A state is a mean of what attention reads, and a mean does not say how often something occurred.
+Heads that need such numbers get them in a `QueryState`. Hidden tokens, tokens of the prompt and
+tokens whose vector was replaced by a mean are not counted. Along a path of input vectors a token
+counts by the part of its own vector that is present.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -48,31 +22,78 @@ from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.time_words import GAP_EDGES
 from llm_influence.rendering.token_cache import IdTokenCache
 
-if TYPE_CHECKING:
-    from llm_influence.modeling.model import InfluenceModel
+NO_ITEM = -1
+"""Code of a slot without an event."""
+INITIAL_FADING = 0.1
+"""First exponent of forgetting: an event counts half when about a thousand events follow it."""
+MAX_LOG_RATIO = 60.0
+"""Bound on the logarithm of a ratio, so that its exponential is finite."""
+DAY = 86_400
 
-NEVER = -1
-"""The code of a slot whose event is not there."""
-FADING = 0.1
-"""Where the exponent of forgetting starts: a thousand events later one counts half."""
-MOST = 60.0
-"""Largest logarithm of a ratio, so that it stays a number."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryState:
+    """Input of the heads at any number of places, shape (...).
+
+    Attributes:
+        hidden: (..., H) hidden states.
+        items: (..., M) int64, code of the item of each event so far, `NO_ITEM` for empty slots;
+            None for a model without repeat counts.
+        item_weights: (..., M) weight of each of these events.
+        aggregates: (..., F) aggregate features; None for a model without them.
+    """
+
+    hidden: Tensor
+    items: Tensor | None = None
+    item_weights: Tensor | None = None
+    aggregates: Tensor | None = None
+
+    def __getitem__(self, index: object) -> QueryState:
+        """The states at an index of the leading dimensions."""
+        return self.map(lambda column: column[index])  # type: ignore[index]
+
+    def __len__(self) -> int:
+        """Size of the first dimension."""
+        return len(self.hidden)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape (...) of the places, without the last dimension of the columns."""
+        return self.hidden.shape[:-1]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> QueryState:
+        """Apply a function to every column that is present."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return QueryState(*(None if column is None else function(column) for column in columns))
+
+    @classmethod
+    def cat(cls, parts: Sequence[QueryState]) -> QueryState:
+        """Concatenate states of one model along the first dimension."""
+        columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
 
 
 class RepeatCounts(nn.Module):
-    """Adds what was seen to the logits of items.
+    """Raises the logits of items by how often the history contains them.
+
+    ``P(i) ~ softmax(logits)_i + exp(gate . state) * count_i``
+
+    This is the mean of a Dirichlet posterior: the logits are the prior, and the counts are added
+    to it (like a pointer network: See et al. 2017, arXiv:1704.04368; Ren et al. 2019,
+    arXiv:1812.02646). An event counts ``worth(event) * (1 + events after it) ** -fading``, the
+    power law of forgetting (Anderson & Schooler 1991). Worth and fading are learned.
 
     Args:
         width: Size H of states.
         input_width: Size of input vectors.
-        slots: Most events M of a history.
+        slots: Maximum number M of events of a history.
     """
 
     def __init__(self, width: int, input_width: int, *, slots: int) -> None:
         super().__init__()
         self.slots = slots
         self.worth, self.gate = nn.Linear(input_width, 1), nn.Linear(width, 1)
-        self.log_fading = nn.Parameter(torch.tensor(math.log(FADING)))
+        self.log_fading = nn.Parameter(torch.tensor(math.log(INITIAL_FADING)))
         nn.init.zeros_(self.worth.weight)
         nn.init.constant_(self.worth.bias, math.log(math.expm1(1.0)))  # softplus gives 1
         nn.init.zeros_(self.gate.weight)
@@ -80,71 +101,64 @@ class RepeatCounts(nn.Module):
 
     def seen(
         self, batch: EncodedBatch, places: Tensor, items: Tensor, vectors: Tensor, presence: Tensor
-    ) -> Tensor:
-        """(B, L, 2M) codes of the items seen up to each place, and what their events count.
+    ) -> tuple[Tensor, Tensor]:
+        """(B, L, M) item codes and (B, L, M) weights of the events up to each place.
 
         Args:
             batch: B histories of T tokens.
-            places: (B, L) tokens at which something is asked.
-            items: (B, T) codes of the tokens that are items and count, `NEVER` for the others.
+            places: (B, L) positions of tokens.
+            items: (B, T) item codes of the tokens, `NO_ITEM` for those that are not counted.
             vectors: (B, T, H) input vectors of the tokens.
-            presence: (B, T) how much of each token is there: 1, unless a path leads to it.
+            presence: (B, T) weight of each token.
         """
-        levelled = F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
-        worth = F.softplus(self.worth(levelled).float())[..., 0] * presence
-        slot = torch.where(items == NEVER, self.slots, batch.event_index)
+        scaled = F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
+        worth = F.softplus(self.worth(scaled).float())[..., 0] * presence
+        slot = torch.where(items == NO_ITEM, self.slots, batch.event_index)
         token = torch.arange(items.shape[1], device=items.device).expand_as(items)
 
         def by_event(values: Tensor, filler: float) -> Tensor:
             empty = values.new_full((len(values), self.slots + 1), filler)
             return empty.scatter(1, slot, values)[:, : self.slots]
 
-        codes, at = by_event(items, NEVER), by_event(token, 0)
-        there = (codes != NEVER)[:, None] & (at[:, None] <= places[..., None])  # (B, L, M)
-        later = there.sum(dim=-1, keepdim=True) - there.cumsum(dim=-1)
-        amounts = by_event(worth, 0.0)[:, None] * (1.0 + later) ** -self.log_fading.exp()
-        shown = torch.where(there, codes[:, None], NEVER)
-        return torch.cat([shown.to(amounts), amounts * there], dim=-1)
+        codes, at = by_event(items, NO_ITEM), by_event(token, 0)
+        present = (codes != NO_ITEM)[:, None] & (at[:, None] <= places[..., None])  # (B, L, M)
+        later = present.sum(dim=-1, keepdim=True) - present.cumsum(dim=-1)
+        weights = by_event(worth, 0.0)[:, None] * (1.0 + later) ** -self.log_fading.exp()
+        return torch.where(present, codes[:, None], NO_ITEM), weights * present
 
-    def forward(self, logits: Tensor, states: Tensor, seen: Tensor) -> Tensor:
-        """(..., I) logits of the whole catalogue with what was seen added.
+    def forward(self, logits: Tensor, hidden: Tensor, items: Tensor, weights: Tensor) -> Tensor:
+        """(..., I) logits with the repeat counts added.
 
         Args:
-            logits: (..., I) of all items, by code.
-            states: (..., H) that they were made from.
-            seen: (..., 2M) as `seen` gives it.
+            logits: (..., I) logits of the whole catalogue.
+            hidden: (..., H) states that gave these logits.
+            items: (..., M) item codes, as `seen` gives them.
+            weights: (..., M) weights, as `seen` gives them.
         """
-        slots, amounts = _slots(seen)
-        same = slots[..., :, None] == slots[..., None, :]
-        counts = (same.to(amounts) @ amounts[..., None])[..., 0]
-        # an item's first slot speaks for all of its slots: no two add to one logit
-        speaks = (slots != NEVER) & ~same.tril(-1).any(dim=-1)
-        column, logits = slots.clamp(min=0), logits.float()
+        same = items[..., :, None] == items[..., None, :]
+        counts = (same.to(weights) @ weights[..., None])[..., 0]
+        # only the first slot of an item adds its count
+        is_first = (items != NO_ITEM) & ~same.tril(-1).any(dim=-1)
+        column, logits = items.clamp(min=0), logits.float()
         rarity = logits.logsumexp(dim=-1, keepdim=True) - logits.gather(-1, column)
-        ratio = (self.gate(states).float() + rarity).clamp(max=MOST).exp()
-        gain = (counts * ratio).log1p()  # smooth at a count of 0, where gradients are asked for too
-        return logits.scatter_add(-1, column, gain * speaks)
-
-
-def _slots(seen: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., M) item codes and (..., M) amounts."""
-    codes, amounts = seen.chunk(2, dim=-1)
-    return codes.long(), amounts
-
-
-DAY = 86_400
+        ratio = (self.gate(hidden).float() + rarity).clamp(max=MAX_LOG_RATIO).exp()
+        gain = (counts * ratio).log1p()  # smooth at a count of 0, where gradients are needed too
+        return logits.scatter_add(-1, column, gain * is_first)
 
 
 class AggregateFeatures(nn.Module):
-    """(..., F) standardised logarithms of sums over events.
+    """Sums over a history: the number of events by behaviour and the total of their values.
 
-    A sum x is read as ``sign(x) log(1 + |x|)``, less its mean over the events of training, by its
-    standard deviation there (`fit`).
+    These are the wide part of a wide and deep network (Cheng et al. 2016, arXiv:1606.07792): a
+    linear term reads them beside the network over states. Every sum is computed over the whole
+    history and, if the template has the gap, with a half-life. A behaviour, value or gap that the
+    template leaves out is left out here. A sum x becomes ``sign(x) * log(1 + |x|)``, standardised
+    with mean and standard deviation over the training events (`fit`).
 
     Args:
-        encoder: Renders the histories, in style ``token``.
-        half_life: Of the recent sums, in days. How long ago an event was is told by the gaps of the
-            events after it, each the middle of its bucket.
+        encoder: Encoder of the histories, in style ``token``.
+        half_life: Half-life of the recent sums in days. The age of an event is the sum of the gaps
+            of the events after it, each taken as the middle of its bucket.
 
     Raises:
         TemplateError: The encoder's style is ``text``.
@@ -159,21 +173,21 @@ class AggregateFeatures(nn.Module):
     def __init__(self, encoder: Encoder, half_life: float) -> None:
         super().__init__()
         self.half_life = half_life
-        pieces, template = encoder.token_cache, encoder.template
-        if not isinstance(pieces, IdTokenCache):
+        tokens, template = encoder.token_cache, encoder.template
+        if not isinstance(tokens, IdTokenCache):
             raise TemplateError(
-                "style 'text' has no units to add up",
+                "style 'text' has no tokens of fields to sum up",
                 where="model.feedback_head.aggregate_days",
                 expected="rendering.style token",
                 fix="set rendering.style to token, or leave aggregate_days out",
             )
-        self._other = pieces.first_item  # items, and what is not there, add nothing
+        self._other = tokens.first_item  # items and padding add nothing
         tables = {"behavior": torch.zeros(self._other + 1, len(encoder.vocabulary.behaviors))}
         tables |= {name: torch.zeros(self._other + 1) for name in ("value", "gap")}
         if "behavior" in template.fields:
-            units = pieces.units_of("behavior")
-            tables["behavior"][units.start : units.stop] = torch.eye(len(units))
-        else:  # every item is an event of the one sort there is
+            ids = tokens.ids_of("behavior")
+            tables["behavior"][ids.start : ids.stop] = torch.eye(len(ids))
+        else:  # all events are of one kind, and every item is one event
             tables["behavior"] = torch.zeros(self._other + 1, 1)
             tables["behavior"][self._other] = 1
         for name, edges in (
@@ -181,29 +195,29 @@ class AggregateFeatures(nn.Module):
             ("gap", torch.tensor(GAP_EDGES.tolist()) / DAY),
         ):
             if name in template.fields:
-                units = pieces.units_of(name)
-                tables[name][units.start + 1 : units.stop] = _middles(edges)[: len(units) - 1]
+                ids = tokens.ids_of(name)
+                tables[name][ids.start + 1 : ids.stop] = _middles(edges)[: len(ids) - 1]
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
-        self._valued = "value" in template.fields
-        sums = tables["behavior"].shape[1] * (1 + self._valued)
+        self._has_values = "value" in template.fields
+        sums = tables["behavior"].shape[1] * (1 + self._has_values)
         self.size = sums * (1 + ("gap" in template.fields))
         self.register_buffer("mean", torch.zeros(self.size))
         self.register_buffer("deviation", torch.ones(self.size))
 
     def forward(self, batch: EncodedBatch, places: Tensor, presence: Tensor) -> Tensor:
-        """(B, L, F) of the events up to each place.
+        """(B, L, F) features of the events up to each place.
 
         Args:
             batch: B histories of T tokens.
             places: (B, L) last tokens of events, or of the prompt.
-            presence: (B, T) how much of each token is there, 0 for what does not count.
+            presence: (B, T) weight of each token, 0 for those that are not counted.
         """
         return (self._sums(batch, places, presence) - self.mean) / self.deviation
 
     @torch.no_grad()
     def fit(self, batch: EncodedBatch) -> None:
-        """Learn mean and deviation from what was summed up after every event of a batch."""
+        """Set mean and standard deviation to those after every event of a batch."""
         raw = self._sums(batch, batch.ends[:, 1:], batch.attention_mask.float())
         events = torch.arange(raw.shape[1], device=raw.device) < batch.num_events[:, None]
         self.mean.copy_(raw[events].mean(dim=0))
@@ -212,13 +226,13 @@ class AggregateFeatures(nn.Module):
 
     def _sums(self, batch: EncodedBatch, places: Tensor, presence: Tensor) -> Tensor:
         """(B, L, F) signed logarithms of sums."""
-        units = torch.cat([batch.input_ids[..., None], batch.added_ids], dim=-1)
-        shown = torch.where(units < 0, self._other, units).clamp(max=self._other)
-        real = (units >= 0) & (batch.event_index >= 0)[..., None]
+        ids = torch.cat([batch.input_ids[..., None], batch.added_ids], dim=-1)
+        rows = torch.where(ids < 0, self._other, ids).clamp(max=self._other)
+        real = (ids >= 0) & (batch.event_index >= 0)[..., None]
 
         def by_event(table: Tensor) -> Tensor:
-            found = table[shown].reshape(*shown.shape, -1) * real[..., None]
-            tokens = found.sum(dim=2) * presence[..., None].float()
+            values = table[rows].reshape(*rows.shape, -1) * real[..., None]
+            tokens = values.sum(dim=2) * presence[..., None].float()
             empty = tokens.new_zeros(len(tokens), batch.ends.shape[1], tokens.shape[-1])
             slot = (batch.event_index + 1)[..., None].expand_as(tokens)
             return empty.scatter_add(1, slot, tokens)[:, 1:]
@@ -228,7 +242,7 @@ class AggregateFeatures(nn.Module):
         exists = torch.arange(ended.shape[-1], device=places.device) < batch.num_events[:, None]
         weights = (ended & exists[:, None]).float()  # (B, L, E)
         columns = [counts]
-        if self._valued:
+        if self._has_values:
             columns.append(counts * by_event(self.value))
         events = torch.cat(columns, dim=-1)
         sums = [weights @ events]
@@ -237,42 +251,16 @@ class AggregateFeatures(nn.Module):
             since = gaps.cumsum(dim=-1)
             age = (weights @ gaps[..., None]) - since[:, None]
             sums.append((weights * 0.5 ** (age.clamp(min=0) / self.half_life)) @ events)
-        found = torch.cat(sums, dim=-1)
-        return found.sign() * found.abs().log1p()
+        features = torch.cat(sums, dim=-1)
+        return features.sign() * features.abs().log1p()
 
 
 def _middles(edges: Tensor) -> Tensor:
-    """(K,) middles of K buckets given by their lower edges; of the last one, its edge."""
+    """(K,) middles of K buckets given by their lower edges; for the last one its edge."""
     return torch.cat([(edges[:-1] + edges[1:]) / 2, edges[-1:]])
 
 
-def remembered(
-    model: InfluenceModel,
-    states: Tensor,
-    batch: EncodedBatch,
-    places: Tensor,
-    vectors: Tensor | None,
-    counted: Tensor | None,
-) -> Tensor:
-    """(B, L, Q) states and what was counted by then; see `InfluenceModel.remember`."""
-    own = model.embed(batch)
-    there = batch.attention_mask & (batch.event_index >= 0)
-    there = there if counted is None else there & counted
-    presence = there.float()
-    if vectors is not None:
-        presence = presence * _share(vectors, own.detach())
-    parts = [states]
-    if (repeats := model.item_head.repeats) is not None:
-        codes = batch.input_ids - model.first_item
-        items = torch.where(there & (codes >= 0), codes, NEVER)
-        read = own if vectors is None else vectors
-        parts.append(repeats.seen(batch, places, items, read, presence))
-    if model.totals is not None:
-        parts.append(model.totals(batch, places, presence))
-    return torch.cat(parts, dim=-1)
-
-
-def _share(vectors: Tensor, own: Tensor) -> Tensor:
-    """(B, T) how much of each token's (B, T, H) own vector is in another one, from 0 on."""
+def present_share(vectors: Tensor, own: Tensor) -> Tensor:
+    """(B, T) share of the (B, T, H) own vector of each token in another vector, at least 0."""
     share = (vectors * own).sum(dim=-1) / own.square().sum(dim=-1).clamp(min=1e-12)
     return share.clamp(min=0)

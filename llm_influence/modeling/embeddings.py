@@ -1,16 +1,13 @@
-"""What item vectors are mixed of: an item's own and those of the items that share its entities.
+"""Embeddings: vectors of the items and of the other tokens of style ``token``.
 
-Vectors of units: what their words mean, moved by what training learned about each.
+``vector(v) = project(words(v)) + residual(v)``
 
-``vector(u) = project(words(u)) + residual(u)``. ``words`` comes from the untuned backbone and is
-never trained; ``project`` is shared by all units; ``residual`` starts at zero. Where no language
-model reads the words (a recurrent backbone), an item is its residual alone, begun at random. An
-item added after training borrows the residuals of the items whose words are nearest. In a large
-catalogue a residual is ``widen(narrow residual)`` (docs/decisions/0007-narrow-residuals.md).
-
-With neighbours (`Embeddings.mix`) a unit's vector is a weighted sum of such vectors, its own and
-theirs: items that a knowledge graph says are alike. What training learns of one is learned of the
-others as well, and an item that nobody has met stands where its neighbours are.
+``words`` are text vectors of the untuned backbone and are never trained, ``project`` is one matrix
+for all tokens, and ``residual`` starts at zero. A recurrent backbone has no text vectors, so a
+vector is its residual, which starts at random. In a large catalogue a residual is
+``widen(narrow residual)`` (docs/decisions/0007-narrow-residuals.md). With neighbours
+(`Embeddings.mix`) a vector is a weighted sum of such vectors: its own and those of items that
+share entities of a knowledge graph.
 """
 
 from __future__ import annotations
@@ -37,61 +34,57 @@ def item_bags(
     first_item: int,
     known: pa.StringArray | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Units and weights that N items are made of, for `Embeddings.mix`.
+    """Token ids and weights of the weighted sums of N items, for `Embeddings.mix`.
 
     Args:
-        facts: What is known of items.
-        ids: (N,) the items; they are the units from ``first`` on.
-        count: Neighbours of an item.
-        share: Of them in its vector.
-        first: Unit of the first of them.
-        first_item: Unit of the catalogue's first item.
-        known: (I,) the catalogue's items that neighbours are sought among; default: ``ids``. New
-            items are made of old ones alone, and old ones never of new ones.
+        facts: Facts on items.
+        ids: (N,) item ids; their token ids start at ``first``.
+        count: Maximum number of neighbours of an item.
+        share: Share of the neighbours in the vector.
+        first: Token id of the first of the N items.
+        first_item: Token id of the catalogue's first item.
+        known: (I,) items that may be neighbours; default: ``ids``. New items have only known items
+            as neighbours, and no known item has a new one.
 
     Returns:
-        (N, 1 + K) units, the item itself first, and (N, 1 + K) weights: ``1 - share`` for itself
-        and ``share`` divided among its neighbours. An item without any is itself.
+        (N, 1 + K) token ids, the item itself first, and (N, 1 + K) weights: ``1 - share`` for the
+        item itself and ``share`` divided among its neighbours. An item without neighbours has
+        weight 1.
     """
     near = facts.neighbours(ids, count, among=known)
     itself = np.arange(first, first + len(ids))[:, None]
-    units = np.where(near.codes >= 0, near.codes + first_item, itself)
-    theirs = share * near.weights
-    bags = np.concatenate([itself, units], axis=1)
-    weights = np.concatenate([1 - theirs.sum(axis=1, keepdims=True), theirs], axis=1)
+    others = np.where(near.codes >= 0, near.codes + first_item, itself)
+    shares = share * near.weights
+    bags = np.concatenate([itself, others], axis=1)
+    weights = np.concatenate([1 - shares.sum(axis=1, keepdims=True), shares], axis=1)
     return torch.from_numpy(bags), torch.from_numpy(weights.astype(np.float32))
 
 
 ROWS = 32_768
-"""Units whose words are made ready at a time; affects memory alone."""
-BORROWERS = 64
-"""New items compared with the whole catalogue at a time; affects memory alone."""
+"""Text vectors normalised at a time; affects only memory."""
+NEW_ITEMS = 64
+"""New items compared with the whole catalogue at a time; affects only memory."""
 
 NEIGHBOURS, SHARPNESS = 5, 0.1
-"""A new item borrows from so many items, weighted by ``softmax(cosine / SHARPNESS)``. Chosen on
-the validation items of scripts/benchmark_cold_items.py."""
+"""A new item gets the mean residual of so many items, weighted by ``softmax(cosine / SHARPNESS)``.
+Both were chosen on the validation items of benchmarks/prediction/cold_items.py."""
 
 
 class Embeddings(nn.Module):
-    """Vectors of V units.
+    """Vectors of V tokens.
 
-    Text vectors of a language model share one large direction; it is removed, so that the angle
-    between two units tells them apart (Mu & Viswanath 2018, arXiv:1702.01417).
+    Text vectors of a language model share one large direction. It is removed, so that the angle
+    between two vectors is informative (Mu & Viswanath 2018, arXiv:1702.01417).
 
     Args:
-        texts: (V, D) text vectors; (V, 0) where there are none (`begin_at_random`).
-        width: Size H of the vectors made.
-        scale: Length that a vector starts with; input embeddings want the backbone's own.
-        rank: Numbers R of a unit's residual; default: ``width``, the residual itself. Fewer are
-            widened by a shared matrix.
-
-    Attributes:
-        residual_dropout: In training, the chance that an item goes without its residual wherever
-            it occurs in one call. The words' part must then do by itself, as it must for an item
-            never seen (cf. DropoutNet, Volkovs et al. 2017). Nothing is rescaled: both vectors of
-            an item, with its residual and without, are those that prediction uses.
-        first_item: Row of the first item; the units before it are the template's words, which are
-            never new and keep their residuals.
+        texts: (V, D) text vectors; (V, 0) for none (`begin_at_random`).
+        width: Size H of the vectors.
+        scale: Length of the vectors at the start; input embeddings need that of the backbone's own.
+        rank: Size R of a residual; default: ``width``. Smaller residuals are widened by one matrix.
+        first_item: Token id of the first item; the tokens before it are those of the template.
+        residual_dropout: Probability in training that an item has no residual in one call. The
+            text part then learns to do without, as it must for a new item (cf. DropoutNet,
+            Volkovs et al. 2017). Nothing is rescaled, and tokens of the template are exempt.
     """
 
     words: Tensor
@@ -100,17 +93,24 @@ class Embeddings(nn.Module):
     bag_weights: Tensor | None
 
     def __init__(
-        self, texts: Tensor, width: int, *, scale: float = 1.0, rank: int | None = None
+        self,
+        texts: Tensor,
+        width: int,
+        *,
+        scale: float = 1.0,
+        rank: int | None = None,
+        first_item: int = 0,
+        residual_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.residual_dropout, self.first_item, self.width = 0.0, 0, width
+        self.first_item, self.residual_dropout, self.width = first_item, residual_dropout, width
         rank = width if rank is None else rank
         self.register_buffer("centre", texts.mean(dim=0))
         self.register_buffer("words", _directions(texts, self.centre))
         self.register_buffer("bags", None)
         self.register_buffer("bag_weights", None)
         size = texts.shape[1]
-        self.project: nn.Module = nn.Linear(size, width, bias=False) if size else _Nothing(width)
+        self.project: nn.Module = nn.Linear(size, width, bias=False) if size else _Zeros(width)
         self.residual = nn.Parameter(torch.zeros(len(texts), rank))
         self.widen: nn.Module = nn.Identity() if rank == width else _widening(rank, width)
         if isinstance(self.project, nn.Linear):
@@ -118,43 +118,43 @@ class Embeddings(nn.Module):
                 self.project.weight.copy_(torch.eye(width, size) * scale)
 
     def __len__(self) -> int:
-        """Number of units V."""
+        """Number of tokens V."""
         return len(self.words)
 
     @property
     def has_words(self) -> bool:
-        """Whether a unit is more than its residual."""
+        """Whether there are text vectors."""
         return self.words.shape[1] > 0
 
     @torch.no_grad()
     def begin_at_random(self) -> None:
-        """Give every unit a residual: an item's vector has length one on average.
+        """Draw residuals at random, for tokens without text vectors.
 
-        Nothing else would tell items apart that have no words. The units before the items, the
-        template's words, begin a hundred times shorter: what is added to an event must not drown
-        its item, and a direction at zero, where a cosine has none, could not be learned.
+        The vector of an item has length one on average. Tokens of the template start a hundred
+        times shorter, so that fields do not dominate the item of their event. They are not zero,
+        as a cosine has no gradient there.
         """
         self.residual.normal_(std=1 / math.sqrt(self.width))
         self.residual[: self.first_item] *= 0.01
 
     def forward(self, ids: Tensor | slice) -> Tensor:
-        """(..., H) vectors of the units ``ids``."""
+        """(..., H) vectors of the tokens ``ids``."""
         residuals = self._residuals()
-        if self.bags is not None:  # project and widen are linear: what they are given is mixed
+        if self.bags is not None:  # project and widen are linear, so mix their inputs
             return self.project(self._mixed(self.words, ids)) + self.widen(
                 self._mixed(residuals, ids)
             )
-        # a lookup, as gradients of an index by threads add up in the order in which they come
+        # F.embedding sums gradients in a fixed order, indexing does not
         own = residuals[ids] if isinstance(ids, slice) else F.embedding(ids, residuals)
         return self.project(self.words[ids]) + self.widen(own)
 
     @torch.no_grad()
     def mix(self, bags: Tensor, weights: Tensor) -> None:
-        """Let the vectors of the last units be weighted sums of vectors; others stay their own.
+        """Make the vectors of the last N tokens weighted sums; all others stay unchanged.
 
         Args:
-            bags: (N, K) units that each of the last N units is made of.
-            weights: (N, K) their shares; 0 for places that are not used.
+            bags: (N, K) token ids of the terms of each sum.
+            weights: (N, K) weights of the terms; 0 for unused places.
         """
         before = len(self) - len(bags)
         own = torch.arange(before)[:, None].expand(-1, bags.shape[1])
@@ -164,7 +164,7 @@ class Embeddings(nn.Module):
         self.bag_weights = torch.cat([alone.to(weights), weights]).to(self.words)
 
     def _mixed(self, table: Tensor, ids: Tensor | slice) -> Tensor:
-        """(..., C) weighted sums of rows of a (V, C) table, gathered row by row."""
+        """(..., C) weighted sums of rows of a (V, C) table."""
         bags, weights = cast("Tensor", self.bags)[ids], cast("Tensor", self.bag_weights)[ids]
         flat = bags.flatten(0, -2), weights.flatten(0, -2).to(table)
         sums = F.embedding_bag(flat[0], table, per_sample_weights=flat[1], mode="sum")
@@ -174,13 +174,13 @@ class Embeddings(nn.Module):
         """(..., H) sum of the residuals of the (..., A) units ``ids``, -1 for none.
 
         What is added to an event's token starts at nothing and is learned whole: begun from words'
-        vectors instead, it drowns the item (docs/experiments.md).
+        vectors instead, it drowns the item (docs/project/experiments.md).
         """
         known = (ids >= 0)[..., None]
         return self.widen((F.embedding(ids.clamp(min=0), self.residual) * known).sum(dim=-2))
 
     def _residuals(self) -> Tensor:
-        """(V, R) residuals, in training without those that dropout takes."""
+        """(V, R) residuals; in training some are dropped."""
         if not (self.training and self.residual_dropout):
             return self.residual
         kept = torch.rand(len(self), device=self.residual.device) >= self.residual_dropout
@@ -190,21 +190,23 @@ class Embeddings(nn.Module):
     def extend(
         self, texts: Tensor, bags: Tensor | None = None, weights: Tensor | None = None
     ) -> None:
-        """Add items at the end, from their (N, D) text vectors.
+        """Add N items at the end.
 
-        ``bags`` and ``weights`` (N, K) say what the new ones are made of, as `mix` takes them.
+        Residuals are similar for items with similar texts, so a new item starts with the mean
+        residual of its nearest known items. With a zero residual it would be ranked too low.
 
-        What training learned beside the words is much alike for items whose words are alike, so
-        a new item starts with the mean residual of its nearest known items. Without any, its
-        vector is none that training has seen, and it ranks behind those (docs/training.md).
+        Args:
+            texts: (N, D) text vectors of the new items.
+            bags: (N, K) token ids of weighted sums, as in `mix`.
+            weights: (N, K) weights of the terms.
         """
         new = _directions(texts.to(self.words), self.centre)
         known, learned = self.words[self.first_item :], self.residual.detach()[self.first_item :]
-        borrowed = _borrowed(new, known, learned)
+        starts = _nearest_residuals(new, known, learned)
         self.words = torch.cat([self.words, new])
-        self.residual = nn.Parameter(torch.cat([self.residual.detach(), borrowed]))
+        self.residual = nn.Parameter(torch.cat([self.residual.detach(), starts]))
         if self.bags is not None and self.bag_weights is not None:
-            if bags is None or weights is None:  # the new ones are their own
+            if bags is None or weights is None:  # no mixing
                 bags = torch.arange(len(self) - len(new), len(self))[:, None]
                 weights = torch.ones(len(new), 1)
             width = max(bags.shape[1], self.bags.shape[1])
@@ -217,12 +219,12 @@ class Embeddings(nn.Module):
 
 
 def _widened(table: Tensor, width: int) -> Tensor:
-    """(N, width) columns of a table, with zeros behind them."""
+    """(N, width) columns of a table, padded with zeros."""
     return F.pad(table, (0, width - table.shape[1]))
 
 
-class _Nothing(nn.Module):
-    """The words' part of vectors without words."""
+class _Zeros(nn.Module):
+    """The text part of vectors without text vectors."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -233,30 +235,30 @@ class _Nothing(nn.Module):
         return words.new_zeros(*words.shape[:-1], self.width)
 
 
-def _borrowed(new: Tensor, known: Tensor, learned: Tensor) -> Tensor:
-    """(N, R) residuals for (N, D) new words from the (I, R) of (I, D) known ones."""
-    found = learned.new_zeros(len(new), learned.shape[1])
+def _nearest_residuals(new: Tensor, known: Tensor, learned: Tensor) -> Tensor:
+    """(N, R) residuals for (N, D) new text vectors from (I, R) residuals of (I, D) known ones."""
+    residuals = learned.new_zeros(len(new), learned.shape[1])
     if not len(known):
-        return found
-    for start in range(0, len(new), BORROWERS):
-        rows = slice(start, start + BORROWERS)
+        return residuals
+    for start in range(0, len(new), NEW_ITEMS):
+        rows = slice(start, start + NEW_ITEMS)
         cosines, nearest = (new[rows] @ known.T).topk(min(NEIGHBOURS, len(known)), dim=1)
         weights = (cosines / SHARPNESS).softmax(dim=1)
-        found[rows] = (weights[..., None] * learned[nearest]).sum(dim=1)
-    return found
+        residuals[rows] = (weights[..., None] * learned[nearest]).sum(dim=1)
+    return residuals
 
 
 def _directions(texts: Tensor, centre: Tensor) -> Tensor:
     """(V, D) unit vectors from ``centre`` to each of the (V, D) texts."""
-    found = torch.empty_like(texts)
+    directions = torch.empty_like(texts)
     for start in range(0, len(texts), ROWS):
         rows = slice(start, start + ROWS)
-        found[rows] = F.normalize(texts[rows] - centre, dim=-1)
-    return found
+        directions[rows] = F.normalize(texts[rows] - centre, dim=-1)
+    return directions
 
 
 def _widening(rank: int, width: int) -> nn.Linear:
-    """Orthogonal columns, so long that a step of AdamW moves a vector as far as without them."""
+    """Orthogonal columns, scaled so that a step of AdamW moves a vector as far as without them."""
     widen = nn.Linear(rank, width, bias=False)
     nn.init.orthogonal_(widen.weight, gain=math.sqrt(width / rank))
     return widen

@@ -1,10 +1,7 @@
-"""From the state after an event to scores of what comes next.
+"""Heads: logits of the next item and behaviour, feedback on a candidate.
 
-Feedback on a candidate: will it be clicked, bought, liked, and how much?
-
-One small network gives a score to a state and a candidate; a *link* says what the score means for
-the label, as in a generalised linear model: log-odds of a binary label, the place on the scale of
-an ordinal one, a number of standard deviations of a value.
+The feedback head gives one score to a state and a candidate. A link turns the score into a
+statement about the label, as in a generalised linear model.
 """
 
 from __future__ import annotations
@@ -13,76 +10,73 @@ import math
 from abc import abstractmethod
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_influence.config.model import FeedbackHeadConfig, ItemHeadConfig
+from llm_influence.config.model import FeedbackHeadConfig, ItemHeadConfig, ModelConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import feedback_labels
 from llm_influence.errors import ConfigError
-from llm_influence.modeling.counts import AggregateFeatures, RepeatCounts
+from llm_influence.modeling.backbone import Backbone
+from llm_influence.modeling.counts import AggregateFeatures, QueryState, RepeatCounts
+from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.time_words import GAP_EDGES
 
 
 class ItemHead(nn.Module):
     """Logits of the next item: the projected state against every item vector.
 
-    ``cosine`` divides the cosine by a learned temperature; ``dot`` takes the plain product. The
-    projection starts as the identity, so that before training a state scores items by meaning.
-    With ``repeats`` the logits of items that were seen grow by how often they were.
+    ``cosine`` divides the cosine by a learned temperature, ``dot`` is the plain product. The
+    projection starts as the identity, so an untrained head scores items by meaning.
+
+    Args:
+        width: Size H of states and item vectors.
+        config: Options of the head.
+        repeat_counts: Adds the repeat counts of items to the logits; default: nothing is added.
     """
 
     def __init__(
-        self, width: int, config: ItemHeadConfig, repeats: RepeatCounts | None = None
+        self, width: int, config: ItemHeadConfig, repeat_counts: RepeatCounts | None = None
     ) -> None:
         super().__init__()
-        self.score, self.width, self.repeats = config.score, width, repeats
+        self.score, self.repeat_counts = config.score, repeat_counts
         self.project = nn.Linear(width, width)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         nn.init.eye_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, states: Tensor, items: Tensor) -> Tensor:
-        """(..., I) logits from (..., H) states and (I, H) item vectors.
+    def forward(self, query: QueryState, items: Tensor) -> Tensor:
+        """(..., I) logits from (...) states and (I, H) item vectors.
 
-        If something stands behind the states, it is what was seen (`InfluenceModel.remember`), and
-        the items must be the whole catalogue: counts are added to chances.
+        Repeat counts are added to probabilities, so with them the items must be the whole
+        catalogue.
         """
-        states, behind = states[..., : self.width], states[..., self.width :]
-        projected = self.project(states)
+        projected = self.project(query.hidden)
         if self.score == "dot":
-            logits = projected @ items.T
+            logits: Tensor = projected @ items.T
         else:
             projected, items = F.normalize(projected, dim=-1), F.normalize(items, dim=-1)
             logits = self.log_scale.exp() * (projected @ items.T)
-        if self.repeats is None or not behind.shape[-1]:
-            return logits
-        found: Tensor = self.repeats(logits, states, behind[..., : 2 * self.repeats.slots])
-        return found
+        if self.repeat_counts is not None and query.items is not None:
+            logits = self.repeat_counts(logits, query.hidden, query.items, query.item_weights)
+        return logits
 
-    def pairs(self, states: Tensor, items: Tensor) -> Tensor:
+    def pairs(self, hidden: Tensor, items: Tensor) -> Tensor:
         """(...) logits of (..., H) states, each with its own one of the (..., H) item vectors."""
-        states = self.project(states)
+        projected = self.project(hidden)
         if self.score == "dot":
-            return (states * items).sum(dim=-1)
-        return self.log_scale.exp() * F.cosine_similarity(states, items, dim=-1)
-
-
-class BehaviorHead(nn.Linear):
-    """(..., behaviours) logits of the next behaviour."""
-
-    def forward(self, states: Tensor) -> Tensor:
-        """See the class; what stands behind the (..., H) states is not read."""
-        return super().forward(states[..., : self.in_features])
+            return (projected * items).sum(dim=-1)
+        return self.log_scale.exp() * F.cosine_similarity(projected, items, dim=-1)
 
 
 class WhenEmbedding(nn.Embedding):
-    """(..., H) what the gap from the last event to the question adds to the state of every head.
+    """(..., H) change of the state by the gap from the last event to the query time.
 
-    It starts at zero, and code 0 (no event, or nobody knows when) is a code like the others.
+    It starts at zero. Code 0, for an unknown gap, is learned like the others.
     """
 
     def __init__(self, width: int) -> None:
@@ -90,20 +84,20 @@ class WhenEmbedding(nn.Embedding):
         nn.init.zeros_(self.weight)
 
 
-MOST_LEVELS = 32
-"""Distinct labels of an ordinal scale; a label with more of them is a number."""
+MAX_LEVELS = 32
+"""Maximum number of distinct labels of an ordinal scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackScale:
-    """What the labels of training look like; kept with the model.
+    """Statistics of the training labels, saved with the model.
 
     Attributes:
-        behaviors: Behaviours that are asked, the one with most labels first.
-        share: Share of the training events that are asked.
-        mean: Mean label; of a binary label the share of ones.
+        behaviors: Behaviours that have labels, the one with most labels first.
+        share: Share of the training events that have a label.
+        mean: Mean label; for a binary label the share of ones.
         deviation: Standard deviation of the labels.
-        levels: The distinct labels of an ordinal scale, ascending; else empty.
+        levels: Distinct labels of an ordinal scale in ascending order, otherwise empty.
         shares: Share of each level.
     """
 
@@ -116,24 +110,25 @@ class FeedbackScale:
 
     @classmethod
     def fit(cls, log: BehaviorLog, config: FeedbackHeadConfig) -> FeedbackScale:
-        """The scale of a training log.
+        """Statistics of the labels of a training log.
 
         Raises:
-            ConfigError: The log has no label to learn from, or labels of one sort alone.
+            ConfigError: The log has no labels, all labels are equal, or an ordinal scale does not
+                fit them.
         """
-        every = feedback_labels(log, config)
-        asked = ~np.isnan(every)
-        labels = every[asked].astype(np.float64)
+        column = feedback_labels(log, config)
+        labelled = ~np.isnan(column)
+        labels = column[labelled].astype(np.float64)
         if config.kind == "binary":
             labels = (labels >= config.positive_from).astype(np.float64)
-        _check(labels, config)
-        counts = Counter(log.behaviors[asked].tolist())
+        _check_labels(labels, config)
+        counts = Counter(log.behaviors[labelled].tolist())
         names = [log.code_names.behaviors[code] for code, _ in counts.most_common()]
         levels, sizes = np.unique(labels, return_counts=True)
         ordinal = config.kind == "ordinal"
         return cls(
             behaviors=tuple(names),
-            share=float(asked.mean()),
+            share=float(labelled.mean()),
             mean=float(labels.mean()),
             deviation=float(labels.std()),
             levels=tuple(levels.tolist()) if ordinal else (),
@@ -141,26 +136,28 @@ class FeedbackScale:
         )
 
 
-def _check(labels: np.ndarray, config: FeedbackHeadConfig) -> None:
-    """Refuse labels from which the kind of head can learn nothing."""
+def _check_labels(labels: np.ndarray, config: FeedbackHeadConfig) -> None:
+    """Refuse labels that the kind of head cannot learn from."""
     levels = np.unique(labels)
     where = f"model.feedback_head, kind {config.kind!r}, label {config.label!r}"
     if len(levels) < 2:
-        found = f"all {len(labels):,} labels of training are {levels[0]:g}" if len(levels) else ""
-        if len(levels) and config.kind == "binary":
-            side = "at least" if levels[0] else "below"
-            found = f"all {len(labels):,} labels of training are {side} {config.positive_from:g}"
+        reason = "no training event has a label"
+        if len(levels):
+            value = f"{levels[0]:g}"
+            if config.kind == "binary":
+                value = f"{'at least' if levels[0] else 'below'} {config.positive_from:g}"
+            reason = f"all {len(labels):,} training labels are {value}"
         raise ConfigError(
-            found or "no event of training has a label",
+            reason,
             where=where,
-            expected="labels of at least two sorts",
+            expected="at least two different labels",
             fix="set positive_from between the labels, or check label and behaviors",
         )
-    if config.kind == "ordinal" and len(levels) > MOST_LEVELS:
+    if config.kind == "ordinal" and len(levels) > MAX_LEVELS:
         raise ConfigError(
             f"{len(levels):,} distinct labels",
             where=where,
-            expected=f"at most {MOST_LEVELS} levels of an ordinal scale",
+            expected=f"at most {MAX_LEVELS} levels of an ordinal scale",
             fix="set kind to regression",
         )
     if config.kind == "ordinal" and not levels[0] < config.positive_from <= levels[-1]:
@@ -173,23 +170,23 @@ def _check(labels: np.ndarray, config: FeedbackHeadConfig) -> None:
 
 
 class Link(nn.Module):
-    """What a score means for the label."""
+    """Meaning of a score for the label."""
 
     @abstractmethod
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """(N,) losses of (N,) scores, given the (N,) labels as the log has them."""
+        """(N,) losses of (N,) scores for the (N,) labels of the log."""
 
     @abstractmethod
     def explained(self, scores: Tensor) -> Tensor:
-        """(N,) what attribution explains: log-odds, or of a regression the label itself."""
+        """(N,) values that attribution explains: log-odds, or the label of a regression."""
 
     def expected(self, scores: Tensor) -> Tensor | None:
-        """(N,) expected label in its own units; None for a binary one."""
+        """(N,) expected label; None for a binary label."""
         return None
 
 
 class BinaryLink(Link):
-    """The score is the log-odds of a label of at least ``positive_from``; binary cross-entropy."""
+    """The score is the log-odds of a label of at least ``positive_from``."""
 
     def __init__(self, config: FeedbackHeadConfig, scale: FeedbackScale) -> None:
         super().__init__()
@@ -209,8 +206,8 @@ class BinaryLink(Link):
 class OrdinalLink(Link):
     """Cumulative logits (McCullagh 1980): ``log-odds(label >= level k) = score - threshold k``.
 
-    Thresholds ascend: the first is free, each further one lies a positive step above the one
-    before. They start where the levels of training have the shares that they have.
+    The first threshold is free, and each further one is a positive step above the one before.
+    At the start every level is predicted with its share among the training labels.
     """
 
     levels: Tensor
@@ -229,10 +226,10 @@ class OrdinalLink(Link):
         return torch.cat([self.first, self.first + F.softplus(self.steps).cumsum(dim=0)])
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """(N,) negative log-probability of the label's level; of another label, the next below.
+        """(N,) negative log-probability of the label's level, or of the next level below it.
 
-        With a = score - lower threshold and b = score - upper one,
-        ``sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a))``, which loses no digits.
+        With a = score - lower threshold and b = score - upper threshold,
+        ``sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a))`` without loss of digits.
         """
         infinite = scores.new_full((1,), torch.inf)
         bounds = torch.cat([-infinite, self.thresholds().to(scores), infinite])
@@ -246,13 +243,13 @@ class OrdinalLink(Link):
         return scores - self.thresholds()[self._positive]
 
     def expected(self, scores: Tensor) -> Tensor:
-        """(N,) expected label: the lowest level and each step up by its probability."""
+        """(N,) expected label: the lowest level plus each step times its probability."""
         above = torch.sigmoid(scores[..., None] - self.thresholds())
         return self.levels[0] + (above * self.levels.diff()).sum(dim=-1)
 
 
 class RegressionLink(Link):
-    """The score is the label in standard deviations from its mean; squared error."""
+    """The score is the standardised label; the loss is the squared error."""
 
     centre: Tensor
     spread: Tensor
@@ -267,11 +264,11 @@ class RegressionLink(Link):
         return (scores - (labels - self.centre) / self.spread).square()
 
     def explained(self, scores: Tensor) -> Tensor:
-        """(N,) the label, in its own units."""
+        """(N,) labels in the units of the log."""
         return self.centre + self.spread * scores
 
     def expected(self, scores: Tensor) -> Tensor:
-        """The same."""
+        """See `explained`."""
         return self.explained(scores)
 
 
@@ -286,16 +283,15 @@ class FeedbackHead(nn.Module):
     """The score of a candidate after a state.
 
     ``score = v . gelu(V [a; b; a * b] + c)`` with ``a = A state + B[behaviour]`` and
-    ``b = C item``; states and item vectors are brought to the same length first. Where heads see
-    "when", the state holds the gap already. With totals a linear term of these is added. The score
-    starts at 0, so that every answer starts at training's base rate.
+    ``b = C item``. States and item vectors are first scaled to the same length. Aggregate features
+    add a linear term. The score starts at 0, so an untrained head predicts the base rate.
 
     Args:
         width: Size H of states and item vectors.
         behaviors: Number of behaviours.
-        config: The head's options.
-        scale: What the labels of training look like.
-        totals: What is summed up behind the states, for a linear term of its own; default: nothing.
+        config: Options of the head.
+        scale: Statistics of the training labels.
+        aggregates: Aggregate features that the linear term reads; default: no such term.
     """
 
     def __init__(
@@ -304,15 +300,15 @@ class FeedbackHead(nn.Module):
         behaviors: int,
         config: FeedbackHeadConfig,
         scale: FeedbackScale,
-        totals: AggregateFeatures | None = None,
+        aggregates: AggregateFeatures | None = None,
     ) -> None:
         super().__init__()
         size = config.hidden
-        self.scale, self.totals = scale, totals
-        if totals is not None:
-            self.wide = nn.Linear(totals.size, 1, bias=False)
-            # as long as a state, so that a step of training moves the score by either alike
-            self.wide_scale = math.sqrt(width / totals.size)
+        self.scale, self.aggregates = scale, aggregates
+        if aggregates is not None:
+            self.wide = nn.Linear(aggregates.size, 1, bias=False)
+            # features get the length of a state, so one training step moves both terms alike
+            self.wide_scale = math.sqrt(width / aggregates.size)
             nn.init.zeros_(self.wide.weight)
         self.state, self.item = nn.Linear(width, size), nn.Linear(width, size, bias=False)
         self.behavior = nn.Embedding(behaviors, size)
@@ -326,26 +322,58 @@ class FeedbackHead(nn.Module):
         nn.init.zeros_(self.score.weight)
         self.link: Link = LINKS[config.kind](config, scale)
 
-    def forward(self, states: Tensor, items: Tensor, behaviors: Tensor) -> Tensor:
+    def forward(self, query: QueryState, items: Tensor, behaviors: Tensor) -> Tensor:
         """(N,) float32 scores.
 
         Args:
-            states: (N, Q) states before the candidates, as `InfluenceModel.remember` gives them.
-            items: (N, H) the candidates' item vectors.
-            behaviors: (N,) codes of the candidates' behaviours.
+            query: (N,) states before the candidates.
+            items: (N, H) item vectors of the candidates.
+            behaviors: (N,) behaviour codes of the candidates.
         """
-        own = _levelled(states[..., : self.state.in_features])
-        state = self.state(own) + self.behavior(behaviors)
-        item = self.item(_levelled(items))
+        state = self.state(_scaled(query.hidden)) + self.behavior(behaviors)
+        item = self.item(_scaled(items))
         mixed = F.gelu(self.mix(torch.cat([state, item, state * item], dim=-1)))
-        found = self.score(self.dropout(mixed)) + self.taste(state) + self.quality(_levelled(items))
-        if self.totals is not None:
-            found = found + self.wide(states[..., -self.totals.size :] * self.wide_scale)
-        return found.float()[..., 0]
+        score = self.score(self.dropout(mixed)) + self.taste(state) + self.quality(_scaled(items))
+        if query.aggregates is not None:
+            score = score + self.wide(query.aggregates * self.wide_scale)
+        return score.float()[..., 0]
 
 
-def _levelled(vectors: Tensor) -> Tensor:
-    """The same directions, length sqrt(H)."""
+class Heads(NamedTuple):
+    """The heads of a model; those that the configuration leaves out are None."""
+
+    item: ItemHead
+    behavior: nn.Linear
+    feedback: FeedbackHead | None
+    when: WhenEmbedding | None
+
+
+def make_heads(
+    backbone: Backbone, encoder: Encoder, config: ModelConfig, scale: FeedbackScale | None
+) -> Heads:
+    """Untrained heads for a backbone.
+
+    Args:
+        backbone: The backbone whose states the heads read.
+        encoder: Encoder of the histories.
+        config: Options of the model.
+        scale: Statistics of the training labels; None for a model without feedback head.
+    """
+    width, behaviors = backbone.width, len(encoder.vocabulary.behaviors)
+    repeat_counts = aggregates = feedback = None
+    if config.item_head.repeat_counts:
+        repeat_counts = RepeatCounts(width, backbone.input_width, slots=encoder.max_events)
+    item, behavior = ItemHead(width, config.item_head, repeat_counts), nn.Linear(width, behaviors)
+    if scale is not None:
+        options = config.feedback_head
+        if options.aggregate_days is not None:
+            aggregates = AggregateFeatures(encoder, options.aggregate_days)
+        feedback = FeedbackHead(width, behaviors, options, scale, aggregates)
+    return Heads(item, behavior, feedback, WhenEmbedding(width) if config.when else None)
+
+
+def _scaled(vectors: Tensor) -> Tensor:
+    """Vectors of the same directions with length sqrt(H)."""
     return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
 
 

@@ -1,21 +1,14 @@
-"""Recurrent backbones: GRU, LSTM and the gated recurrence of the classical formulation.
+"""Recurrent backbones: GRU, LSTM and a gated recurrence.
 
-A recurrent backbone reads token by token and carries a state instead of attending. Tokens that are
-hidden (removal ``mask``, padding) leave the state as it was. Everything around it, units, heads,
-training, folder and explanations, is what transformers have. docs/recurrent.md has the equations.
-
-The recurrence's own account of a history: how much of its state each event lets through.
-
-An event's gate is the product of its tokens' gates. After the event, so much of what stood in the
-state before it is still there, element by element; the rest is made of ``b`` alone. A gate says
-what is forgotten, whatever was there and whichever target is asked: it is no influence.
+A recurrent backbone reads token by token and carries a state. Hidden tokens (removal ``mask``,
+padding) leave the state unchanged. Embeddings, heads, training, saving and explanations are those
+of transformers. docs/recurrent.md has the equations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,24 +16,18 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm_influence.config.model import ModelConfig
-from llm_influence.errors import ConfigError, ModelError
-from llm_influence.modeling.backbone import Backbone, inference, load_backbone, refuse_missing
-from llm_influence.rendering.batch import collate
-from llm_influence.types import History
-
-if TYPE_CHECKING:
-    from llm_influence.modeling.model import InfluenceModel
-
+from llm_influence.errors import ConfigError
+from llm_influence.modeling.backbone import Backbone, load_backbone, refuse_missing
+from llm_influence.rendering.batch import EncodedBatch
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
-"""What a cell carries from token to token: (layers, B, H) states, of an LSTM with its cells', of
-the recurrence with its last input vector."""
+"""State of a cell: (layers, B, H); an LSTM adds its cell state, the recurrence the last input."""
 
 
 class RecurrentShape(PreTrainedConfig):
-    """Sizes of a recurrent backbone, kept with its weights.
+    """Sizes of a recurrent backbone, saved with its weights.
 
-    ``vocab_size`` words have input vectors of their own (style ``text``); 0: none has.
+    ``vocab_size`` is the number of input embeddings (style ``text``); 0 for style ``token``.
     """
 
     model_type = "llm_influence_recurrent"
@@ -57,7 +44,7 @@ class GatedRecurrence(nn.Module):
     """``y_t = g_t * y_{t-1} + b`` with ``g_t = sigmoid(W0 h_t + W1 h_{t-1})``, element by element.
 
     h_t is the input vector of token t, h_0 is zero, y_0 is learned. Called like `torch.nn.GRU`
-    with ``batch_first``. docs/recurrent.md says why the gate is read as a vector.
+    with ``batch_first``. docs/how-to/recurrent_backbones.md says why the gate is read as a vector.
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -65,10 +52,10 @@ class GatedRecurrence(nn.Module):
         self.now = nn.Linear(input_size, hidden_size, bias=False)
         self.before = nn.Linear(input_size, hidden_size, bias=False)
         self.bias = nn.Parameter(torch.randn(hidden_size))
-        self.first = nn.Parameter(2 * self.bias.detach())  # where gates of one half leave it
+        self.first = nn.Parameter(2 * self.bias.detach())  # fixed point for gates of 1/2
 
     def gates(self, vectors: Tensor, last: Tensor | None = None) -> Tensor:
-        """(B, T, H) gates of (B, T, D) input vectors, which stood after the vector ``last``."""
+        """(B, T, H) gates of (B, T, D) input vectors that follow the vector ``last``."""
         last = torch.zeros_like(vectors[:, 0]) if last is None else last
         shifted = torch.cat([last[:, None], vectors[:, :-1]], dim=1)
         return torch.sigmoid(self.now(vectors) + self.before(shifted))
@@ -76,7 +63,7 @@ class GatedRecurrence(nn.Module):
     def forward(
         self, vectors: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, T, H) states after each of (B, T, D) input vectors, and what is carried on.
+        """(B, T, H) states after each of (B, T, D) input vectors, and the last state.
 
         Args:
             vectors: The input vectors.
@@ -91,23 +78,23 @@ class GatedRecurrence(nn.Module):
 
 
 class RecurrentCache:
-    """What a recurrent backbone has read: its state instead of keys and values."""
+    """Cache of a recurrent backbone: its state, in place of keys and values."""
 
     def __init__(self) -> None:
         self.state: State | None = None
         self._length = 0
 
     def get_seq_length(self) -> int:
-        """Tokens read so far."""
+        """Number of tokens read so far."""
         return self._length
 
     def update(self, state: State, tokens: int) -> None:
-        """Keep the state after ``tokens`` more tokens."""
+        """Store the state after ``tokens`` more tokens."""
         self.state, self._length = state, self._length + tokens
 
 
 class RecurrentModel(PreTrainedModel):
-    """One cell over input vectors, in float32: a state that is carried on loses digits in bf16."""
+    """One cell over input vectors, in float32: a carried state loses too many digits in bf16."""
 
     config_class = RecurrentShape
     main_input_name: ClassVar[str] = "inputs_embeds"
@@ -128,38 +115,41 @@ class RecurrentModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Every part starts as its own constructor starts it."""
+        """Keep the initialisation of the parts' own constructors."""
 
     def get_input_embeddings(self) -> nn.Embedding | None:
-        """Input vectors of the tokenizer's words; None where units stand in for all of them."""
+        """Input embeddings of the tokenizer's tokens; None for style ``token``."""
         return self.words
+
+    def new_cache(self) -> RecurrentCache:
+        """An empty cache."""
+        return RecurrentCache()
 
     def forward(
         self, inputs_embeds: Tensor, attention_mask: Tensor, cache: RecurrentCache | None = None
     ) -> BaseModelOutput:
         """States after every token.
 
-        The visible tokens of each row are moved together, read, and their states put back; a
-        hidden token has the state of the visible one before it.
+        A hidden token has the state of the visible token before it.
 
         Args:
             inputs_embeds: (B, T, D) input vectors.
             attention_mask: (B, T) bool, False where a token is hidden.
-            cache: What stood before these tokens; the state after them is kept in it.
+            cache: Cache of the tokens before; the state after these tokens is stored in it.
 
         Raises:
-            ValueError: A state is to be kept, and tokens are hidden.
+            ValueError: There is a cache, and tokens are hidden.
         """
         if cache is not None and not attention_mask.all():
-            raise ValueError("hidden tokens among those whose state is kept")
+            raise ValueError("a cache does not work with hidden tokens")
         first = torch.argsort(~attention_mask, dim=1, stable=True)
         vectors = torch.take_along_dim(inputs_embeds, first[..., None], dim=1)
         states, state = self._read(self.dropout(vectors), cache.state if cache else None)
         if cache is not None:
             cache.update(state, vectors.shape[1])
         at = attention_mask.cumsum(dim=1) - 1
-        found = torch.take_along_dim(states, at.clamp(min=0)[..., None], dim=1)
-        return BaseModelOutput(torch.where((at < 0)[..., None], self._start(found), found))
+        states = torch.take_along_dim(states, at.clamp(min=0)[..., None], dim=1)
+        return BaseModelOutput(torch.where((at < 0)[..., None], self._start(states), states))
 
     def _read(self, vectors: Tensor, state: State | None) -> tuple[Tensor, State]:
         """(B, T, H) states after (B, T, D) vectors, none of them hidden."""
@@ -167,7 +157,7 @@ class RecurrentModel(PreTrainedModel):
             vectors = vectors.float()
             if vectors.device.type != "cuda":
                 return self.cell(vectors, state)
-            # in eval mode cuDNN keeps nothing for the backward pass that explanations take
+            # in eval mode cuDNN cannot run backward, which gradient explanations need
             fused = self.training or not torch.is_grad_enabled()
             with torch.backends.cudnn.flags(enabled=fused, allow_tf32=False):
                 return self.cell(vectors, state)
@@ -180,34 +170,37 @@ class RecurrentModel(PreTrainedModel):
 
 
 def start_recurrent(config: ModelConfig, style: str) -> tuple[Backbone, Backbone | None]:
-    """A recurrent backbone with random weights, and the transformer that reads the items' words.
+    """A recurrent backbone with random weights, and the transformer that reads the items' texts.
 
     Args:
-        config: Of the model; its ``backbone`` is ``gru``, ``lstm`` or ``recurrence``.
-        style: Of rendering. ``text`` takes tokenizer and input vectors of the words from
+        config: Options of the model; ``backbone`` is ``gru``, ``lstm`` or ``recurrence``.
+        style: Rendering style. ``text`` takes tokenizer and input embeddings from
             ``recurrent.words``.
+
+    Returns:
+        The backbone, and the transformer ``recurrent.words``; None without it.
 
     Raises:
         ConfigError: Style ``text`` without ``recurrent.words``.
         ModelError, AssetError: `load_backbone` cannot load ``recurrent.words``.
     """
-    wanted = config.recurrent
-    reader = load_backbone(wanted.words) if wanted.words else None
+    options = config.recurrent
+    reader = load_backbone(options.words) if options.words else None
     words = None
     if style == "text":
         if reader is None:
             raise ConfigError(
-                f"style 'text' with backbone {config.backbone!r}, which knows no words",
+                f"style 'text' with backbone {config.backbone!r}, which has no tokenizer",
                 where="rendering.style",
-                expected="model.recurrent.words: whose tokenizer cuts the text",
+                expected="model.recurrent.words, a transformer whose tokenizer is used",
                 fix="set model.recurrent.words to minilm, or use style 'token'",
             )
         words = reader.model.get_input_embeddings().weight.detach()
     shape = RecurrentShape(
         cell=config.backbone,
-        hidden_size=wanted.width,
-        input_size=wanted.width if words is None else words.shape[1],
-        num_hidden_layers=wanted.layers,
+        hidden_size=options.width,
+        input_size=options.width if words is None else words.shape[1],
+        num_hidden_layers=options.layers,
         dropout=config.dropout or 0.0,
         vocab_size=0 if words is None else len(words),
     )
@@ -219,7 +212,7 @@ def start_recurrent(config: ModelConfig, style: str) -> tuple[Backbone, Backbone
 
 
 def load_recurrent(source: str, folder: Path) -> Backbone:
-    """The backbone that was saved in ``folder``, which was started as ``source``.
+    """Load the backbone ``source`` from the folder where it was saved.
 
     Raises:
         OSError, ValueError, RuntimeError: A file is missing or damaged.
@@ -229,35 +222,24 @@ def load_recurrent(source: str, folder: Path) -> Backbone:
         str(folder), dtype=torch.float32, output_loading_info=True
     )
     refuse_missing(report, str(folder))
-    shape = PreTrainedConfig()  # nothing is known of us where tokenizers are looked up
+    shape = PreTrainedConfig()  # transformers has no entry for RecurrentShape
     reads_text = model.words is not None
     tokenizer = AutoTokenizer.from_pretrained(str(folder), config=shape) if reads_text else None
     return Backbone(source, model.eval(), tokenizer, "recurrent")
 
 
-def has_gates(model: InfluenceModel) -> bool:
-    """Whether the model's backbone is the recurrence."""
-    return isinstance(getattr(model.backbone.model, "cell", None), GatedRecurrence)
+def event_gates(cell: GatedRecurrence, vectors: Tensor, batch: EncodedBatch) -> Tensor:
+    """(B, E, H) gates of the events: the product of the gates of an event's tokens.
 
+    After an event this share of the former state is left, element by element; the rest is ``b``.
+    A gate does not depend on a target, so it is not an influence.
 
-def event_gates(model: InfluenceModel, histories: Sequence[History]) -> list[Tensor]:
-    """(E, H) gates of the events of each of the histories, which fit the context.
-
-    Raises:
-        ModelError: The backbone is another one than ``recurrence``.
+    Args:
+        cell: The recurrence.
+        vectors: (B, T, D) input vectors.
+        batch: B histories of T tokens.
     """
-    cell = getattr(model.backbone.model, "cell", None)
-    if not isinstance(cell, GatedRecurrence):
-        raise ModelError(
-            f"{model.backbone.source!r} has no such gates",
-            where="gates, model.backbone",
-            expected="backbone 'recurrence'",
-            fix="train one, or ask a method of attribution",
-        )
-    batch = collate(model.encoder.encode(histories)).to(model.device)
-    with inference(model):
-        of_tokens = cell.gates(model.embed(batch).float())
-        event = (batch.event_index + 1)[..., None].expand_as(of_tokens)  # 0: prompt and padding
-        events = of_tokens.new_ones(len(histories), batch.ends.shape[1], of_tokens.shape[-1])
-        events = events.scatter_reduce(1, event, of_tokens, "prod")
-    return [row[1 : 1 + len(h)].cpu() for row, h in zip(events, histories, strict=True)]
+    of_tokens = cell.gates(vectors.float())
+    event = (batch.event_index + 1)[..., None].expand_as(of_tokens)  # 0: prompt and padding
+    gates = of_tokens.new_ones(len(of_tokens), batch.ends.shape[1], of_tokens.shape[-1])
+    return gates.scatter_reduce(1, event, of_tokens, "prod")[:, 1:]

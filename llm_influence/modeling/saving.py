@@ -1,19 +1,19 @@
-"""A model on disk: one folder of safetensors and JSON.
+"""Model folders: the parts of a model as safetensors, Parquet and JSON.
 
 model.json          format version, style, template, vocabulary, configuration, protocol, rules
-catalogue.parquet   the items
-facts.parquet       what a knowledge graph says of items (absent without one)
-counts.npy          how many events of training each item has
-heads.safetensors   unit vectors, item head, behaviour head, and feedback head and "when" if any
-adapter/            the adapter, as PEFT writes it (absent for kinds `frozen` and `full`)
-backbone/           the backbone and its tokenizer, untuned (absent in training checkpoints, which
-                    name the backbone's source instead); for kind `full` tuned, and always there
+catalogue.parquet   items
+facts.parquet       facts of a knowledge graph on items (only with a graph)
+counts.npy          number of training events of each item
+heads.safetensors   embeddings and heads
+adapter/            adapter in the format of PEFT (not for kinds `frozen` and `full`)
+backbone/           untuned backbone and its tokenizer (not in training checkpoints, which have
+                    the backbone's source); for kind `full` the tuned backbone, always present
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -27,105 +27,107 @@ from llm_influence.config.model import RECURRENT, ModelConfig
 from llm_influence.config.rules import read_rules
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.knowledge_graph import ItemFacts
-from llm_influence.errors import DataError, ModelError, ModelFolderError
+from llm_influence.errors import DataError, ModelError, ModelFolderError, missing, unreadable
 from llm_influence.modeling.adapters import DESCRIPTION, KINDS, TENSORS, Adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.embeddings import Embeddings
-from llm_influence.modeling.heads import FeedbackScale
-from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.heads import FeedbackScale, make_heads
+from llm_influence.modeling.network import Parts
 from llm_influence.modeling.recurrent import load_recurrent
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template
+from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.rendering.vocabulary import ValueBins, Vocabulary
 from llm_influence.types import IntArray
 from llm_influence.utils import unwritable, write_text
 
 FORMAT = 1
-_DESCRIBED: dict[str, tuple[str, ...]] = {
+SAVE_AGAIN = "save the model again"
+_REQUIRED: dict[str, tuple[str, ...]] = {
     "backbone": (),
     "config": (),
     "rendering": ("style", "template", "max_events", "max_tokens"),
     "vocabulary": ("behaviors", "value_edges", "features"),
+    "feedback": (),
     "protocol": (),
+    "rules": (),
 }
-"""What `model.json` cannot do without, and what these parts hold themselves."""
-
-COUNTS = "counts.npy"
-FACTS = "facts.parquet"
-BACKBONE = "backbone"
-_PARTS = ("units", "item_head", "behavior_head", "feedback_head", "when")
+"""Keys of `model.json`, and keys inside them."""
+DESCRIBED, HEADS, CATALOGUE = "model.json", "heads.safetensors", "catalogue.parquet"
+COUNTS, FACTS, BACKBONE, ADAPTER = "counts.npy", "facts.parquet", "backbone", "adapter"
 
 
-def save_model(model: InfluenceModel, folder: Path, *, with_backbone: bool) -> None:
-    """Write ``model`` to ``folder``; see `InfluenceModel.save_pretrained`."""
+def save_parts(parts: Parts, folder: Path, *, with_backbone: bool) -> None:
+    """Write a model folder; arguments and errors as in `InfluenceModel.save_pretrained`."""
+    backbone, vocabulary = parts.backbone, parts.encoder.vocabulary
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_head_state(model), folder / "heads.safetensors")
-        model.adapter.save(folder / "adapter")
-        if with_backbone or model.adapter.saved_in == "backbone":
-            base, state = model.backbone.model, model.adapter.backbone_state()
-            base.save_pretrained(str(folder / BACKBONE), state_dict=state)
-            if model.backbone.tokenizer is not None:
-                model.backbone.tokenizer.save_pretrained(str(folder / BACKBONE))
-        model.catalogue.save(folder / "catalogue.parquet")
-        if (counts := model.encoder.vocabulary.counts) is not None:
-            np.save(folder / COUNTS, counts, allow_pickle=False)
-        if model.facts is not None:
-            model.facts.save(folder / FACTS)
-        text = json.dumps(_description(model), indent=2, ensure_ascii=False)
-        write_text(folder / "model.json", text + "\n")
+        save_file(_head_state(parts), folder / HEADS)
+        parts.adapter.save(folder / ADAPTER)
+        if with_backbone or parts.adapter.saved_in == "backbone":
+            state = parts.adapter.backbone_state()
+            backbone.model.save_pretrained(str(folder / BACKBONE), state_dict=state)
+            if backbone.tokenizer is not None:
+                backbone.tokenizer.save_pretrained(str(folder / BACKBONE))
+        vocabulary.catalogue.save(folder / CATALOGUE)
+        if vocabulary.counts is not None:
+            np.save(folder / COUNTS, vocabulary.counts, allow_pickle=False)
+        if parts.facts is not None:
+            parts.facts.save(folder / FACTS)
+        text = json.dumps(_description(parts), indent=2, ensure_ascii=False)
+        write_text(folder / DESCRIBED, text + "\n")
     except (OSError, SafetensorError) as error:
         raise unwritable(folder, error) from error
 
 
-def load_model(folder: Path) -> InfluenceModel:
-    """Read a model from ``folder``; see `InfluenceModel.from_pretrained`."""
+def load_parts(folder: Path) -> Parts:
+    """Read a model folder; errors as in `InfluenceModel.from_pretrained`."""
     described = _read_description(folder)
-    with _reading(folder / "model.json"):
+    with _reading(folder / DESCRIBED):
         config = ModelConfig.model_validate(described["config"])
     backbone = _load_backbone(folder, described, config)
     encoder = _load_encoder(folder, described, backbone)
-    heads = _load_tensors(folder / "heads.safetensors")
-    if lacking := sorted({"units.words", "units.residual"} - heads.keys()):
-        raise _missing(folder / "heads.safetensors", lacking)
-    rank = heads["units.residual"].shape[-1]
-    units = Embeddings(heads["units.words"], backbone.width, rank=rank)
-    mixed = ("units.bags", "units.bag_weights")
-    if config.item_head.neighbors.share and (lacking := sorted(set(mixed) - heads.keys())):
-        raise _missing(folder / "heads.safetensors", lacking)
-    if heads.keys() >= set(mixed):
-        units.mix(*(heads[name] for name in mixed))
-    adapter = _load_adapter(folder / "adapter", backbone, config)
-    feedback = _load_scale(folder, described, config)
-    model = InfluenceModel(backbone, adapter, encoder, units, config, feedback)
-    _fill_heads(model, heads, folder / "heads.safetensors")
+    tensors = _load_tensors(folder / HEADS)
+    embeddings = _make_embeddings(tensors, folder / HEADS, backbone.width, encoder, config)
+    adapter = _load_adapter(folder / ADAPTER, backbone, config)
+    if encoder.style == "token" and backbone.words is not None:  # the embeddings replace them
+        backbone.words.requires_grad_(requires_grad=False)
+    heads = make_heads(backbone, encoder, config, _load_scale(folder, described, config))
+    facts = None
     if (folder / FACTS).exists():
         with _reading(folder / FACTS):
-            model.facts = ItemFacts.load(folder / FACTS)
+            facts = ItemFacts.load(folder / FACTS)
     elif config.item_head.neighbors.share or config.item_head.neighbors.share_of_new:
         raise _missing(folder, [FACTS])
-    model.protocol = described["protocol"]
-    # folders of the time before there were rules have none
-    model.rules = read_rules(described.get("rules", []), str(folder / "model.json"))
-    return model.eval()
+    rules = read_rules(described["rules"], str(folder / DESCRIBED))
+    parts = Parts(
+        *(backbone, adapter, encoder, embeddings, heads, config, facts),
+        protocol=described["protocol"],
+        rules=rules,
+    )
+    _fill_heads(parts, tensors, folder / HEADS)
+    return parts
 
 
-def restore_weights(model: InfluenceModel, folder: Path) -> None:
-    """Put the trained weights of a saved folder into ``model``, which has the same shape."""
-    path = folder / "heads.safetensors"
-    _fill_heads(model, _load_tensors(path), path)
-    if model.adapter.saved_in == "adapter":
-        _fill_adapter(model.adapter, folder / "adapter")
-    elif model.adapter.saved_in == "backbone":
-        model.adapter.load(_own_backbone(folder, model.config).model.state_dict())
+def restore_weights(parts: Parts, folder: Path) -> None:
+    """Put the trained weights of a saved folder into the parts of a model of the same shape.
+
+    Raises:
+        ModelFolderError: A file or key is missing or does not fit.
+    """
+    _fill_heads(parts, _load_tensors(folder / HEADS), folder / HEADS)
+    if parts.adapter.saved_in == "adapter":
+        _fill_adapter(parts.adapter, folder / ADAPTER)
+    elif parts.adapter.saved_in == "backbone":
+        parts.adapter.load(_own_backbone(folder, parts.config).model.state_dict())
 
 
-def _description(model: InfluenceModel) -> dict[str, object]:
-    encoder, vocabulary, head = model.encoder, model.encoder.vocabulary, model.feedback_head
+def _description(parts: Parts) -> dict[str, object]:
+    encoder, vocabulary, head = parts.encoder, parts.encoder.vocabulary, parts.heads.feedback
     return {
         "format": FORMAT,
-        "backbone": model.backbone.source,
-        "config": model.config.model_dump(mode="json"),
+        "backbone": parts.backbone.source,
+        "config": parts.config.model_dump(mode="json"),
         "rendering": {
             "style": encoder.style,
             "max_events": encoder.max_events,
@@ -138,25 +140,22 @@ def _description(model: InfluenceModel) -> dict[str, object]:
             "features": vocabulary.features,
         },
         "feedback": None if head is None else asdict(head.scale),
-        "protocol": model.protocol,
-        "rules": [rule.model_dump(mode="json") for rule in model.rules],
+        "protocol": parts.protocol,
+        "rules": [rule.model_dump(mode="json") for rule in parts.rules],
     }
 
 
 def _read_description(folder: Path) -> dict:
-    path = folder / "model.json"
+    path = folder / DESCRIBED
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelFolderError(
-            f"cannot be read ({error.strerror})",
-            where=str(path),
-            expected="a folder written by save_pretrained or `llm-influence finetune`",
-            fix="check the path, or train the model first",
-        ) from error
+        expected = "a folder written by save_pretrained or `llm-influence finetune`"
+        fix = "check the path, or train the model first"
+        raise unreadable(ModelFolderError, path, error, expected=expected, fix=fix) from error
     except json.JSONDecodeError as error:
         raise ModelFolderError(
-            f"not JSON ({error})", where=str(path), expected="JSON", fix="save the model again"
+            f"not JSON ({error})", where=str(path), expected="JSON", fix=SAVE_AGAIN
         ) from error
     version = described.get("format") if isinstance(described, dict) else None
     if version != FORMAT:
@@ -172,13 +171,13 @@ def _read_description(folder: Path) -> dict:
 
 
 def _lacking(described: dict) -> Iterator[str]:
-    """Parts of `_DESCRIBED` that are not there: ``vocabulary``, or ``vocabulary.behaviors``."""
-    for part, inside in _DESCRIBED.items():
-        if part not in described:
-            yield part
+    """Keys of `_REQUIRED` that are missing: ``vocabulary`` or ``vocabulary.behaviors``."""
+    for key, inside in _REQUIRED.items():
+        if key not in described:
+            yield key
             continue
-        found = described[part]
-        yield from (f"{part}.{n}" for n in inside if not isinstance(found, dict) or n not in found)
+        part = described[key]
+        yield from (f"{key}.{n}" for n in inside if not isinstance(part, dict) or n not in part)
 
 
 def _load_backbone(folder: Path, described: dict, config: ModelConfig) -> Backbone:
@@ -197,8 +196,8 @@ def _own_backbone(folder: Path, config: ModelConfig) -> Backbone:
 
 def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
     words, rendering = described["vocabulary"], described["rendering"]
-    with _reading(folder / "catalogue.parquet"):
-        catalogue = Catalogue.load(folder / "catalogue.parquet")
+    with _reading(folder / CATALOGUE):
+        catalogue = Catalogue.load(folder / CATALOGUE)
     vocabulary = Vocabulary(
         behaviors=tuple(words["behaviors"]),
         values=ValueBins(np.array(words["value_edges"], dtype=np.float64)),
@@ -216,45 +215,58 @@ def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
     )
 
 
+def _make_embeddings(
+    tensors: dict[str, Tensor], path: Path, width: int, encoder: Encoder, config: ModelConfig
+) -> Embeddings:
+    """Embeddings in the shape of the saved ones."""
+    bags = ("embeddings.bags", "embeddings.bag_weights")
+    required = {"embeddings.words", "embeddings.residual"}
+    required |= set(bags) if config.item_head.neighbors.share else set()
+    if lacking := sorted(required - tensors.keys()):
+        raise _missing(path, lacking)
+    tokens = encoder.token_cache
+    embeddings = Embeddings(
+        tensors["embeddings.words"],
+        width,
+        rank=tensors["embeddings.residual"].shape[-1],
+        first_item=tokens.first_item if isinstance(tokens, IdTokenCache) else 0,
+        residual_dropout=config.residual_dropout,
+    )
+    if tensors.keys() >= set(bags):
+        embeddings.mix(*(tensors[name] for name in bags))
+    return embeddings
+
+
 def _load_scale(folder: Path, described: dict, config: ModelConfig) -> FeedbackScale | None:
-    """None without a feedback head, as in a folder of the time before there was one."""
     if config.feedback is None:
         return None
-    found = described.get("feedback")
-    if not isinstance(found, dict) or found.keys() != {f.name for f in fields(FeedbackScale)}:
-        raise _missing(folder / "model.json", ["feedback"])
-    scale = FeedbackScale(**found)  # JSON has no tuples
-    return replace(
-        scale,
-        behaviors=tuple(scale.behaviors),
-        levels=tuple(scale.levels),
-        shares=tuple(scale.shares),
-    )
+    scale, names = described["feedback"], {field.name for field in fields(FeedbackScale)}
+    if not isinstance(scale, dict) or scale.keys() != names:
+        raise _missing(folder / DESCRIBED, ["feedback"])
+    # JSON has no tuples
+    lists = {name: tuple(value) for name, value in scale.items() if isinstance(value, list)}
+    return FeedbackScale(**scale | lists)
 
 
 def _load_counts(path: Path, items: int) -> IntArray | None:
-    """(I,) events of training by item, or None in a folder of the time before they were kept."""
+    """(I,) training events of each item; None if the model was saved without them."""
     if not path.exists():
         return None
     with _reading(path):
         counts = np.load(path, allow_pickle=False)
     if counts.shape != (items,):
-        raise ModelFolderError(
-            f"counts of shape {counts.shape}",
-            where=str(path),
-            expected=f"shape ({items},), one count an item of the catalogue",
-            fix="the files of this folder come from different runs: save the model again",
-        )
+        expected = f"shape ({items},), one count for each item of the catalogue"
+        raise _other_run(path, f"counts of shape {counts.shape}", expected)
     return counts
 
 
 def _load_adapter(folder: Path, backbone: Backbone, config: ModelConfig) -> Adapter:
-    kind, model = KINDS[config.adapter.kind], backbone.model.requires_grad_(False)
+    kind, model = KINDS[config.adapter.kind], backbone.model.requires_grad_(requires_grad=False)
     if kind.saved_in != "adapter":
         return kind.restore(model, config.adapter, folder)
     _load_tensors(folder / TENSORS)
     description = folder / DESCRIPTION
-    if not description.is_file():  # PEFT would take the folder's name for a hub id
+    if not description.is_file():  # PEFT would look for the folder's name on the hub
         raise _missing(folder, [description.name])
     with _reading(description):
         adapter = kind.restore(model, config.adapter, folder)
@@ -264,42 +276,41 @@ def _load_adapter(folder: Path, backbone: Backbone, config: ModelConfig) -> Adap
 
 def _fill_adapter(adapter: Adapter, folder: Path) -> None:
     path = folder / TENSORS
-    saved = _load_tensors(path)
-    if lacking := sorted(adapter.state().keys() - saved.keys()):
+    tensors = _load_tensors(path)
+    if lacking := sorted(adapter.state().keys() - tensors.keys()):
         raise _missing(path, lacking)
     with _reading(path):
-        adapter.load(saved)
+        adapter.load(tensors)
 
 
-def _head_state(model: InfluenceModel) -> dict[str, Tensor]:
+def _modules(parts: Parts) -> dict[str, nn.Module]:
+    """Modules of `heads.safetensors` by the prefix of their tensors."""
+    heads, feedback, when = parts.heads, parts.heads.feedback, parts.heads.when
+    modules = {"embeddings": parts.embeddings, "item_head": heads.item}
+    modules |= {"behavior_head": heads.behavior, "feedback_head": feedback, "when": when}
+    return {name: module for name, module in modules.items() if module is not None}
+
+
+def _head_state(parts: Parts) -> dict[str, Tensor]:
     return {
         f"{part}.{name}": tensor.detach().contiguous()
-        for part, module in _parts(model).items()
+        for part, module in _modules(parts).items()
         for name, tensor in module.state_dict().items()
     }
 
 
-def _parts(model: InfluenceModel) -> dict[str, nn.Module]:
-    """What `heads.safetensors` holds, as far as the model has it."""
-    found = {part: getattr(model, part) for part in _PARTS}
-    return {part: module for part, module in found.items() if module is not None}
-
-
-def _fill_heads(model: InfluenceModel, heads: dict[str, Tensor], path: Path) -> None:
-    wanted = _head_state(model)
-    if lacking := sorted(wanted.keys() - heads.keys()):
+def _fill_heads(parts: Parts, tensors: dict[str, Tensor], path: Path) -> None:
+    own = _head_state(parts)
+    if lacking := sorted(own.keys() - tensors.keys()):
         raise _missing(path, lacking)
-    for name, tensor in wanted.items():
-        if heads[name].shape != tensor.shape:
-            raise ModelFolderError(
-                f"{name} has shape {tuple(heads[name].shape)}",
-                where=str(path),
-                expected=f"shape {tuple(tensor.shape)}",
-                fix="the files of this folder come from different runs: save the model again",
-            )
-    for part, module in _parts(model).items():
-        own = {n.removeprefix(f"{part}."): t for n, t in heads.items() if n.startswith(f"{part}.")}
-        module.load_state_dict(own)
+    for name, tensor in own.items():
+        if tensors[name].shape != tensor.shape:
+            shapes = (tuple(tensors[name].shape), tuple(tensor.shape))
+            raise _other_run(path, f"{name} has shape {shapes[0]}", f"shape {shapes[1]}")
+    for part, module in _modules(parts).items():
+        start = f"{part}."
+        state = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+        module.load_state_dict(state)
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
@@ -309,23 +320,23 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while ``path`` is read is an error of the model folder."""
+    """Turn every error while ``path`` is read into an error of the model folder."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError, DataError, ModelError) as error:
         raise ModelFolderError(
             f"cannot be read ({error})",
             where=str(path),
-            expected="a part of a model folder, whole",
-            fix="save the model again; a copy that was cut short gives this error",
+            expected="a complete part of a model folder",
+            fix=f"{SAVE_AGAIN}, or copy the folder again",
         ) from error
 
 
-def _missing(path: Path, names: list[str]) -> ModelFolderError:
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return ModelFolderError(
-        f"lacks {shown}",
-        where=str(path),
-        expected="every part, head and adapter key of the model",
-        fix="save the model again, whole",
-    )
+def _missing(path: Path, names: Sequence[str]) -> ModelFolderError:
+    expected = "every part, head and adapter key of the model"
+    return missing(ModelFolderError, names, where=str(path), expected=expected, fix=SAVE_AGAIN)
+
+
+def _other_run(path: Path, reason: str, expected: str) -> ModelFolderError:
+    fix = f"the files of this folder come from different runs: {SAVE_AGAIN}"
+    return ModelFolderError(reason, where=str(path), expected=expected, fix=fix)

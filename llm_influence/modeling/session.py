@@ -1,77 +1,68 @@
-"""A history that grows by one event at a time, as in a live system.
+"""Sessions: predictions for one user whose history grows event by event.
 
-A state depends on its own past alone, so what was read before stays as it was: the keys and
-values that later tokens attend to are kept (the KV cache), of a recurrent backbone its state. A new
-event costs the tokens of that event instead of the whole history's.
+A state depends only on earlier tokens, so a new event needs only its own tokens. What attention
+reads of the earlier ones is kept in a cache: keys and values, or the state of a recurrent backbone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llm_influence.errors import DataError, ModelError, UnknownNameError, choices
+from llm_influence.errors import DataError, ModelError, UnknownNameError, out_of_range, unknown
 from llm_influence.modeling.backbone import inference
-from llm_influence.modeling.recommendation import Recommendation
+from llm_influence.modeling.counts import QueryState
+from llm_influence.modeling.network import Network, Prediction
+from llm_influence.modeling.scoring import Recommendation, best_items
 from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.rules.rule_book import RuleBook
 from llm_influence.types import Event, History
-
-if TYPE_CHECKING:
-    from llm_influence.modeling.model import InfluenceModel, Prediction
 
 
 class Session:
-    """One user's history, read once and then event by event.
+    """The history of one user, read once and then event by event.
 
-    At every moment `prediction` equals that of ``model.predict([window])``, up to rounding.
-    What is read anew is decided by the tokens themselves: as long as those already read are the
-    beginning of those to read now, the rest is read alone, else all of it. All of it is read when
-    the window has slid: the oldest event has left, and the one after it now reads "start" where
-    it said how long it came after.
+    `prediction` always equals that of ``model.predict([window])``, up to rounding. If the tokens of
+    the window start with those already read, only the rest is read. If the window has moved, it
+    is read as a whole: its oldest event is gone, and the next one now has the gap "start".
 
-    The model must not be trained meanwhile; after that, call `reread`.
+    Do not train the model during a session, or call `reread` afterwards.
 
     Args:
-        model: A model whose backbone keeps what it read: decoders, BERT-like encoders, recurrent
-            ones.
+        model: A model whose backbone has a cache: a decoder, a BERT-like encoder or a recurrent
+            one.
         history: The events so far; may be empty.
-        keep: What happens when the model's window (``max_events``, ``max_tokens``) is full. None:
-            it slides by one at every event, so that the prediction is always that of the whole
-            history, and every event from then on is a whole reading. A number K: the window is
-            cut back to the last K events and grows again, so that a whole reading comes once in
-            ``max_events - K + 1`` events, and the model sees between K and ``max_events`` of them.
+        keep: What happens when the window (``max_events``, ``max_tokens``) is full. None: it moves
+            by one event at a time, and every event from then on reads the whole window. K: it is
+            cut to the last K events and grows again, so that one event in ``max_events - K + 1``
+            reads the whole window, and the model sees between K and ``max_events`` events.
 
     Attributes:
-        history: Every event so far.
-        window: The events that the prediction rests on.
-        readings: Whole readings so far; the first one counts.
+        history: All events so far.
+        window: The events behind the prediction.
+        readings: Number of times that the whole window was read, the first one included.
 
     Raises:
-        ModelError: The backbone keeps no keys and values.
-        UnknownNameError: An item or behaviour is not known to the model.
+        ModelError: The backbone has no cache.
+        UnknownNameError: The model lacks an item or behaviour.
         DataError: ``keep`` is below one.
     """
 
     _batch: EncodedBatch  # the tokens read
-    _cache: Any  # their keys and values, or a recurrent backbone's state
+    _cache: Any  # their keys and values, or the state of a recurrent backbone
     _state: Tensor  # (1, H) after the last of them
-    _prediction: Prediction | None  # made of the state
+    _prediction: Prediction | None  # computed from the state when it is needed
 
-    def __init__(self, model: InfluenceModel, history: History, *, keep: int | None = None) -> None:
+    def __init__(self, model: Network, history: History, *, keep: int | None = None) -> None:
         if keep is not None and keep < 1:
-            raise DataError(
-                f"keep is {keep}",
-                where="follow",
-                expected="at least 1 event, or None",
-                fix="keep half of the model's max_events",
-            )
+            raise out_of_range(DataError, "keep", keep, expected="at least 1 event, or None")
         vocabulary = model.encoder.vocabulary
-        columns = vocabulary.columns([history])  # in the model's own codes from here on
+        columns = vocabulary.columns([history])
         self.history = replace(
             history,
             items=columns.codes["item"],
@@ -83,42 +74,35 @@ class Session:
         self._read_all(batch)
 
     def append(self, event: Event) -> None:
-        """Add what the user has just done, and read it.
+        """Add a new event and read it.
 
         Raises:
-            UnknownNameError: The model does not know the item or behaviour.
+            UnknownNameError: The model lacks the item or behaviour.
             DataError: The event is older than the last one.
         """
         history = self._with(self.history, event)
         window, batch = self._encode(self._with(self.window, event))
-        self.history, self.window = history, window  # nothing was refused
-        read = self._batch.input_ids.shape[1]
-        if not _begins_with(batch, self._batch):
-            self._read_all(batch)
-        else:
+        self.history, self.window = history, window  # only after all checks
+        start = self._batch.input_ids.shape[1]
+        if _starts_with(batch, self._batch):
             self._batch = batch
-            self._read(read)
+            self._read(start)
+        else:
+            self._read_all(batch)
 
     @property
     def prediction(self) -> Prediction:
-        """What comes next, a batch of one; the scores are made when first asked for."""
+        """Prediction of the next event, a batch of one; computed at the first access."""
         if self._prediction is None:
             with inference(self.model):
-                self._prediction = self.model.heads(self._asked)
+                self._prediction = self.model.heads(self._query())
         return self._prediction
 
-    @property
-    def _asked(self) -> Tensor:
-        """(1, Q) the state as heads see it."""
-        return self.model.query_from(self._state, self._batch)
-
     def ask(self, moment: int | None) -> None:
-        """Say when the next question is asked, for a model that reads "when"; nothing is read.
-
-        It holds until the next event comes.
+        """Set the query time, for a model that reads "when"; it holds until the next event.
 
         Args:
-            moment: Unix seconds; None where it is not known.
+            moment: Unix seconds; None for an unknown time.
 
         Raises:
             DataError: The last event is later.
@@ -128,7 +112,7 @@ class Session:
         self.history, self._prediction = replace(self.history, query_time=moment), None
 
     def reread(self) -> None:
-        """Read the whole window again: after the model's weights have changed."""
+        """Read the whole window again, after the model's weights have changed."""
         self.window, batch = self._encode(self.window)
         self._read_all(batch)
 
@@ -137,29 +121,43 @@ class Session:
     ) -> list[Recommendation]:
         """The k items most likely to come next; see `InfluenceModel.recommend`."""
         with inference(self.model):
-            scores = self.model.item_scores(self._asked)  # a chunk of a large catalogue at a time
-        if (changes := self.model.rule_scores([self.history])) is not None:
-            scores = scores.under(changes)
-        return self.model.choose(
-            scores, self.history, k, exclude_seen=exclude_seen, candidates=candidates
+            scores = self.model.item_scores(self._query())
+        rules: RuleBook | None = getattr(self.model, "rule_book", None)  # a network has none
+        if rules is not None:
+            scores = scores.under(torch.from_numpy(rules.changes([self.history])))
+        return best_items(
+            scores,
+            self.history,
+            k,
+            vocabulary=self.model.encoder.vocabulary,
+            rules=rules,
+            exclude_seen=exclude_seen,
+            candidates=candidates,
         )
 
+    def _query(self) -> QueryState:
+        """(1,) input of the heads."""
+        return self.model.query(self._batch, states=self._state)
+
     def _with(self, history: History, event: Event) -> History:
-        vocabulary = self.model.encoder.vocabulary
+        """A history with one more event."""
+        vocabulary, user = self.model.encoder.vocabulary, f"user {history.user_id!r}"
         if event.behavior not in vocabulary.behaviors:
-            raise UnknownNameError(
-                f"unknown behaviour {event.behavior!r}",
-                where=f"user {history.user_id!r}, the new event",
-                expected=choices(vocabulary.behaviors, event.behavior),
+            raise unknown(
+                UnknownNameError,
+                "behaviour",
+                event.behavior,
+                vocabulary.behaviors,
+                where=f"{user}, the new event",
                 fix="rename the behaviour, or fine-tune on a log that has it",
             )
         late = history.timestamps[-1] - event.timestamp if len(history) else 0
         if late > 0:
             raise DataError(
                 f"the new event is {late} s older than the last",
-                where=f"user {history.user_id!r}",
+                where=user,
                 expected="events in time order",
-                fix="follow the history anew with the event in its place",
+                fix="start a new session with the event at its place in the history",
             )
         value = np.nan if event.value is None else event.value
         return replace(
@@ -173,7 +171,7 @@ class Session:
         )
 
     def _encode(self, window: History) -> tuple[History, EncodedBatch]:
-        """The events that are read and their tokens; a window that became too long is cut."""
+        """The window, cut if it is too long, and its tokens."""
         encoded = self.model.encoder.encode([window])
         left_out = int(encoded.left_out[0])
         if left_out:
@@ -189,40 +187,29 @@ class Session:
         self._read(0)
 
     def _read(self, start: int) -> None:
-        """Read the tokens from place ``start`` on, with what came before in the cache."""
+        """Read the tokens from position ``start`` on; the earlier ones are in the cache."""
+        batch = self._batch
+        new = replace(
+            batch, input_ids=batch.input_ids[:, start:], added_ids=batch.added_ids[:, start:]
+        )
         with inference(self.model):
-            batch = self._batch
-            new = replace(
-                batch, input_ids=batch.input_ids[:, start:], added_ids=batch.added_ids[:, start:]
-            )
-            vectors = self.model.embed(new)
-            states: Tensor = self.model.attend(
-                self._batch, vectors, cache=self._cache
-            ).last_hidden_state
-        self._state, self._prediction = states[:, -1], None
-        self._check_cache()
-
-    def _check_cache(self) -> None:
-        read, kept = self._batch.input_ids.shape[1], self._cache.get_seq_length()
+            output = self.model.attend(batch, self.model.embed(new), cache=self._cache)
+        self._state, self._prediction = output.last_hidden_state[:, -1], None
+        read, kept = batch.input_ids.shape[1], self._cache.get_seq_length()
         if read != kept:
             backbone = self.model.backbone
             raise ModelError(
-                f"{backbone.model.config.model_type} keeps keys and values of {kept} tokens "
-                f"of {read}",
-                where=f"follow, backbone {backbone.source!r}",
+                f"{backbone.model.config.model_type} caches {kept} of {read} tokens",
+                where=f"session, backbone {backbone.source!r}",
                 expected="a backbone with a KV cache: a decoder, or a BERT-like encoder",
                 fix="call model.predict([history]) at every event, or choose another backbone",
             )
 
 
-def _begins_with(batch: EncodedBatch, read: EncodedBatch) -> bool:
-    """Whether the tokens of ``read`` are the first ones of ``batch``, events included."""
+def _starts_with(batch: EncodedBatch, read: EncodedBatch) -> bool:
+    """Whether the tokens of ``batch`` start with those of ``read``, of the same events."""
     length = read.input_ids.shape[1]
     return batch.input_ids.shape[1] > length and all(
-        torch.equal(ours[:, :length], theirs)
-        for ours, theirs in (
-            (batch.input_ids, read.input_ids),
-            (batch.event_index, read.event_index),
-            (batch.added_ids, read.added_ids),
-        )
+        torch.equal(getattr(batch, name)[:, :length], getattr(read, name))
+        for name in ("input_ids", "event_index", "added_ids")
     )

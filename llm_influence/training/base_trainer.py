@@ -1,11 +1,4 @@
-"""Attention of a bf16 run on a CPU, in float32: there it is the faster one, and the more exact.
-
-Adapters that change while they train: the trainer tells them how far the run is.
-
-The order in which windows are read: at random, those of similar length side by side.
-
-What fine-tuning and pretraining share: optimiser, order of the windows, checkpoints.
-"""
+"""The trainer that fine-tuning and pretraining share: optimiser, order of windows, checkpoints."""
 
 from __future__ import annotations
 
@@ -46,11 +39,11 @@ NAME = "sdpa_in_float32"
 
 
 def attend_in_float32(model: PreTrainedModel) -> None:
-    """Let a backbone with fused attention compute that, and that alone, in float32.
+    """Let the fused attention of a backbone compute in float32 under bf16 autocast.
 
-    PyTorch's fused attention takes about three times as long in bf16 as in float32 on a CPU with
-    bf16 instructions (51 tokens, forward and backward), and as long on 512 tokens. Autocast would
-    choose bf16. Backbones whose attention is not the fused one are left as they are.
+    On a CPU with bf16 instructions PyTorch's fused attention takes about three times as long in
+    bf16 as in float32 (51 tokens, forward and backward), and as long on 512 tokens. Backbones with
+    another attention do not change.
     """
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, sdpa_in_float32)
@@ -72,7 +65,7 @@ def sdpa_in_float32(
     attention_mask: Tensor | None,
     **options: Any,  # noqa: ANN401
 ) -> tuple[Tensor, None]:
-    """Fused attention outside autocast; what comes back has the type that came in."""
+    """Fused attention in float32; returns states of the type of the query."""
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
     with torch.autocast(query.device.type, enabled=False):
@@ -82,11 +75,11 @@ def sdpa_in_float32(
     return states.to(query.dtype), weights
 
 
-_FILE = "adapter_progress.safetensors"
+_PROGRESS = "adapter_progress.safetensors"
 
 
 class AdapterSchedule(TrainerCallback):
-    """Calls `Adapter.begin` and, after every optimiser step, `Adapter.after_step`."""
+    """Calls `Adapter.begin`, and `Adapter.after_step` after every optimiser step."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -94,39 +87,39 @@ class AdapterSchedule(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """The trainer alone knows how many steps there will be."""
+        """Set the number of steps."""
         self.adapter.begin(state.max_steps)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Gradients are still there, and the step is not counted yet."""
+        """Update the adapter; gradients exist, and the step is not counted yet."""
         self.adapter.after_step(state.global_step + 1)
 
 
 def save_progress(adapter: Adapter, checkpoint: Path) -> None:
-    """Write what the adapter's schedule has gathered, if it has one."""
+    """Write the state of the adapter's schedule, if it has one."""
     if progress := adapter.progress():
-        save_file(progress, checkpoint / _FILE)
+        save_file(progress, checkpoint / _PROGRESS)
 
 
 def load_progress(adapter: Adapter, checkpoint: Path) -> None:
-    """Put back what `save_progress` wrote."""
-    path = checkpoint / _FILE
+    """Load the state of `save_progress`."""
+    path = checkpoint / _PROGRESS
     if path.is_file():
         adapter.load_progress(load_file(path))
 
 
 class LengthSampler(Sampler[int]):
-    """Windows shuffled, then sorted by length within long stretches: batches hold little padding.
+    """Shuffles windows and groups similar lengths into a batch, which saves padding.
 
-    The order depends on the seed and the epoch alone, so all processes and a resumed run agree on
-    it; the Trainer's own sampler draws from each process's global generator.
+    The order depends on the seed and the epoch only, so all processes and a resumed run agree on
+    it. The Trainer's own sampler draws from the global generator of each process.
 
     Args:
-        lengths: Size of each window, in whatever costs time alike: tokens, or events.
-        batch_size: Windows a step, over all processes.
-        seed: Of the shuffle.
+        lengths: Length of each window, in events or tokens.
+        batch_size: Windows of a step, over all processes.
+        seed: Seed of the shuffle.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int) -> None:
@@ -138,31 +131,31 @@ class LengthSampler(Sampler[int]):
         return len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass over the data begins, counted from 0."""
+        """Set the number of the epoch, from 0."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        """Every window once, batch after batch in random order; a short batch comes last."""
+        """Every window once, in random order of batches; an incomplete batch comes last."""
         draw = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
         size = self._batch_size
         places = get_length_grouped_indices(self._lengths, size, generator=draw)
         whole = len(places) // size * size
-        # Left in order, every stretch would feed its long windows first and its short ones last.
+        # The groups are sorted from long to short, so their batches are shuffled again.
         batches = torch.tensor(places[:whole], dtype=torch.int64).view(-1, size)
         shuffled = batches[torch.randperm(len(batches), generator=draw)]
         return iter(shuffled.flatten().tolist() + places[whole:])
 
 
 class ModelTrainer(Trainer):
-    """Trains an `InfluenceModel` that an objective holds as ``model``.
+    """Trains an `InfluenceModel`, which the objective has as its attribute ``model``.
 
-    What differs from its parent: two learning rates, windows in an order that all processes and a
-    resumed run agree on, and checkpoints that hold what is trained alone.
+    Differences from its parent: two learning rates, a deterministic order of windows, and
+    checkpoints of the trained weights only.
 
     Args:
         config: The run.
         sampler: The order of the windows.
-        options: Go to the parent.
+        options: Options of `transformers.Trainer`.
     """
 
     def __init__(
@@ -176,13 +169,13 @@ class ModelTrainer(Trainer):
 
     @property
     def influence_model(self) -> InfluenceModel:
-        """The model under training, without the objective or any process wrapper."""
+        """The model under training, without objective and process wrapper."""
         return self.accelerator.unwrap_model(self.model).model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; item residuals have their own learning rate, and none of the small ones decay."""
+        """AdamW; item residuals have their own learning rate, vectors have no weight decay."""
         train = self._config.train
-        residual = self.influence_model.units.residual
+        residual = self.influence_model.embeddings.residual
         trained = [p for p in self.model.parameters() if p.requires_grad and p is not residual]
         matrices = [p for p in trained if p.squeeze().ndim > 1]  # (N, 1) is a vector
         vectors = [p for p in trained if p.squeeze().ndim < 2]
@@ -207,7 +200,7 @@ class ModelTrainer(Trainer):
         inputs: Inputs,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """One micro-batch; all of a step's draw the same items, and so does a run that goes on."""
+        """Train on one micro-batch; the step number makes all of a step draw the same items."""
         numbered = {**inputs, "step": self.state.global_step}
         return super().training_step(model, numbered, num_items_in_batch)
 
@@ -221,15 +214,15 @@ class ModelTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        restore_weights(self.influence_model, Path(resume_from_checkpoint))
+        restore_weights(self.influence_model.parts, Path(resume_from_checkpoint))
         load_progress(self.influence_model.adapter, Path(resume_from_checkpoint))
 
 
-class EpochOf(TrainerCallback):
-    """Tells the windows and their order which epoch begins.
+class EpochCallback(TrainerCallback):
+    """Sets the epoch of the windows and of their sampler.
 
-    Where several processes share a sampler, accelerate does not call a dataset's ``set_epoch``,
-    nor a sampler's when a run goes on in the middle of an epoch.
+    With several processes accelerate does not call ``set_epoch`` of a dataset, nor that of a
+    sampler if a run resumes inside an epoch.
     """
 
     def __init__(self, *parts: WindowDataset | LengthSampler) -> None:
@@ -238,13 +231,13 @@ class EpochOf(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Pass it on."""
+        """Set the epoch of all parts."""
         for part in self._parts:
             part.set_epoch(int(state.epoch))
 
 
-class AttentionOf(TrainerCallback):
-    """Gives the backbone the faster attention of a bf16 run on a CPU while it trains."""
+class AttentionCallback(TrainerCallback):
+    """Uses `attend_in_float32` while a bf16 run trains on a CPU."""
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         self._backbone = backbone
@@ -252,14 +245,14 @@ class AttentionOf(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Change the attention where that is the faster one."""
+        """Change the attention, if that is faster."""
         if args.bf16 and args.device.type == "cpu":
             attend_in_float32(self._backbone)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Change it back."""
+        """Restore the usual attention."""
         attend_as_usual(self._backbone)
 
 
@@ -287,15 +280,15 @@ def shared_arguments(config: RunConfig, world_size: int) -> dict[str, Any]:
         "remove_unused_columns": False,
         "label_names": ["labels"],
         "ddp_find_unused_parameters": False,
-        "ddp_broadcast_buffers": False,  # words of units: large, never trained, equal everywhere
+        "ddp_broadcast_buffers": False,  # text vectors: large, equal everywhere
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
 
 
 def wants_bf16(train: TrainConfig) -> bool:
-    """Whether to train in bf16 autocast.
+    """Whether to train in bf16 autocast; ``auto`` does so if the chip has bf16 instructions.
 
-    ``auto`` asks the chip: on a CPU without bf16 instructions it is tens of times slower.
+    On a CPU without them bf16 is tens of times slower.
     """
     if train.precision != "auto":
         return train.precision == "bf16"
@@ -317,14 +310,14 @@ def _share(train: TrainConfig, world_size: int) -> int:
 
 
 def release(trainer: ModelTrainer) -> None:
-    """Let go of the model's wrappers: where processes share a model, their hooks go with them."""
+    """Remove the process wrappers of the model, with their hooks, after training."""
     trainer.accelerator.free_memory()
     trainer.model_wrapped = trainer.model
     gc.collect()
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint; one that was cut short lacks the state, which is written last."""
-    whole = folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    step = {path.parent: int(path.parent.name.split("-")[1]) for path in whole}
-    return str(max(step, key=step.__getitem__)) if step else None
+    """The newest complete checkpoint: it has the trainer's state, which is written last."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    newest = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return None if newest is None else str(newest)

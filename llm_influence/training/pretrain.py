@@ -1,19 +1,13 @@
-"""Language modelling on the rendered log: which tokens are predicted, and how they are scored.
+"""Domain-adaptive pretraining: language modelling on the rendered log, before fine-tuning.
 
-A token is predicted by its own input vector: the output is tied to the input (Press & Wolf 2017,
-arXiv:1608.05859), as that of the item head is. Predicted are words of fields, which the log
-says; never the template's own words, which say nothing, and never the field ``value``: what an
-event was rated or worth is what feedback heads learn, and pretraining must not have seen it as a
-target. Values may still be read, as in every other pass. The log's labels are not read at all.
+Gururangan et al. 2020 (arXiv:2004.10964). It reads training events without their labels. Only
+tokens of event fields are predicted: never the template's own words, and never the field
+``value``, which feedback heads learn. A token is predicted by its own input vector (tied
+embeddings, Press & Wolf 2017, arXiv:1608.05859). Pretraining leaves a folder in the run's:
 
-Domain-adaptive pretraining: language modelling on the log's own texts, before fine-tuning.
-
-Gururangan et al. 2020 (arXiv:2004.10964). It runs on events of training alone, labels unread, and
-leaves its own folder inside the run's:
-
-pretraining/checkpoints/   what a run that was broken off goes on from
-pretraining/               the weights, as a model folder without the backbone
-pretraining/metrics.json   loss by epoch; written last: with it, pretraining is finished
+pretraining/checkpoints/   to resume pretraining
+pretraining/               the weights, as a model folder without backbone
+pretraining/metrics.json   loss of each epoch; written last: with it, pretraining is finished
 """
 
 from __future__ import annotations
@@ -39,6 +33,7 @@ from llm_influence.config.run import RunConfig
 from llm_influence.config.training import PretrainingConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError
+from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.heads import ItemHead
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.saving import restore_weights
@@ -48,8 +43,8 @@ from llm_influence.rendering.template import FIELDS
 from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.training.augmentation import drawn_items
 from llm_influence.training.base_trainer import (
-    AttentionOf,
-    EpochOf,
+    AttentionCallback,
+    EpochCallback,
     LengthSampler,
     ModelTrainer,
     last_checkpoint,
@@ -62,61 +57,65 @@ from llm_influence.types import BoolArray
 from llm_influence.utils import write_text
 
 OWN_BLOCKS = ("behavior", "gap", "hour", "weekday", "times")
-"""Fields whose units are predicted among themselves; items have a loss of their own."""
+"""Fields whose tokens are predicted among those of the same field; items have their own loss."""
 
 CHUNK = 1024
-"""Tokens scored against the whole vocabulary at a time; affects memory alone."""
+"""Tokens scored against the whole vocabulary at a time; affects memory only."""
 
 
 def check_objective(config: PretrainingConfig, model: InfluenceModel) -> None:
-    """Refuse an objective that the model cannot learn from.
+    """Check that the model can learn from the objective.
 
     Raises:
         ConfigError: The attention does not fit the objective, the template has nothing to predict,
-            or nothing that is learned would be kept.
+            or no trained weight would be kept.
     """
     template, encoder = model.encoder.template, model.backbone.kind == "encoder"
-    said = [chunk.field for chunk in template.event_chunks if chunk.field]
-    several = model.encoder.style == "text" or len(said) > 1
-    found, fix = "", ""
+    text, fields = model.encoder.style == "text", _fields(model)
+    problem, fix = "", ""
     if config.objective == "masked" and not encoder:
-        found = f"a {model.backbone.kind} model never sees what stands behind a hidden token"
+        problem = f"a {model.backbone.kind} model never sees the tokens after a hidden one"
         fix = "set pretraining.objective to causal"
-    elif config.objective == "causal" and encoder and several:
-        found = "an encoder sees all tokens of an event at once, those to be predicted too"
+    elif config.objective == "causal" and encoder and (text or len(fields) > 1):
+        problem = "an encoder sees all tokens of an event at once, also those it should predict"
         fix = "set pretraining.objective to masked, or use a template of one token an event"
-    elif not set(said) - {"value"}:
-        found = f"template {template.name!r} says nothing but values, which are not predicted"
-        fix = "use a template that says items or behaviours"
-    elif model.encoder.style == "text" and model.backbone.input_width != model.backbone.width:
+    elif not set(fields) - {"value"}:
+        problem = f"template {template.name!r} has no field except value, which is not predicted"
+        fix = "use a template with items or behaviours"
+    elif text and model.backbone.input_width != model.backbone.width:
         width = model.backbone.input_width
-        found = f"words have vectors of {width} numbers, states {model.backbone.width}"
-        fix = f"choose a backbone whose states are as wide (model.recurrent.width {width})"
-    elif model.encoder.style == "text" and model.config.adapter.kind == "frozen":
-        found = "a frozen backbone learns nothing from words"
+        problem = f"words have vectors of {width} numbers, states {model.backbone.width}"
+        fix = f"choose a backbone with states of that width (model.recurrent.width {width})"
+    elif text and model.config.adapter.kind == "frozen":
+        problem = "a frozen backbone learns nothing from words"
         fix = "choose another model.adapter.kind, or set pretraining.epochs to 0"
-    if found:
+    if problem:
         raise ConfigError(
-            found,
+            problem,
             where=f"pretraining.objective {config.objective!r}",
             expected="an objective that the model can learn from",
             fix=fix,
         )
 
 
-class LanguageCollator:
-    """Windows to one batch with the tokens that are predicted.
+def _fields(model: InfluenceModel) -> list[str]:
+    """The fields of an event in the template."""
+    return [chunk.field for chunk in model.encoder.template.event_chunks if chunk.field]
 
-    All events of a window are rendered, the last one too. ``labels`` (B, T) has the id of each
-    predicted token at its own place. Where ``masked``, its id is taken out of the batch, so that
-    nothing can see it, and ``hidden`` (B, T) says where; what is added to it goes with it. Which
-    tokens are hidden depends on the seed, the epoch and the window alone.
+
+class LanguageCollator:
+    """Collates windows with the tokens that are predicted.
+
+    All events of a window are rendered, the last one too. ``labels`` (B, T) holds the id of each
+    predicted token at its own place. With the masked objective its id is removed from the input,
+    and ``hidden`` (B, T) marks the place. The hidden tokens depend on the seed, the epoch and the
+    window only.
 
     Args:
-        log: Events of training.
+        log: Training events.
         encoder: Renders the windows.
         config: Objective and share of hidden tokens.
-        seed: Of all draws.
+        seed: Seed of the draws.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class LanguageCollator:
         self._log, self._encoder, self._config, self._seed = log, encoder, config, seed
 
     def __call__(self, windows: Sequence[Window]) -> Inputs:
-        """See the class."""
+        """The batch of B windows."""
         whole = [self._log.at(w.user, w.stop + 1).keep(slice(w.start, None)) for w in windows]
         batch = collate(self._encoder.encode(whole))
         predicted = predictable(batch)
@@ -141,7 +140,7 @@ class LanguageCollator:
         return inputs
 
     def _drawn(self, predictable: BoolArray, window: Window) -> BoolArray:
-        """A share of a row's tokens, at least one."""
+        """A random share of the predictable tokens of a window, at least one."""
         draw = np.random.default_rng([self._seed, *window.draws_by().values(), 1, 1])
         coins = draw.random(int(predictable.sum()))
         drawn = np.zeros_like(predictable)
@@ -150,24 +149,22 @@ class LanguageCollator:
 
 
 def predictable(batch: EncodedBatch) -> Tensor:
-    """(B, T) bool, the tokens that may be predicted: words of events' fields, values apart."""
+    """(B, T) bool, tokens that may be predicted: those of event fields except ``value``."""
     return (batch.field_index >= 0) & (batch.field_index != FIELDS.index("value"))
 
 
 class LanguageObjective(nn.Module):
     """Cross-entropy of hidden tokens (masked), or of every token from those before it (causal).
 
-    The states are those that fine-tuning reads, under the same attention mask: what is learned of
-    them is learned for it. In style ``token`` the item head scores the units of the token's own
-    field, items by the very loss of fine-tuning; in style ``text`` a head that is thrown away
-    afterwards scores the tokenizer's words.
-
-    Sums over tokens are divided by the number of labels of the whole step, as in fine-tuning.
+    The states are those of fine-tuning, under the same attention mask. In style ``token`` the item
+    head scores the tokens of the same field; items have the loss of fine-tuning. In style ``text``
+    a temporary head scores the tokenizer's vocabulary. Losses are divided by the number of labels
+    of the whole step, as in fine-tuning.
 
     Args:
         model: The model that is trained.
         config: The objective.
-        item_loss: Of items; that of fine-tuning.
+        item_loss: Loss of items.
     """
 
     def __init__(
@@ -192,19 +189,20 @@ class LanguageObjective(nn.Module):
         """The loss of one micro-batch.
 
         Args:
-            labels: (B, T) ids of the tokens that are predicted, at their own places.
-            hidden: (B, T) bool, places that read one learned vector instead of a token's.
+            labels: (B, T) ids of the predicted tokens, at their own places.
+            hidden: (B, T) bool, places whose input is one learned vector instead of the token's.
             num_items_in_batch: Labels of the whole step; default: of this micro-batch.
-            step: Number of the optimiser step; says which items a loss draws.
+            step: Number of the optimiser step, which decides the drawn items.
             inputs: The tensors of an `EncodedBatch`.
         """
         states, known = self.states(hidden, **inputs), labels != IGNORE
         if self._config.objective == "causal":
             states, known, labels = states[:, :-1], known[:, 1:], labels[:, 1:]
         states, labels = states[known], labels[known]
-        loss = (
-            self._units(states, labels, step) if self.words is None else self._words(states, labels)
-        )
+        if self.words is None:
+            loss = self._field_loss(states, labels, step)
+        else:
+            loss = self._word_loss(states, labels)
         penalty = self.model.adapter.penalty()
         if penalty is not None:
             loss = loss + penalty * len(labels)
@@ -218,26 +216,26 @@ class LanguageObjective(nn.Module):
             vectors = torch.where(hidden[..., None], self.hidden, vectors)
         return self.model.states(batch, vectors)
 
-    def _words(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Loss of words against the tokenizer's vocabulary, whose scores are never held at once."""
+    def _word_loss(self, states: Tensor, labels: Tensor) -> Tensor:
+        """Loss of words against the tokenizer's vocabulary, in chunks to save memory."""
         words = self.model.body.get_input_embeddings().weight
         parts = zip(states.split(CHUNK), labels.split(CHUNK), strict=True)
         losses = [
-            checkpoint(_cross_entropy, self.words, part, words, wanted, use_reentrant=False)
-            for part, wanted in parts
+            checkpoint(_cross_entropy, self.words, part, words, target, use_reentrant=False)
+            for part, target in parts
         ]
         return torch.stack(losses).sum()
 
-    def _units(self, states: Tensor, labels: Tensor, step: int) -> Tensor:
-        """Loss of units, each against those of its field."""
+    def _field_loss(self, states: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Loss of tokens against the other tokens of their field."""
         first, pieces = self.model.first_item, self.model.encoder.token_cache
         items = labels >= first
-        loss = self._item_loss(states[items], labels[items] - first, step)
-        said = {chunk.field for chunk in self.model.encoder.template.event_chunks}
-        for field in [field for field in OWN_BLOCKS if field in said]:
-            units = pieces.units_of(field) if isinstance(pieces, IdTokenCache) else range(0)
+        loss = self._item_loss(QueryState(states[items]), labels[items] - first, step)
+        fields = _fields(self.model)
+        for field in [field for field in OWN_BLOCKS if field in fields]:
+            units = pieces.ids_of(field) if isinstance(pieces, IdTokenCache) else range(0)
             own = (labels >= units.start) & (labels < units.stop)
-            vectors = self.model.units(slice(units.start, units.stop))
+            vectors = self.model.embeddings(slice(units.start, units.stop))
             loss = loss + _cross_entropy(
                 self.model.item_head, states[own], vectors, labels[own] - units.start
             )
@@ -245,11 +243,11 @@ class LanguageObjective(nn.Module):
 
 
 def _cross_entropy(head: ItemHead, states: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(head(states, vectors).float(), labels, reduction="sum")
+    return F.cross_entropy(head(QueryState(states), vectors).float(), labels, reduction="sum")
 
 
 def _mask_vector(model: InfluenceModel, width: int) -> Tensor:
-    """(H,) what a hidden token starts as: the tokenizer's mask token, or nothing."""
+    """(H,) initial input vector of hidden tokens: the tokenizer's mask token, or zeros."""
     mask = model.encoder.tokenizer.mask_token_id if model.encoder.tokenizer else None
     if model.encoder.style == "text" and mask is not None:
         embeddings = model.body.get_input_embeddings()
@@ -265,16 +263,16 @@ _OWN = "language.safetensors"
 def pretrain(
     config: RunConfig, model: InfluenceModel, log: BehaviorLog, folder: Path
 ) -> dict[str, Any] | None:
-    """Pretrain ``model`` as ``config.pretraining`` says, or put back what that has learned before.
+    """Pretrain a model, or load the weights of a pretraining that is finished.
 
     Args:
         config: The run.
-        model: Fresh from `InfluenceModel.build`; its weights are changed in place.
-        log: Events of training.
+        model: A new model of `InfluenceModel.build`; its weights are changed in place.
+        log: Training events.
         folder: The run's folder.
 
     Returns:
-        Metrics: objective, epochs, loss of each epoch, seconds; None where the block is off.
+        Metrics: objective, epochs, loss of each epoch, seconds; None without pretraining.
 
     Raises:
         ConfigError: The objective does not fit the model.
@@ -284,7 +282,7 @@ def pretrain(
         return None
     place = folder / PLACE
     if (place / METRICS).is_file():
-        restore_weights(model, place)
+        restore_weights(model.parts, place)
         return json.loads((place / METRICS).read_text(encoding="utf-8"))
     state, begun = PartialState(), time.perf_counter()
     with _trained(model, _parts(model)):
@@ -305,10 +303,10 @@ def pretrain(
 
 
 class PretrainingTrainer(ModelTrainer):
-    """Trains the model's language on windows; there is nothing to validate.
+    """Trains language modelling on windows, without validation.
 
-    Checkpoints also hold what the objective has learned for itself: the vector of hidden tokens
-    and the head of words.
+    Checkpoints also hold the weights of the objective itself: the vector of hidden tokens and the
+    head of words.
     """
 
     def __init__(
@@ -330,7 +328,7 @@ class PretrainingTrainer(ModelTrainer):
             model=self._objective,
             train_dataset=windows,
             data_collator=LanguageCollator(log, model.encoder, config.pretraining, seed=train.seed),
-            callbacks=[EpochOf(windows, sampler), AttentionOf(model.backbone.model)],
+            callbacks=[EpochCallback(windows, sampler), AttentionCallback(model.backbone.model)],
             args=pretraining_arguments(config, place, PartialState().num_processes),
         )
 
@@ -370,19 +368,19 @@ def pretraining_arguments(config: RunConfig, place: Path, world_size: int) -> Tr
 
 
 def _parts(model: InfluenceModel) -> tuple[str, ...]:
-    """What pretraining trains: in style ``text`` no unit and no head of ours is read."""
+    """The trained parts; in style ``text`` no embedding and no head of ours is read."""
     return ("body", "units", "item_head") if model.encoder.style == "token" else ("body",)
 
 
 @contextmanager
 def _trained(model: InfluenceModel, parts: tuple[str, ...]) -> Iterator[None]:
-    """Only ``parts`` of the model get gradients; processes would wait for those of the others."""
+    """Train only ``parts`` of the model; processes wait for the gradients of all trained parts."""
     kept = {id(p) for name in parts for p in getattr(model, name).parameters()}
-    still = [p for p in model.parameters() if p.requires_grad and id(p) not in kept]
-    for parameter in still:
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in kept]
+    for parameter in others:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in still:
+        for parameter in others:
             parameter.requires_grad_(True)

@@ -1,32 +1,4 @@
-"""Adversarial training on input vectors: the fast gradient method.
-
-``L(x) + weight * L(x + r)``, where ``r = epsilon g / |g|`` and ``g`` is the gradient of ``L`` by
-the input vectors ``x`` of a window (Miyato, Dai & Goodfellow 2017, arXiv:1605.07725). ``r`` is a
-constant: no gradient flows through it. Only what is read is moved, no weight is ever touched.
-
-Costs a second pass forward and two more backward: about two and a half times the time of a step.
-
-The contrastive loss: a user's history is recognised in either of two views of it.
-
-Predictions that do not hang on a user's feature: a penalty of consistency.
-
-Every window is also read with one of the features changed to another value, all else the same, and
-
-    weight * (KL(p | q) + KL(q | p)) / 2
-
-is added for every label, where p and q are the chances of the next item as it is and as changed
-(the counterfactual logit pairing of Garg et al. 2019, arXiv:1809.10610, on distributions). What the
-events say is left alone: groups whose histories differ still get different predictions.
-
-Costs two more evaluations: about three times the time of a step.
-
-Inverse propensity weights: labels of items that were rarely shown count more.
-
-A log shows what people did among what they were shown. Where an item comes next with a chance
-proportional to (what the user wants) x (its propensity), labels weighted by 1 / propensity are
-those of a log without that factor (Schnabel et al. 2016, arXiv:1602.05352; popularity as
-propensity: Saito et al. 2020, arXiv:1909.03601).
-"""
+"""Additional losses and weights: adversarial, contrastive, fairness penalty, inverse propensity."""
 
 from __future__ import annotations
 
@@ -46,7 +18,8 @@ from llm_influence.config.model import ItemHeadConfig
 from llm_influence.config.training import AdversarialConfig, FairnessConfig, PropensityConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
-from llm_influence.errors import ConfigError, DataError, SchemaError, choices
+from llm_influence.errors import ConfigError, DataError, SchemaError, out_of_range, unknown
+from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.types import FloatArray, History, IntArray
@@ -55,17 +28,22 @@ from llm_influence.types import FloatArray, History, IntArray
 def adversarial_loss(
     loss: Callable[[Tensor], Tensor], vectors: Tensor, config: AdversarialConfig
 ) -> Tensor:
-    """The loss at ``vectors`` and, if that is on, at the worst place near them.
+    """The loss at the input vectors and, if that is on, at the worst point near them.
+
+    ``L(x) + weight * L(x + r)``, where ``r = epsilon g / |g|`` and ``g`` is the gradient of ``L``
+    by the input vectors ``x`` of a window: the fast gradient method (Miyato, Dai & Goodfellow
+    2017, arXiv:1605.07725). ``r`` is a constant: no gradient flows through it. A step takes about
+    two and a half times as long.
 
     Args:
-        loss: Of (B, T, H) input vectors; a sum over the windows, so that each window's gradient is
-            its own and the move does not depend on what else is in the batch.
+        loss: Of (B, T, H) input vectors; a sum over the windows, so that the gradient of a window
+            does not depend on the other windows of the batch.
         vectors: (B, T, H) input vectors.
-        config: Length of the move and weight of the second loss.
+        config: ``epsilon`` and ``weight``.
     """
     if not config.epsilon:
         return loss(vectors)
-    if not vectors.requires_grad:  # embeddings that are not trained
+    if not vectors.requires_grad:  # frozen embeddings
         vectors = vectors.detach().requires_grad_()
     usual = loss(vectors)
     (gradient,) = torch.autograd.grad(usual, vectors, retain_graph=True)
@@ -73,26 +51,26 @@ def adversarial_loss(
 
 
 def perturbation(gradient: Tensor, epsilon: float) -> Tensor:
-    """(B, T, H) moves of length ``epsilon`` over all of a row; 0 where it has no gradient."""
+    """(B, T, H) perturbations, each row of length ``epsilon``; 0 where the gradient is 0."""
     gradient = gradient.detach().float()
     length = gradient.flatten(1).norm(dim=1)[:, None, None]
     return torch.where(length > 0, epsilon * gradient / length, torch.zeros_like(gradient))
 
 
 NOBODY = -1
-"""Owner of a window without events, which has no views: it is no anchor and no negative."""
+"""Owner of a window without events. It has no views, so it is no anchor and no negative."""
 
 
 def contrastive_loss(views: Tensor, owners: Tensor, temperature: float) -> Tensor:
     """(B,) InfoNCE of each window, the mean over its two views (CL4SRec, arXiv:2010.14395).
 
-    A view's negatives are the views of other users' windows in the micro-batch, those of all
-    processes: they are gathered with their gradients.
+    The negatives of a view are the views of other users in the micro-batch, over all processes;
+    they are gathered with their gradients.
 
     Args:
-        views: (2, B, H) states after the two views of B windows.
-        owners: (B,) the window's user; windows of the same user are no negatives of each other.
-        temperature: Cosines are divided by it.
+        views: (2, B, H) last states of the two views of B windows.
+        owners: (B,) user of each window; windows of one user are no negatives of each other.
+        temperature: Divisor of the cosines.
     """
     views = F.normalize(views.float(), dim=-1)
     candidates, of_candidates = _from_all(views.flatten(0, 1)), _from_all(owners.repeat(2))
@@ -112,10 +90,10 @@ def info_nce(
     van den Oord et al. 2018 (arXiv:1807.03748); with twins from the same batch it is NT-Xent.
 
     Args:
-        anchors: (A, H).
-        twins: (A, H), the one that each anchor should find.
-        candidates: (C, H).
-        negative: (A, C) bool, which candidates are an anchor's negatives.
+        anchors: (A, H) views.
+        twins: (A, H) the other view of each anchor.
+        candidates: (C, H) views of all windows.
+        negative: (A, C) bool, True where a candidate is a negative of an anchor.
         temperature: tau.
     """
     own = (anchors * twins).sum(dim=-1, keepdim=True) / temperature
@@ -124,24 +102,24 @@ def info_nce(
 
 
 def _from_all(rows: Tensor) -> Tensor:
-    """(P * N, ...) the (N, ...) rows of all P processes, through which gradients flow back."""
+    """(P * N, ...) rows of all P processes; gradients flow back to each."""
     if PartialState().num_processes == 1:
         return rows
     return torch.cat(all_gather(rows))
 
 
 class Swaps:
-    """Draws which feature of a window's user becomes what.
+    """Changes one random feature of a window's user to another random value.
 
-    A draw depends on the seed, the epoch and the window alone, never on its batch or process.
+    A draw depends on the seed, the epoch and the window alone, not on batch or process.
 
     Args:
-        config: The features; none are changed where the weight is 0.
-        encoder: Knows the values that training has.
-        seed: Of all draws.
+        config: The features; nothing changes if the weight is 0.
+        encoder: Has the values that occur in training.
+        seed: Seed of the draws.
 
     Raises:
-        ConfigError: The template does not say a feature, or it has a single value.
+        ConfigError: The template does not render a feature, or it has a single value.
     """
 
     def __init__(self, config: FairnessConfig, encoder: Encoder, seed: int = 0) -> None:
@@ -150,12 +128,13 @@ class Swaps:
         self._values = dict(encoder.vocabulary.features)
         for name in self._names:
             if len(self._values.get(name, ())) < 2:
-                known = [each for each, values in self._values.items() if len(values) > 1]
-                raise ConfigError(
-                    f"feature {name!r}",
+                known = [feature for feature, values in self._values.items() if len(values) > 1]
+                raise unknown(
+                    ConfigError,
+                    "feature with two values in the template",
+                    name,
+                    known,
                     where="train.fairness.features",
-                    expected=f"a feature that the template says, with two values: "
-                    f"{choices(known, name)}",
                     fix="correct the name; a template without the feature needs no penalty",
                 )
 
@@ -169,24 +148,35 @@ class Swaps:
 
 
 def check_scores(config: FairnessConfig, head: ItemHeadConfig, items: int) -> None:
-    """Refuse a penalty on chances that training does not compute.
+    """Check that training computes the probabilities that the penalty compares.
 
     Raises:
-        ConfigError: Items are not predicted, or a step scores a few of them only.
+        ConfigError: The item head is off, or its loss is over drawn items.
     """
     if config.weight and (not head.weight or head.loss_for(items) != "full"):
-        raise ConfigError(
-            f"train.fairness.weight is {config.weight}",
-            where="model.item_head",
-            expected="items predicted with loss 'full': the penalty compares chances of all items",
-            fix="set model.item_head.loss to full and its weight above 0, or leave train.fairness",
+        raise out_of_range(
+            ConfigError,
+            "train.fairness.weight",
+            config.weight,
+            expected="0 unless the item head has loss 'full' and a weight above 0",
+            fix="set model.item_head.loss to full, or train.fairness.weight to 0",
         )
 
 
-def inconsistency(model: InfluenceModel, states: Sequence[Tensor]) -> Tensor:
-    """Summed divergence of item chances from two (N, Q) states each."""
+def inconsistency(model: InfluenceModel, states: Sequence[QueryState]) -> Tensor:
+    """Summed divergence of the next item's probabilities between a user and a changed one.
+
+    ``(KL(p | q) + KL(q | p)) / 2`` at each of N positions, where p and q are the probabilities of
+    all items with the user's features and with one of them changed (counterfactual logit pairing,
+    Garg et al. 2019, arXiv:1809.10610, on distributions). Groups with other histories still get
+    other predictions. A step takes about three times as long.
+
+    Args:
+        model: The model.
+        states: Two states of N positions each.
+    """
     items = model.item_vectors()
-    one, other = (model.item_head(each, items).float().log_softmax(dim=-1) for each in states)
+    one, other = (model.item_head(state, items).float().log_softmax(dim=-1) for state in states)
     forth = F.kl_div(one, other, reduction="sum", log_target=True)
     back = F.kl_div(other, one, reduction="sum", log_target=True)
     return (forth + back) / 2
@@ -195,37 +185,37 @@ def inconsistency(model: InfluenceModel, states: Sequence[Tensor]) -> Tensor:
 def label_weights(
     config: PropensityConfig, catalogue: Catalogue, log: BehaviorLog
 ) -> FloatArray | None:
-    """(I,) float32, how much a label counts by its item; None where all count alike.
+    """(I,) float32 weights of labels by inverse propensity of their item; None if all are 1.
 
-    ``1 / max(propensity, clip)``, divided by the mean over the labels of ``log``: clipped, so that
-    no rare item decides alone, and self-normalised, so that the learning rate means what it does
-    without weights.
+    A log shows choices among what was shown. If an item comes next with a probability proportional
+    to interest times propensity, labels with weights of 1 / propensity are those of a log without
+    that factor (Schnabel et al. 2016, arXiv:1602.05352; popularity as propensity: Saito et al.
+    2020, arXiv:1909.03601).
+
+    The weights are ``1 / max(propensity, clip)``, divided by their mean over the labels of ``log``.
+    Clipping bounds the weight of a rare item; the division keeps the scale of the loss.
 
     Raises:
-        SchemaError: The item table has no such column, or one that is no number.
+        SchemaError: The item table has no such column of numbers.
         DataError: An item of training has no exposure above 0.
     """
     if config.source == "none":
         return None
     counts = np.bincount(log.items, minlength=len(catalogue))
-    found = counts if config.column is None else _exposures(config.column, catalogue, counts)
+    shown = counts if config.column is None else _exposures(config.column, catalogue, counts)
     power = config.power or (0.5 if config.column is None else 1.0)
-    chances = (found / found.max()) ** power
-    weights = 1 / np.maximum(chances, config.clip)
+    propensities = (shown / shown.max()) ** power
+    weights = 1 / np.maximum(propensities, config.clip)
     mean = (weights @ counts) / counts.sum()
     return (weights / mean).astype(np.float32)
 
 
 def _exposures(name: str, catalogue: Catalogue, counts: IntArray) -> FloatArray:
-    """(I,) the column; items that never occur may have none."""
+    """(I,) numbers of the column; 0 for items that never occur and have none."""
     table, where = catalogue.table, "train.propensity.column"
     if name not in table.column_names:
-        raise SchemaError(
-            f"the item table has no column {name!r}",
-            where=where,
-            expected=choices(table.column_names, name),
-            fix="name the column that says how often each item was shown",
-        )
+        fix = "name the column with the number of times that each item was shown"
+        raise unknown(SchemaError, "item column", name, table.column_names, where=where, fix=fix)
     kind = table[name].type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise SchemaError(
@@ -234,15 +224,15 @@ def _exposures(name: str, catalogue: Catalogue, counts: IntArray) -> FloatArray:
             expected="numbers",
             fix="write the exposures as numbers",
         )
-    found = table[name].cast(pa.float64()).fill_null(0).to_numpy()
-    bad = (counts > 0) & ~((found > 0) & np.isfinite(found))
+    shown = table[name].cast(pa.float64()).fill_null(0).to_numpy()
+    bad = (counts > 0) & ~((shown > 0) & np.isfinite(shown))
     if bad.any():
         row = int(np.argmax(bad))
         raise DataError(
             f"item {catalogue.ids[row].as_py()!r} occurs in training and its {name!r} is "
             f"{table[name][row].as_py()}",
             where=where,
-            expected="a number above 0 for every item that was seen",
+            expected="a number above 0 for every item of training",
             fix="correct the exposures",
         )
-    return np.where(np.isfinite(found), np.maximum(found, 0), 0)
+    return np.where(np.isfinite(shown), np.maximum(shown, 0), 0)

@@ -1,13 +1,10 @@
-"""Validations in the middle of an epoch, so that the best moment of a run is found more finely.
-
-transformers.Trainer with our batches, our checkpoints and our validation.
-"""
+"""The trainer of fine-tuning: windows, objective, validations inside an epoch, and test."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -34,37 +31,40 @@ from llm_influence.evaluation.evaluate import (
 )
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.saving import restore_weights
-from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.training.augmentation import EventDropout, Views, drawn_items
 from llm_influence.training.base_trainer import (
     AdapterSchedule,
-    AttentionOf,
-    EpochOf,
+    AttentionCallback,
+    EpochCallback,
     LengthSampler,
     ModelTrainer,
     shared_arguments,
 )
 from llm_influence.training.batches import (
+    ExampleCollator,
+    ExampleDataset,
     Inputs,
-    RowCollator,
-    RowDataset,
     WeightedLabels,
     WindowCollator,
     WindowDataset,
+    encoded_batch,
 )
 from llm_influence.training.objective import NextEventObjective
 from llm_influence.training.regularizers import Swaps, label_weights
 
+if TYPE_CHECKING:
+    from optuna import Trial
+
 
 class InnerValidations(TrainerCallback):
-    """Validates, and saves what the best validation may want back, at even places in an epoch.
+    """Validates and saves at evenly spaced steps of an epoch.
 
-    The validation at an epoch's end is the Trainer's own, so this adds ``validations - 1``. Where
-    an epoch has fewer steps than that, every step is followed by one.
+    The Trainer itself validates at the end of an epoch, so this adds ``validations - 1``. In an
+    epoch with fewer steps every step is followed by one.
 
     Args:
-        validations: In an epoch, the one at its end included.
-        steps: Optimiser steps in an epoch.
+        validations: Number in an epoch, the one at its end included.
+        steps: Optimiser steps of an epoch.
     """
 
     def __init__(self, validations: int, steps: int) -> None:
@@ -74,10 +74,44 @@ class InnerValidations(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Ask for a validation and a checkpoint where one is due."""
+        """Request a validation and a checkpoint if one is due."""
         due = state.global_step % self._steps in self._marks
-        if due and state.global_step < state.max_steps:  # a run's last step is an epoch's end
+        if due and state.global_step < state.max_steps:  # the last step ends an epoch
             control.should_evaluate = control.should_save = True
+
+
+class ValidationReports(TrainerCallback):
+    """Reports the metric that chooses the epoch, and ends the trial if the pruner decides so.
+
+    Validations are counted from 1. One that a resumed trial repeats keeps its first value.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, *_: object, **given: dict[str, float]
+    ) -> None:
+        """Report a validation, negated where lower is better, as a study maximises.
+
+        Raises:
+            optuna.TrialPruned: The trial is worse than the median of the others.
+        """
+        from optuna import TrialPruned
+
+        metric = args.metric_for_best_model.removeprefix("eval_")
+        number = sum(f"eval_{metric}" in entry for entry in state.log_history)
+        self.trial.set_user_attr("metric", metric)
+        if number not in self.reported():
+            value = given["metrics"][f"eval_{metric}"]
+            self.trial.report(value if args.greater_is_better else -value, number)
+        if state.global_step < state.max_steps and self.trial.should_prune():
+            raise TrialPruned(f"validation {number} was below the median")
+
+    def reported(self) -> dict[int, float]:
+        """The reported values by validation, those before a resume included."""
+        trials = self.trial.study.get_trials(deepcopy=False)
+        return trials[self.trial.number].intermediate_values
 
 
 def training_windows(
@@ -86,30 +120,29 @@ def training_windows(
     log: BehaviorLog,
     pseudo: WeightedLabels | None = None,
 ) -> WindowDataset:
-    """All windows of ``log`` that teach something.
+    """All windows of a log that have a loss.
 
-    Where feedback is all that is learned, windows without a label of it have no loss and are not
-    read: with few labels an epoch is short.
+    If only the feedback head is trained, windows without a feedback label are left out.
 
     Raises:
-        DataError: Feedback is all that is learned, and no event has a label.
+        DataError: Only the feedback head is trained, and no event has a label.
     """
-    windows, asked = WindowDataset(log, model.encoder), config.model.feedback
+    windows, feedback = WindowDataset(log, model.encoder), config.model.feedback
     others = (
         config.model.item_head.weight,
         config.model.behavior_head.weight,
         config.train.contrastive.weight,
         config.train.fairness.weight,
     )
-    if asked is None or any(others):
+    if feedback is None or any(others):
         return windows
-    windows.keep_labelled(feedback_labels(log, asked) if pseudo is None else pseudo.labels)
+    windows.keep_labelled(feedback_labels(log, feedback) if pseudo is None else pseudo.labels)
     if not len(windows):
         raise DataError(
-            "no event of training has a label of feedback",
+            "no event of training has a feedback label",
             where="model.feedback_head",
             expected="labels, or another head with a weight above 0",
-            fix="look at the log's label or value column, or give the item head a weight",
+            fix="check the log's label or value column, or set model.item_head.weight above 0",
         )
     return windows
 
@@ -117,12 +150,19 @@ def training_windows(
 class InfluenceTrainer(ModelTrainer):
     """Trains an `InfluenceModel` on windows and measures all of its heads on validation.
 
-    Its predictions are a few numbers a row instead of logits (`evaluation.heads.row_scores`):
-    small enough to gather from every process. ``windows`` are those of ``split.train`` to train
-    on; default: all of them.
+    Its predictions are a few numbers an example instead of logits (`row_scores`), which are small
+    enough to gather from all processes.
+
+    Args:
+        config: The run.
+        model: The model.
+        split: Training events, and the validation that chooses the epoch.
+        args: Made by `training_arguments`.
+        pseudo: Labels that replace those of the log, see `pseudo_labels`.
+        windows: Windows of ``split.train``; default: `training_windows`.
     """
 
-    data_collator: WindowCollator | RowCollator
+    data_collator: WindowCollator | ExampleCollator
 
     def __init__(
         self,
@@ -159,7 +199,7 @@ class InfluenceTrainer(ModelTrainer):
             sampler,
             model=objective,
             train_dataset=windows,
-            eval_dataset=RowDataset(split.validation),
+            eval_dataset=ExampleDataset(split.validation),
             data_collator=WindowCollator(
                 split.train,
                 model.encoder,
@@ -171,21 +211,21 @@ class InfluenceTrainer(ModelTrainer):
                 when=config.model.when,
                 swaps=Swaps(train.fairness, model.encoder, seed=train.seed),
             ),
-            compute_metrics=lambda found: head_metrics(model, found.predictions, cutoff),
+            compute_metrics=lambda output: head_metrics(model, output.predictions, cutoff),
             callbacks=[
                 EarlyStoppingCallback(train.patience),
                 InnerValidations(train.validations_per_epoch, steps),
                 AdapterSchedule(model.adapter),
-                EpochOf(windows, sampler),
-                AttentionOf(model.backbone.model),
+                EpochCallback(windows, sampler),
+                AttentionCallback(model.backbone.model),
             ],
             args=args,
         )
 
-    def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoader:
-        """Rows of validation, rendered by their own collator."""
+    def get_eval_dataloader(self, eval_dataset: ExampleDataset | None = None) -> DataLoader:
+        """Validation examples with their own collator."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        windows, self.data_collator = self.data_collator, self._row_collator(dataset.rows)
+        windows, self.data_collator = self.data_collator, self._example_collator(dataset.rows)
         try:
             return super().get_eval_dataloader(dataset)
         finally:
@@ -198,42 +238,36 @@ class InfluenceTrainer(ModelTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, dict[str, Tensor], Tensor]:
-        """What the heads say of rows, as predictions; in float32, as the saved model predicts."""
+        """`row_scores` of a batch, in float32, as the saved model predicts."""
         inputs = self._prepare_inputs(inputs)
-        names = {part.name for part in fields(EncodedBatch)}
-        answers = {name: column for name, column in inputs.items() if name not in names}
-        batch = EncodedBatch(**{name: inputs[name] for name in names})
         with torch.no_grad():
-            found = row_scores(self.influence_model, batch, answers, top=self._top)
-        return None, found, answers["labels"]
+            scores = row_scores(self.influence_model, encoded_batch(inputs), inputs, top=self._top)
+        return None, scores, inputs["labels"]
 
     def measure(self, rows: EvaluationSet) -> dict[str, float]:
-        """Metrics of all heads, each row counted once over all processes.
-
-        Beside what every validation measures, what the recommendations show people is measured.
-        """
+        """Metrics of all heads, over all processes; also coverage and popularity."""
         cutoff = self._config.evaluation.cutoff
         self._top = min(cutoff, len(self.influence_model.catalogue))
         try:
-            found: EvalLoopOutput = self.predict(RowDataset(rows))
+            output: EvalLoopOutput = self.predict(ExampleDataset(rows))
         finally:
             self._top = 0
-        return head_metrics(self.influence_model, found.predictions, cutoff)
+        return head_metrics(self.influence_model, output.predictions, cutoff)
 
-    def get_test_dataloader(self, test_dataset: RowDataset) -> DataLoader:
-        """Rows of a test set, rendered like those of validation."""
+    def get_test_dataloader(self, test_dataset: ExampleDataset) -> DataLoader:
+        """Test examples, collated as those of validation."""
         return self.get_eval_dataloader(test_dataset)
 
-    def _row_collator(self, rows: EvaluationSet) -> RowCollator:
+    def _example_collator(self, rows: EvaluationSet) -> ExampleCollator:
         exclude, feedback = self._config.evaluation.exclude_seen, self._config.model.feedback
         model = self.influence_model
         examples = Examples(rows, exclude_seen=exclude, feedback=feedback, rules=model.rule_scores)
-        return RowCollator(examples, model.encoder)
+        return ExampleCollator(examples, model.encoder)
 
     # --- checkpoints -----------------------------------------------------------------------
 
     def _load_best_model(self) -> None:
-        restore_weights(self.influence_model, Path(self.state.best_model_checkpoint))
+        restore_weights(self.influence_model.parts, Path(self.state.best_model_checkpoint))
 
 
 def training_arguments(config: RunConfig, folder: Path, world_size: int) -> TrainingArguments:
@@ -252,7 +286,7 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
         load_best_model_at_end=True,
         metric_for_best_model=metric,
         greater_is_better=more_is_better,
-        restore_callback_states_from_checkpoint=True,  # patience counts on after a break
+        restore_callback_states_from_checkpoint=True,  # patience continues after a resume
         logging_strategy="steps",
         logging_steps=10,
     )

@@ -107,7 +107,9 @@ def test_new_items_get_their_vectors_from_the_untuned_backbone(kind, log):
     model.add_items(items)
     fresh = built("frozen")
     fresh.add_items(items)
-    torch.testing.assert_close(model.units.words[-1], fresh.units.words[-1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        model.embeddings.words[-1], fresh.embeddings.words[-1], rtol=0, atol=1e-5
+    )
 
 
 @every_family
@@ -187,7 +189,7 @@ def test_what_was_trained_is_saved_and_predicts_the_same(kind, family, log, tmp_
         assert [n for n, p in loaded.named_parameters() if p.requires_grad] == [
             n for n, p in model.named_parameters() if p.requires_grad
         ]
-        restore_weights(fresh, folder)
+        restore_weights(fresh.parts, folder)
         torch.testing.assert_close(logits_of(fresh, log), expected, rtol=0, atol=1e-6)
     adapter = tmp_path / "True" / "adapter" / "adapter_model.safetensors"
     assert adapter.is_file() is (kind in IN_FOLDER)
@@ -223,7 +225,7 @@ def test_a_lacking_adapter_key_is_named(kind, folders, tmp_path):
     with pytest.raises(ModelFolderError, match=named):
         InfluenceModel.from_pretrained(folder)
     with pytest.raises(ModelFolderError, match=named):
-        restore_weights(built(kind), folder)
+        restore_weights(built(kind).parts, folder)
 
 
 def test_a_bottleneck_of_another_width_is_refused(folders, tmp_path):
@@ -249,4 +251,4 @@ def test_a_tuned_backbone_has_to_be_there_whole(damage, folders, tmp_path):
     with pytest.raises(ModelFolderError, match=named):
         InfluenceModel.from_pretrained(folder)
     with pytest.raises(ModelFolderError, match=named):
-        restore_weights(built("full"), folder)
+        restore_weights(built("full").parts, folder)

@@ -100,7 +100,7 @@ def test_a_frozen_backbone_has_heads_to_train_alone(kind, log):
     model = InfluenceModel.build(config, log)
     assert not isinstance(model.body, PeftModel)
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
-    assert trained == {"units", "item_head", "behavior_head"}
+    assert trained == {"embeddings", "item_head", "behavior_head"}
     with model.adapter.off():
         assert len(model.recommend(log.at(0), k=2)) == 2
 

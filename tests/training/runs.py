@@ -1,19 +1,24 @@
 """Small runs from files, and what they leave on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+import pytest
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import TrainerCallback
 
 from llm_influence.config.run import RunConfig
 from llm_influence.training.batches import IGNORE, Window, WindowCollator
 from llm_influence.training.objective import NextEventObjective
 from tests import tiny
 
+NO_ITEMS = {"item_head": {"weight": 0.0}}
 NO_DROPOUT = {"dropout": 0.0, "adapter": {"rank": 4, "dropout": 0.0}}
 
 
@@ -49,6 +54,10 @@ def walk_events(users: int, length: int = 8, items: int = 30) -> pa.Table:
     )
 
 
+def feedback_head(kind: str = "binary", **options: object) -> dict:
+    return {"weight": 1.0, "kind": kind, "positive_from": 4.0, "hidden": 8, **options}
+
+
 def weights(folder: Path) -> dict[str, Tensor]:
     """All trained weights of a model folder or checkpoint: without an adapter, the backbone's."""
     adapter = folder / "adapter" / "adapter_model.safetensors"
@@ -77,3 +86,39 @@ def step_in_parts(
         piece.backward()
         total, start = total + float(piece.detach()), start + size
     return total, [p.grad.clone() for p in objective.parameters() if p.grad is not None]
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+class InterruptAfter(TrainerCallback):
+    """Interrupts training at the first step after so many epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.epoch > self.epochs:
+            raise InterruptedRunError
+
+
+@contextmanager
+def interrupted(
+    module: ModuleType,
+    callback: TrainerCallback | None = None,
+    *,
+    trainer: str = "InfluenceTrainer",
+    error: type[BaseException] = InterruptedRunError,
+) -> Iterator[None]:
+    """Expect that the callback interrupts a trainer of the module; default: after one epoch."""
+
+    class Interrupted(getattr(module, trainer)):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.add_callback(callback or InterruptAfter(1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, trainer, Interrupted)
+        with pytest.raises(error):
+            yield

@@ -22,8 +22,7 @@ from llm_influence.training.finetune import finetune
 from llm_influence.training.objective import NextEventObjective
 from llm_influence.training.pseudo_labels import confident, feedback_of_events, weighted
 from tests import tiny
-from tests.training.runs import config_in, largest_difference, weights
-from tests.training.test_resume import BreakOff, BrokenOffError
+from tests.training.runs import config_in, interrupted, largest_difference, weights
 
 HEAD = {"weight": 1.0, "positive_from": 3.0}
 FEEDBACK = FeedbackHeadConfig(**HEAD)
@@ -148,15 +147,8 @@ def test_a_run_goes_through_its_rounds_and_goes_on_to_the_same_weights(tmp_path,
     assert len(rounds) == 2
     assert all(row["guessed"] > 0 and row["labels"] == rounds[0]["labels"] for row in rounds)
 
-    class Mortal(module.InfluenceTrainer):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            self.add_callback(BreakOff(1))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "InfluenceTrainer", Mortal)
-        with pytest.raises(BrokenOffError):
-            finetune(configs[1])
+    with interrupted(module):
+        finetune(configs[1])
     resumed = finetune(configs[1], resume=True)
     assert largest_difference(weights(resumed.folder), weights(unbroken.folder)) < 1e-6
     again = json.loads((resumed.folder / "metrics.json").read_text())["pseudo_labels"]

@@ -18,6 +18,7 @@ from llm_influence.errors import (
     ModelFolderError,
     UnknownNameError,
 )
+from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.heads import BinaryLink, FeedbackScale, OrdinalLink, RegressionLink
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.batch import collate
@@ -54,8 +55,8 @@ def asked(log, *, later=5000):
 def feedback_of(model, histories):
     batch = collate(model.encoder.encode(histories))
     with torch.no_grad():
-        states = model.query(batch)
-        return model.feedback(states, torch.tensor([3, 4, 3]), torch.tensor([0, 1, 2]))
+        query = model.query(batch)
+        return model.feedback(query, torch.tensor([3, 4, 3]), torch.tensor([0, 1, 2]))
 
 
 # --- links -----------------------------------------------------------------------------------
@@ -127,8 +128,8 @@ def test_the_regression_is_of_standardised_labels_and_explained_in_their_units(s
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"positive_from": 9.0}, ConfigError, "all .* labels of training are below 9"),
-        ({"positive_from": 0.0}, ConfigError, "all .* labels of training are at least 0"),
+        ({"positive_from": 9.0}, ConfigError, "all .* training labels are below 9"),
+        ({"positive_from": 0.0}, ConfigError, "all .* training labels are at least 0"),
         ({"kind": "ordinal", "positive_from": 1.0}, ConfigError, "above the lowest label 1"),
         ({"label": "label"}, ConfigError, "no column 'label'"),
         ({"behaviors": ["clik"]}, UnknownNameError, "'clik'"),
@@ -198,20 +199,9 @@ def test_a_folder_without_its_scale_is_refused(answering, tmp_path):
         InfluenceModel.from_pretrained(tmp_path / "m")
 
 
-def test_a_folder_of_the_time_before_has_no_feedback_head(tmp_path, log):
-    model = tiny.tiny_model()
-    model.save_pretrained(tmp_path / "m", with_backbone=False)
-    path = tmp_path / "m" / "model.json"
-    described = json.loads(path.read_text(encoding="utf-8"))
-    del described["feedback"]
-    for new in ("feedback_head", "when"):
-        del described["config"][new]
-    path.write_text(json.dumps(described), encoding="utf-8")
-    loaded = InfluenceModel.from_pretrained(tmp_path / "m")
-    assert loaded.feedback_head is None
-    assert loaded.when is None
+def test_a_model_without_feedback_head_refuses_feedback(log):
     with pytest.raises(ExplanationError, match="no feedback head"):
-        feedback_of(loaded, asked(log))
+        feedback_of(tiny.tiny_model(), asked(log))
 
 
 # --- when ------------------------------------------------------------------------------------
@@ -223,7 +213,7 @@ def test_when_starts_at_nothing_and_moves_all_heads_then(log):
     assert batch.when.tolist() == [17] * 3  # 5000 s: the bucket from 1 hour on
     with torch.no_grad():
         before = model(batch)
-        plain = model.heads(model.last_states(batch))
+        plain = model.heads(QueryState(model.last_states(batch)))
         model.when.weight.zero_()
         without = model(batch)
     torch.testing.assert_close(without.item_logits, plain.item_logits)
@@ -243,7 +233,7 @@ def test_an_unknown_moment_and_an_empty_history_have_the_code_of_nothing(log):
 
 def test_a_growing_history_is_asked_at_its_moment(log):
     model, history = tiny.tiny_model(when=True), asked(log)[1]
-    grown = model.follow(history.keep(slice(None)))
+    grown = model.session(history.keep(slice(None)))
     torch.testing.assert_close(
         grown.prediction.item_logits, next(model.predict([history]))[1].item_logits
     )

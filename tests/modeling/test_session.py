@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from llm_influence.config.model import RECURRENT
+from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import DataError, ModelError, UnknownNameError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import Event, History
@@ -64,7 +65,7 @@ def roomy():
 @STYLES
 def test_every_answer_is_that_of_the_whole_history(roomy, kind, style):
     model, events = roomy(kind, style), stream(24)
-    session = model.follow(History.from_events("u", events[:4]))
+    session = model.session(History.from_events("u", events[:4]))
     assert_whole(model, session)
     seen = [session.prediction.item_logits]
     for number, event in enumerate(events[4:], start=5):
@@ -95,7 +96,7 @@ def test_only_the_new_tokens_pass_through_the_backbone(roomy, kind, monkeypatch)
         return attend(batch, vectors, **options)
 
     monkeypatch.setattr(model, "attend", counted)
-    session = model.follow(History.from_events("u", events[:5]))
+    session = model.session(History.from_events("u", events[:5]))
     for event in events[5:]:
         session.append(event)
     assert widths == [1 + 5 * 4, 4, 4, 4]
@@ -103,7 +104,7 @@ def test_only_the_new_tokens_pass_through_the_backbone(roomy, kind, monkeypatch)
 
 def test_a_full_window_slides_and_is_read_whole_each_time():
     model, events = model_with("llama", max_events=6), stream(14)
-    session = model.follow(History.from_events("u", events[:2]))
+    session = model.session(History.from_events("u", events[:2]))
     readings = []
     for event in events[2:]:
         session.append(event)
@@ -116,7 +117,7 @@ def test_a_full_window_slides_and_is_read_whole_each_time():
 
 def test_a_window_that_is_cut_back_is_read_whole_once_in_a_while():
     model, events = model_with("gpt2", max_events=6), stream(16)
-    session = model.follow(History.from_events("u", []), keep=3)
+    session = model.session(History.from_events("u", []), keep=3)
     lengths, readings = [], []
     for event in events:
         session.append(event)
@@ -131,10 +132,8 @@ def test_a_window_that_is_cut_back_is_read_whole_once_in_a_while():
 
 
 def test_the_log_and_later_items_share_one_session(log):
-    from llm_influence.data.catalogue import Catalogue
-
     model = model_with("llama")
-    session = model.follow(log.at(0))
+    session = model.session(log.at(0))
     model.add_items(Catalogue.from_ids(["new lamp"]))
     session.append(Event("new lamp", "cart", int(log.at(0).timestamps[-1]) + 60))
     assert_whole(model, session)
@@ -143,9 +142,9 @@ def test_the_log_and_later_items_share_one_session(log):
 
 def test_changed_weights_are_read_again(roomy, log):
     model = model_with("llama")
-    session = model.follow(log.at(0))
+    session = model.session(log.at(0))
     with torch.no_grad():
-        model.units.residual += 0.1
+        model.embeddings.residual += 0.1
     session.reread()
     assert_whole(model, session)
 
@@ -160,7 +159,7 @@ def test_changed_weights_are_read_again(roomy, log):
 )
 def test_a_wrong_event_is_refused_and_changes_nothing(roomy, event, error, message):
     model = roomy("llama", "token")
-    session = model.follow(History.from_events("u", [Event("i2", "click", 10)]))
+    session = model.session(History.from_events("u", [Event("i2", "click", 10)]))
     with pytest.raises(error, match=message):
         session.append(event)
     assert len(session.history) == len(session.window) == 1
@@ -170,6 +169,6 @@ def test_a_wrong_event_is_refused_and_changes_nothing(roomy, event, error, messa
 
 def test_what_cannot_be_followed_is_refused(log):
     with pytest.raises(DataError, match="keep is 0"):
-        tiny.tiny_model("gpt2").follow(log.at(0), keep=0)
-    with pytest.raises(ModelError, match=r"modernbert keeps .* of 0 tokens.*model\.predict"):
-        tiny.tiny_model("modernbert").follow(log.at(0))
+        tiny.tiny_model("gpt2").session(log.at(0), keep=0)
+    with pytest.raises(ModelError, match=r"modernbert caches 0 of .* tokens.*model\.predict"):
+        tiny.tiny_model("modernbert").session(log.at(0))

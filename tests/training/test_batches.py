@@ -1,4 +1,4 @@
-"""What is trained on: every training event, and nothing else."""
+"""Windows and their batches."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from llm_influence.data.splits import split_log
 from llm_influence.errors import DataError
 from llm_influence.evaluation.evaluate import Examples
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.training.batches import IGNORE, RowCollator, WindowCollator, WindowDataset
+from llm_influence.training.batches import IGNORE, ExampleCollator, WindowCollator, WindowDataset
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments, training_windows
 from tests import tiny
 
@@ -114,7 +114,7 @@ def test_rows_of_an_evaluation_are_histories_with_their_targets_and_seen_items()
     encoder = encoder_of(split.train, "token")
     rows = split.test
     examples = Examples(rows, exclude_seen=True, feedback=None)
-    inputs = RowCollator(examples, encoder)([2, 0])
+    inputs = ExampleCollator(examples, encoder)([2, 0])
     assert inputs["labels"].tolist() == rows.target_items[[2, 0]].tolist()
     for place, number in enumerate((2, 0)):
         history = rows.history(number)
@@ -122,7 +122,7 @@ def test_rows_of_an_evaluation_are_histories_with_their_targets_and_seen_items()
         seen = inputs["seen"][place]
         assert seen[seen >= 0].tolist() == history.items.tolist()
     examples = Examples(rows, exclude_seen=False, feedback=None)
-    assert "seen" not in RowCollator(examples, encoder)([0])
+    assert "seen" not in ExampleCollator(examples, encoder)([0])
 
 
 def few_labels(heads):

@@ -1,4 +1,4 @@
-"""Validations inside an epoch: where they fall, what is chosen by them, how a run goes on."""
+"""Validations inside an epoch."""
 
 import json
 from pathlib import Path

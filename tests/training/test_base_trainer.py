@@ -1,7 +1,8 @@
-"""Adapters in whole runs: AdaLoRA's ranks fall, and every kind goes on after a break."""
+"""Order of windows, float32 attention under bf16, and adapters that change while they train."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,13 +12,135 @@ from llm_influence.data.splits import split_log
 from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.rendering.batch import collate
 from llm_influence.training import finetune as module
+from llm_influence.training.base_trainer import (
+    NAME,
+    LengthSampler,
+    attend_as_usual,
+    attend_in_float32,
+)
 from llm_influence.training.batches import WindowCollator, WindowDataset
 from llm_influence.training.finetune import finetune
 from llm_influence.training.objective import NextEventObjective
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 from tests import tiny
 from tests.training.runs import config_in, largest_difference
+
+
+@pytest.fixture
+def lengths():
+    return np.random.default_rng(0).integers(1, 50, size=203).tolist()
+
+
+def test_every_window_is_read_once_an_epoch(lengths):
+    sampler = LengthSampler(lengths, 8, seed=0)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        assert sorted(sampler) == list(range(203))
+
+
+def test_batches_hold_less_padding_than_at_random(lengths):
+    order = list(LengthSampler(lengths, 8, seed=0))
+    drawn = np.random.default_rng(1).permutation(203)
+    assert _padded(order, lengths) < 0.75 * _padded(drawn, lengths)
+
+
+def test_the_order_follows_from_seed_and_epoch(lengths):
+    first, again, other = (LengthSampler(lengths, 8, seed=seed) for seed in (0, 0, 1))
+    assert list(first) == list(again) != list(other)
+    again.set_epoch(1)
+    assert list(first) != list(again)
+
+
+def test_long_windows_do_not_come_first(lengths):
+    order = list(LengthSampler(lengths, 8, seed=0))
+    halves = [np.mean([lengths[i] for i in half]) for half in (order[:100], order[100:200])]
+    assert abs(halves[0] - halves[1]) < 8
+
+
+def _padded(order, lengths):
+    batches = [[lengths[i] for i in order[start : start + 8]] for start in range(0, 203, 8)]
+    return sum(max(batch) * len(batch) for batch in batches)
+
+
+def test_a_run_reads_its_windows_in_a_new_order_every_epoch(tmp_path, monkeypatch):
+    orders, read = [], LengthSampler.__iter__
+
+    def noted(self):
+        orders.append(list(read(self)))
+        return iter(orders[-1])
+
+    monkeypatch.setattr(LengthSampler, "__iter__", noted)
+    finetune(config_in(tmp_path, train={"epochs": 2, "batch_size": 4}))
+    assert len(orders) == 2
+    assert orders[0] != orders[1]
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def states_of(model, *, bf16):
+    log = tiny.small_log()
+    batch = collate(model.encoder.encode([log.at(user, 4 + user % 8) for user in range(8)]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return model.states(batch).float()[batch.attention_mask]
+
+
+@pytest.mark.parametrize("kind", tiny.BACKBONES)
+def test_in_float32_it_is_the_usual_attention(kind):
+    model = tiny.tiny_model(kind)
+    usual = states_of(model, bf16=False)
+    attend_in_float32(model.backbone.model)
+    torch.testing.assert_close(states_of(model, bf16=False), usual, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", tiny.BACKBONES)
+def test_in_bf16_the_fused_attention_gets_float32(kind, monkeypatch):
+    model, seen = tiny.tiny_model(kind), []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def noting(query, *rest, **options):
+        found = fused(query, *rest, **options)
+        seen.append(found.dtype)
+        return found
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noting)
+    attend_in_float32(model.backbone.model)
+    states_of(model, bf16=True)
+    assert set(seen) == {torch.float32}
+    attend_as_usual(model.backbone.model)
+    seen.clear()
+    states_of(model, bf16=True)
+    assert set(seen) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("bf16", NAME), ("fp32", "sdpa")])
+def test_a_run_trains_with_it_where_it_helps_and_leaves_the_usual_one(
+    tmp_path, monkeypatch, precision, wanted
+):
+    used = []
+
+    class Noting(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            used.append(model.model.backbone.model.config._attn_implementation)
+
+    class Watched(InfluenceTrainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.add_callback(Noting())
+            built.append(self.influence_model)
+
+    built = []
+    monkeypatch.setattr(module, "InfluenceTrainer", Watched)
+    monkeypatch.setattr("llm_influence.training.base_trainer.on_cpu", lambda: True)
+    finetune(config_in(tmp_path, train={"epochs": 1, "batch_size": 4, "precision": precision}))
+    assert set(used) == {wanted}
+    assert built[0].backbone.model.config._attn_implementation == "sdpa"
+
+
+# --- adapter schedule ----------------------------------------------------------------------------
+
 
 ADALORA = {"kind": "adalora", "rank": 2, "initial_rank": 4, "prune_from": 0.25}
 TRAIN = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2, "patience": 4}

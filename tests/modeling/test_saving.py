@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llm_influence.config.run import RunConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ModelFolderError, OutputError
 from llm_influence.modeling.model import InfluenceModel
@@ -91,12 +92,12 @@ def test_a_model_with_narrow_residuals_comes_back(log, tmp_path):
         tiny.run_config("bert", model={"item_head": {"residual_rank": 3}}), log
     ).eval()
     with torch.no_grad():
-        model.units.residual += torch.arange(3)
+        model.embeddings.residual += torch.arange(3)
     model.save_pretrained(tmp_path)
     loaded = InfluenceModel.from_pretrained(tmp_path)
     torch.testing.assert_close(logits_of(loaded, log), logits_of(model, log), rtol=0, atol=1e-5)
-    assert loaded.units.residual.shape == (len(model.units), 3)
-    restore_weights(model, tmp_path)
+    assert loaded.embeddings.residual.shape == (len(model.embeddings), 3)
+    restore_weights(model.parts, tmp_path)
 
 
 def test_restored_weights_undo_what_training_did_since(log, tmp_path):
@@ -108,15 +109,15 @@ def test_restored_weights_undo_what_training_did_since(log, tmp_path):
             if parameter.requires_grad:
                 parameter += 0.1
     assert not torch.allclose(logits_of(model, log), expected, atol=1e-2)
-    restore_weights(model, tmp_path)
+    restore_weights(model.parts, tmp_path)
     torch.testing.assert_close(logits_of(model, log), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("file", "key"),
     [
-        ("heads.safetensors", "units.words"),
-        ("heads.safetensors", "units.residual"),
+        ("heads.safetensors", "embeddings.words"),
+        ("heads.safetensors", "embeddings.residual"),
         ("heads.safetensors", "item_head.log_scale"),
         ("heads.safetensors", "behavior_head.bias"),
         ("adapter/adapter_model.safetensors", None),
@@ -228,3 +229,18 @@ def test_a_new_item_was_never_met(folder):
     known = model.encoder.vocabulary.counts
     model.add_items(Catalogue.from_ids(["new"]))
     np.testing.assert_array_equal(model.encoder.vocabulary.counts, [*known, 0])
+
+
+@pytest.mark.e2e
+def test_the_packaged_decoder_predicts_the_same_after_save_and_load(tmp_path, log):
+    config = RunConfig.model_validate(
+        {
+            "model": {"backbone": "smollm2-135m", "layers": 2},
+            "rendering": {"template": "full", "max_events": 6},
+        }
+    )
+    model = InfluenceModel.build(config, log).eval()
+    assert model.backbone.kind == "decoder"
+    model.save_pretrained(tmp_path)
+    again = InfluenceModel.from_pretrained(tmp_path)
+    assert again.recommend(log.at(0), 5) == model.recommend(log.at(0), 5)

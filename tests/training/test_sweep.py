@@ -16,7 +16,7 @@ from llm_influence.training import finetune as training
 from llm_influence.training import sweep as module
 from llm_influence.training.finetune import finetune
 from llm_influence.training.sweep import Space, search
-from tests.training.runs import config_in, walk_events
+from tests.training.runs import config_in, interrupted, walk_events
 
 SPACE = {
     "train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -140,15 +140,8 @@ def test_a_search_broken_off_within_a_trial_goes_on_to_what_an_unbroken_one_find
 ):
     config, switch = searched(tmp_path / "broken", epochs=2), SwitchOff(4)
 
-    class Mortal(training.InfluenceTrainer):
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            self.add_callback(switch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "InfluenceTrainer", Mortal)
-        with pytest.raises(KeyboardInterrupt):
-            search(config, say=quiet)
+    with interrupted(training, switch, error=KeyboardInterrupt):
+        search(config, say=quiet)
     folder = Path(config.output)
     states = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["states"]
     assert states == {"complete": 1, "running": 1}
@@ -179,7 +172,7 @@ def test_another_search_in_the_same_folder_is_refused(done):
         search(config.model_copy(update={"seed": 1}), say=quiet)
     with (Path(config.output) / "search.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another search is at work"):
+        with pytest.raises(OutputError, match="a search that is running"):
             search(config, say=quiet)
 
 
@@ -195,7 +188,7 @@ def pretend(monkeypatch, curve):
             metrics = {"eval_ndcg@10": value}
             state.log_history.append(metrics)
             state.global_step, state.max_steps = place + 1, len(values)
-            reports.on_evaluate(args, state, None, metrics)
+            reports.on_evaluate(args, state, None, metrics=metrics)
 
     monkeypatch.setattr(module, "finetune", run)
     monkeypatch.setattr(module, "_tidy", lambda _: None)  # there is nothing to remove
@@ -256,7 +249,7 @@ def test_a_search_in_which_all_trials_fail_ends_with_the_reason(tmp_path):
     [
         ({"train.learning_rat": {"choices": [1]}}, r"unknown option.*did you mean 'learning_rate'"),
         ({"train.epochs": {"low": 0, "high": 2}}, r"space.train.epochs, value 0.*greater than 0"),
-        ({"evaluation.cutoff": {"choices": [5, 10]}}, r"evaluation.cutoff is to be searched"),
+        ({"evaluation.cutoff": {"choices": [5, 10]}}, r"evaluation.cutoff cannot be searched"),
         ({"data.source": {"choices": ["a"]}}, r"other validation examples"),
     ],
 )

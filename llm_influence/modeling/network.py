@@ -1,0 +1,388 @@
+"""The network: backbone, adapter, embeddings and heads as one `torch.nn.Module`.
+
+From input to logits:
+
+    embed(batch)                 (B, T, H) input vectors of the tokens
+    attend(batch, vectors)       the backbone's output: hidden states, attention weights, cache
+    states(batch), last_states   (B, T, H) hidden states of all tokens, (B, H) of the last ones
+    query(batch)                 (B,) input of the heads at the query time of each history
+    query_at(batch, places)      (B, L) the same at any places, before a query time is known
+    at_time(query, gaps)         the input of the heads once the query time is known
+    heads(query)                 `Prediction`: the logits
+    network(batch)               heads(query(batch))
+
+`InfluenceModel` adds files, histories, rules and recommendations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+
+from llm_influence.config.model import ModelConfig
+from llm_influence.config.rules import Rule
+from llm_influence.data.knowledge_graph import ItemFacts
+from llm_influence.errors import ExplanationError, ModelError
+from llm_influence.modeling.adapters import Adapter, Body
+from llm_influence.modeling.backbone import Backbone, encoder_masks, inference, mask_as_taken
+from llm_influence.modeling.counts import NO_ITEM, AggregateFeatures, QueryState, present_share
+from llm_influence.modeling.embeddings import Embeddings
+from llm_influence.modeling.heads import FeedbackHead, Heads
+from llm_influence.modeling.recurrent import GatedRecurrence, event_gates
+from llm_influence.modeling.scoring import ItemScores
+from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that a model folder holds.
+
+    Attributes:
+        backbone: The backbone.
+        adapter: The adapter on the backbone.
+        encoder: Encoder of histories, with vocabulary and catalogue.
+        embeddings: Vectors of the tokens of style ``token``, items included.
+        heads: The heads.
+        config: Options of the model.
+        facts: Facts of a knowledge graph on items; None without a graph.
+        protocol: Data, split and protocol of the test metrics.
+        rules: Rules of the recommendations.
+    """
+
+    backbone: Backbone
+    adapter: Adapter
+    encoder: Encoder
+    embeddings: Embeddings
+    heads: Heads
+    config: ModelConfig
+    facts: ItemFacts | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+    rules: list[Rule] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Prediction of the next event of B histories.
+
+    Attributes:
+        item_logits: (B, I) logits of the items.
+        behavior_logits: (B, behaviours) logits of the behaviours.
+        feedback: Function of (B,) item codes and (B,) behaviour codes. It gives the (B,) feedback
+            expected on these candidates: log-odds, or the label of a regression. None for a model
+            without feedback head.
+    """
+
+    item_logits: Tensor
+    behavior_logits: Tensor
+    feedback: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+class Network(nn.Module):
+    """Backbone, adapter, embeddings and heads; the module docstring lists the methods.
+
+    Attributes:
+        backbone: The backbone.
+        adapter: The adapter; its ``body`` computes the states.
+        embeddings: Vectors of the tokens of style ``token``, items included.
+        item_head, behavior_head, feedback_head: The heads; ``feedback_head`` may be None.
+        when: Embedding of the gap to the query time; None for a model that does not read it.
+        encoder: Encoder of histories.
+        config: Options of the model.
+    """
+
+    body: Body
+    embeddings: Embeddings
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.backbone, self.encoder, self.config = parts.backbone, parts.encoder, parts.config
+        self.adapter, self.body = parts.adapter, parts.adapter.body
+        self.embeddings = parts.embeddings
+        self.item_head, self.behavior_head, self.feedback_head, self.when = parts.heads
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.embeddings.words.device
+
+    @property
+    def first_item(self) -> int:
+        """Token id of item 0."""
+        return self.embeddings.first_item
+
+    @property
+    def num_items(self) -> int:
+        """Number of items I."""
+        return len(self.embeddings) - self.first_item
+
+    @property
+    def aggregates(self) -> AggregateFeatures | None:
+        """Aggregate features of the feedback head; None for a model without them."""
+        return None if self.feedback_head is None else self.feedback_head.aggregates
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether a head reads repeat counts or aggregate features."""
+        return self.item_head.repeat_counts is not None or self.aggregates is not None
+
+    # --- from tokens to states ------------------------------------------------------------
+
+    def embed(self, batch: EncodedBatch) -> Tensor:
+        """(B, T, H) input vectors of the batch's tokens."""
+        if self.encoder.style == "token":
+            return self.embeddings(batch.input_ids) + self.embeddings.learned(batch.added_ids)
+        return self.body.get_input_embeddings()(batch.input_ids)
+
+    def attend(
+        self,
+        batch: EncodedBatch,
+        vectors: Tensor,
+        cache: Any = None,  # noqa: ANN401
+        **options: object,
+    ) -> Any:  # noqa: ANN401
+        """The backbone's output for input vectors.
+
+        Args:
+            batch: B histories of T tokens.
+            vectors: (B, T, H) input vectors. With a cache: (B, Q, H), those of the last Q tokens.
+            cache: Cache of the first T - Q tokens (`Backbone.new_cache`); the last Q are added.
+            options: Passed on to the backbone.
+        """
+        total, queries = batch.input_ids.shape[1], vectors.shape[1]
+        if self.backbone.kind == "recurrent":
+            return self.body(vectors, batch.attention_mask[:, total - queries :], cache, **options)
+        places = self.backbone.first_position + torch.arange(total, device=vectors.device)
+        if cache is not None:
+            options |= {"past_key_values": cache}
+        if self.backbone.kind == "encoder":
+            mask = encoder_masks(batch, self.body.config, vectors.dtype, queries)
+        else:
+            mask, options = batch.attention_mask.long(), options | {"use_cache": cache is not None}
+        return self.body(
+            inputs_embeds=vectors,
+            attention_mask=mask,
+            # hidden tokens keep their positions, so removal `mask` moves no other token
+            position_ids=places[total - queries :].expand(len(vectors), -1),
+            **options,
+        )
+
+    def attend_pairs(
+        self,
+        vectors: Tensor,
+        allowed: Tensor,
+        positions: Tensor,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """(B, Q, H) states of tokens with any positions and any attention mask.
+
+        A row may hold tokens of several histories. The mask must agree with that of `attend`:
+        training has no other states.
+
+        Args:
+            vectors: (B, Q, H) input vectors.
+            allowed: (B, Q, K) bool, True where a token may attend to another one. The last Q of
+                the K tokens are the tokens themselves, those before them are in the cache.
+            positions: (B, K) position of every token in its history, from 0.
+            cache: Keys and values of the first K - Q tokens; the last Q are added.
+        """
+        queries = vectors.shape[1]
+        own = positions[:, -queries:]
+        distance = (own[:, :, None] - positions[:, None, :]).abs()[:, None]
+        options = {} if cache is None else {"past_key_values": cache}
+        if self.backbone.kind == "decoder":
+            options["use_cache"] = cache is not None
+        config = self.body.config
+        states: Tensor = self.body(
+            inputs_embeds=vectors,
+            attention_mask=mask_as_taken(allowed[:, None], distance, config, vectors.dtype),
+            position_ids=self.backbone.first_position + own,
+            **options,
+        ).last_hidden_state
+        return states
+
+    def states(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
+        """(B, T, H) states after every token.
+
+        Args:
+            batch: B histories of T tokens.
+            vectors: (B, T, H) input vectors; default: the batch's own.
+        """
+        vectors = self.embed(batch) if vectors is None else vectors
+        return self.attend(batch, vectors).last_hidden_state
+
+    def last_states(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Tensor:
+        """(B, H) states after each history's last visible token; arguments as in `states`."""
+        states = self.states(batch, vectors)
+        return states[torch.arange(len(states), device=states.device), batch.last()]
+
+    # --- from states to the input of the heads --------------------------------------------
+
+    def query(
+        self,
+        batch: EncodedBatch,
+        vectors: Tensor | None = None,
+        *,
+        states: Tensor | None = None,
+        counted: Tensor | None = None,
+    ) -> QueryState:
+        """(B,) input of the heads after each history's last visible event, at its query time.
+
+        Args:
+            batch: B histories of T tokens.
+            vectors: (B, T, H) input vectors; default: the batch's own.
+            states: (B, H) states after the last visible tokens; default: computed.
+            counted: (B, T) bool, False for tokens whose vector is another one's; default: all True.
+        """
+        states = self.last_states(batch, vectors) if states is None else states
+        last = batch.last()[:, None]
+        return self.at_time(
+            self._counted(states[:, None], batch, last, vectors, counted)[:, 0], batch.when
+        )
+
+    def query_at(
+        self, batch: EncodedBatch, places: Tensor, vectors: Tensor | None = None
+    ) -> QueryState:
+        """(B, L) input of the heads at any places, before `at_time`.
+
+        Args:
+            batch: B histories of T tokens.
+            places: (B, L) last tokens of events, or of the prompt.
+            vectors: (B, T, H) input vectors of the states; counts always use the batch's own.
+        """
+        states = torch.take_along_dim(self.states(batch, vectors), places[..., None], dim=1)
+        return self._counted(states, batch, places)
+
+    def at_time(self, query: QueryState, gaps: Tensor) -> QueryState:
+        """Add the gap from the last event to the query time, if the model reads it.
+
+        Args:
+            query: (...) states.
+            gaps: (...) gap codes, as in `EncodedBatch.when`.
+        """
+        if self.when is None:
+            return query
+        hidden = query.hidden + self.when(gaps.to(query.hidden.device))
+        return QueryState(hidden, query.items, query.item_weights, query.aggregates)
+
+    def _counted(
+        self,
+        states: Tensor,
+        batch: EncodedBatch,
+        places: Tensor,
+        vectors: Tensor | None = None,
+        counted: Tensor | None = None,
+    ) -> QueryState:
+        """The (B, L, H) states at (B, L) places with the counts up to there."""
+        if not self.has_counts:
+            return QueryState(states)
+        own = self.embed(batch)
+        present = batch.attention_mask & (batch.event_index >= 0)
+        present = present if counted is None else present & counted
+        presence = present.float()
+        if vectors is not None:
+            presence = presence * present_share(vectors, own.detach())
+        items = weights = aggregates = None
+        if (repeat_counts := self.item_head.repeat_counts) is not None:
+            codes = batch.input_ids - self.first_item
+            codes = torch.where(present & (codes >= 0), codes, NO_ITEM)
+            vectors = own if vectors is None else vectors
+            items, weights = repeat_counts.seen(batch, places, codes, vectors, presence)
+        if self.aggregates is not None:
+            aggregates = self.aggregates(batch, places, presence)
+        hidden = states.to(torch.promote_types(states.dtype, torch.float32))
+        return QueryState(hidden, items, weights, aggregates)
+
+    # --- from the input of the heads to logits --------------------------------------------
+
+    def forward(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Prediction:
+        """Predict the next event after each history's last visible event."""
+        return self.heads(self.query(batch, vectors))
+
+    def heads(self, query: QueryState, items: Tensor | None = None) -> Prediction:
+        """Predictions from (B,) states.
+
+        Args:
+            query: (B,) input of the heads.
+            items: (I, H) item vectors, if they are known; default: computed.
+        """
+        items = self.item_vectors() if items is None else items
+        feedback = None if self.feedback_head is None else partial(self.feedback, query)
+        return Prediction(self.item_head(query, items), self.behavior_head(query.hidden), feedback)
+
+    def feedback(self, query: QueryState, items: Tensor, behaviors: Tensor) -> Tensor:
+        """(B,) feedback expected on candidates: log-odds, or the label of a regression.
+
+        Args:
+            query: (B,) input of the heads.
+            items: (B,) item codes of the candidates.
+            behaviors: (B,) behaviour codes of the candidates.
+        """
+        device = query.hidden.device
+        items, behaviors = items.to(device), behaviors.to(device)
+        with torch.inference_mode() if query.hidden.is_inference() else nullcontext():
+            scores = self.feedback_scores(query, items, behaviors)
+            return self.trained_feedback.link.explained(scores)
+
+    def feedback_scores(self, query: QueryState, items: Tensor, behaviors: Tensor) -> Tensor:
+        """(B,) scores that the link of the feedback head reads; arguments as in `feedback`."""
+        return self.trained_feedback(query, self.embeddings(self.first_item + items), behaviors)
+
+    @property
+    def trained_feedback(self) -> FeedbackHead:
+        """The feedback head.
+
+        Raises:
+            ExplanationError: The model has none.
+        """
+        if self.feedback_head is None:
+            raise ExplanationError(
+                "the model has no feedback head",
+                where="model.feedback_head.weight",
+                expected="a model that was trained to predict feedback",
+                fix="fine-tune with model.feedback_head.weight above 0",
+            )
+        return self.feedback_head
+
+    def item_vectors(self) -> Tensor:
+        """(I, H) vectors of the items, as input and as output."""
+        return self.embeddings(slice(self.first_item, None))
+
+    def item_scores(self, query: QueryState) -> ItemScores:
+        """Logits of all items from (B,) states, a chunk at a time and without gradients."""
+        if self.item_head.repeat_counts is not None:  # counts need the logits of all items
+            return ItemScores.of(self.item_head(query, self.item_vectors()))
+
+        def score(start: int, stop: int) -> Tensor:
+            items = self.embeddings(slice(self.first_item + start, self.first_item + stop))
+            return self.item_head(query, items)
+
+        return ItemScores(self.num_items, score)
+
+    def event_gates(self, batch: EncodedBatch) -> Tensor:
+        """(B, E, H) gates of the events, for the backbone ``recurrence``.
+
+        Raises:
+            ModelError: The backbone is another one.
+        """
+        if not self.has_gates:
+            raise ModelError(
+                f"the backbone {self.backbone.source!r} has no gates",
+                where="gates",
+                expected="a model with backbone 'recurrence'",
+                fix="train one with model.backbone recurrence, or explain with a method",
+            )
+        with inference(self):
+            return event_gates(self.backbone.model.cell, self.embed(batch), batch)
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether the backbone is the gated recurrence."""
+        return isinstance(getattr(self.backbone.model, "cell", None), GatedRecurrence)
