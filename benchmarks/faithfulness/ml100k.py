@@ -20,8 +20,8 @@ from benchmarks.attribution import captum_methods as peers
 from benchmarks.harness import write_benchmark
 from llm_influence.attribution.methods import METHODS
 from llm_influence.batch.faithfulness_job import measure_faithfulness
+from llm_influence.faithfulness.evaluate import ComparedMethod, Options, compared_method
 from llm_influence.faithfulness.metrics import METRICS
-from llm_influence.faithfulness.options import ComparedMethod, Options, compared_method
 from llm_influence.faithfulness.result import (
     FaithfulnessResult,
     Interval,

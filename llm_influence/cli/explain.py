@@ -154,9 +154,9 @@ def explain(
     from llm_influence.analysis.review import read_queue, rejected
     from llm_influence.attribution.explainer import Explainer
     from llm_influence.attribution.renderings import Players
-    from llm_influence.batch.explain import explain_batch, explain_examples
-    from llm_influence.data.splits import parse_moment
-    from llm_influence.run import Run, sample_examples, sample_users
+    from llm_influence.batch.explain import explain_batch
+    from llm_influence.data.times import parse_moment
+    from llm_influence.run import Run
 
     _check(chosen)
     run = Run.open(model, rules=rules)
@@ -172,33 +172,19 @@ def explain(
         dtype=method.dtype,
         **method_options(method.option or []),
     )
-    target, withheld = (
-        chosen.target,
-        frozenset() if review is None else rejected(read_queue(review)),
+    draw = {"sample": chosen.sample, "seed": method.seed}
+    result = explain_batch(
+        explainer,
+        run.open_log(chosen.log, items=chosen.items, users=chosen.users, **draw)
+        if chosen.examples is None
+        else run.examples(chosen.examples, chosen.label, **draw),
+        out,
+        target=chosen.target,
+        shard_size=shard_size,
+        run=model.name,
+        query_time=parse_moment(chosen.query_time, "--query-time") if chosen.query_time else None,
+        withheld=frozenset() if review is None else rejected(read_queue(review)),
     )
-    if chosen.examples is None:
-        log = run.open_log(chosen.log, items=chosen.items, users=chosen.users)
-        result = explain_batch(
-            explainer,
-            log if chosen.sample is None else sample_users(log, chosen.sample, method.seed),
-            out,
-            target=target,
-            shard_size=shard_size,
-            run=model.name,
-            query_time=chosen.query_time and parse_moment(chosen.query_time, "--query-time"),
-            withheld=withheld,
-        )
-    else:
-        rows = run.examples(chosen.examples, chosen.label)
-        result = explain_examples(
-            explainer,
-            rows if chosen.sample is None else sample_examples(rows, chosen.sample, method.seed),
-            out,
-            target=target,
-            shard_size=shard_size,
-            run=model.name,
-            withheld=withheld,
-        )
     summary = {
         "explained": result.users,
         "rows": result.rows,
@@ -234,16 +220,14 @@ def report(
     from llm_influence.evaluation.evaluate import compare_heads
     from llm_influence.influence.table_files import read_tables
     from llm_influence.report.page import build_report
-    from llm_influence.run import Run, heads_as_records, whole_histories
+    from llm_influence.run import Run
 
     run, table = Run.open(model, rules=rules), read_tables(influence)
     if review is not None:
         table = withhold(table, read_queue(review))
     behavior_log = run.open_log(log, items=items, users=users)
-    facts = run.report_facts(
-        heads_as_records(compare_heads(run.model, run.split, run.config.evaluation)),
-        whole_histories(table, behavior_log, shown),
-    )
+    metrics = compare_heads(run.model, run.split, run.config.evaluation)
+    facts = run.report_facts(table, metrics, log=behavior_log, users=shown)
     page = build_report(
         influences=table, facts=facts, out=out, users=shown, analyses=analysis or ()
     )
