@@ -13,7 +13,7 @@ from llm_influence.config.rules import Effect, Rule, SharesTest, ValueTest
 from llm_influence.config.run import RunConfig, SearchConfig, SearchedOption
 from llm_influence.config.synthetic import PlantedConfig, PlantedFraudConfig
 from llm_influence.config.training import TrainConfig
-from llm_influence.data.splits import parse_moment
+from llm_influence.data.times import parse_moment
 from llm_influence.errors import ConfigError
 from llm_influence.training.base_trainer import wants_bf16
 

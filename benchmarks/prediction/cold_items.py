@@ -1,82 +1,85 @@
-"""Items that nobody has touched: how well are they recommended by their text alone?
+"""Recommending items without any event by their text alone: docs/benchmarks/cold_items.json.
 
-    python -m benchmarks.prediction.cold_items [--output runs/cold_items] [--folds 3] [--epochs 3]
+    python -m benchmarks.prediction.cold_items [--folds 3] [--epochs 3]
 
 Every fold keeps other items back (5% for validation, 10% for the test). The residual dropout and
-the text kNN's shape are chosen on the validation items of all folds, the test items are asked once.
-Goes on where it was broken off: a fold's model that is saved is not trained again.
-Writes docs/benchmarks/cold_items.json.
+the text kNN's shape are chosen on the validation items of all folds; test is used once. A trained
+model of a fold in ``--work`` is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.harness import write_benchmark
-from benchmarks.training_runs import train
-from llm_influence.config.data import DataConfig
+from benchmarks.harness import arguments, row_of, started, write_benchmark
+from benchmarks.training_runs import open_log, ranks_of, trained_once
 from llm_influence.config.run import RunConfig
 from llm_influence.config.training import EvaluationConfig
-from llm_influence.data.holdouts import ColdSplit, cold_split
-from llm_influence.data.log import BehaviorLog
+from llm_influence.data.holdouts import NewItemSplit, split_new_items
 from llm_influence.data.splits import EvaluationSet
-from llm_influence.datasets.sources import open_data
 from llm_influence.evaluation.baselines import LAST, POOLS, TextKNN
 from llm_influence.evaluation.bootstrap import bootstrap_interval
-from llm_influence.evaluation.metrics import (
-    ModelRecommender,
-    evaluate,
-    ndcg_of_rows,
-    ranking_metrics,
-)
+from llm_influence.evaluation.metrics import evaluate, ndcg_of_rows, ranking_metrics
 from llm_influence.modeling.backbone import load_backbone
-from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.text_vectors import text_vectors
 
-EVALUATION = EvaluationConfig()
+PARSER = arguments(
+    __doc__,
+    "cold_items",
+    threads=None,
+    folds=3,
+    epochs=3.0,
+    dropouts=[0.0, 0.5],
+    layers=(int, "of the backbone; default: all"),
+    users=(int, "the first so many only, for a trial"),
+)
 
 
-def run_config(options: argparse.Namespace, folder: Path, dropout: float) -> RunConfig:
+def config_of(options: argparse.Namespace, fold: int, dropout: float) -> RunConfig:
     """Training of one fold with one residual dropout."""
-    model = {"layers": options.layers, "residual_dropout": dropout}
     return RunConfig.model_validate(
-        {"output": str(folder), "model": model, "train": {"epochs": options.epochs}}
+        {
+            "output": str(options.work / f"fold{fold}_dropout{dropout}"),
+            "model": {"layers": options.layers, "residual_dropout": dropout},
+            "train": {"epochs": options.epochs},
+        }
     )
 
 
-def validate_fold(config: RunConfig, task: ColdSplit) -> dict[str, np.ndarray]:
-    """Train (unless that is done) and rank the validation examples, of new items and of old."""
-    folder = Path(config.output) / "model"
-    if not (folder / "model.json").exists():  # which is written last
-        train(config, task.warm).influence_model.save_pretrained(folder, with_backbone=False)
-    model = InfluenceModel.from_pretrained(folder)
-    old = model_ranks(model, task.warm.validation)
-    model.add_items(task.cold)
-    return {"old": old, "new": model_ranks(model, task.validation)}
+def ranks_by_items(config: RunConfig, task: NewItemSplit) -> dict[str, np.ndarray]:
+    """Ranks of the validation examples of old and new items by a fold's model."""
+    model = trained_once(config, task.old, with_backbone=False)
+    old = ranks_of(model, task.old.validation, config)
+    model.add_items(task.new_items)
+    return {"old": old, "new": ranks_of(model, task.validation, config)}
 
 
-def model_ranks(model: InfluenceModel, rows: EvaluationSet) -> np.ndarray:
-    """(N,) ranks of the true items among all items, old and new."""
-    return evaluate(ModelRecommender(model), rows, EVALUATION)[1]
-
-
-def test_ranks(folder: Path, task: ColdSplit) -> np.ndarray:
-    """The saved model of a fold on its test examples."""
-    model = InfluenceModel.from_pretrained(folder / "model")
-    model.add_items(task.cold)
-    return model_ranks(model, task.test)
+def test_ranks(config: RunConfig, task: NewItemSplit) -> np.ndarray:
+    """Ranks of a fold's test examples."""
+    model = trained_once(config, task.old, with_backbone=False)
+    model.add_items(task.new_items)
+    return ranks_of(model, task.test, config)
 
 
 def knn_ranks(
-    texts: list[torch.Tensor], rows: list[EvaluationSet], last: int, pool: str
+    vectors: list[torch.Tensor], rows: list[EvaluationSet], last: int, pool: str
 ) -> np.ndarray:
-    """A text kNN's ranks over all folds, one after the other."""
-    pairs = zip(texts, rows, strict=True)
-    return np.concatenate([evaluate(TextKNN(t, last, pool), r, EVALUATION)[1] for t, r in pairs])
+    """Ranks by a kNN over all folds, one after the other."""
+    pairs = zip(vectors, rows, strict=True)
+    config = EvaluationConfig()
+    return np.concatenate([evaluate(TextKNN(v, last, pool), r, config)[1] for v, r in pairs])
+
+
+def knn_quality(
+    vectors: list[torch.Tensor], tasks: list[NewItemSplit]
+) -> dict[tuple[int, str], float]:
+    """NDCG@10 on validation items of every shape of a kNN: (last events, pool)."""
+    rows = [task.validation for task in tasks]
+    shapes = [(last, pool) for pool in POOLS for last in LAST]
+    return {shape: mean_ndcg(knn_ranks(vectors, rows, *shape)) for shape in shapes}
 
 
 def mean_ndcg(ranks: np.ndarray) -> float:
@@ -84,47 +87,47 @@ def mean_ndcg(ranks: np.ndarray) -> float:
     return float(ndcg_of_rows(ranks).mean())
 
 
-def read_log(users: int | None) -> BehaviorLog:
-    """MovieLens-100K, or its first users for a trial."""
-    log = open_data(DataConfig())
-    return log if users is None else log.select(log.user_ids[:users].to_pylist())
-
-
 def main(options: argparse.Namespace) -> None:
     """Train all folds, choose on validation, test once, write."""
-    torch.set_num_threads(options.threads)
-    log = read_log(options.users)
-    tasks = [cold_split(log, seed=fold) for fold in range(options.folds)]
+    log, folds = open_log(RunConfig(), options.users), range(options.folds)
+    tasks = [split_new_items(log, seed=fold) for fold in folds]
     backbone = load_backbone("minilm", layers=options.layers)
     texts = [text_vectors(backbone, list(task.log.catalogue.texts)) for task in tasks]
 
-    cold, warm = {}, {}
+    quality: dict[float, dict[str, float]] = {}
     for dropout in options.dropouts:
-        folders = [options.output / f"fold{n}_dropout{dropout}" for n in range(options.folds)]
-        found = [
-            validate_fold(run_config(options, folder, dropout), task)
-            for folder, task in zip(folders, tasks, strict=True)
-        ]
-        cold[dropout] = mean_ndcg(np.concatenate([ranks["new"] for ranks in found]))
-        warm[dropout] = mean_ndcg(np.concatenate([ranks["old"] for ranks in found]))
-        print(f"residual dropout {dropout}: validation new {cold[dropout]}, old {warm[dropout]}")
-    asked = [task.validation for task in tasks]
-    shapes = {(n, pool): knn_ranks(texts, asked, n, pool) for pool in POOLS for n in LAST}
-    knn = {shape: mean_ndcg(ranks) for shape, ranks in shapes.items()}
-    for (last, pool), value in knn.items():
-        print(f"text kNN, last {last}, {pool}: validation {value}")
-
-    chosen, (last, pool) = max(cold, key=cold.__getitem__), max(knn, key=knn.__getitem__)
+        ranks = [ranks_by_items(config_of(options, n, dropout), tasks[n]) for n in folds]
+        quality[dropout] = {
+            kind: mean_ndcg(np.concatenate([part[kind] for part in ranks]))
+            for kind in ("new", "old")
+        }
+        print(f"residual dropout {dropout}: validation {quality[dropout]}")
+    knn = knn_quality(texts, tasks)
+    chosen = max(quality, key=lambda dropout: quality[dropout]["new"])
+    last, pool = max(knn, key=knn.__getitem__)
     print(f"chosen: residual dropout {chosen}; text kNN over the last {last}, {pool}")
-    folders = [options.output / f"fold{n}_dropout{chosen}" for n in range(options.folds)]
-    pairs = zip(folders, tasks, strict=True)
-    ours = np.concatenate([test_ranks(folder, task) for folder, task in pairs])
+    ours = np.concatenate([test_ranks(config_of(options, n, chosen), tasks[n]) for n in folds])
     theirs = knn_ranks(texts, [task.test for task in tasks], last, pool)
     users = np.concatenate([task.test.users for task in tasks])
     low, high = bootstrap_interval(ndcg_of_rows(ours) - ndcg_of_rows(theirs), users)
-    systems = {"llm_influence": ours, f"text kNN (last {last}, {pool})": theirs}
+    rows = [
+        row_of(name, "new items, test", metric, value)
+        for name, ranks in (("llm_influence", ours), (f"text kNN (last {last}, {pool})", theirs))
+        for metric, value in ranking_metrics(ranks).items()
+    ]
+    rows += [
+        row_of(
+            f"llm_influence, residual dropout {d}", f"{kind} items, validation", "ndcg@10", value
+        )
+        for d, values in quality.items()
+        for kind, value in values.items()
+    ]
+    rows += [
+        row_of(f"text kNN (last {n}, {way})", "new items, validation", "ndcg@10", value)
+        for (n, way), value in knn.items()
+    ]
     write_benchmark(
-        options.write,
+        options.output,
         name="cold_items",
         protocol={
             "data": "movielens_100k",
@@ -146,32 +149,7 @@ def main(options: argparse.Namespace) -> None:
             "epochs": options.epochs,
             "layers": options.layers or "all",
         },
-        rows=[
-            *(
-                {"system": name, "task": "new items, test", "metric": metric, "value": value}
-                for name, ranks in systems.items()
-                for metric, value in ranking_metrics(ranks).items()
-            ),
-            *(
-                {
-                    "system": f"llm_influence, residual dropout {dropout}",
-                    "task": f"{kind} items, validation",
-                    "metric": "ndcg@10",
-                    "value": found[dropout],
-                }
-                for kind, found in (("new", cold), ("old", warm))
-                for dropout in found
-            ),
-            *(
-                {
-                    "system": f"text kNN (last {n}, {way})",
-                    "task": "new items, validation",
-                    "metric": "ndcg@10",
-                    "value": value,
-                }
-                for (n, way), value in knn.items()
-            ),
-        ],
+        rows=rows,
         figures={
             "ndcg10": mean_ndcg(ours),
             "text_knn_ndcg10": mean_ndcg(theirs),
@@ -179,18 +157,9 @@ def main(options: argparse.Namespace) -> None:
             "difference_high": high,
             "residual_dropout": chosen,
         },
-        seeds=list(range(options.folds)),
+        seeds=list(folds),
     )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/cold_items"))
-    parser.add_argument("--write", type=Path, default=Path("docs/benchmarks/cold_items.json"))
-    parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.0, 0.5])
-    parser.add_argument("--layers", type=int, default=None)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--users", type=int, default=None, help="for a trial")
-    main(parser.parse_args())
+    main(started(PARSER))

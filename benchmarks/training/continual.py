@@ -1,18 +1,16 @@
-"""A continual fine-tuning on MovieLens-100K cut by time: what is gained on the new period, what is forgotten.
+"""Continual fine-tuning on MovieLens-100K cut by time: gain on the new period, loss on the old.
 
-    python -m benchmarks.training.continual [--output runs/warm_update] [--seeds 0 1 2] [--cut 0.7]
+    python -m benchmarks.training.continual [--seeds 0 1 2] [--cut 0.7]
 
-A run is trained on what was before the moment; films that nobody had rated by then are not in its
-catalogue. Then four ways lead to the new period: no update (new films join by text alone), an
-update without replay, one with replay, and a model trained anew on everything. All four answer the
-same examples. Goes on where it was broken off: what is measured is not trained again.
+A run is trained on the events before the cut; films without a rating by then are not in its
+catalogue. Four ways lead to the new period: no update (new films join by text), an update without
+replay, one with replay, and a new model trained on everything. All four predict the same examples.
 Writes docs/benchmarks/warm_update.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -22,16 +20,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
-from benchmarks.harness import Scalar, write_benchmark
+from benchmarks.harness import Row, arguments, results_of, started, write_benchmark
+from benchmarks.training_runs import MOVIELENS, open_log, ranks_of, with_interval
 from llm_influence.config.run import RunConfig
-from llm_influence.data.holdouts import Periods, part_periods
+from llm_influence.data.holdouts import PeriodSplit, split_periods
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.splits import EvaluationSet, Split, iso, moment_of
-from llm_influence.datasets.sources import open_data
-from llm_influence.evaluation.bootstrap import bootstrap_interval
-from llm_influence.evaluation.metrics import ModelRecommender, evaluate, ndcg_of_rows
+from llm_influence.data.splits import Split
+from llm_influence.data.times import iso, moment_of
+from llm_influence.evaluation.metrics import ndcg_of_rows
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training.continual import (
     open_newer,
@@ -41,7 +38,19 @@ from llm_influence.training.continual import (
     update_trainer,
 )
 from llm_influence.training.finetune import finetune
-from llm_influence.utils import write_text
+
+PARSER = arguments(
+    __doc__,
+    "warm_update",
+    seeds=(0, 1, 2),
+    threads=None,
+    config=MOVIELENS,
+    cut=0.7,
+    epochs=5.0,
+    update_epochs=2.0,
+    replay=0.5,
+    users=(int, "the first so many only, for a trial"),
+)
 
 NONE, PLAIN, REPLAY, ANEW = (
     "no update",
@@ -60,12 +69,12 @@ class Files:
 
     @property
     def early(self) -> tuple[str, str]:
-        """What the first run knows."""
+        """The log and the items of the first run."""
         return str(self.folder / "early.parquet"), str(self.folder / "early_items.parquet")
 
     @property
     def whole(self) -> tuple[str, str]:
-        """What there is at the update."""
+        """The log and the items of an update."""
         return str(self.folder / "whole.parquet"), str(self.folder / "whole_items.parquet")
 
 
@@ -87,42 +96,41 @@ def base_config(options: argparse.Namespace, files: Files, seed: int) -> RunConf
     source, items = files.early
     words = ["--data.source", source, "--data.items", items, "--train.seed", str(seed)]
     words += ["--train.epochs", str(options.epochs)]
-    words += ["--output", str(options.output / f"seed_{seed}" / "base")]
+    words += ["--output", str(options.work / f"seed_{seed}" / "base")]
     return RunConfig.load(options.config, words)
 
 
-def way_config(
-    options: argparse.Namespace, files: Files, seed: int, way: str, epochs: float
-) -> RunConfig:
+def way_config(options: argparse.Namespace, files: Files, seed: int, way: str) -> RunConfig:
     """The configuration of one way into the new period."""
-    place, (log, items) = options.output / f"seed_{seed}", files.whole
-    words = ["--train.epochs", str(epochs), "--update.replay"]
-    words.append(str(options.replay if way == REPLAY else 0.0))
+    place, (log, items) = options.work / f"seed_{seed}", files.whole
+    epochs = options.epochs if way == ANEW else options.update_epochs
+    replay = options.replay if way == REPLAY else 0.0
+    words = ["--train.epochs", str(epochs), "--update.replay", str(replay)]
     output = place / way.replace(" ", "_")
     return update_config(place / "base", output, log=log, items=items, overrides=words)
 
 
-def periods_of(base: Path, config: RunConfig) -> Periods:
+def periods_of(base: Path, config: RunConfig) -> PeriodSplit:
     """The examples of both periods; the same for every way and seed."""
     catalogue = InfluenceModel.from_pretrained(base).catalogue
     before = Split.load(base / "split", catalogue)
-    return part_periods(before, open_newer(config), None, config.data.split)
+    return split_periods(before, open_newer(config), None, config.data.split)
 
 
-def no_update(base: Path, config: RunConfig, periods: Periods) -> tuple[InfluenceModel, float]:
+def no_update(base: Path, config: RunConfig, periods: PeriodSplit) -> tuple[InfluenceModel, float]:
     """The first run, to which new films are added by their text."""
     model = InfluenceModel.from_pretrained(base)
     prepare(model, periods)
     return model, 0.0
 
 
-def updated(base: Path, config: RunConfig, periods: Periods) -> tuple[InfluenceModel, float]:
-    """`llm-influence update`."""
+def updated(base: Path, config: RunConfig, periods: PeriodSplit) -> tuple[InfluenceModel, float]:
+    """As `llm-influence update` does."""
     seconds = update(base, config, open_newer(config)).seconds
     return InfluenceModel.from_pretrained(config.output), seconds
 
 
-def retrained(base: Path, config: RunConfig, periods: Periods) -> tuple[InfluenceModel, float]:
+def retrained(base: Path, config: RunConfig, periods: PeriodSplit) -> tuple[InfluenceModel, float]:
     """A new model on all that the first run was trained on and all that an update is."""
     split = periods.split
     model = InfluenceModel.build(config, split.train, cache=Path(config.output).parent / "texts")
@@ -132,7 +140,7 @@ def retrained(base: Path, config: RunConfig, periods: Periods) -> tuple[Influenc
     return trainer.influence_model.cpu().eval(), time.perf_counter() - begun
 
 
-WAYS: dict[str, Callable[[Path, RunConfig, Periods], tuple[InfluenceModel, float]]] = {
+WAYS: dict[str, Callable[[Path, RunConfig, PeriodSplit], tuple[InfluenceModel, float]]] = {
     NONE: no_update,
     PLAIN: updated,
     REPLAY: updated,
@@ -140,98 +148,74 @@ WAYS: dict[str, Callable[[Path, RunConfig, Periods], tuple[InfluenceModel, float
 }
 
 
-def measure(options: argparse.Namespace, files: Files, seed: int, way: str) -> None:
-    """Train one way with one seed and write its ranks, unless they are there."""
-    base = options.output / f"seed_{seed}" / "base"
-    epochs = options.epochs if way == ANEW else options.update_epochs
-    config = way_config(options, files, seed, way, epochs)
-    folder = Path(config.output)
-    if (folder / "result.json").exists():
-        return
-    shutil.rmtree(folder, ignore_errors=True)  # cut short: its seconds would not be one run's
+def measure(base: Path, config: RunConfig, way: str) -> dict[str, object]:
+    """Train one way with one seed; ranks of the examples of both periods, and seconds."""
+    shutil.rmtree(config.output, ignore_errors=True)  # a stopped run has no seconds
     periods = periods_of(base, config)
     model, seconds = WAYS[way](base, config, periods)
-    found: dict[str, object] = {"seconds": seconds}
-    for name, rows in zip(PERIODS, (periods.old, periods.split.test), strict=True):
-        found[name] = [int(rank) for rank in ranks_of(model, rows, config)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "result.json", json.dumps(found) + "\n")
-    print(f"seed {seed}, {way}: {describe(found)}, {seconds:.0f} s", flush=True)
+    rows = dict(zip(PERIODS, (periods.old, periods.split.test), strict=True))
+    ranks = {name: ranks_of(model, own, config).tolist() for name, own in rows.items()}
+    return {"seconds": seconds, **ranks}
 
 
-def ranks_of(model: InfluenceModel, rows: EvaluationSet, config: RunConfig) -> np.ndarray:
-    """(N,) ranks among all items, old and new."""
-    return evaluate(ModelRecommender(model), rows, config.evaluation)[1]
-
-
-def describe(found: dict) -> str:
-    """NDCG@10 of both periods."""
-    return ", ".join(f"{p} {ndcg_of_rows(np.array(found[p])).mean():.4f}" for p in PERIODS)
-
-
-def train_base(options: argparse.Namespace, files: Files, seed: int) -> None:
+def train_base(config: RunConfig) -> None:
     """The run on the old period, unless it is finished."""
-    config = base_config(options, files, seed)
-    if (Path(config.output) / "metrics.json").exists():
-        return
-    shutil.rmtree(config.output, ignore_errors=True)
-    result = finetune(config)
-    print(f"seed {seed}, the old period's run: {result.validation}", flush=True)
+    if not (Path(config.output) / "metrics.json").exists():
+        shutil.rmtree(config.output, ignore_errors=True)
+        print(f"the old period's run: {finetune(config).validation}", flush=True)
 
 
-def read(options: argparse.Namespace, way: str) -> dict[str, np.ndarray]:
-    """(seeds, N) NDCG@10 of every question by period, and (seeds,) seconds."""
-    places = [options.output / f"seed_{seed}" / way.replace(" ", "_") for seed in options.seeds]
-    found = [json.loads((p / "result.json").read_text(encoding="utf-8")) for p in places]
-    scores = {p: np.stack([ndcg_of_rows(np.array(f[p])) for f in found]) for p in PERIODS}
-    return scores | {"seconds": np.array([f["seconds"] for f in found])}
-
-
-def rows_of(scores: dict[str, dict[str, np.ndarray]]) -> list[dict[str, Scalar]]:
-    """A row a way and period, and what replay and no update make of the plain update."""
-    rows: list[dict[str, Scalar]] = []
-    for way, found in scores.items():
-        for period in PERIODS:
-            asked = found[period].mean(axis=0)  # over seeds, a number a question
-            low, high = bootstrap_interval(asked, np.arange(len(asked)))
-            row = {"system": way, "task": f"{period} period", "metric": "ndcg@10"}
-            value = {"value": float(asked.mean()), "low": low, "high": high}
-            rows.append({**row, **value, "seconds": float(found["seconds"].mean())})
-    for way in (NONE, REPLAY, ANEW):
-        for period in PERIODS:
+def rows_of(scores: dict[str, dict[str, np.ndarray]], seconds: dict[str, float]) -> list[Row]:
+    """A row a way and period, and the difference of each other way from the plain update."""
+    rows: list[Row] = []
+    for period in PERIODS:
+        for way, own in scores.items():
+            values = own[period].mean(axis=0)  # over seeds, a number an example
+            row: Row = {"system": way, "task": f"{period} period", "metric": "ndcg@10"}
+            value = with_interval(values, np.arange(len(values)))
+            rows.append({**row, **value, "seconds": seconds[way]})
+        for way in (NONE, REPLAY, ANEW):
             change = (scores[way][period] - scores[PLAIN][period]).mean(axis=0)
-            low, high = bootstrap_interval(change, np.arange(len(change)))
             row = {"system": f"{way} - {PLAIN}", "task": f"{period} period"}
-            value = {"value": float(change.mean()), "low": low, "high": high}
+            value = with_interval(change, np.arange(len(change)))
             rows.append({**row, "metric": "difference of ndcg@10", **value})
     return rows
 
 
 def main(options: argparse.Namespace) -> None:
     """Train every way with every seed, measure, write."""
-    torch.set_num_threads(options.threads)
-    log = open_data(RunConfig.load(options.config).data)
-    if options.users:
-        log = log.select(log.user_ids[: options.users].to_pylist())
-    moment = moment_of(options.cut, log, "--cut")
-    files = write_files(log, moment, options.output / "data")
+    log = open_log(RunConfig.load(options.config), options.users)
+    moment = moment_of(options.cut, log.timestamps, "--cut")
+    files = write_files(log, moment, options.work / "data")
+    names = ("cut", "epochs", "update_epochs", "replay", "users")
+    results = results_of(options, **{name: getattr(options, name) for name in names})
+    measured: dict[str, list[dict]] = {way: [] for way in WAYS}
     for seed in options.seeds:
-        train_base(options, files, seed)
+        config = base_config(options, files, seed)
+        train_base(config)
         for way in WAYS:
-            measure(options, files, seed, way)
-    config = way_config(options, files, options.seeds[0], REPLAY, options.update_epochs)
-    periods = periods_of(options.output / f"seed_{options.seeds[0]}" / "base", config)
-    scores = {way: read(options, way) for way in WAYS}
-    rows = rows_of(scores)
-    for row in rows:
-        print(row)
-    figures = {
-        f"{name}_{way.replace(' ', '_')}": float(found[key].mean())
-        for way, found in scores.items()
-        for name, key in (("ndcg10_old", "old"), ("ndcg10_new", "new"), ("seconds", "seconds"))
+            own = way_config(options, files, seed, way)
+            found = results.keep(
+                f"{way}, seed {seed}",
+                lambda base=Path(config.output), own=own, way=way: measure(base, own, way),
+            )
+            measured[way].append(found)
+    first = options.work / f"seed_{options.seeds[0]}" / "base"
+    periods = periods_of(first, way_config(options, files, options.seeds[0], REPLAY))
+    scores = {
+        way: {p: np.stack([ndcg_of_rows(np.array(run[p])) for run in runs]) for p in PERIODS}
+        for way, runs in measured.items()
     }
+    seconds = {way: float(np.mean([r["seconds"] for r in runs])) for way, runs in measured.items()}
+    figures: Row = {}
+    for way in WAYS:
+        key = way.replace(" ", "_")
+        figures |= {
+            f"ndcg10_{period}_{key}": float(scores[way][period].mean()) for period in PERIODS
+        }
+        figures[f"seconds_{key}"] = seconds[way]
     write_benchmark(
-        options.write,
+        options.output,
         name="warm_update",
         protocol={
             "data": f"movielens_100k, {len(log)} users, cut at {iso(moment)}: the first "
@@ -251,22 +235,11 @@ def main(options: argparse.Namespace) -> None:
             "interval": "95%, bootstrap over users of the mean over seeds; differences are paired",
             "seconds": "of training, validations included; mean over seeds",
         },
-        rows=rows,
+        rows=rows_of(scores, seconds),
         figures=figures,
         seeds=options.seeds,
     )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/movielens_100k.yaml"))
-    parser.add_argument("--output", type=Path, default=Path("runs/warm_update"))
-    parser.add_argument("--write", type=Path, default=Path("docs/benchmarks/warm_update.json"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cut", type=float, default=0.7)
-    parser.add_argument("--epochs", type=float, default=5)
-    parser.add_argument("--update-epochs", type=float, default=2)
-    parser.add_argument("--replay", type=float, default=0.5)
-    parser.add_argument("--users", type=int, default=None, help="for a trial")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    main(parser.parse_args())
+    main(started(PARSER))

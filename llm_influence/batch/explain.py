@@ -1,21 +1,10 @@
-"""Explain every user of a log into Parquet shards.
-
-Users are cut into shards by their order in the log. Each process takes missing shards, writes each
-one whole or not at all, and the last word is a manifest. A shard is computed the same way whoever
-computes it, so any number of processes, and any number of kills, gives the same rows.
-
-Explain the examples of a split: the history before each, and what came after it.
-
-Where `explain_batch` explains what every user will do next, this explains examples whose answers
-are known. ``outcomes.parquet`` beside the shards says them, so that an analysis can ask what made
-the model expect what did happen.
-"""
+"""Explanations of every user of a log, or of every example of a split, as Parquet shards."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,39 +12,40 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from accelerate import PartialState
-from tqdm import tqdm
 
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.target import Behavior, Feedback, Item, Target, parse_target
 from llm_influence.batch.shards import (
-    SHARD,
-    Plan,
-    examples_fingerprint,
-    keys_fingerprint,
-    write_manifest,
+    OnShard,
+    Shards,
+    digest,
+    log_fingerprint,
+    model_fingerprint,
     write_side_tables,
 )
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.splits import EvaluationSet, iso
+from llm_influence.data.splits import EvaluationSet
+from llm_influence.data.times import iso
 from llm_influence.errors import ExplanationError
 from llm_influence.influence.facts import Key
 from llm_influence.influence.influence import Influence, to_arrow
-from llm_influence.influence.table_files import OUTCOMES, write_table
-from llm_influence.modeling.backbone import on_cpu
-from llm_influence.utils import write_whole
+from llm_influence.influence.table_files import OUTCOMES
+from llm_influence.types import History
+from llm_influence.utils import distributed, write_whole
+
+ACTUAL = ("item", "behavior", "feedback")
+"""Targets that mean the event that followed: its item, its behaviour, or the feedback on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What a batch explanation left behind.
+    """The outcome of a batch explanation.
 
     Attributes:
-        folder: Where the shards lie.
+        folder: Folder of the shards.
         rows: Rows of all shards, one an explained event or player.
-        users: Users explained in all.
-        explained_now: Users that this process explained itself, the rest was there already or
-            is another process's.
+        users: Users or examples explained in all.
+        explained_now: Those that this process explained in this call.
         seconds: Wall-clock seconds of this call.
     """
 
@@ -66,226 +56,171 @@ class BatchResult:
     seconds: float
 
 
+@distributed()
 def explain_batch(
     explainer: Explainer,
-    log: BehaviorLog,
+    data: BehaviorLog | EvaluationSet,
     out: str | Path,
     *,
-    target: str = "top1",
+    target: Target | None = None,
     shard_size: int = 128,
     run: str = "",
     progress: bool = True,
     query_time: int | None = None,
     withheld: Collection[Key] = (),
+    on_shard: OnShard | None = None,
 ) -> BatchResult:
-    """Explain every user of ``log`` into ``out``; run again after a kill, it goes on.
+    """Explain every user of a log, or every example of a split, into ``out``.
 
-    Runs alone, or on every process of ``accelerate launch`` or ``torchrun``.
+    Run it again after a kill, and it continues. It runs on one process, or on every process of
+    ``accelerate launch`` or ``torchrun``. ``items.parquet`` and ``users.parquet`` are written
+    beside the shards. For examples, ``outcomes.parquet`` holds the event that followed.
 
     Args:
         explainer: Model, method and options.
-        log: Whose histories; items and behaviours must be known to the model.
-        out: Folder of the shards, ``part-00000.parquet`` and on (schema: `influence.table`), with
-            ``items.parquet`` and ``users.parquet`` beside them (`jobs.side_tables`).
-        target: As on the command line: ``top1``, ``item:ID``, ``behavior:NAME``, ``contrast:A,B``,
-            ``slate:K``, ``feedback:ID``.
-        shard_size: Users of a shard: what a kill may lose.
-        run: Name written into the ``run`` column.
-        progress: Show a bar with the rate.
-        query_time: Unix seconds at which every user is asked what comes next, for models with "when";
-            default: not known.
-        withheld: Explanations that are not to be written: those that people rejected
+        data: A log, of which whole histories are explained, or examples, of which the history
+            before each is explained. The model must know their items and behaviours.
+        out: Folder of the shards, ``part-00000.parquet`` and on.
+        target: What is explained, such as ``Item("42")``, or its text: ``top1``, ``item:ID``,
+            ``behavior:NAME``, ``contrast:A,B``, ``slate:K``, ``feedback:ID``; for examples also
+            ``item``, ``behavior`` or ``feedback`` of the event that followed. Default: ``top1``
+            for a log, ``item`` for examples.
+        shard_size: Users or examples of one shard: what a kill may lose. Default 128.
+        run: Text for the ``run`` column.
+        progress: Whether to show a progress bar.
+        query_time: Query time of every user of a log in Unix seconds, for models that read it.
+            Default: unknown. Examples have their own.
+        withheld: Explanations that are not written, such as those that people rejected
             (`analysis.review.rejected`).
+        on_shard: Called with the path of each shard that this process has written.
 
     Raises:
-        ExplanationError: A history goes on after ``query_time``.
-        UnknownNameError: The log has an item or behaviour that the model does not know; nothing
-            is computed then.
+        ExplanationError: A history has events after ``query_time``.
+        UnknownNameError: The model does not know an item or behaviour; nothing is computed then.
         OutputError: ``out`` cannot be written, or holds another run.
     """
-    model = explainer.model
-    log = log.align(model.catalogue, model.encoder.vocabulary.behaviors)
-    wanted = parse_target(target)
-    plan = Plan.of(explainer, log, target, shard_size)
-    if query_time is not None:
-        _check_moment(log, query_time)
-        plan = replace(plan, query_time=query_time)
-    return write_shards(
-        plan,
-        Path(out),
-        lambda rows: explainer.explain(
-            [replace(log.at(row), query_time=query_time) for row in rows], wanted
-        ),
-        partial(write_side_tables, log),
-        run=run,
-        progress=progress,
-        withheld=withheld,
-    )
-
-
-def _check_moment(log: BehaviorLog, moment: int) -> None:
-    last = int(log.timestamps.max())
-    if moment < last:
-        raise ExplanationError(
-            f"a history goes on for {last - moment:,} seconds after the moment asked",
-            where="query_time",
-            expected=f"a moment not before the log's last event ({iso(last)})",
-            fix="ask later, or explain a log that ends earlier",
-        )
-
-
-def write_shards(
-    plan: Plan,
-    folder: Path,
-    explain: Callable[[range], list[Influence]],
-    beside: Callable[[Path], None],
-    *,
-    run: str,
-    progress: bool,
-    withheld: Collection[Key] = (),
-) -> BatchResult:
-    """Write the missing shards of a plan, each process its own.
-
-    Args:
-        plan: What the folder is to hold.
-        folder: Of the shards.
-        explain: Explains these rows of the plan, in order.
-        beside: Writes what stands beside the shards.
-        run: Name written into the ``run`` column.
-        progress: Show a bar with the rate.
-        withheld: Explanations that are not to be written.
-
-    Raises:
-        OutputError: The folder cannot be written, or holds another run.
-    """
-    begun, state = time.perf_counter(), PartialState(cpu=on_cpu())
+    began, work = time.perf_counter(), _Work.of(explainer, data, target, query_time)
     left_out = frozenset(withheld)
-    plan = replace(plan, withheld=keys_fingerprint(left_out))
-    if state.is_main_process:
-        plan.claim(folder)
-        _sweep(folder)
-        beside(folder)
-    state.wait_for_everyone()
-    missing = [n for n in range(len(plan.shards)) if not _shard_path(folder, n).exists()]
-    mine = missing[state.process_index :: state.num_processes]
-    state.wait_for_everyone()  # everyone has counted before anyone writes
-    explained = 0
-    with tqdm(
-        total=sum(len(plan.shards[n]) for n in mine),
-        unit="user",
-        desc=f"{plan.method}",
-        disable=not (progress and state.is_main_process),
-    ) as bar:
-        for number in mine:
-            rows = plan.shards[number]
-            shown = [record for record in explain(rows) if record.key not in left_out]
-            write_table(to_arrow(shown, run), _shard_path(folder, number))
-            explained += len(rows)
-            bar.update(len(rows))
-    state.wait_for_everyone()
-    counts = {path.name: pq.read_metadata(path).num_rows for path in _shard_paths(folder, plan)}
-    if state.is_main_process:
-        write_manifest(folder, plan, counts)
-    state.wait_for_everyone()
-    seconds = time.perf_counter() - begun
-    return BatchResult(folder, sum(counts.values()), plan.users, explained, seconds)
+    plan = work.plan() | {
+        "shard_size": shard_size,
+        "withheld": digest(repr(sorted(left_out))) if left_out else None,
+    }
+    shards = Shards(Path(out), plan, work.count, shard_size)
 
+    def compute(rows: range) -> pa.Table:
+        records = [record for record in work.explain(rows) if record.key not in left_out]
+        return to_arrow(records, run)
 
-def _shard_path(folder: Path, number: int) -> Path:
-    return folder / f"{SHARD}{number:05d}.parquet"
-
-
-def _shard_paths(folder: Path, plan: Plan) -> list[Path]:
-    return [_shard_path(folder, number) for number in range(len(plan.shards))]
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed run left half written."""
-    for path in folder.glob(f".{SHARD}*.tmp"):
-        path.unlink()
-
-
-CAME = ("item", "behavior", "feedback")
-"""Targets that mean what came: its item, its behaviour, or the feedback on it."""
-
-
-def explain_examples(
-    explainer: Explainer,
-    examples: EvaluationSet,
-    out: str | Path,
-    *,
-    target: str = "item",
-    shard_size: int = 128,
-    run: str = "",
-    progress: bool = True,
-    withheld: Collection[Key] = (),
-) -> BatchResult:
-    """Explain every question into ``out``; run again after a kill, it goes on.
-
-    Args:
-        explainer: Model, method and options.
-        examples: Of a split; items and behaviours of their log must be known to the model.
-        out: As of `explain_batch`, with ``outcomes.parquet`` beside: `user_id`, `before` (events
-            before the question), and of the event that came `item_id`, `behavior`, `timestamp`,
-            `value` and `label` (null where there is none).
-        target: One of `CAME`, of each question its own; or one for all as in `explain_batch`.
-        shard_size: Examples of a shard.
-        run: Name written into the ``run`` column.
-        progress: Show a bar with the rate.
-        withheld: As of `explain_batch`.
-
-    Raises:
-        UnknownNameError: An item or behaviour is not known to the model.
-        OutputError: ``out`` cannot be written, or holds another run.
-    """
-    model = explainer.model
-    log = examples.log.align(model.catalogue, model.encoder.vocabulary.behaviors)
-    rows = EvaluationSet(log, examples.users, examples.positions)
-    plan = Plan.of(explainer, log, target, shard_size)
-    plan = replace(plan, examples=examples_fingerprint(rows), users=len(rows))
-    return write_shards(
-        plan,
-        Path(out),
-        partial(_explain, explainer, rows, target),
-        partial(_beside, rows),
-        run=run,
+    explained = shards.fill(
+        compute,
+        name=explainer.method.name,
+        prepare=partial(work.write_beside, shards.folder),
+        on_shard=on_shard,
         progress=progress,
-        withheld=withheld,
     )
+    rows = shards.write_manifest()
+    return BatchResult(shards.folder, rows, work.count, explained, time.perf_counter() - began)
 
 
-def _explain(
-    explainer: Explainer, examples: EvaluationSet, target: str, rows: range
-) -> list[Influence]:
-    """These examples in order; those with the same target together."""
-    together = defaultdict(list)
-    for row in rows:
-        together[_asked(examples, row, target)].append(row)
-    found: dict[int, Influence] = {}
-    for wanted, same in together.items():
-        records = explainer.explain([examples.history(row) for row in same], wanted)
-        found |= dict(zip(same, records, strict=True))
-    return [found[row] for row in rows]
+@dataclass(frozen=True)
+class _Work:
+    """The histories to explain and the target of each; ``examples`` is None for a whole log."""
 
+    explainer: Explainer
+    log: BehaviorLog
+    examples: EvaluationSet | None
+    target: Target
+    query_time: int | None
 
-def _asked(examples: EvaluationSet, row: int, target: str) -> Target:
-    if target not in CAME:
-        return parse_target(target)
-    names, place = examples.log.code_names, examples.events[row]
-    item = names.items[int(examples.log.items[place])].as_py()
-    behavior = names.behaviors[int(examples.log.behaviors[place])]
-    if target == "feedback":
-        return Feedback(item, behavior)
-    return Item(item) if target == "item" else Behavior(behavior)
+    @classmethod
+    def of(
+        cls,
+        explainer: Explainer,
+        data: BehaviorLog | EvaluationSet,
+        target: Target | None,
+        query_time: int | None,
+    ) -> _Work:
+        model, whole = explainer.model, isinstance(data, BehaviorLog)
+        log = data if isinstance(data, BehaviorLog) else data.log
+        log = log.align(model.catalogue, model.encoder.vocabulary.behaviors)
+        if query_time is not None and whole and query_time < (last := int(log.timestamps.max())):
+            raise ExplanationError(
+                f"a history has events up to {last - query_time:,} seconds after the query time",
+                where="query_time",
+                expected=f"a time not before the log's last event ({iso(last)})",
+                fix="use a later query time, or explain a log that ends earlier",
+            )
+        target = target or ("top1" if whole else "item")
+        if isinstance(target, str) and (whole or target not in ACTUAL):
+            target = parse_target(target)  # refuses a wrong one before anything is computed
+        if isinstance(data, BehaviorLog):
+            return cls(explainer, log, None, target, query_time)
+        return cls(explainer, log, EvaluationSet(log, data.users, data.positions), target, None)
 
+    @property
+    def count(self) -> int:
+        return len(self.log if self.examples is None else self.examples)
 
-def _beside(examples: EvaluationSet, folder: Path) -> None:
-    write_side_tables(examples.log, folder)
-    write_whole(folder / OUTCOMES, partial(pq.write_table, outcomes(examples)))
+    def plan(self) -> dict[str, object]:
+        """Everything that the rows depend on."""
+        explainer, method, card = self.explainer, self.explainer.method, self.explainer.card
+        examples = self.examples and (self.examples.users, self.examples.positions)
+        return {
+            "model": model_fingerprint(explainer.model),
+            "log": log_fingerprint(self.log),
+            "method": method.name,
+            "removal": explainer.removal if method.removals else "none",
+            "options": method.options,
+            "seed": explainer.seed,
+            "players": str(explainer.players),
+            "dtype": explainer.dtype,
+            "fidelity_masks": card.fidelity_masks,
+            "agree_with": card.agree_with.name if card.agree_with else "",
+            "target": str(self.target),
+            "users": self.count,
+            "query_time": self.query_time,
+            "examples": examples and digest(*(column.astype(np.int64) for column in examples)),
+        }
+
+    def explain(self, rows: range) -> list[Influence]:
+        """Explanations of these rows in order; rows with the same target are explained together."""
+        together: dict[Target, list[int]] = defaultdict(list)
+        for row in rows:
+            together[self._target(row)].append(row)
+        influences: dict[int, Influence] = {}
+        for target, same in together.items():
+            records = self.explainer.explain([self._history(row) for row in same], target)
+            influences |= dict(zip(same, records, strict=True))
+        return [influences[row] for row in rows]
+
+    def _history(self, row: int) -> History:
+        if self.examples is None:
+            return replace(self.log.at(row), query_time=self.query_time)
+        return self.examples.history(row)
+
+    def _target(self, row: int) -> Target:
+        if self.examples is None or self.target not in ACTUAL:
+            return self.target
+        names, place = self.log.code_names, self.examples.events[row]
+        item = names.items[int(self.log.items[place])].as_py()
+        behavior = names.behaviors[int(self.log.behaviors[place])]
+        if self.target == "feedback":
+            return Feedback(item, behavior)
+        return Item(item) if self.target == "item" else Behavior(behavior)
+
+    def write_beside(self, folder: Path) -> None:
+        write_side_tables(self.log, folder)
+        if self.examples is not None:
+            table = outcomes(self.examples)
+            write_whole(folder / OUTCOMES, partial(pq.write_table, table))
 
 
 def outcomes(examples: EvaluationSet) -> pa.Table:
-    """What came, one row a question; the columns are those of `explain_examples`."""
+    """The event that followed, one row an example.
+
+    Columns: `user_id`, `before` (events before the example), and of the event that followed
+    `item_id`, `behavior`, `timestamp`, `value` and `label` (null where there is none).
+    """
     log, events = examples.log, examples.events
     names = pa.array(log.code_names.behaviors, pa.string())
     labels = np.full(len(events), np.nan) if log.labels is None else log.labels[events]

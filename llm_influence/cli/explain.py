@@ -172,12 +172,12 @@ def explain(
         dtype=method.dtype,
         **method_options(method.option or []),
     )
-    draw = {"sample": chosen.sample, "seed": method.seed}
+    sample, seed = chosen.sample, method.seed
     result = explain_batch(
         explainer,
-        run.open_log(chosen.log, items=chosen.items, users=chosen.users, **draw)
+        run.open_log(chosen.log, items=chosen.items, users=chosen.users, sample=sample, seed=seed)
         if chosen.examples is None
-        else run.examples(chosen.examples, chosen.label, **draw),
+        else run.examples(chosen.examples, chosen.label, sample=sample, seed=seed),
         out,
         target=chosen.target,
         shard_size=shard_size,

@@ -1,21 +1,15 @@
 """Splits for two more tasks: items without history, and a new period after an old one.
 
-The task of items that nobody has touched: kept out of training, asked for afterwards.
+New items. Some items are drawn at random and kept out of training, for validation or test. Their
+events are removed from the histories, so the time to the next event skips them. They are not in the
+catalogue either, not even as wrong answers. After training they are added with their text alone
+(`InfluenceModel.add_items`). Every event of a new item late in a history is an example. All items
+are candidates, and the histories of examples are whole: they include other new items.
 
-Items are drawn at random: some to be validated, others to be tested. Training never hears of
-either: their events are taken out of the histories, so that the time to the next event is
-measured past them, and they are not in the catalogue, not even as wrong answers. After
-training they are added by their text alone (`InfluenceModel.add_items`) and every event of one of
-them in the later part of a history is a question. All items are candidates, old and new. Histories
-of examples are whole: new items that a user has met stand in them, and have to be read by their
-text as well.
-
-The task of a continual fine-tuning: an old period that a model knows, and a new one behind it.
-
-One moment parts them. Events before it come from the log that the model was trained on, those from
-it on from a newer log, or from the same log if that goes on. Examples of the new period are those
-of the split of the whole log (`split_log`) whose asked event is new; examples of the old period
-are the model's own test examples, or those of its validation where no test question is so old.
+Old and new period. One time separates the events that the model was trained on from newer ones,
+which come from a newer log or from the rest of the same log. Examples of the new period are those
+of the split of the whole log (`split_log`) with a new target. Examples of the old period are the
+model's own test examples, or its validation examples if no test target is that old.
 """
 
 from __future__ import annotations
@@ -35,37 +29,36 @@ from llm_influence.data.splits import (
     Split,
     events_before,
     events_per_user,
-    iso,
     split_log,
 )
+from llm_influence.data.times import iso
 from llm_influence.errors import ConfigError, DataError, EmptyLogError
 
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class ColdSplit:
-    """One task of new items.
+class NewItemSplit:
+    """Training without some items, and examples of these.
 
     Attributes:
-        warm: What trains, over the catalogue of old items alone. It validates and tests by the
-            first and the second old item behind the training part of each history, so that an
-            epoch can be chosen without a look at any new item.
-        cold: The new items, to be given to `InfluenceModel.add_items`.
-        log: The whole log, coded by the old items with the new ones behind, as the model then has
-            them.
-        validation: Examples whose answer is a new item drawn for validation.
-        test: Examples whose answer is a new item drawn for the test.
+        old: The split over the old items alone. Its validation and test targets are the first and
+            second old item after the training part of each history, so that an epoch can be chosen
+            without any new item.
+        new_items: The new items, for `InfluenceModel.add_items`.
+        log: The whole log; its catalogue has the old items first, then the new ones.
+        validation: Examples whose target is a new item drawn for validation.
+        test: Examples whose target is a new item drawn for the test.
     """
 
-    warm: Split
-    cold: Catalogue
+    old: Split
+    new_items: Catalogue
     log: BehaviorLog
     validation: EvaluationSet
     test: EvaluationSet
 
 
-def cold_split(
+def split_new_items(
     log: BehaviorLog,
     *,
     validation_items: float = 0.05,
@@ -73,41 +66,41 @@ def cold_split(
     later_part: float = 0.2,
     min_history: int = 5,
     seed: int = 0,
-) -> ColdSplit:
-    """Keep some items back from a log.
+) -> NewItemSplit:
+    """Keep some items of a log out of training.
 
     Args:
         log: All events.
-        validation_items: Share of the items that occur, kept back for validation.
-        test_items: Share of them, others, kept back for the test.
-        later_part: Share of each history, its end, that does not train and is asked about.
-        min_history: Events that must stand before a question.
-        seed: Of the draw of items.
+        validation_items: Share of the occurring items kept out for validation.
+        test_items: Share of the occurring items kept out for the test.
+        later_part: Share of each history, at its end, that is not trained on and gives examples.
+        min_history: Smallest number of events before a target.
+        seed: Seed of the draw of items.
 
     Raises:
-        EmptyLogError: No question or nothing to train on is left.
+        EmptyLogError: No example or nothing to train on is left.
     """
     group = _draw(log, validation_items, test_items, seed)
     old, new = np.flatnonzero(group == 0), np.flatnonzero(group > 0)
-    catalogue, cold = log.catalogue.take(old), log.catalogue.take(new)
-    whole = log.align(catalogue.extend(cold), log.code_names.behaviors)
+    catalogue, new_items = log.catalogue.take(old), log.catalogue.take(new)
+    whole = log.align(catalogue.extend(new_items), log.code_names.behaviors)
     trained = np.floor((1 - later_part) * log.lengths).astype(np.int64)
     group_of_event = group[log.items]
     later = log.positions() >= np.repeat(np.maximum(trained, min_history), log.lengths)
     parts = [_examples(whole, later & (group_of_event == part)) for part in (1, 2)]
-    warm = _warm_split(whole, catalogue, group_of_event == 0, trained)
-    if not (len(parts[0]) and len(parts[1]) and len(warm.validation)):
+    old_items = _old_item_split(whole, catalogue, group_of_event == 0, trained)
+    if not (len(parts[0]) and len(parts[1]) and len(old_items.validation)):
         raise EmptyLogError(
             f"{len(parts[0])} examples validate, {len(parts[1])} test",
-            where="cold_split",
-            expected="at least one of each, and old items behind the training part",
-            fix="keep more items back, lower min_history, or use a longer log",
+            where="split_new_items",
+            expected="at least one of each, and old items after the training part",
+            fix="keep more items out, lower min_history, or use a longer log",
         )
-    return ColdSplit(warm, cold, whole, *parts)
+    return NewItemSplit(old_items, new_items, whole, *parts)
 
 
 def _draw(log: BehaviorLog, validation: float, test: float, seed: int) -> npt.NDArray[np.int8]:
-    """(I,) 0 for an old item, 1 for one that validates, 2 for one that is tested."""
+    """(I,) 0 for an old item, 1 for a validation item, 2 for a test item."""
     occurring = np.unique(log.items)
     order = np.random.default_rng(seed).permutation(occurring)
     first = round(validation * len(order))
@@ -121,10 +114,10 @@ def _examples(log: BehaviorLog, which: npt.NDArray[np.bool_]) -> EvaluationSet:
     return EvaluationSet(log, log.rows_of_users()[which], log.positions()[which])
 
 
-def _warm_split(
+def _old_item_split(
     whole: BehaviorLog, catalogue: Catalogue, is_old: npt.NDArray[np.bool_], trained: Ints
 ) -> Split:
-    """The task of the old items: events of new ones never happened."""
+    """The split of the old items, as if the events of new ones had not happened."""
     in_training = whole.positions() < np.repeat(trained, whole.lengths)
     counts = np.add.reduceat(is_old, whole.offsets[:-1], dtype=np.int64)
     trains = np.add.reduceat(is_old & in_training, whole.offsets[:-1], dtype=np.int64)
@@ -142,13 +135,13 @@ def _warm_split(
         users=None if whole.users is None else whole.users.take(pa.array(users)),
     )
     trains = trains[users]
-    asked = [np.flatnonzero((trains > 0) & (trains + ahead < log.lengths)) for ahead in (0, 1)]
+    places = [np.flatnonzero((trains > 0) & (trains + ahead < log.lengths)) for ahead in (0, 1)]
     validation, test = (
-        EvaluationSet(log, rows, trains[rows] + ahead) for ahead, rows in enumerate(asked)
+        EvaluationSet(log, rows, trains[rows] + ahead) for ahead, rows in enumerate(places)
     )
     description = {
-        "kind": "cold_items",
-        "rule": "old items alone; the first and second one behind the training part are asked for",
+        "kind": "new_items",
+        "rule": "old items alone; the first and second one after the training part are the targets",
         "items": len(catalogue),
         "train_events": int(trains.sum()),
         "validation_rows": len(validation),
@@ -158,16 +151,16 @@ def _warm_split(
 
 
 @dataclass(frozen=True, eq=False)
-class Periods:
-    """Both periods of one log, coded as the model will have it.
+class PeriodSplit:
+    """The old and the new period of one log, with the codes of the model.
 
     Attributes:
-        since: First moment of the new period, Unix seconds.
-        split: The new period's examples; what trains is everything before them.
-        known: (users of ``split.train``) how many of each one's first events are old.
-        trained: (the same users) how many of them trained the model.
-        old: The old period's examples, over ``split.log``.
-        added: Items that the model does not know yet; the last ones of the log's catalogue.
+        since: Start of the new period, Unix seconds.
+        split: The examples of the new period; all events before them are training.
+        known: (users of ``split.train``) number of each user's events in the old period.
+        trained: (the same users) number of these that the model was trained on.
+        old: The examples of the old period, over ``split.log``.
+        added: Items that are new to the model; the last ones of the log's catalogue.
     """
 
     since: int
@@ -178,35 +171,35 @@ class Periods:
     added: Catalogue
 
 
-def part_periods(
+def split_periods(
     before: Split,
     newer: BehaviorLog | None,
     since: int | None,
     config: SplitConfig,
     *,
     described: bool = True,
-) -> Periods:
-    """Join a model's log with a newer one and ask about both periods.
+) -> PeriodSplit:
+    """Join a model's log with a newer one and make examples of both periods.
 
     Args:
         before: The split that the model was trained on, over the model's own catalogue.
-        newer: The newer log; its events before ``since`` are left out, as are those of the model's
-            log from then on. None: the model's log goes on behind ``since`` itself.
+        newer: The newer log, used from ``since`` on; the model's log is used before. None: the
+            model's log is used for both periods.
         since: Unix seconds. Default: the second after the last event of the model's log.
-        config: How the whole log is split for the new period's examples.
-        described: Whether the newer log came with an item table, so that new items have texts.
+        config: The split of the whole log, for the examples of the new period.
+        described: Whether the newer log has an item table, so that new items have texts.
 
     Raises:
-        ConfigError: Without a newer log there is no default for ``since``.
+        ConfigError: There is neither a newer log nor ``since``.
         DataError: The model was trained on events from ``since`` on, or new items have no text.
-        UnknownNameError: A behaviour is not known to the model.
-        EmptyLogError: The new period has nothing to train on, to validate or to test, or the old
-            one no question.
+        UnknownNameError: A behaviour is unknown to the model.
+        EmptyLogError: The new period has no training event, validation or test example, or the
+            old one has no example.
     """
     if since is None:
         if newer is None:
             raise ConfigError(
-                "there is no newer log and no moment that cuts the run's own",
+                "there is neither a newer log nor a start of the new period",
                 where="update.since",
                 expected="one of them",
                 fix="pass --log FILE, or --update.since TIME",
@@ -225,7 +218,7 @@ def part_periods(
     in_train = pc.index_in(split.train.user_ids, value_set=log.user_ids).to_numpy()
     trained = events_per_user(before.train, split.train)
     old = _old_examples(before, log, since)
-    found = Periods(
+    periods = PeriodSplit(
         since=since,
         split=_described(split, since),
         known=known[in_train],
@@ -233,8 +226,8 @@ def part_periods(
         old=old,
         added=added,
     )
-    _check_rows(found)
-    return found
+    _check_rows(periods)
+    return periods
 
 
 def _check_untrained(train: BehaviorLog, since: int) -> None:
@@ -243,7 +236,7 @@ def _check_untrained(train: BehaviorLog, since: int) -> None:
         raise DataError(
             f"the run was trained on {late:,} events from {iso(since)} on",
             where="update.since",
-            expected="a new period that the run has not trained on",
+            expected="a new period without training events",
             fix=f"set it after {iso(int(train.timestamps.max()))}, or pass a newer log",
         )
 
@@ -257,14 +250,14 @@ def _added(catalogue: Catalogue, newer: BehaviorLog | None, *, described: bool) 
         raise DataError(
             f"{len(added):,} items are new and have no text, {added.ids[0].as_py()!r} first",
             where="the newer log",
-            expected="a text of every new item: the model knows items by their words",
+            expected="a text for every new item: the model represents items by their text",
             fix="pass the newer item table with --items",
         )
     return added
 
 
 def _joined(old: BehaviorLog, newer: BehaviorLog, since: int, added: Catalogue) -> BehaviorLog:
-    """Old events before the moment and newer ones from it on, in the old log's codes."""
+    """Old events before a time and newer ones from it on, in the old log's codes."""
     late = newer.to_table()
     late = late.filter(pc.greater_equal(late["timestamp"], since))
     early = old.prefix(events_before(old, since)).to_table()
@@ -275,7 +268,7 @@ def _joined(old: BehaviorLog, newer: BehaviorLog, since: int, added: Catalogue) 
 
 
 def _users(old: BehaviorLog, newer: BehaviorLog) -> pa.Table | None:
-    """Features of the users of both logs, the newer ones where a user is in both; "" if unknown."""
+    """User features of both logs, the newer ones for users of both; "" if unknown."""
     tables = [
         log.users.add_column(0, "user_id", log.user_ids)
         for log in (newer, old)
@@ -293,7 +286,7 @@ def _part(rows: EvaluationSet, since: int, *, old: bool) -> EvaluationSet:
 
 
 def _old_examples(before: Split, log: BehaviorLog, since: int) -> EvaluationSet:
-    """The model's own examples in the numbers of ``log``, whose old events are the same."""
+    """The model's own examples as places in ``log``, whose old events are the same."""
     test = _part(before.test, since, old=True)
     rows = test if len(test) else _part(before.validation, since, old=True)
     ids = before.log.user_ids.take(pa.array(rows.users))
@@ -311,25 +304,25 @@ def _described(split: Split, since: int) -> Split:
     return replace(split, description=facts)
 
 
-def _check_rows(periods: Periods) -> None:
+def _check_rows(periods: PeriodSplit) -> None:
     split = periods.split
     lacking = {
-        "an event to train on": int((split.train.lengths - periods.known).clip(0).sum()),
-        "a question that validates": len(split.validation),
-        "a question that tests": len(split.test),
+        "training event": int((split.train.lengths - periods.known).clip(0).sum()),
+        "validation example": len(split.validation),
+        "test example": len(split.test),
     }
     for what, count in lacking.items():
         if not count:
             raise EmptyLogError(
-                f"the new period (from {iso(periods.since)}) has not {what}",
+                f"the new period (from {iso(periods.since)}) has no {what}",
                 where="continual fine-tuning",
-                expected="new events before, in and behind the validation cut",
-                fix="use a longer newer log, or move data.split's cuts (they are of the whole log)",
+                expected="new events before, in and after the validation part",
+                fix="use a longer newer log, or move the cuts of data.split",
             )
     if not len(periods.old):
         raise EmptyLogError(
-            f"no question of the run lies before {iso(periods.since)}",
+            f"no example of the run lies before {iso(periods.since)}",
             where="continual fine-tuning",
-            expected="an old period in which something was kept back, to see what is forgotten",
+            expected="an old period with examples, to measure forgetting",
             fix="set update.since later, or train the run with data.split on the old period",
         )

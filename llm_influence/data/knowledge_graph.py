@@ -1,23 +1,16 @@
-"""A knowledge graph of the items: triples, item attributes, and item texts that state them.
-
-A knowledge graph: triples about entities, and which items are which of them.
+"""A knowledge graph of the items: triples, item attributes, neighbours and enriched item texts.
 
 Files are those of RecBole, tab-separated: ``.kg`` with head_id, relation_id and tail_id, ``.link``
 with item_id and entity_id. Such a graph (KB4Rec, Zhao et al. 2019, arXiv:1807.11141, links films to
-Freebase) often has ids alone; what they are called is a third table, which may not be there.
+Freebase) often has ids alone; the names of entities are an optional third table.
 
-What a graph says of each item, and which items are alike by it.
+Items are neighbours if they share entities, weighted by rarity. With ``idf(e) = log(items / items
+that have e)``, the similarity of two items is the cosine of their idf vectors (Salton and Buckley
+1988, doi:10.1016/0306-4573(88)90021-0). A shared director counts much, a common country little.
 
-Two items are neighbours by the entities that they share, each weighted by its rarity: with
-``idf(e) = log(items / items that have e)``, the similarity of two items is the cosine of their
-vectors of idf (Salton and Buckley 1988, doi:10.1016/0306-4573(88)90021-0). A director that two
-films share says much; the country that half of all films share says little.
-
-Items whose text also says what a graph knows of them: words that a language model can read.
-
-Where entities have names these are the words ("directed by: Quentin Tarantino"). Ids such as
-``m.0bln8`` are no words. What a graph without names can say is which items an item is like: the
-titles of those that share its rarest entities, "like: Jackie Brown (1997), Four Rooms (1995)".
+An item's text can state its attributes, for the language model. With names of entities these are
+the words ("directed by: Quentin Tarantino"). Without names the text lists the titles of the
+item's neighbours: "like: Jackie Brown (1997), Four Rooms (1995)".
 """
 
 from __future__ import annotations
@@ -37,29 +30,30 @@ from scipy import sparse
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.readers import describe, read_table
-from llm_influence.data.schema import (
-    as_text,
-    check_distinct,
-    check_id_type,
-    check_no_nulls,
-    empty_cell,
-)
-from llm_influence.errors import DataError, EmptyLogError, SchemaError, UnknownNameError, choices
+from llm_influence.data.schema import check_distinct, check_rows, key_texts
+from llm_influence.errors import DataError, SchemaError, UnknownNameError, choices, unknown
 from llm_influence.utils import write_whole
 
 TRIPLE = ("head_id", "relation_id", "tail_id")
 LINK = ("item_id", "entity_id")
 NAME = ("entity_id", "name")
+COLUMNS = ("item_id", "relation", "entity", "name")
+ITSELF = "is"
+"""Relation of an item to its own entity: an item shares it with those that have it, as a sequel."""
+LIKE = "like"
+"""Column with the titles of an item's neighbours."""
+BLOCK = 256
+"""Number of items whose similarities are computed at a time; changes only the memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class KnowledgeGraph:
-    """What is known of some entities, items among them.
+    """Facts about entities, and the entities of items.
 
     Attributes:
-        triples: (T rows) `TRIPLE`, all text: the head has the relation to the tail.
+        triples: (T rows) `TRIPLE`, all text.
         links: (L rows) `LINK`, all text; each item once.
-        names: Entity id to name, of the entities that have one; often of none.
+        names: Entity id to name, for the entities that have one; often empty.
     """
 
     triples: pa.Table
@@ -92,7 +86,7 @@ class KnowledgeGraph:
                 f"none of its {len(linked)} entities is in the graph",
                 where=where,
                 expected=f"entities of {describe(triples)}",
-                fix="pass the two files of one graph",
+                fix="pass the two files of the same graph",
             )
         return cls(facts, linked, {} if names is None else _names(names))
 
@@ -102,38 +96,27 @@ def _beside(triples: object) -> Path:
         raise DataError(
             "no links",
             where=describe(triples),
-            expected="a table of item_id and entity_id beside triples that are no file",
+            expected="a table of item_id and entity_id for triples that are not a file",
             fix="pass links",
         )
     return Path(triples).with_suffix(".link")
 
 
-def _columns(source: object, wanted: tuple[str, ...]) -> pa.Table:
-    """The ``wanted`` columns as text, none of whose cells is empty."""
+def _columns(source: object, names: tuple[str, ...]) -> pa.Table:
+    """Some columns as text, without empty cells."""
     where = describe(source)
-    table = read_table(source, where=where, text=wanted)
-    for name in wanted:
+    table = read_table(source, where=where, text=names)
+    for name in names:
         if name not in table.column_names:
             raise SchemaError(
                 f"column {name!r} is missing",
                 where=where,
-                expected=f"the columns {', '.join(wanted)}; it has "
+                expected=f"the columns {', '.join(names)}; it has "
                 + choices(table.column_names, name),
                 fix="rename the file's own column in its header",
             )
-    if not table.num_rows:
-        raise EmptyLogError(
-            "the table has no rows", where=where, expected="rows", fix="check its source"
-        )
-    found = {}
-    for name in wanted:
-        check_id_type(table[name].type, name=name, where=where)
-        check_no_nulls(table[name], name=name, where=where)
-        found[name] = as_text(table[name], name=name, where=where)
-        blank = pc.index(found[name], "").as_py()
-        if blank >= 0:
-            raise empty_cell(name, blank, where)
-    return pa.table(found)
+    check_rows(table, where)
+    return pa.table({name: key_texts(table[name], name=name, where=where) for name in names})
 
 
 def _names(source: object) -> dict[str, str]:
@@ -142,20 +125,13 @@ def _names(source: object) -> dict[str, str]:
     return dict(zip(table["entity_id"].to_pylist(), table["name"].to_pylist(), strict=True))
 
 
-COLUMNS = ("item_id", "relation", "entity", "name")
-ITSELF = "is"
-"""Relation of an item to its own entity: a sequel has it among its entities, and so shares it."""
-BLOCK = 256
-"""Items whose similarities are computed at a time; affects memory alone."""
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Neighbours:
     """The items most like each of N items.
 
     Attributes:
-        codes: (N, K) places among the items that they were sought among, -1 where there are fewer.
-        weights: (N, K) float32, cosines made to sum to 1; all 0 for an item without neighbours.
+        codes: (N, K) places in the searched items, -1 where there are fewer neighbours.
+        weights: (N, K) float32 cosines scaled to sum 1; all 0 for an item without neighbours.
     """
 
     codes: npt.NDArray[np.int64]
@@ -164,11 +140,11 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class ItemFacts:
-    """The entities of items.
+    """The entities of items, one row for each fact.
 
     Attributes:
-        table: (F rows) `COLUMNS`, all text: an item, its relation to an entity, the entity, what it
-            is called ("" where nothing is known). Sorted; each row once.
+        table: (F rows) `COLUMNS`, all text: an item, its relation to an entity, the entity, and the
+            entity's name ("" if unknown). Sorted; each row once.
     """
 
     table: pa.Table
@@ -177,13 +153,13 @@ class ItemFacts:
     def of(cls, graph: KnowledgeGraph, relations: Sequence[str] = ()) -> ItemFacts:
         """The facts about the items of a graph.
 
-        An item's entities are the tails of its triples and the heads of those that end at it. What
-        a graph says in both directions counts once, by the relation that starts at the item. Its
-        own entity is one of them (`ITSELF`).
+        An item's entities are the tails of its triples, the heads of triples that end at it, and
+        its own entity (`ITSELF`). A fact in both directions counts once, by the relation that
+        starts at the item.
 
         Args:
             graph: The graph.
-            relations: Facts by these relations alone; default: by all.
+            relations: Only facts with these relations; default: all.
 
         Raises:
             UnknownNameError: The graph has no such relation.
@@ -192,12 +168,8 @@ class ItemFacts:
         known = pc.unique(graph.triples["relation_id"]).to_pylist()
         for name in relations:
             if name not in known:
-                raise UnknownNameError(
-                    f"the graph has no relation {name!r}",
-                    where="data.knowledge.relations",
-                    expected=choices(known, name),
-                    fix="correct the name",
-                )
+                where = "data.knowledge.relations"
+                raise unknown(UnknownNameError, "relation", name, known, where=where)
         own = pa.table(
             [links["item_id"], pa.array([ITSELF] * len(links)), links["entity_id"]], COLUMNS[:3]
         )
@@ -214,7 +186,7 @@ class ItemFacts:
 
     @cached_property
     def entities(self) -> pa.StringArray:
-        """(E,) the entities, each once, sorted."""
+        """(E,) the distinct entities, sorted."""
         return pc.unique(self.table["entity"]).sort()
 
     @property
@@ -223,7 +195,7 @@ class ItemFacts:
         return sorted(pc.unique(self.table["relation"]).to_pylist())
 
     def incidence(self, ids: pa.StringArray, relations: Sequence[str] = ()) -> sparse.csr_array:
-        """(I, E) ones where one of the (I,) items has an entity, by any of some relations."""
+        """(I, E) ones where an item has an entity by one of ``relations`` (default: all)."""
         table = self.table
         if relations:
             table = table.filter(pc.is_in(table["relation"], value_set=pa.array(relations)))
@@ -234,14 +206,14 @@ class ItemFacts:
             pc.index_in(table["entity"].filter(held), value_set=self.entities).to_numpy(),
         )
         ones = np.ones(len(places[0]))
-        found = sparse.csr_array((ones, places), shape=(len(ids), len(self.entities)))
-        found.data[:] = 1  # an entity by two relations is one entity
-        return found
+        matrix = sparse.csr_array((ones, places), shape=(len(ids), len(self.entities)))
+        matrix.data[:] = 1  # an entity by two relations counts once
+        return matrix
 
     def directions(self, ids: pa.StringArray, *, among: pa.StringArray) -> sparse.csr_array:
-        """(N, E) vectors of idf of the (N,) items, at length one; zeros where nothing is known.
+        """(N, E) idf vectors of the (N,) items, at length one; zeros without facts.
 
-        Entities that none of the (I,) items ``among`` has, or all of them, are left out.
+        Entities of none or of all of the (I,) items ``among`` have weight 0.
 
         Raises:
             DataError: The graph knows none of ``among``.
@@ -252,7 +224,7 @@ class ItemFacts:
                 f"the graph knows none of the {len(among)} items",
                 where="data.knowledge",
                 expected="facts about the items of the log",
-                fix="link the log's own item ids to the graph's entities",
+                fix="link the item ids of the log to the entities of the graph",
             )
         having = held.sum(axis=0)
         rarity = np.log(len(among) / np.maximum(having, 1)) * (having > 0)
@@ -261,27 +233,26 @@ class ItemFacts:
     def neighbours(
         self, ids: pa.StringArray, count: int, *, among: pa.StringArray | None = None
     ) -> Neighbours:
-        """The items most like each of the (N,) items; equal ones in the order of ``among``.
+        """The most similar items of each of the (N,) items; ties in the order of ``among``.
 
         Args:
-            ids: Items, known to the graph or not.
-            count: Neighbours of an item, at most; itself is none.
-            among: (I,) items that they are sought among, and that an entity's rarity is counted
-                in; default: ``ids``.
+            ids: Items, in the graph or not.
+            count: Largest number of neighbours of an item, without itself.
+            among: (I,) items to search and to count rarities in; default: ``ids``.
 
         Raises:
             DataError: The graph knows none of ``among``.
         """
         among = ids if among is None else among
-        known, asked = (self.directions(each, among=among) for each in (among, ids))
+        searched, queries = (self.directions(items, among=among) for items in (among, ids))
         itself = pc.index_in(ids, value_set=among).fill_null(-1).to_numpy(zero_copy_only=False)
         codes = np.full((len(ids), count), -1, np.int64)
         weights = np.zeros((len(ids), count), np.float32)
         for start in range(0, len(ids), BLOCK):
             rows = np.arange(start, min(start + BLOCK, len(ids)))
-            cosines = (asked[rows] @ known.T).toarray()
-            met = itself[rows] >= 0
-            cosines[met, itself[rows][met]] = 0
+            cosines = (queries[rows] @ searched.T).toarray()
+            inside = itself[rows] >= 0
+            cosines[inside, itself[rows][inside]] = 0
             best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
             near = np.take_along_axis(cosines, best, axis=1)
             codes[rows, : best.shape[1]] = np.where(near > 0, best, -1)
@@ -316,7 +287,7 @@ class ItemFacts:
 
 
 def _joined(graph: KnowledgeGraph, item: str, entity: str) -> pa.Table:
-    """Item, relation and entity of the triples whose end ``item`` is an item's entity."""
+    """Item, relation and entity of the triples with an item's entity at the end ``item``."""
     found = graph.triples.join(graph.links, item, "entity_id", join_type="inner")
     return pa.table([found["item_id"], found["relation_id"], found[entity]], COLUMNS[:3])
 
@@ -333,10 +304,6 @@ def _unit_rows(matrix: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array(matrix.multiply(scale[:, None]))
 
 
-LIKE = "like"
-"""Column that holds the titles of an item's neighbours."""
-
-
 def enriched(
     catalogue: Catalogue,
     facts: ItemFacts,
@@ -345,19 +312,19 @@ def enriched(
     named: int = 3,
     among: Catalogue | None = None,
 ) -> Catalogue:
-    """The same items with columns and texts that say what the graph knows of them.
+    """The same items with columns and texts that state their attributes in the graph.
 
     Args:
-        catalogue: The items. Those that the graph does not know stay as they are.
-        facts: What it knows.
-        kind: ``names``: a column a relation, the names of its entities, those that most items have
-            first. ``neighbors``: the column `LIKE`, titles of the items most like it.
-        named: Most names of a relation, or most titles.
-        among: Items that neighbours are sought among; default: ``catalogue``. New items are
-            enriched among the old ones.
+        catalogue: The items. Those without facts stay as they are.
+        facts: The attributes of the items.
+        kind: ``names``: one column for each relation with the names of its entities, the most
+            frequent first. ``neighbors``: the column `LIKE` with the titles of similar items.
+        named: Largest number of names of a relation, or of titles.
+        among: Items to search for neighbours; default: ``catalogue``. For new items, pass the
+            old ones.
 
     Raises:
-        DataError: ``names`` of a graph that has none, or the graph knows none of the items.
+        DataError: The graph has no names for kind ``names``, or no fact about any item.
         SchemaError: The catalogue has a column of that name already.
     """
     if kind == "names":
@@ -370,7 +337,7 @@ def enriched(
             raise SchemaError(
                 f"the items have a column {name!r} already",
                 where="data.knowledge.text",
-                expected=f"another name than {choices(table.column_names)}",
+                expected="no such column in the item table",
                 fix="rename the item table's column",
             )
         table = table.append_column(name, pa.array(cells, pa.list_(pa.string())))
@@ -382,7 +349,7 @@ def enriched(
 
 
 def relation_columns(relations: Sequence[str]) -> Mapping[str, str]:
-    """Relation to the name of its column: its last part, the whole where two end alike."""
+    """Relation to the name of its column: its last part, or the whole if two end alike."""
     last = [relation.rpartition(".")[2] for relation in relations]
     return {
         relation: short if last.count(short) == 1 else relation
@@ -406,17 +373,17 @@ def _names_enrichment(
         )
     held = pc.value_counts(table["entity"])
     count = {each["values"].as_py(): each["counts"].as_py() for each in held}
-    found: dict[str, dict[str, list[tuple[int, str]]]] = {}
+    by_relation: dict[str, dict[str, list[tuple[int, str]]]] = {}
     for row in table.to_pylist():
-        by_item = found.setdefault(row["relation"], {})
+        by_item = by_relation.setdefault(row["relation"], {})
         by_item.setdefault(row["item_id"], []).append((-count[row["entity"]], row["name"]))
-    columns = relation_columns(sorted(found))
+    columns = relation_columns(sorted(by_relation))
     return {
         columns[relation]: [
             [name for _, name in sorted(by_item.get(item, []))[:named]]
             for item in catalogue.ids.to_pylist()
         ]
-        for relation, by_item in sorted(found.items())
+        for relation, by_item in sorted(by_relation.items())
     }
 
 

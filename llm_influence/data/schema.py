@@ -1,17 +1,15 @@
-"""The column contract of a behaviour log, and how a file's own columns are made to keep it.
+"""The columns of a behaviour log, and checks that a file's own columns fit them.
 
 A log has the columns `user_id`, `item_id` and `timestamp`, and may have `behavior`, `value` and
-`label`: what an event led to, known only later, and so never shown in a history.
-`columns={"user_id": "customer"}` says that the file calls one of them something else. Row numbers
-in messages count data rows from 1 and leave a header out.
-
-The key columns of item and user tables, and near names for messages.
+`label`. The label is an outcome of the event, known only later, so histories never show it.
+`columns={"user_id": "customer"}` maps a column to the file's own name. Row numbers in messages
+count data rows from 1, without the header.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -35,37 +33,48 @@ def locate(
     required: Sequence[str] = REQUIRED,
     optional: Sequence[str] = OPTIONAL,
 ) -> dict[str, str]:
-    """Find which of a table's columns stands for which column of the contract.
+    """Find the table's own column for each column of the contract.
 
     Args:
         names: The table's own column names.
-        columns: Contract name -> the table's own name; a name left out stands for itself.
+        columns: Contract name -> the table's own name; default: the same name.
         where: The file or object, for messages.
-        required: Contract columns that must be there.
-        optional: Contract columns that may be there.
+        required: Contract columns that the table must have.
+        optional: Contract columns that the table may have.
 
     Returns:
-        Contract name -> own name, of the columns that are there.
+        Contract name -> own name, for the columns of the table.
 
     Raises:
         SchemaError: A required column or one named in ``columns`` is missing, ``columns`` has a
-            key that is not in the contract, or an optional column is there under a near name,
-            where leaving it out would change the log without a word.
+            key that is not in the contract, or a column has nearly the name of an optional one,
+            which would otherwise be lost silently.
     """
     columns = check_mapping(columns)
-    found: dict[str, str] = {}
+    located: dict[str, str] = {}
     for name in (*required, *optional):
         own = columns.get(name, name)
         if own in names:
-            found[name] = own
+            located[name] = own
         elif name in required or name in columns:
-            raise _missing(name, own, names, where)
-    spare = [own for own in names if own not in found.values()]
+            near = _near(own, names, cutoff=0.55)
+            raise SchemaError(
+                f"column {own!r} is missing" + (f"; found {near!r}" if near else ""),
+                where=where,
+                expected=f"a column for {name!r} among " + ", ".join(map(repr, names)),
+                fix=f"map it with columns={{{name!r}: {near or 'the column that holds it'!r}}}",
+            )
+    spare = [own for own in names if own not in located.values()]
     for name in optional:
         near = _near(name, spare, cutoff=0.75)
-        if name not in found and near:
-            raise _misnamed(name, near, where)
-    return found
+        if name not in located and near:
+            raise SchemaError(
+                f"column {near!r} looks like {name!r} and would be left out",
+                where=where,
+                expected=f"the name {name!r}",
+                fix=f"map it with columns={{{name!r}: {near!r}}}, or rename or drop the column",
+            )
+    return located
 
 
 def check_mapping(columns: Columns | None) -> Columns:
@@ -89,9 +98,7 @@ def check_mapping(columns: Columns | None) -> Columns:
 def encode(
     column: pa.ChunkedArray, *, name: str, where: str
 ) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
-    """Turn a column of names into integer codes.
-
-    The names are sorted as UTF-8 text, so the codes do not depend on the order of the rows.
+    """Turn a column of names into integer codes, in the order of the names as UTF-8 text.
 
     Args:
         column: (N,) text, whole numbers or a dictionary (categorical) of them.
@@ -109,14 +116,14 @@ def encode(
     order = pc.array_sort_indices(values).to_numpy()
     order = order[used[order]]
     ordered = values.take(pa.array(order))
-    # A dictionary may hold one name twice: both places get the same code.
+    # A dictionary may hold a name twice: both places get the same code.
     first = np.ones(len(order), dtype=bool)
     first[1:] = pc.not_equal(ordered[1:], ordered[:-1]).to_numpy(zero_copy_only=False)
     rank = np.zeros(len(values), dtype=np.int32)
     rank[order] = np.cumsum(first, dtype=np.int32) - 1
     codes, names = rank[indices], ordered.filter(pa.array(first))
-    if len(names) and names[0].as_py() == "":  # how CSV files write a missing name
-        raise empty_cell(name, int(np.argmax(codes == 0)), where)
+    if len(names) and names[0].as_py() == "":  # an empty cell of a CSV file
+        raise _empty_cell(name, int(np.argmax(codes == 0)), where)
     return codes, names
 
 
@@ -129,11 +136,11 @@ def read_values(column: pa.ChunkedArray, *, name: str, where: str) -> npt.NDArra
     kind = column.type
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if is_text(kind):
-        row = first_failure(column, lambda part: part.cast(pa.float64()))
+        row = first_failure(column, pa.float64())
         if row is not None:
-            raise _not_a_number(repr(column[row].as_py()), name, where, row)
+            raise _not_a_number(repr(column[row].as_py()), row_of(where, row, name))
     elif not (number or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
-        raise _not_a_number(f"type {kind}", name, where)
+        raise _not_a_number(f"type {kind}", f"{where}, column {name!r}")
     if pa.types.is_boolean(kind):
         column = column.cast(pa.int8())
     floats = column.cast(pa.float64()).cast(pa.float32(), safe=False)
@@ -153,12 +160,8 @@ def as_text(column: pa.ChunkedArray, *, name: str, where: str) -> pa.ChunkedArra
             column = column.cast(column.type.value_type)
         return column.cast(pa.string()).fill_null("")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SchemaError(
-            f"column {name!r} has type {column.type}",
-            where=where,
-            expected="text, numbers or lists of texts",
-            fix="leave the column out or turn it into text",
-        ) from error
+        expected, fix = "text, numbers or lists of texts", "drop the column or write it as text"
+        raise _wrong_type(column.type, name, where, expected, fix) from error
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -167,46 +170,31 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def check_id_type(kind: pa.DataType, *, name: str, where: str) -> pa.DataType:
-    """The type of the ids themselves, which must be text or whole numbers.
-
-    Raises:
-        SchemaError: They are of another type; floats would make 1 into "1.0".
-    """
+    """The type of ids, which must be text or whole numbers: floats would make 1 into "1.0"."""
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (is_text(inner) or pa.types.is_integer(inner)):
-        raise SchemaError(
-            f"column {name!r} has type {kind}",
-            where=where,
-            expected="text or whole numbers",
-            fix=f"write {name!r} as text",
-        )
+        expected, fix = "text or whole numbers", f"write {name!r} as text"
+        raise _wrong_type(kind, name, where, expected, fix)
     return inner
 
 
 def check_no_nulls(column: pa.ChunkedArray, *, name: str, where: str) -> None:
-    """Refuse a key column with a missing cell.
-
-    Raises:
-        SchemaError: Names the first row that has none.
-    """
+    """Refuse a key column with a missing cell; the error names its first row."""
     if column.null_count:
-        row = int(np.argmax(column.is_null().to_numpy()))
-        raise empty_cell(name, row, where)
+        raise _empty_cell(name, int(np.argmax(column.is_null().to_numpy())), where)
 
 
-def first_failure(
-    column: pa.ChunkedArray, convert: Callable[[pa.ChunkedArray], object]
-) -> int | None:
-    """The first row (from 0) that ``convert`` refuses, None if it takes the whole column.
+def first_failure(column: pa.ChunkedArray, kind: pa.DataType) -> int | None:
+    """The first row (from 0) that cannot be cast to a type, None if all can.
 
-    Halves the column until one row is left, so the search costs about one more conversion.
+    Halves the column until one row is left, so the search costs about one more cast.
     """
-    if _converts(column, convert):
+    if _casts(column, kind):
         return None
     start, stop = 0, len(column)
     while stop - start > 1:
         middle = (start + stop) // 2
-        if _converts(column.slice(start, middle - start), convert):
+        if _casts(column.slice(start, middle - start), kind):
             start = middle
         else:
             stop = middle
@@ -214,12 +202,15 @@ def first_failure(
 
 
 def row_of(where: str, row: int, name: str) -> str:
-    """The place of a cell, for messages; ``row`` counts from 0, the message from 1."""
+    """The place of a cell, for messages; ``row`` counts from 0, the text from 1."""
     return f"{where}, row {row + 1}, column {name!r}"
 
 
-def empty_cell(name: str, row: int, where: str) -> SchemaError:
-    """The error that names a key cell without a value, to be raised; ``row`` counts from 0."""
+def _wrong_type(kind: pa.DataType, name: str, where: str, expected: str, fix: str) -> SchemaError:
+    return SchemaError(f"column {name!r} has type {kind}", where=where, expected=expected, fix=fix)
+
+
+def _empty_cell(name: str, row: int, where: str) -> SchemaError:
     return SchemaError(
         "the cell is empty",
         where=row_of(where, row, name),
@@ -228,9 +219,9 @@ def empty_cell(name: str, row: int, where: str) -> SchemaError:
     )
 
 
-def _converts(column: pa.ChunkedArray, convert: Callable[[pa.ChunkedArray], object]) -> bool:
+def _casts(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
     try:
-        convert(column)
+        column.cast(kind)
     except pa.ArrowInvalid:
         return False
     return True
@@ -264,43 +255,23 @@ def _near(name: str, names: Sequence[str], cutoff: float) -> str | None:
     return by_lower[near[0]] if near else None
 
 
-def _missing(name: str, own: str, names: Sequence[str], where: str) -> SchemaError:
-    near = _near(own, names, cutoff=0.55)
-    hint = f"; found {near!r}" if near else ""
+def _not_a_number(cell: str, where: str) -> SchemaError:
     return SchemaError(
-        f"column {own!r} is missing{hint}",
+        f"{cell} is not a number",
         where=where,
-        expected=f"a column for {name!r} among " + ", ".join(repr(n) for n in names),
-        fix=f"map it with columns={{{name!r}: {near or 'the column that holds it'!r}}}",
-    )
-
-
-def _misnamed(name: str, near: str, where: str) -> SchemaError:
-    return SchemaError(
-        f"column {near!r} looks like {name!r} and would be left out",
-        where=where,
-        expected=f"the name {name!r}",
-        fix=f"map it with columns={{{name!r}: {near!r}}}, or rename or drop the column",
-    )
-
-
-def _not_a_number(found: str, name: str, where: str, row: int | None = None) -> SchemaError:
-    return SchemaError(
-        f"{found} is not a number",
-        where=f"{where}, column {name!r}" if row is None else row_of(where, row, name),
         expected="a number, or an empty cell where the event has no value",
         fix="correct it, or leave the column out",
     )
 
 
 def with_key(table: pa.Table, key: str, columns: Columns | None, where: str) -> pa.Table:
-    """An item or user table with its key as text in the first column, under the contract's name.
+    """An item or user table with its key first, as text and under the contract's name.
 
     Args:
-        table: One row an item or user.
-        key: The contract's name of the key, `item_id` or `user_id`.
-        columns: May map the key to the table's own name; used if there is a column of that name.
-        where: What messages call the table.
+        table: One row for each item or user.
+        key: `item_id` or `user_id`.
+        columns: May map the key to the table's own name; used if the table has that column.
+        where: Name of the table in messages.
 
     Raises:
         SchemaError: The key column is missing, of another type, or has an empty cell.
@@ -309,31 +280,38 @@ def with_key(table: pa.Table, key: str, columns: Columns | None, where: str) -> 
     """
     own = check_mapping(columns).get(key, key)
     mapping = {key: own} if own in table.column_names else None
-    found = locate(table.column_names, mapping, where=where, required=(key,), optional=())[key]
-    if not table.num_rows:
-        raise EmptyLogError(
-            "the table has no rows",
-            where=where,
-            expected=f"one row a {key}",
-            fix="check its source",
-        )
-    check_id_type(table[found].type, name=found, where=where)
-    check_no_nulls(table[found], name=found, where=where)
-    ids = as_text(table[found], name=found, where=where)
-    blank = pc.index(ids, "").as_py()  # how CSV files write a missing id
-    if blank >= 0:
-        raise empty_cell(found, blank, where)
+    own = locate(table.column_names, mapping, where=where, required=(key,), optional=())[key]
+    check_rows(table, where)
+    ids = key_texts(table[own], name=own, where=where)
     check_distinct(ids.combine_chunks(), name=key, where=where)
-    rest = table.drop_columns([name for name in table.column_names if name in (found, key)])
+    rest = table.drop_columns([name for name in table.column_names if name in (own, key)])
     return rest.add_column(0, key, ids)
 
 
-def check_distinct(ids: pa.Array, *, name: str, where: str) -> None:
-    """Refuse an id that stands in two rows.
+def key_texts(column: pa.ChunkedArray, *, name: str, where: str) -> pa.ChunkedArray:
+    """A column of ids as text.
 
     Raises:
-        DuplicateError: Names the id and both rows.
+        SchemaError: It is of another type, or has an empty cell.
     """
+    check_id_type(column.type, name=name, where=where)
+    check_no_nulls(column, name=name, where=where)
+    texts = as_text(column, name=name, where=where)
+    blank = pc.index(texts, "").as_py()  # an empty cell of a CSV file
+    if blank >= 0:
+        raise _empty_cell(name, blank, where)
+    return texts
+
+
+def check_rows(table: pa.Table, where: str, what: str = "table") -> None:
+    """Refuse a table without rows."""
+    if not table.num_rows:
+        found, fix = f"the {what} has no rows", "check its source"
+        raise EmptyLogError(found, where=where, expected="at least one row", fix=fix)
+
+
+def check_distinct(ids: pa.Array, *, name: str, where: str) -> None:
+    """Refuse an id that stands in two rows; the error names both."""
     if pc.count_distinct(ids).as_py() == len(ids):
         return
     codes = ids.dictionary_encode().indices.to_numpy()
@@ -349,7 +327,7 @@ def check_distinct(ids: pa.Array, *, name: str, where: str) -> None:
 
 
 def nearest(names: pa.StringArray, wrong: str, look_at: int = 5000) -> str:
-    """' (did you mean ...?)' or ''; of very many names only some that start alike are looked at."""
+    """' (did you mean ...?)' or ''; among many names, only those with the same start count."""
     if len(names) > look_at:
         names = names.filter(pc.starts_with(names, wrong[:2]))[:look_at]
     near = difflib.get_close_matches(wrong, names.to_pylist(), n=1)

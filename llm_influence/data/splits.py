@@ -1,26 +1,23 @@
-"""Cutting histories into training, validation and test.
+"""Training, validation and test sets of a log, and the evaluation examples.
 
-A question is: given all events before this one, which comes next? Both kinds ask one of every
-user, or several where the configuration says so. An event that trained is never asked for.
+An example is a user's history and the next event to predict. Every user gives one example, or
+several if configured so. An event that is used for training is never predicted.
 
-- leave_one_out: a user's last event is tested, the one before it validates, the rest trains. The
-  history of a test row includes the validation event. With ``held_out`` n the last n events are
-  tested and the n before them validate, each with every event before it as its history.
-- global_time: two moments cut all histories alike. Events before the first train. A user's first
-  event from the first moment on validates if it lies before the second; the first event from the
-  second moment on is tested. Other events after the first moment are neither trained nor asked
-  for ("rest"); those before a test event belong to its history. With ``examples`` "all" every
-  event after a moment is asked for, so none is left over.
-
-Which events of a log are asked for feedback, and what the answer was.
+- leave_one_out: a user's last event is the test, the one before it the validation, the rest is
+  training. The history of a test example includes the validation event. With ``held_out`` n, the
+  last n events are tests and the n before them validations, each with all earlier events as its
+  history.
+- global_time: two times cut all histories alike. Events before the first time are training. A
+  user's first event from there on is a validation if it lies before the second time. The first
+  event from the second time on is a test. Other later events are neither ("rest"), but those before
+  a test event belong to its history. With ``examples`` "all", every later event is an example.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +30,8 @@ from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.readers import read_table
-from llm_influence.errors import ConfigError, DataError, EmptyLogError, UnknownNameError, choices
+from llm_influence.data.times import iso, moment_of
+from llm_influence.errors import ConfigError, DataError, EmptyLogError, UnknownNameError, unknown
 from llm_influence.types import History
 from llm_influence.utils import write_text, write_whole
 
@@ -49,7 +47,7 @@ class EvaluationSet:
     Attributes:
         log: The full log.
         users: (N,) places in ``log.user_ids``.
-        positions: (N,) the place of the asked-for event in its user's history, at least 1.
+        positions: (N,) the place of the target event in its user's history, at least 1.
     """
 
     log: BehaviorLog
@@ -61,29 +59,29 @@ class EvaluationSet:
         return len(self.users)
 
     def history(self, n: int) -> History:
-        """The events before the one that question ``n`` asks for, asked when that one happened."""
+        """The events before the target of example ``n``; the query time is that of the target."""
         user, position = int(self.users[n]), int(self.positions[n])
         moment = int(self.log.timestamps[self.log.offsets[user] + position])
         return replace(self.log.at(user, position), query_time=moment)
 
     @property
     def events(self) -> Ints:
-        """(N,) places of the asked-for events in the arrays of the log."""
+        """(N,) places of the target events in the arrays of the log."""
         return self.log.offsets[self.users] + self.positions
 
     @property
     def target_items(self) -> npt.NDArray[np.int32]:
-        """(N,) item codes of the asked-for events."""
+        """(N,) item codes of the target events."""
         return self.log.items[self.events]
 
     @property
     def target_behaviors(self) -> npt.NDArray[np.int32]:
-        """(N,) behaviour codes of the asked-for events."""
+        """(N,) behaviour codes of the target events."""
         return self.log.behaviors[self.events]
 
     @property
     def target_values(self) -> npt.NDArray[np.float32]:
-        """(N,) values of the asked-for events, NaN where they have none."""
+        """(N,) values of the target events, NaN where they have none."""
         return self.log.values[self.events]
 
     def select(self, indices: npt.ArrayLike) -> EvaluationSet:
@@ -94,14 +92,14 @@ class EvaluationSet:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One task: what trains, what validates, what is tested.
+    """The training events, validation examples and test examples of a log.
 
     Attributes:
         log: The full log.
-        train: The training events, codes as in ``log``; users without any are left out.
+        train: The training events, coded as in ``log``; users without any are left out.
         validation: The validation examples.
         test: The test examples.
-        description: The kind, the tie rule and the counts, for printing beside a number.
+        description: The kind, the tie rule and the counts, to report beside results.
     """
 
     log: BehaviorLog
@@ -111,7 +109,7 @@ class Split:
     description: Mapping[str, object]
 
     def without_test(self) -> Split:
-        """The same task with no test question in it, for whatever must not read any."""
+        """The same split without test examples, for code that must not use any."""
         return replace(self, test=self.test.select(np.empty(0, dtype=np.int64)))
 
     def parts(self) -> npt.NDArray[np.int8]:
@@ -124,7 +122,7 @@ class Split:
         return parts
 
     def save(self, folder: str | Path) -> None:
-        """Write the task down, so that every model and every peer sees the same.
+        """Write the split, so that every model and every compared library uses the same one.
 
         `split.parquet` has every event in the pinned order (user_id, item_id, timestamp, behavior,
         value, label if the log has one, position in the history from 0, part), `split.json` the
@@ -146,7 +144,7 @@ class Split:
 
     @classmethod
     def load(cls, folder: str | Path, catalogue: Catalogue | None = None) -> Split:
-        """Read a task that `save` wrote; the order of its events is taken as it stands.
+        """Read what `save` wrote; the order of the events stays.
 
         Args:
             folder: The folder.
@@ -165,18 +163,18 @@ class Split:
         log = _pinned_log(table, catalogue, folder, description)
         parts = table["part"].to_numpy()
         trained = np.add.reduceat(parts == "train", log.offsets[:-1], dtype=np.int64)
-        users, positions = log.rows_of_users(), log.positions()
+        examples = EvaluationSet(log, log.rows_of_users(), log.positions())
         return cls(
             log=log,
             train=log.prefix(trained),
-            validation=_examples(log, users, positions, parts == "validation"),
-            test=_examples(log, users, positions, parts == "test"),
+            validation=examples.select(parts == "validation"),
+            test=examples.select(parts == "test"),
             description=description,
         )
 
 
 def split_log(log: BehaviorLog, config: SplitConfig | None = None) -> Split:
-    """Cut a log into training, validation and test (see this module for the two kinds).
+    """Cut a log into training, validation and test; the module describes the two kinds.
 
     Args:
         log: The log.
@@ -190,7 +188,7 @@ def split_log(log: BehaviorLog, config: SplitConfig | None = None) -> Split:
     config = config or SplitConfig()
     cut = _leave_one_out if config.kind == "leave_one_out" else _global_time
     trained, validation, test, rule = cut(log, config)
-    validation, test = (_asked_for(rows, config) for rows in (validation, test))
+    validation, test = (_with_behaviors(rows, config) for rows in (validation, test))
     if not len(test) or not trained.any():
         lack = "no user can be tested" if not len(test) else "no event is left to train on"
         raise EmptyLogError(
@@ -200,24 +198,22 @@ def split_log(log: BehaviorLog, config: SplitConfig | None = None) -> Split:
             fix="use a longer log, lower min_events, or move the cut",
         )
     train = log.prefix(trained)
-    return Split(
-        log, train, validation, test, _describe(config, rule, log, train, validation, test)
-    )
+    description = _describe(config, rule, log, train, validation, test)
+    return Split(log, train, validation, test, description)
 
 
-def _asked_for(rows: EvaluationSet, config: SplitConfig) -> EvaluationSet:
-    """The examples for events with the configured behaviours; the other events are not asked."""
-    known = rows.log.code_names.behaviors
-    for name in config.behaviors:
-        if name not in known:
-            raise UnknownNameError(
-                f"unknown behaviour {name!r}",
-                where="data.split.behaviors",
-                expected=choices(known, name),
-                fix="name behaviours of the log",
-            )
-    codes = [known.index(name) for name in config.behaviors]
+def _with_behaviors(rows: EvaluationSet, config: SplitConfig) -> EvaluationSet:
+    """The examples whose target has one of the configured behaviours."""
+    codes = _behavior_codes(rows.log, config.behaviors, "data.split.behaviors")
     return rows.select(np.isin(rows.target_behaviors, codes)) if codes else rows
+
+
+def _behavior_codes(log: BehaviorLog, names: Sequence[str], option: str) -> list[int]:
+    known = log.code_names.behaviors
+    for name in names:
+        if name not in known:
+            raise unknown(UnknownNameError, "behaviour", name, known, where=option)
+    return [known.index(name) for name in names]
 
 
 def _leave_one_out(
@@ -227,12 +223,11 @@ def _leave_one_out(
     trained = log.lengths.copy()
     trained[users] -= 2 * held
     tested = log.lengths[users] - held
-    rule = "a user's last event is tested, the one before it validates, the rest trains"
-    if held > 1:
-        rule = (
-            f"a user's last {held} events are tested, the {held} before them validate, the rest "
-            "trains"
-        )
+    last = (
+        "event is tested, the one before it validates",
+        f"{held} events are tested, the {held} before them validate",
+    )
+    rule = f"a user's last {last[held > 1]}, the rest trains"
     return (
         trained,
         _span(log, users, tested - held, tested),
@@ -242,7 +237,7 @@ def _leave_one_out(
 
 
 def _span(log: BehaviorLog, users: Ints, starts: Ints, stops: Ints) -> EvaluationSet:
-    """Ask ``users`` for their events from ``starts`` to ``stops``; a first event has no history."""
+    """The events of ``users`` from ``starts`` to ``stops``; a first event has no history."""
     starts = starts.clip(1)
     counts = (stops - starts).clip(0)
     first = np.cumsum(counts) - counts
@@ -253,8 +248,8 @@ def _span(log: BehaviorLog, users: Ints, starts: Ints, stops: Ints) -> Evaluatio
 def _global_time(
     log: BehaviorLog, config: SplitConfig
 ) -> tuple[Ints, EvaluationSet, EvaluationSet, str]:
-    first = moment_of(config.validation_from, log, "validation_from")
-    second = moment_of(config.test_from, log, "test_from")
+    first = moment_of(config.validation_from, log.timestamps, "validation_from")
+    second = moment_of(config.test_from, log.timestamps, "test_from")
     if first >= second:
         raise ConfigError(
             f"validation_from ({iso(first)}) is not before test_from ({iso(second)})",
@@ -263,9 +258,9 @@ def _global_time(
             fix="move one of them",
         )
     trained, seen = events_before(log, first), events_before(log, second)
-    asked = log.lengths >= config.min_events
+    enough = log.lengths >= config.min_events
     if config.examples == "all":
-        users = np.flatnonzero(asked)
+        users = np.flatnonzero(enough)
         return (
             trained,
             _span(log, users, trained[users], seen[users]),
@@ -275,59 +270,22 @@ def _global_time(
         )
     return (
         trained,
-        _first_after(log, trained, asked & (trained < seen)),
-        _first_after(log, seen, asked & (seen < log.lengths)),
+        _first_after(log, trained, enough & (trained < seen)),
+        _first_after(log, seen, enough & (seen < log.lengths)),
         f"events before {iso(first)} train; a user's first event from then on validates if before "
         f"{iso(second)}, the first from {iso(second)} on is tested",
     )
 
 
 def _first_after(log: BehaviorLog, before: Ints, which: npt.NDArray[np.bool_]) -> EvaluationSet:
-    """Ask ``which`` users for the event behind the first ``before``; there must be a history."""
+    """The event of ``which`` users after the first ``before`` ones, if there are any."""
     users = np.flatnonzero(which & (before > 0))
     return EvaluationSet(log, users, before[users])
 
 
 def events_before(log: BehaviorLog, moment: int) -> Ints:
-    """(U,) how many of each user's events lie before a moment."""
+    """(U,) number of each user's events before a time."""
     return np.add.reduceat(log.timestamps < moment, log.offsets[:-1], dtype=np.int64)
-
-
-def moment_of(cut: str | float, log: BehaviorLog, option: str) -> int:
-    """A cut as Unix seconds: an ISO time with a zone, or a quantile of all event times.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    if isinstance(cut, (int, float)):
-        if not 0 < cut < 1:
-            raise _bad_moment(cut, option, " or a number in (0, 1)")
-        return int(np.quantile(log.timestamps, cut, method="lower"))
-    return parse_moment(cut, option, " or a number in (0, 1)")
-
-
-def parse_moment(text: str, option: str, else_: str = "") -> int:
-    """An ISO time with a zone as Unix seconds; ``else_`` is what the error offers beside it.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise _bad_moment(text, option, else_) from error
-    if moment.tzinfo is None:
-        raise _bad_moment(text, option, else_)
-    return int(moment.timestamp())
-
-
-def _bad_moment(found: str | float, option: str, else_: str) -> ConfigError:
-    return ConfigError(
-        f"{option} is {found!r}",
-        where=option,
-        expected=f"an ISO time with a zone, such as 2024-05-01T00:00:00Z,{else_}".rstrip(","),
-        fix=f"correct {option}",
-    )
 
 
 def _describe(
@@ -354,21 +312,10 @@ def _describe(
     }
 
 
-def iso(moment: int) -> str:
-    """Unix seconds as an ISO time in UTC."""
-    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
-
-
 def events_per_user(part: BehaviorLog, log: BehaviorLog) -> Ints:
-    """(U,) how many events each user of ``log`` has in ``part``, 0 where it has no such user."""
+    """(U,) number of events in ``part`` of each user of ``log``; 0 for users not in ``part``."""
     places = pa.compute.index_in(log.user_ids, value_set=part.user_ids).fill_null(-1).to_numpy()
     return np.where(places < 0, 0, part.lengths[places])
-
-
-def _examples(
-    log: BehaviorLog, users: Ints, positions: Ints, which: npt.NDArray[np.bool_]
-) -> EvaluationSet:
-    return EvaluationSet(log, users[which], positions[which])
 
 
 def _pinned_log(
@@ -384,13 +331,12 @@ def _pinned_log(
     catalogue = catalogue or Catalogue.from_ids(pa.compute.unique(ids).sort())
     features = folder / "users.parquet"
     behaviors = pa.array(description["behaviors"], pa.string())
-    found = pa.compute.index_in(table["behavior"], value_set=behaviors)
     return BehaviorLog.from_arrays(
         user_ids=users.dictionary,
         offsets=np.append(starts, len(codes)),
         items=catalogue.index(ids),
         timestamps=table["timestamp"].to_numpy(),
-        behaviors=found.to_numpy(),
+        behaviors=pa.compute.index_in(table["behavior"], value_set=behaviors).to_numpy(),
         behavior_names=behaviors.to_pylist(),
         values=table["value"].to_numpy(),
         labels=table["label"].to_numpy() if "label" in table.column_names else None,
@@ -419,11 +365,11 @@ def _not_a_split(path: Path) -> DataError:
 
 
 def feedback_labels(log: BehaviorLog, config: FeedbackHeadConfig) -> npt.NDArray[np.float32]:
-    """(N,) label of every event of the log, NaN where none is asked for.
+    """(N,) label of every event of the log for the feedback head, NaN for events without one.
 
     Args:
         log: The log.
-        config: Names the column and the behaviours that are asked.
+        config: The label column and the behaviours to predict it for.
 
     Raises:
         ConfigError: The log has no such column.
@@ -434,19 +380,10 @@ def feedback_labels(log: BehaviorLog, config: FeedbackHeadConfig) -> npt.NDArray
         raise ConfigError(
             "the log has no column 'label'",
             where="model.feedback_head.label",
-            expected="a log whose events have labels",
+            expected="a log with labels",
             fix="map the column with data.columns, or predict the values with label: value",
         )
     if not config.behaviors:
         return labels
-    known = log.code_names.behaviors
-    for name in config.behaviors:
-        if name not in known:
-            raise UnknownNameError(
-                f"unknown behaviour {name!r}",
-                where="model.feedback_head.behaviors",
-                expected=choices(known, name),
-                fix="name behaviours of the log",
-            )
-    asked = np.isin(log.behaviors, [known.index(name) for name in config.behaviors])
-    return np.where(asked, labels, np.float32("nan"))
+    codes = _behavior_codes(log, config.behaviors, "model.feedback_head.behaviors")
+    return np.where(np.isin(log.behaviors, codes), labels, np.float32("nan"))

@@ -1,13 +1,13 @@
-"""Reading the times of a log: seconds, Arrow timestamps or ISO 8601 text, all vectorised.
+"""Reading times: seconds, Arrow timestamps or ISO 8601 text, all vectorised.
 
-Times keep their full precision until the events are sorted, then whole seconds remain: two clicks
-in one second stay in the order in which they happened.
+Times keep their full precision until the events are sorted, then whole seconds remain. So two
+clicks in one second stay in the order in which they happened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llm_influence.data.schema import check_no_nulls, first_failure, is_text, row_of
-from llm_influence.errors import TimestampError
+from llm_influence.errors import ConfigError, TimestampError, out_of_range
 
 LAST_SECOND = 10**11
 """Seconds of the year 5138: a larger number was meant as milliseconds or finer."""
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+FINER = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+ZONED, LOCAL = pa.timestamp("us", "UTC"), pa.timestamp("us")
 ZONE = r"[T ]\d{2}.*(Z|[+-]\d{2}:?(\d{2})?)$"
 NUMBER = r"^[+-]?\d+(\.\d*)?$"
+MOMENT = "an ISO time with a zone, such as 2024-05-01T00:00:00Z"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,7 @@ class Times:
 
     Attributes:
         ticks: (N,) int64 since 1970.
-        per_second: How many ticks a second has.
+        per_second: Number of ticks in a second.
     """
 
     ticks: npt.NDArray[np.int64]
@@ -51,8 +54,8 @@ def read_times(
     Args:
         column: (N,) seconds (whole or not), Arrow timestamps or dates, ISO 8601 text, or text of
             seconds.
-        timezone: IANA name of the zone of times written without one. An hour that a clock change
-            repeats is read as its first pass, one that it skips as the moment of the change.
+        timezone: IANA name of the zone of times without one. An hour that a clock change repeats
+            is read as its first pass, a skipped one as the moment of the change.
         name: The column's own name, for messages.
         where: The file or object, for messages.
 
@@ -62,30 +65,77 @@ def read_times(
             with and without a zone are mixed.
     """
     check_no_nulls(column, name=name, where=where)
+    if is_text(column.type):
+        column = _parse(pc.utf8_trim_whitespace(column.cast(pa.large_string())), name, where)
     kind = column.type
-    if is_text(kind):
-        return _from_text(column.cast(pa.large_string()), timezone, name, where)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _from_numbers(column, name, where)
     if pa.types.is_date(kind):
         column = column.cast(pa.timestamp("s" if pa.types.is_date32(kind) else "ms"))
-    if pa.types.is_timestamp(column.type):
-        return _from_timestamps(column, timezone, name, where)
+    place = f"{where}, column {name!r}"
+    if not pa.types.is_timestamp(column.type):
+        raise TimestampError(
+            f"type {kind} is not a time",
+            where=place,
+            expected="seconds, timestamps or ISO 8601 text",
+            fix="convert the column, or map another with columns={'timestamp': ...}",
+        )
+    if column.type.tz is None:
+        column = _localise(column, timezone, place)
+    return Times(column.cast(pa.int64()).to_numpy(), PER_SECOND[column.type.unit])
+
+
+def _parse(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    """Text as numbers, or as times with or without a zone."""
+    if pc.match_substring_regex(column[0:1], NUMBER)[0].as_py():
+        _check(column, pa.float64(), name, where)
+        whole = first_failure(column, pa.int64()) is None
+        return column.cast(pa.int64() if whole else pa.float64())
+    zoned = pc.match_substring_regex(column, ZONE).to_numpy()
+    if zoned.all() or not zoned.any():
+        kind = ZONED if zoned.all() else LOCAL
+        _check(column, kind, name, where)
+        return column.cast(kind)
+    for rows, kind in ((zoned, ZONED), (~zoned, LOCAL)):
+        _check(column.filter(pa.array(rows)), kind, name, where, np.flatnonzero(rows))
+    first, other = int(np.argmax(zoned)), int(np.argmax(~zoned))
     raise TimestampError(
-        f"type {kind} is not a time",
+        f"row {first + 1} has a zone ({column[first].as_py()!r}), "
+        f"row {other + 1} has none ({column[other].as_py()!r})",
         where=f"{where}, column {name!r}",
-        expected="seconds, timestamps or ISO 8601 text",
-        fix="turn the column into one of these, or map another with columns={'timestamp': ...}",
+        expected="a zone in all rows or in none",
+        fix="write all times with a zone",
     )
+
+
+def _check(
+    column: pa.ChunkedArray,
+    kind: pa.DataType,
+    name: str,
+    where: str,
+    rows: npt.NDArray[np.int64] | None = None,
+) -> None:
+    """Refuse the first text that cannot be cast; ``rows`` are the row numbers of ``column``."""
+    row = first_failure(column, kind)
+    if row is not None:
+        raise TimestampError(
+            f"{column[row].as_py()!r} cannot be read as a time",
+            where=row_of(where, row if rows is None else int(rows[row]), name),
+            expected="ISO 8601 such as 2024-05-01T12:30:00Z, or seconds, alike in all rows",
+            fix="correct the cell or remove the row",
+        )
 
 
 def _from_numbers(column: pa.ChunkedArray, name: str, where: str) -> Times:
     numbers = column.to_numpy()
-    absurd = ~(np.abs(numbers) < LAST_SECOND)  # also true of NaN
-    if absurd.any():
-        row = int(np.argmax(absurd))
+    too_large = ~(np.abs(numbers) < LAST_SECOND)  # also true for NaN
+    if too_large.any():
+        row = int(np.argmax(too_large))
+        size = abs(float(numbers[row]))
+        units = [unit for unit, ticks in FINER.items() if size / ticks < LAST_SECOND / 10]
         raise TimestampError(
-            f"{numbers[row]} is no time in seconds{_unit_of(abs(float(numbers[row])))}",
+            f"{numbers[row]} is no time in seconds"
+            + (f"; it looks like {units[0]}" if units else ""),
             where=row_of(where, row, name),
             expected="Unix time in seconds",
             fix="divide the column down to seconds, or write it as timestamps",
@@ -95,28 +145,12 @@ def _from_numbers(column: pa.ChunkedArray, name: str, where: str) -> Times:
     return Times(numbers.astype(np.int64, copy=False), 1)
 
 
-def _unit_of(size: float) -> str:
-    for unit, ticks in (("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9)):
-        if size / ticks < LAST_SECOND / 10:
-            return f"; it looks like {unit}"
-    return ""
-
-
-def _from_timestamps(column: pa.ChunkedArray, timezone: str | None, name: str, where: str) -> Times:
-    if column.type.tz is None:
-        column = _localise(column, timezone, name, where)
-    return Times(column.cast(pa.int64()).to_numpy(), PER_SECOND[column.type.unit])
-
-
-def _localise(
-    column: pa.ChunkedArray, timezone: str | None, name: str, where: str
-) -> pa.ChunkedArray:
-    place = f"{where}, column {name!r}"
+def _localise(column: pa.ChunkedArray, timezone: str | None, place: str) -> pa.ChunkedArray:
     if timezone is None:
         raise TimestampError(
             "the times have no zone",
             where=place,
-            expected="times with a zone, or the zone they were written in",
+            expected="times with a zone, or the option timezone",
             fix="pass timezone='UTC', or an IANA name such as timezone='Europe/Berlin'",
         )
     try:
@@ -130,56 +164,40 @@ def _localise(
         ) from error
 
 
-def _from_text(column: pa.ChunkedArray, timezone: str | None, name: str, where: str) -> Times:
-    column = pc.utf8_trim_whitespace(column)
-    if pc.match_substring_regex(column[0:1], NUMBER)[0].as_py():
-        _check(column, lambda part: part.cast(pa.float64()), name, where)
-        whole = first_failure(column, lambda part: part.cast(pa.int64())) is None
-        return _from_numbers(column.cast(pa.int64() if whole else pa.float64()), name, where)
-    zoned = pc.match_substring_regex(column, ZONE).to_numpy()
-    if zoned.any() and not zoned.all():
-        _check(column.filter(pa.array(zoned)), _with_zone, name, where, np.flatnonzero(zoned))
-        _check(column.filter(pa.array(~zoned)), _without_zone, name, where, np.flatnonzero(~zoned))
-        raise _mixed(column, zoned, name, where)
-    convert = _with_zone if zoned.all() else _without_zone
-    _check(column, convert, name, where)
-    return _from_timestamps(convert(column), timezone, name, where)
+def iso(moment: int) -> str:
+    """Unix seconds as an ISO time in UTC."""
+    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _with_zone(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(pa.timestamp("us", "UTC"))
+def parse_moment(text: str, option: str, expected: str = MOMENT) -> int:
+    """An ISO time with a zone as Unix seconds.
+
+    Raises:
+        ConfigError: The text is something else; the message shows ``option`` and ``expected``.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise out_of_range(ConfigError, option, text, expected=expected) from error
+    if moment.tzinfo is None:
+        raise out_of_range(ConfigError, option, text, expected=expected)
+    return int(moment.timestamp())
 
 
-def _without_zone(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(pa.timestamp("us"))
+def moment_of(cut: str | float, timestamps: npt.NDArray[np.int64], option: str) -> int:
+    """A cut of a log as Unix seconds: an ISO time with a zone, or a quantile of all event times.
 
+    Args:
+        cut: The ISO time, or a number in (0, 1).
+        timestamps: (N,) Unix seconds of the log's events.
+        option: Name of the option, for messages.
 
-def _check(
-    column: pa.ChunkedArray,
-    convert: Callable[[pa.ChunkedArray], pa.ChunkedArray],
-    name: str,
-    where: str,
-    rows: npt.NDArray[np.int64] | None = None,
-) -> None:
-    """Refuse the first text that ``convert`` cannot read; ``rows`` are the rows of ``column``."""
-    row = first_failure(column, convert)
-    if row is not None:
-        raise TimestampError(
-            f"{column[row].as_py()!r} cannot be read as a time",
-            where=row_of(where, row if rows is None else int(rows[row]), name),
-            expected="ISO 8601 such as 2024-05-01T12:30:00Z, or seconds, alike in all rows",
-            fix="correct the cell or remove the row",
-        )
-
-
-def _mixed(
-    column: pa.ChunkedArray, zoned: npt.NDArray[np.bool_], name: str, where: str
-) -> TimestampError:
-    with_zone, without = int(np.argmax(zoned)), int(np.argmax(~zoned))
-    return TimestampError(
-        f"row {with_zone + 1} has a zone ({column[with_zone].as_py()!r}), "
-        f"row {without + 1} has none ({column[without].as_py()!r})",
-        where=f"{where}, column {name!r}",
-        expected="a zone in all rows or in none",
-        fix="write all times with a zone",
-    )
+    Raises:
+        ConfigError: The cut is neither.
+    """
+    expected = f"{MOMENT}, or a number in (0, 1)"
+    if isinstance(cut, str):
+        return parse_moment(cut, option, expected)
+    if not 0 < cut < 1:
+        raise out_of_range(ConfigError, option, cut, expected=expected)
+    return int(np.quantile(timestamps, cut, method="lower"))

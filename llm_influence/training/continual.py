@@ -1,14 +1,10 @@
-"""Windows of a continual fine-tuning: what is new, and a share of what the model knew before.
+"""Continual fine-tuning: a finished run learns from newer events, with replay of old ones.
 
 Training on new events alone moves a model away from what it learned (catastrophic forgetting,
-McCloskey & Cohen 1989); reading some of the old ones again holds it there (rehearsal, Robins 1995;
-experience replay in Rolnick et al. 2019, arXiv:1811.11682).
-
-A continual fine-tuning: a finished run goes on with the newest events, and is told again of the old ones.
-
-The weights, the vocabulary and the catalogue are the run's; new items join by their text. What is
-measured is measured twice, before training and after it, on examples of the old period and of the
-new one: the first says what was forgotten, the second what was gained.
+McCloskey & Cohen 1989). Some old windows in every epoch keep it there (rehearsal, Robins 1995;
+experience replay, Rolnick et al. 2019, arXiv:1811.11682). Weights, vocabulary and catalogue are
+those of the run; new items join by their text. Metrics are measured before and after, on the old
+period (forgetting) and on the new one (gain).
 """
 
 from __future__ import annotations
@@ -23,12 +19,12 @@ import pyarrow.compute as pc
 from accelerate import PartialState
 
 from llm_influence.config.run import RunConfig
-from llm_influence.data.holdouts import Periods, part_periods
+from llm_influence.data.holdouts import PeriodSplit, split_periods
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.splits import Split, moment_of
+from llm_influence.data.splits import Split
+from llm_influence.data.times import moment_of
 from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError, DataError
-from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.vocabulary import MOST_DISTINCT_VALUES
@@ -41,25 +37,26 @@ from llm_influence.training.finetune import (
 )
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 from llm_influence.types import IntArray
+from llm_influence.utils import distributed
 
 
 class ReplayWindows(WindowDataset):
-    """Windows in which the newest events are taught, and old windows drawn beside them.
+    """Windows that train on new events, and a sample of old windows.
 
-    A new window has old events as context; they are no labels there. Old windows are cut from the
-    events that the model was trained on, as its own training cut them, and drawn once.
+    A new window has old events as context, which are no labels there. Old windows are those of the
+    model's own training. They are drawn once, without replacement.
 
     Args:
-        log: Events of training, old and new.
-        encoder: Says how many events fit.
-        known: (U,) how many of each user's first events are old.
-        trained: (U,) how many of them trained the model; the others were kept back to measure it.
-        share: Of all windows that are old, in [0, 1]: 0 draws none, 1 takes all there are.
-        seed: Of the draw.
+        log: Training events, old and new.
+        encoder: Gives the number of events that fit.
+        known: (U,) number of old events of each user.
+        trained: (U,) number of them that trained the model; the others measured it.
+        share: Share of old windows among all, in [0, 1]; 0 takes none, 1 takes all of them.
+        seed: Seed of the draw.
 
     Attributes:
-        new: How many windows teach new events.
-        replayed: How many are old.
+        new: Number of windows with new events.
+        replayed: Number of old windows.
     """
 
     def __init__(
@@ -74,19 +71,19 @@ class ReplayWindows(WindowDataset):
     ) -> None:
         super().__init__(log, encoder)
         new = [
-            replace(window, taught=int(known[window.user]))
+            replace(window, first_label=int(known[window.user]))
             for window in self.windows
             if window.stop >= known[window.user]
         ]
         old = _old_windows(log, encoder, trained) if share else []
-        wanted = len(old) if share == 1 else round(len(new) * share / (1 - share))
-        drawn = np.random.default_rng(seed).permutation(len(old))[:wanted]
+        size = len(old) if share == 1 else round(len(new) * share / (1 - share))
+        drawn = np.random.default_rng(seed).permutation(len(old))[:size]
         self.new, self.replayed = len(new), len(drawn)
         self.windows = new + [old[place] for place in np.sort(drawn)]
 
 
 def _old_windows(log: BehaviorLog, encoder: Encoder, trained: IntArray) -> list[Window]:
-    """All windows of the model's own training, with the users' numbers in ``log``."""
+    """All windows of the model's own training, with user numbers of ``log``."""
     old = log.prefix(trained)
     users = pc.index_in(old.user_ids, value_set=log.user_ids).to_numpy()
     windows = WindowDataset(old, encoder).windows
@@ -96,18 +93,18 @@ def _old_windows(log: BehaviorLog, encoder: Encoder, trained: IntArray) -> list[
 Metrics = dict[str, float]
 
 KEPT = ("model", "rendering")
-"""Sections that the weights were made for: an update cannot change them."""
+"""Sections that the weights depend on; an update cannot change them."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
-    """What an update made, and what it cost and gained.
+    """The result of an update.
 
     Attributes:
         folder: The new run folder.
-        old: Metrics on the old period's examples, ``before`` and ``after``.
-        new: The same on the new period's test examples.
-        windows: How many windows of an epoch were ``new`` and how many ``replayed``.
+        old: Metrics on the old period's test examples, ``before`` and ``after``.
+        new: Metrics on the new period's test examples, ``before`` and ``after``.
+        windows: Number of ``new`` and of ``replayed`` windows in an epoch.
         seconds: Wall-clock seconds of training, validations included.
     """
 
@@ -118,13 +115,13 @@ class UpdateResult:
     seconds: float
 
     def to_text(self) -> str:
-        """A line a metric and period, before, after and the difference."""
+        """One line for each period and metric: before, after, change."""
         lines = [f"{'period':<8}{'metric':<12}{'before':>9}{'after':>9}{'change':>9}"]
-        for period, found in (("old", self.old), ("new", self.new)):
-            for name, before in found["before"].items():
-                after = found["after"][name]
-                shown = f"{before:>9.4f}{after:>9.4f}{after - before:>+9.4f}"
-                lines.append(f"{period:<8}{name:<12}{shown}")
+        for period, metrics in (("old", self.old), ("new", self.new)):
+            for name, before in metrics["before"].items():
+                after = metrics["after"][name]
+                values = f"{before:>9.4f}{after:>9.4f}{after - before:>+9.4f}"
+                lines.append(f"{period:<8}{name:<12}{values}")
         return "\n".join(lines)
 
 
@@ -137,18 +134,18 @@ def update_config(
     users: str | None = None,
     overrides: Sequence[str] = (),
 ) -> RunConfig:
-    """The configuration of an update: the run's own, another output, the newer log, overrides.
+    """The configuration of an update: that of the run, with a new output, log and overrides.
 
     Args:
         model: The run's folder.
         output: The new folder.
-        log: The newer log; None: the run's own one goes on behind ``update.since``.
-        items: Item table that goes with it.
-        users: User table that goes with it.
-        overrides: Dotted options, as `RunConfig.load` takes them.
+        log: The newer log; default: the run's own log, whose events from ``update.since`` are new.
+        items: Item table of the newer log.
+        users: User table of the newer log.
+        overrides: Dotted options, as for `RunConfig.load`.
 
     Raises:
-        ConfigError: An option is wrong, or changes what the weights were made for (`KEPT`).
+        ConfigError: An option is wrong, or belongs to a section that cannot change (`KEPT`).
     """
     own, config = (RunConfig.load(model / "run.yaml", words) for words in ((), overrides))
     for section in KEPT:
@@ -156,7 +153,7 @@ def update_config(
             raise ConfigError(
                 f"an option of {section} is changed",
                 where="llm-influence update",
-                expected=f"the {section} of the run, which its weights were made for",
+                expected=f"the {section} section of the run, as its weights depend on it",
                 fix="remove the option, or fine-tune a new run",
             )
     data = config.data
@@ -166,47 +163,43 @@ def update_config(
 
 
 def open_newer(config: RunConfig) -> BehaviorLog:
-    """The newer log that `update_config` named, read by the run's own column names.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """Read the newer log of `update_config`, with the run's own column names."""
     return open_data(config.data)
 
 
+@distributed()
 def update(
     model: Path, config: RunConfig, newer: BehaviorLog | None = None, *, resume: bool = False
 ) -> UpdateResult:
-    """Train a finished run on, and write the new run folder ``config.output``.
+    """Continue to train a finished run on newer events, and write a new run folder.
 
-    Each epoch reads every window that ends in the new period, whose new events alone are labels,
-    and a fixed draw of the windows that the run was trained on (`ReplayWindows`). The epoch is
-    chosen on the new period's validation examples.
+    Each epoch reads every window that ends in the new period, where only new events are labels,
+    and a fixed draw of the run's own windows (`ReplayWindows`). Validation examples of the new
+    period choose the epoch. Several processes are used and ended as by `finetune`.
 
     Args:
         model: The run's folder.
-        config: Made by `update_config`. ``train`` is that of the update, ``update`` says what is
-            new and how much is replayed, ``data.split`` cuts the whole log for the new period.
-        newer: A log that goes on where the run's ends; default: the run's own one, cut by
-            ``update.since``.
-        resume: Go on from the last checkpoint in the folder, if there is one.
+        config: Made by `update_config`. ``train`` holds the training options, ``update`` the new
+            period and the share of replay, ``data.split`` the split of the whole log.
+        newer: A log that continues the run's own; default: the run's log, cut by ``update.since``.
+        resume: Continue from the last checkpoint in the new folder, if there is one.
 
     Raises:
-        OutputError: The new folder holds a run, and ``resume`` was not asked for.
-        UnknownNameError: A behaviour of the new period is not known to the run.
-        DataError: The run has seen the new period, a new item has no text, a value is none of the
-            run's ratings, or a period has nothing to train on or to measure.
-        ModelError: There are new items, and the backbone itself was tuned (``full``).
+        OutputError: The new folder holds a run and ``resume`` is False.
+        UnknownNameError: The run does not know a behaviour of the new period.
+        DataError: The run has seen the new period, a new item has no text, the run does not know a
+            value, or a period has no events to train on or to measure.
+        ModelError: There are new items, and the backbone itself was trained (``full``).
     """
-    folder, state = Path(config.output), PartialState(cpu=on_cpu())
+    folder, state = Path(config.output), PartialState()
     checkpoint = checkpoint_of(folder, resume=resume)
-    warm = InfluenceModel.from_pretrained(model).to(state.device)
-    periods = _periods(warm, Split.load(model / "split", warm.catalogue), config, newer)
-    prepare(warm, periods)
-    warm.rules = config.rules
+    base = InfluenceModel.from_pretrained(model).to(state.device)
+    periods = _periods(base, Split.load(model / "split", base.catalogue), config, newer)
+    prepare(base, periods)
+    base.rules = config.rules
     if state.is_main_process:
         start_folder(folder, config, periods.split)
-    trainer = update_trainer(warm, periods, config, share=config.update.replay)
+    trainer = update_trainer(base, periods, config, share=config.update.replay)
     before = measure_periods(trainer, periods)
     begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -226,7 +219,7 @@ def update(
             FinetuneResult(folder, validation, after["new"], seconds),
             config,
             periods.split,
-            warm,
+            base,
             trainer.state.log_history,
             more={"update": _facts(result, periods, model)},
         )
@@ -234,8 +227,8 @@ def update(
     return result
 
 
-def prepare(model: InfluenceModel, periods: Periods) -> None:
-    """Let new items join by their text, and count the events that train (`Vocabulary.counts`)."""
+def prepare(model: InfluenceModel, periods: PeriodSplit) -> None:
+    """Add new items by their text, and count the training events (`Vocabulary.counts`)."""
     if len(periods.added):
         model.add_items(periods.added)
     items = len(model.catalogue)
@@ -246,9 +239,9 @@ def prepare(model: InfluenceModel, periods: Periods) -> None:
 
 
 def update_trainer(
-    model: InfluenceModel, periods: Periods, config: RunConfig, *, share: float
+    model: InfluenceModel, periods: PeriodSplit, config: RunConfig, *, share: float
 ) -> InfluenceTrainer:
-    """A trainer on the new windows and a share of old ones; 1 takes all old ones there are."""
+    """A trainer on the windows of `ReplayWindows`."""
     windows = ReplayWindows(
         periods.split.train,
         model.encoder,
@@ -257,51 +250,51 @@ def update_trainer(
         share=share,
         seed=config.train.seed,
     )
-    processes = PartialState(cpu=on_cpu()).num_processes
+    processes = PartialState().num_processes
     arguments = training_arguments(config, Path(config.output), processes)
     return InfluenceTrainer(config, model, periods.split, args=arguments, windows=windows)
 
 
-def measure_periods(trainer: InfluenceTrainer, periods: Periods) -> dict[str, Metrics]:
-    """Metrics on the ``old`` period's examples and the ``new`` one's test examples."""
+def measure_periods(trainer: InfluenceTrainer, periods: PeriodSplit) -> dict[str, Metrics]:
+    """Metrics on the test examples of the ``old`` and of the ``new`` period."""
     parts = {"old": periods.old, "new": periods.split.test}
     return {name: trainer.measure(rows) for name, rows in parts.items()}
 
 
 def _periods(
     model: InfluenceModel, before: Split, config: RunConfig, newer: BehaviorLog | None
-) -> Periods:
+) -> PeriodSplit:
     cut = config.update.since
-    since = None if cut is None else moment_of(cut, before.log, "update.since")
+    since = None if cut is None else moment_of(cut, before.log.timestamps, "update.since")
     described = newer is None or config.data.items is not None
-    periods = part_periods(before, newer, since, config.data.split, described=described)
+    periods = split_periods(before, newer, since, config.data.split, described=described)
     _check_values(model, before.train, periods)
     return periods
 
 
-def _check_values(model: InfluenceModel, train: BehaviorLog, periods: Periods) -> None:
-    """Refuse a value that the model has no word for.
+def _check_values(model: InfluenceModel, train: BehaviorLog, periods: PeriodSplit) -> None:
+    """Check that the model has a token for every new value.
 
-    Where training had few distinct values (ratings) each has its word; amounts fall into bins.
+    With few distinct values (ratings) each has its own token; amounts fall into bins.
     """
     if len(np.unique(train.values[~np.isnan(train.values)])) > MOST_DISTINCT_VALUES:
         return
     log, known = periods.split.log, model.encoder.vocabulary.values.edges
     fresh = (log.timestamps >= periods.since) & ~np.isnan(log.values)
-    strange = fresh & ~np.isin(log.values, known)
-    if strange.any():
-        event = int(np.argmax(strange))
+    unseen = fresh & ~np.isin(log.values, known)
+    if unseen.any():
+        event = int(np.argmax(unseen))
         user = log.user_ids[int(log.rows_of_users()[event])].as_py()
         item = log.catalogue.ids[int(log.items[event])].as_py()
         raise DataError(
-            f"value {log.values[event]:g} is none that the run was trained on",
+            f"value {log.values[event]:g} does not occur in the training events of the run",
             where=f"user {user!r}, item {item!r}",
             expected=", ".join(f"{value:g}" for value in known) or "events without a value",
-            fix="bring the values to the run's scale or leave them out, or fine-tune a new run",
+            fix="convert the values to the run's scale, drop them, or fine-tune a new run",
         )
 
 
-def _facts(result: UpdateResult, periods: Periods, model: Path) -> dict[str, object]:
+def _facts(result: UpdateResult, periods: PeriodSplit, model: Path) -> dict[str, object]:
     return {
         "from": str(model),
         "since": periods.split.description["new_since"],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llm_influence.data.holdouts import cold_split
+from llm_influence.data.holdouts import split_new_items
 from llm_influence.errors import EmptyLogError
 from tests import tiny
 
@@ -15,7 +15,9 @@ def whole():
 
 @pytest.fixture(scope="module")
 def task(whole):
-    return cold_split(whole, validation_items=0.2, test_items=0.3, later_part=0.4, min_history=3)
+    return split_new_items(
+        whole, validation_items=0.2, test_items=0.3, later_part=0.4, min_history=3
+    )
 
 
 def ids(log, codes):
@@ -23,12 +25,12 @@ def ids(log, codes):
 
 
 def test_training_never_hears_of_a_new_item(whole, task):
-    new = set(task.cold.ids.to_pylist())
-    old = set(task.warm.train.catalogue.ids.to_pylist())
+    new = set(task.new_items.ids.to_pylist())
+    old = set(task.old.train.catalogue.ids.to_pylist())
     assert len(new) == 15
     assert new | old == set(whole.catalogue.ids.to_pylist())
     assert not new & old
-    for history in task.warm.log:
+    for history in task.old.log:
         first = whole[history.user_id]
         kept = [event for event in first.events() if event.item not in new]
         assert history.events() == kept
@@ -36,8 +38,8 @@ def test_training_never_hears_of_a_new_item(whole, task):
 
 
 def test_what_trains_lies_before_all_that_is_asked(whole, task):
-    trained = {h.user_id: h.events() for h in task.warm.train}
-    for rows in (task.validation, task.test, task.warm.validation, task.warm.test):
+    trained = {h.user_id: h.events() for h in task.old.train}
+    for rows in (task.validation, task.test, task.old.validation, task.old.test):
         assert len(rows)
         for n in range(len(rows)):
             user = rows.history(n).user_id
@@ -49,18 +51,18 @@ def test_what_trains_lies_before_all_that_is_asked(whole, task):
 def test_questions_are_all_later_events_of_the_items_kept_back(whole, task):
     asked = [ids(task.log, rows.target_items) for rows in (task.validation, task.test)]
     assert not asked[0] & asked[1]
-    assert asked[0] | asked[1] <= set(task.cold.ids.to_pylist())
+    assert asked[0] | asked[1] <= set(task.new_items.ids.to_pylist())
     expected = 0
     for history in whole:
         events, trained = history.item_ids(), int(0.6 * len(history))
         later = events[max(trained, 3) :]
-        expected += sum(item in set(task.cold.ids.to_pylist()) for item in later)
+        expected += sum(item in set(task.new_items.ids.to_pylist()) for item in later)
     assert len(task.validation) + len(task.test) == expected
     assert min(task.validation.positions.min(), task.test.positions.min()) >= 3
 
 
 def test_histories_of_questions_are_whole_and_coded_as_a_model_with_the_items_added(whole, task):
-    catalogue = task.warm.train.catalogue.extend(task.cold)
+    catalogue = task.old.train.catalogue.extend(task.new_items)
     assert task.log.catalogue.ids.equals(catalogue.ids)
     assert catalogue.titles == task.log.catalogue.titles
     for n in range(len(task.test)):
@@ -68,17 +70,19 @@ def test_histories_of_questions_are_whole_and_coded_as_a_model_with_the_items_ad
         before = whole[history.user_id].item_ids()[: len(history)]
         assert history.item_ids() == before
         assert catalogue.ids.take(tiny.pa.array(history.items)).to_pylist() == before
-    assert task.test.target_items.min() >= len(task.warm.train.catalogue)
+    assert task.test.target_items.min() >= len(task.old.train.catalogue)
 
 
 def test_another_seed_keeps_other_items_back(whole, task):
     options = {"validation_items": 0.2, "test_items": 0.3, "later_part": 0.4, "min_history": 3}
-    same, other = (cold_split(whole, seed=seed, **options) for seed in (0, 1))
-    assert same.cold.ids.equals(task.cold.ids)
+    same, other = (split_new_items(whole, seed=seed, **options) for seed in (0, 1))
+    assert same.new_items.ids.equals(task.new_items.ids)
     assert (same.test.positions == task.test.positions).all()
-    assert not np.array_equal(sorted(other.cold.ids.to_pylist()), sorted(task.cold.ids.to_pylist()))
+    assert not np.array_equal(
+        sorted(other.new_items.ids.to_pylist()), sorted(task.new_items.ids.to_pylist())
+    )
 
 
 def test_a_log_without_questions_is_refused(whole):
     with pytest.raises(EmptyLogError, match="0 examples validate, 0 test"):
-        cold_split(whole, min_history=100)
+        split_new_items(whole, min_history=100)
