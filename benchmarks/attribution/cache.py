@@ -1,11 +1,10 @@
-"""Measure what the KV cache saves when a history grows by one event.
+"""The KV cache when a history grows by one event: docs/benchmarks/cache.json.
 
-    python -m benchmarks.attribution.cache [--backbone smollm2-135m] [--events 50 200] [--repeats 15]
+    python -m benchmarks.attribution.cache [--backbone smollm2-135m] [--events 50 200]
 
-Writes docs/benchmarks/cache.json. Heads and adapter are untrained: time does not depend on their
-weights. The log is drawn at random over a small catalogue, so that the scores of items cost
-little beside the backbone. Each repeat appends one event, then reads the same window whole, and
-compares both answers.
+Heads and adapter are untrained: time does not depend on their weights. The log is random over a
+small catalogue, so that the scores of items cost little. Each repeat appends one event, then reads
+the same window whole, and compares both predictions.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import arguments, row_of, started, write_benchmark
 from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.modeling.model import InfluenceModel
@@ -30,6 +28,16 @@ from llm_influence.types import Event, History
 ITEMS, SEED = 200, 0
 BEHAVIORS = ("click", "cart", "purchase")
 STYLES = {"token": "full", "text": "compact"}
+PARSER = arguments(
+    __doc__,
+    "cache",
+    threads=None,
+    backbone="smollm2-135m",
+    events=[50, 200],
+    repeats=15,
+    styles={"nargs": "+", "choices": STYLES, "default": ["token"]},
+    layers=(int, "of the backbone; default: all"),
+)
 
 
 def random_events(count: int) -> list[Event]:
@@ -98,45 +106,32 @@ def measure(model: InfluenceModel, events: int, repeats: int) -> dict[str, float
     }
 
 
-def main(
-    backbone: str, sizes: Sequence[int], repeats: int, styles: Sequence[str], out: Path, layers: int
-) -> None:
+def main(options: argparse.Namespace) -> None:
     """Measure every size and style, and write."""
     rows, figures = [], {}
-    for style in styles:
-        model = build(backbone, style, max(sizes) + repeats, layers or None)
-        for events in sizes:
-            found = measure(model, events, repeats)
-            gain = found["whole"] / found["cached"]
+    for style in options.styles:
+        most = max(options.events) + options.repeats
+        model = build(options.backbone, style, most, options.layers)
+        for events in options.events:
+            values = measure(model, events, options.repeats)
             key = f"speedup_{events}" if style == "token" else f"speedup_{events}_{style}"
-            figures[key] = gain
-            figures[key.replace("speedup", "difference")] = found["apart"]
-            task = f"one more event after {events}, style {style}, {found['tokens']:.0f} tokens"
-            rows += [
-                {
-                    "system": system,
-                    "task": task,
-                    "metric": "seconds",
-                    "value": found[system],
-                    "low": found[f"{system}_low"],
-                }
-                for system in ("cached", "whole")
-            ]
-            print(
-                f"{task}: {found['cached']:.4f} s with the cache, {found['whole']:.4f} s whole, "
-                f"{gain:.1f} times faster, logits at most {found['apart']:.1e} apart",
-                flush=True,
-            )
+            figures[key] = values["whole"] / values["cached"]
+            figures[key.replace("speedup", "difference")] = values["apart"]
+            task = f"one more event after {events}, style {style}, {values['tokens']:.0f} tokens"
+            for system in ("cached", "whole"):
+                low = values[f"{system}_low"]
+                rows.append(row_of(system, task, "seconds", values[system], low))
+            print(f"{task}: {figures[key]:.1f} times faster", flush=True)
     write_benchmark(
-        out,
+        options.output,
         name="cache",
         protocol={
-            "backbone": backbone,
-            "layers": layers or "all",
+            "backbone": options.backbone,
+            "layers": options.layers or "all",
             "weights": "of the backbone; heads and adapter untrained, which costs the same time",
             "cached": "Session.append: rendering, the new event's tokens, the scores of all",
             "whole": "Session.reread of the same window",
-            "value": f"median of {repeats}; low: the fastest",
+            "value": f"median of {options.repeats}; low: the fastest",
             "items": ITEMS,
             "threads": torch.get_num_threads(),
             "precision": "float32",
@@ -148,22 +143,4 @@ def main(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="smollm2-135m")
-    parser.add_argument("--events", type=int, nargs="+", default=[50, 200])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--styles", nargs="+", choices=STYLES, default=["token"])
-    parser.add_argument("--layers", type=int, default=0, help="0: all of the backbone's")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/cache.json"))
-    options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    main(
-        options.backbone,
-        options.events,
-        options.repeats,
-        options.styles,
-        options.out,
-        options.layers,
-    )
+    main(started(PARSER))

@@ -1,29 +1,23 @@
-"""Measure how the cost of an explanation grows with the history and the catalogue.
+"""The cost of an explanation by history and catalogue: docs/benchmarks/attribution_scaling.json.
 
     python -m benchmarks.attribution.scaling [--core 0] [--seconds 20]
 
-Writes docs/benchmarks/attribution_scaling.json: explanations a second on one core, by method, for
-histories of 10, 50 and 200 events and catalogues of 2,000 and 100,000 items. The model is a
-MiniLM whose heads and residuals are untrained, over a random log: speed does not depend on them.
-Each method runs with its defaults, one history after the other; one that refuses a history so
-long says so in its row. Rows are kept in --work as they come.
+Explanations a second on one core, by method, for histories of 10, 50 and 200 events and catalogues
+of 2,000 and 100,000 items. The model is a MiniLM with untrained heads over a random log: speed does
+not depend on them. Each method runs with its defaults, one history after the other.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.attribution.store import Record, Store
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import Row, arguments, results_of, row_of, started, write_benchmark
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.target import Item
@@ -40,12 +34,17 @@ TARGET = Item("i0")
 """One item for all histories: finding the best one is no part of an explanation's cost."""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Events a history and items in the catalogue."""
-
-    events: int
-    items: int
+PARSER = arguments(
+    __doc__,
+    "attribution_scaling",
+    backbone="minilm",
+    layers=(3, "0: all of the backbone's"),
+    events=list(EVENTS),
+    items=list(ITEMS),
+    methods={"nargs": "+", "choices": METHODS, "help": "default: all"},
+    users=32,
+    seconds=(20.0, "of a method and size"),
+)
 
 
 def random_log(users: int, events: int, items: int) -> BehaviorLog:
@@ -65,11 +64,11 @@ def random_log(users: int, events: int, items: int) -> BehaviorLog:
     return BehaviorLog.read(table, items=pa.table({"item_id": ids, "title": titles}))
 
 
-def build(backbone: str, layers: int | None, log: BehaviorLog) -> InfluenceModel:
+def build(backbone: str, layers: int, log: BehaviorLog) -> InfluenceModel:
     """An untrained model with one token an event and room for the longest history."""
     config = RunConfig.model_validate(
         {
-            "model": {"backbone": backbone, "layers": layers},
+            "model": {"backbone": backbone, "layers": layers or None},
             "rendering": {"style": "token", "template": "fused", "max_events": max(EVENTS)},
         }
     )
@@ -92,7 +91,7 @@ def grow(model: InfluenceModel, items: int) -> None:
     model.encoder = model.encoder.with_vocabulary(vocabulary)
 
 
-def measure(model: InfluenceModel, method: str, histories: list[History], seconds: float) -> Record:
+def measure(model: InfluenceModel, method: str, histories: list[History], seconds: float) -> Row:
     """Explanations a second: at least two, until the time is over; the first one only warms."""
     explainer = Explainer(model, method)
     try:
@@ -110,29 +109,31 @@ def measure(model: InfluenceModel, method: str, histories: list[History], second
 
 def main(options: argparse.Namespace) -> None:
     """Measure every method at every size and write."""
-    if options.core is not None:
-        os.sched_setaffinity(0, {options.core})
-    torch.set_num_threads(1)
-    store = Store(options.work, {"backbone": options.backbone, "layers": options.layers})
-    rows: list[Record] = []
+    names = ("backbone", "layers", "seconds", "users")
+    results = results_of(options, **{name: getattr(options, name) for name in names})
+    rows: list[Row] = []
     with threadpool_limits(1):
         log = random_log(options.users, max(EVENTS), min(ITEMS))
-        model = build(options.backbone, options.layers or None, log)
+        model = build(options.backbone, options.layers, log)
         for items in sorted(options.items):
             grow(model, items)
             for events in sorted(options.events):
                 histories = [_last(history, events) for history in log]
-                rows += [
-                    _row(store, model, method, histories, Size(events, items), options.seconds)
-                    for method in options.methods or METHODS
-                ]
+                for method in options.methods or METHODS:
+                    measured = results.keep(
+                        f"{method}, {events} events, {items} items",
+                        lambda m=method, h=histories: measure(model, m, h, options.seconds),
+                    )
+                    rate = measured.pop("value", None)
+                    size = {"events": events, "items": items, **measured}
+                    rows.append(row_of(method, "explain", "explanations_per_second", rate, **size))
     figures = {
         f"{row['system']}_{row['events']}_events_{row['items']}_items": row["value"]
         for row in rows
-        if "value" in row
+        if row["value"] is not None
     }
     write_benchmark(
-        options.out,
+        options.output,
         name="attribution_scaling",
         protocol={
             "model": f"{options.backbone}, {options.layers or 'all'} layers, one token an event; "
@@ -153,32 +154,5 @@ def _last(history: History, events: int) -> History:
     return history.keep(np.arange(len(history)) >= len(history) - events)
 
 
-def _row(
-    store: Store,
-    model: InfluenceModel,
-    method: str,
-    histories: list[History],
-    size: Size,
-    seconds: float,
-) -> Record:
-    key = f"{method}, {size.events} events, {size.items} items"
-    found = store.keep(key, lambda: measure(model, method, histories, seconds))
-    task = {"task": "explain", "metric": "explanations_per_second"}
-    return {"system": method, **task, "events": size.events, "items": size.items, **found}
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="minilm")
-    parser.add_argument("--layers", type=int, default=3, help="0: all of the backbone's")
-    parser.add_argument("--events", type=int, nargs="+", default=EVENTS)
-    parser.add_argument("--items", type=int, nargs="+", default=ITEMS)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all")
-    parser.add_argument("--users", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=20.0, help="a method and size")
-    parser.add_argument("--core", type=int, help="pin the process to this core")
-    work = Path("runs/attribution_speed/scaling.jsonl")
-    parser.add_argument("--work", type=Path, default=work, help="measurements so far")
-    out = Path("docs/benchmarks/attribution_scaling.json")
-    parser.add_argument("--out", type=Path, default=out)
-    main(parser.parse_args())
+    main(started(PARSER))

@@ -189,11 +189,11 @@ def metrics(_: dict) -> str:
     rows = [
         (
             f"`{metric.name}` {ARROWS[metric.better]}",
-            *(_safe(metric.equation), metric.paper, _safe(metric.lies)),
+            *(_safe(metric.equation), metric.paper, _safe(metric.limitations)),
         )
         for metric in METRICS.values()
     ]
-    return markdown(["metric", "equation", "paper", "when it lies"], rows)
+    return markdown(["metric", "equation", "paper", "limitations"], rows)
 
 
 def measured(benchmark: dict) -> str:

@@ -1,6 +1,6 @@
-"""Run the demo from nothing and write its figures to docs/benchmarks/demo.json.
+"""The demo from nothing: docs/benchmarks/demo.json.
 
-python -m benchmarks.prediction.demo [--output runs/demo_benchmark]
+python -m benchmarks.prediction.demo
 """
 
 from __future__ import annotations
@@ -8,28 +8,29 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import arguments, row_of, started, write_benchmark
 from llm_influence.cli.demo_run import demo_config, run_demo
 
+PARSER = arguments(__doc__, "demo", threads=None, users=(24, "explained in the report"))
 
-def main(output: Path, users: int) -> None:
-    """Run the demo into ``output`` and record what it measured."""
-    if output.exists():
-        raise SystemExit(f"{output} is there: a run that is only opened again has no seconds")
-    config = demo_config(["--output", str(output)])
+
+def main(options: argparse.Namespace) -> None:
+    """Run the demo and write what it measured."""
+    if options.work.exists():
+        raise SystemExit(f"{options.work} exists: a finished demo has no seconds. Delete it")
+    config = demo_config(["--output", str(options.work)])
     begun = time.perf_counter()
-    result = run_demo(config, users=users)
+    result = run_demo(config, users=options.users)
     total = time.perf_counter() - begun
-    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((options.work / "metrics.json").read_text(encoding="utf-8"))
     ours, knn, popularity = result.metrics
     write_benchmark(
-        "docs/benchmarks/demo.json",
+        options.output,
         name="demo",
         protocol=metrics["protocol"] | {"epoch": "chosen on validation", "measured": "test, once"},
         rows=[
-            {"system": row["system"], "task": "next item", "metric": metric, "value": row[metric]}
+            row_of(row["system"], "next item", metric, row[metric])
             for row in result.metrics
             for metric in row
             if metric not in {"system", "split"}
@@ -49,8 +50,4 @@ def main(output: Path, users: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/demo_benchmark"))
-    parser.add_argument("--users", type=int, default=24)
-    options = parser.parse_args()
-    main(options.output, options.users)
+    main(started(PARSER))

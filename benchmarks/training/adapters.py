@@ -1,46 +1,45 @@
-"""Compare the kinds of adapter: trainable parameters, seconds an epoch, NDCG@10 on validation.
+"""Kinds of adapter: trainable parameters, seconds an epoch, NDCG@10 on validation: adapters.json.
 
-    python -m benchmarks.training.adapters [--epochs 2] [--layers 3] [--core 0] [--threads 1]
+    python -m benchmarks.training.adapters [--epochs 2] [--layers 3] [--core 0]
 
-One run a kind on MovieLens-100K, everything but the adapter and its learning rate the same. The
-test split is never looked at. Finished kinds leave a JSON in ``--work`` and are skipped by the next
-call; when all are there, docs/benchmarks/adapters.json is written.
+One run a kind on MovieLens-100K; only the adapter and its learning rate differ. The test split is
+never used.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
 import time
-from pathlib import Path
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from benchmarks.harness import write_benchmark
-from benchmarks.training_runs import train
+from benchmarks.harness import arguments, results_of, started, write_benchmark
+from benchmarks.training_runs import open_split, train
 from llm_influence.config.model import ADAPTER_OPTIONS
 from llm_influence.config.run import RunConfig
-from llm_influence.data.splits import Split, split_log
-from llm_influence.datasets.sources import open_data
+from llm_influence.data.splits import Split
 from llm_influence.evaluation.metrics import protocol
-from llm_influence.modeling.adapters import AdaLora
-from llm_influence.utils import write_text
 
 USUAL_RATE = 1e-3
 """The configuration's own, for low-rank updates and bottlenecks."""
-
 RATES = {
     "full": 1e-4,  # moves every pretrained weight: the usual rate would undo the pretraining
     "ia3": 5e-3,  # a few thousand numbers that start at one and have far to go; 3e-3 in its paper
     "rslora": 5e-4,  # alpha / sqrt(rank) makes its updates 4 times as large at rank 16
 }
+PARSER = arguments(
+    __doc__,
+    "adapters",
+    epochs=2,
+    layers=(int, "of the backbone; default: all"),
+    users=(int, "the first so many only, for a trial"),
+)
 
 
 class EpochClock(TrainerCallback):
-    """Seconds of every epoch's steps; validation and saving are left out."""
+    """Seconds of every epoch's steps, without validation and saving."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -61,27 +60,24 @@ class EpochClock(TrainerCallback):
 
 def config_of(kind: str, options: argparse.Namespace) -> RunConfig:
     """The run of one kind."""
+    rate = RATES.get(kind, USUAL_RATE)
+    epochs = {"epochs": options.epochs, "patience": options.epochs}
     return RunConfig.model_validate(
         {
             "output": str(options.work / kind),
             "model": {"layers": options.layers, "adapter": {"kind": kind}},
-            "train": {
-                "epochs": options.epochs,
-                "patience": options.epochs,
-                "learning_rate": RATES.get(kind, USUAL_RATE),
-            },
+            "train": {**epochs, "learning_rate": rate},
         }
     )
 
 
 def measure(config: RunConfig, split: Split) -> dict[str, object]:
     """Train one kind and measure it on validation."""
-    folder, clock = Path(config.output), EpochClock()
-    shutil.rmtree(folder, ignore_errors=True)  # a kind that was cut short starts anew
+    clock = EpochClock()
+    shutil.rmtree(config.output, ignore_errors=True)  # a stopped kind starts anew
     trainer = train(config, split, [clock])
-    model = trainer.influence_model
-    metrics = trainer.measure(split.validation)
-    found = {
+    model, metrics = trainer.influence_model, trainer.measure(split.validation)
+    measured = {
         "adapter": config.model.adapter.kind,
         "described": config.model.adapter.describe(),
         "learning_rate": config.train.learning_rate,
@@ -91,10 +87,10 @@ def measure(config: RunConfig, split: Split) -> dict[str, object]:
         "ndcg@10": metrics["ndcg@10"],
         "hr@10": metrics["hr@10"],
     }
-    if isinstance(model.adapter, AdaLora):
-        found["ranks_in_all"] = sum(model.adapter.ranks().values())
-    shutil.rmtree(folder)
-    return found
+    if config.model.adapter.kind == "adalora":
+        measured["ranks_in_all"] = sum(model.adapter.ranks().values())
+    shutil.rmtree(config.output)
+    return measured
 
 
 def trainable(part: torch.nn.Module) -> int:
@@ -104,19 +100,14 @@ def trainable(part: torch.nn.Module) -> int:
 
 def main(options: argparse.Namespace) -> None:
     """Measure the kinds that have no result yet, then write them all."""
-    if options.core is not None:
-        os.sched_setaffinity(0, {options.core})
-    torch.set_num_threads(options.threads)
-    rows, first = [], config_of("lora", options)
-    split = split_log(open_data(first.data), first.data.split)
-    for kind in ADAPTER_OPTIONS:
-        setting = f"{kind}-e{options.epochs}-l{options.layers or 'all'}-t{options.threads}"
-        path = options.work / f"{setting}.json"
-        if not path.is_file():
-            result = measure(config_of(kind, options), split)
-            write_text(path, json.dumps(result, indent=2) + "\n")
-        rows.append(json.loads(path.read_text(encoding="utf-8")))
-        print(rows[-1], flush=True)
+    first = config_of("lora", options)
+    split = open_split(first, options.users)
+    settings = {name: getattr(options, name) for name in ("epochs", "layers", "threads", "users")}
+    results = results_of(options, **settings)
+    rows = [
+        results.keep(kind, lambda kind=kind: measure(config_of(kind, options), split))
+        for kind in ADAPTER_OPTIONS
+    ]
     write_benchmark(
         options.output,
         name="adapters",
@@ -124,7 +115,7 @@ def main(options: argparse.Namespace) -> None:
             "data": first.data.source,
             "split": split.description,
             "validation": protocol(split.validation, first.evaluation),
-            "test": "never looked at",
+            "test": "never used",
             "epoch": "the best on validation",
             "epochs": options.epochs,
             "layers": options.layers or "all",
@@ -148,11 +139,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--layers", type=int, help="of the backbone; default: all")
-    parser.add_argument("--core", type=int, help="run on this CPU core alone; default: any")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark_adapters"))
-    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/adapters.json"))
-    main(parser.parse_args())
+    main(started(PARSER))

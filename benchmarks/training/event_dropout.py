@@ -1,25 +1,21 @@
-"""Event dropout: what it costs on whole histories, what it gains on histories with events removed.
+"""Event dropout: its cost on whole histories and its gain on thinned ones: event_dropout.json.
 
-    python -m benchmarks.training.event_dropout [--output runs/event_dropout] [--rates 0 0.2 0.5]
+    python -m benchmarks.training.event_dropout [--rates 0 0.2 0.5]
 
-Validation alone. Goes on where it was broken off: a finished run is not trained again. Writes
-docs/benchmarks/event_dropout.json.
+Validation only. A trained model in ``--work`` is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.harness import write_benchmark
-from benchmarks.training_runs import train
+from benchmarks.harness import arguments, started, write_benchmark
+from benchmarks.training_runs import open_split, trained_once, with_interval
 from llm_influence.config.run import RunConfig
-from llm_influence.data.splits import EvaluationSet, Split, split_log
-from llm_influence.datasets.sources import open_data
-from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.data.splits import EvaluationSet
 from llm_influence.evaluation.metrics import ndcg_of_rows, seen_items, target_ranks
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import log_odds
@@ -27,25 +23,28 @@ from llm_influence.types import History
 
 REMOVED = (0, 30, 50)
 """Per cent of the events of each history that are removed."""
+PARSER = arguments(
+    __doc__,
+    "event_dropout",
+    threads=None,
+    rates=[0.0, 0.2, 0.5],
+    share=0.5,
+    epochs=3.0,
+    layers=(int, "of the backbone; default: all"),
+    users=(int, "the first so many only, for a trial"),
+)
 
 
-def trained(options: argparse.Namespace, split: Split, rate: float) -> InfluenceModel:
-    """The model of one rate, trained unless it is there."""
-    folder = options.output / f"rate_{rate}"
-    config = RunConfig.model_validate(
+def config_of(options: argparse.Namespace, rate: float) -> RunConfig:
+    """The run of one rate."""
+    dropout = {"event_dropout": rate, "event_dropout_share": options.share}
+    return RunConfig.model_validate(
         {
-            "output": str(folder),
+            "output": str(options.work / f"rate_{rate}"),
             "model": {"layers": options.layers},
-            "train": {
-                "epochs": options.epochs,
-                "event_dropout": rate,
-                "event_dropout_share": options.share,
-            },
+            "train": {"epochs": options.epochs, **dropout},
         }
     )
-    if not (folder / "model" / "model.json").exists():  # which is written last
-        train(config, split).influence_model.save_pretrained(folder / "model")
-    return InfluenceModel.from_pretrained(folder / "model")
 
 
 def thinned(history: History, percent: int, row: int) -> History:
@@ -60,9 +59,9 @@ def thinned(history: History, percent: int, row: int) -> History:
 def measured(
     model: InfluenceModel, rows: EvaluationSet, percent: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) NDCG@10 and (N,) log-odds of the true item, asked of thinned histories.
+    """(N,) NDCG@10 and (N,) log-odds of the true item after thinned histories.
 
-    Removed items stay out of the candidates: the question is the same whatever is removed.
+    Removed items stay out of the candidates: the task is the same whatever is removed.
     """
     whole = [model.encoder.trim(rows.history(n)) for n in range(len(rows))]
     given = [thinned(history, percent, n) for n, history in enumerate(whole)]
@@ -78,35 +77,32 @@ def measured(
 
 def main(options: argparse.Namespace) -> None:
     """Train, measure and write."""
-    torch.set_num_threads(options.threads)
-    data = RunConfig().data
-    split = split_log(open_data(data), data.split)
-    validation = split.validation
-    rows, figures, plain = [], {}, {}
+    split = open_split(RunConfig(), options.users)
+    validation, rows, figures, plain = split.validation, [], {}, {}
     for rate in options.rates:
-        model = trained(options, split, rate)
+        model = trained_once(config_of(options, rate), split)
         for percent in REMOVED:
-            ndcg, odds = measured(model, validation, percent)
-            plain.setdefault(percent, (ndcg, odds))
-            for metric, values, first in zip(
-                ("ndcg@10", "log_odds"), (ndcg, odds), plain[percent], strict=True
-            ):
-                low, high = bootstrap_interval(values - first, validation.users)
+            values = dict(
+                zip(("ndcg@10", "log_odds"), measured(model, validation, percent), strict=True)
+            )
+            first = plain.setdefault(percent, values)
+            for metric, own in values.items():
+                apart = with_interval(own - first[metric], validation.users, "difference")
                 row = {
                     "system": f"event dropout {rate}",
                     "task": f"next item, {percent}% of the events removed, validation",
                     "metric": metric,
-                    "value": float(values.mean()),
-                    "difference": float((values - first).mean()),
-                    "low": low,
-                    "high": high,
+                    "value": float(own.mean()),
+                    "difference": apart["difference"],
+                    "low": apart["difference_low"],
+                    "high": apart["difference_high"],
                 }
                 print(row)
                 rows.append(row)
-            figures[f"ndcg10_rate_{rate:g}_removed_{percent}"] = float(ndcg.mean())
-            figures[f"log_odds_rate_{rate:g}_removed_{percent}"] = float(odds.mean())
+                name = metric.replace("@", "")
+                figures[f"{name}_rate_{rate:g}_removed_{percent}"] = row["value"]
     write_benchmark(
-        options.write,
+        options.output,
         name="event_dropout",
         protocol={
             "data": "movielens_100k, leave one out",
@@ -128,12 +124,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/event_dropout"))
-    parser.add_argument("--write", type=Path, default=Path("docs/benchmarks/event_dropout.json"))
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.2, 0.5])
-    parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--layers", type=int, default=None)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    main(parser.parse_args())
+    main(started(PARSER))

@@ -1,36 +1,42 @@
-"""What each way of learning is worth: docs/benchmarks/learning_ablations.json.
+"""The effect of each way of learning: docs/benchmarks/learning_ablations.json.
 
-    python -m benchmarks.training.learning [--epochs 5] [--seeds 0 1 2] [--only "crop 0.4; mask 0.3"]
+    python -m benchmarks.training.learning [--epochs 5] [--seeds 0 1 2] [--only "crop 0.4"]
 
 Every row is configs/movielens_100k.yaml with one block on (or one regulariser changed), trained
-and measured on validation by NDCG@10; the test split is never looked at. A finished run leaves a
-JSON in ``--work`` and is skipped by the next call; the file is written from those that are there.
+and measured on validation by NDCG@10; the test split is never used.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import time
-from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.harness import write_benchmark
-from benchmarks.statistics import means_over_users_and_seeds
-from benchmarks.training.ablations import validated
-from benchmarks.training_runs import train
+from benchmarks.harness import (
+    Row,
+    arguments,
+    results_of,
+    selection,
+    started,
+    write_benchmark,
+)
+from benchmarks.statistics import mean_over_users_and_seeds
+from benchmarks.training_runs import MOVIELENS, measure_on_validation, open_split
 from llm_influence.config.run import RunConfig
-from llm_influence.data.splits import Split, split_log
-from llm_influence.datasets.sources import open_data
 from llm_influence.evaluation.metrics import ndcg_of_rows, protocol
 from llm_influence.utils import write_text
 
-CONFIG = Path("configs/movielens_100k.yaml")
 BASELINE, FULL = "baseline", "template full"
+PARSER = arguments(
+    __doc__,
+    "learning_ablations",
+    seeds=(0,),
+    epochs=(float, "default: the configuration's"),
+    layers=(int, "of the backbone; default: the configuration's"),
+    only=(str, "names of settings, with semicolons between; default: all"),
+    users=(int, "the first so many only, for a trial"),
+)
 VIEWS = "{share: 0, crop: 0.4, mask: 0.3, reorder: 0.3}"
 
 SETTINGS: dict[str, list[str]] = {
@@ -66,84 +72,60 @@ def config_of(name: str, seed: int, options: argparse.Namespace) -> RunConfig:
         write_text(path, json.dumps(template))  # JSON is YAML
         words.append(f"--train.augmentation.templates=[{path}]")
     usual = [f"--output={options.work / 'run'}", f"--train.seed={seed}"]
-    if options.epochs is not None:
-        usual.append(f"--train.epochs={options.epochs}")
-    if options.layers is not None:
-        usual.append(f"--model.layers={options.layers}")
-    return RunConfig.load(CONFIG, [*usual, *words])
+    for key, value in (("train.epochs", options.epochs), ("model.layers", options.layers)):
+        usual += [f"--{key}={value}"] if value is not None else []
+    return RunConfig.load(MOVIELENS, [*usual, *words])
 
 
-def measure(config: RunConfig, split: Split) -> dict[str, object]:
-    """Train one run and measure it on validation, row by row."""
-    shutil.rmtree(config.output, ignore_errors=True)
-    begun = time.perf_counter()
-    trainer = train(config, split)
-    seconds = time.perf_counter() - begun
-    ranks, _ = validated(trainer.influence_model, split.validation)
-    shutil.rmtree(config.output)
-    return {"ranks": ranks.tolist(), "seconds": seconds}
+def row_of(name: str, measured: dict[str, list[dict]], users: np.ndarray) -> Row:
+    """A setting's value, and its difference from what it is compared with."""
 
+    def ndcg(setting: str) -> np.ndarray:
+        return np.array([ndcg_of_rows(np.array(run["ranks"])) for run in measured[setting]])
 
-def finished(kept: Path, name: str, seeds: list[int]) -> list[dict]:
-    """What a setting gave in every seed; nothing where a seed is lacking."""
-    paths = [kept / f"{name}_{seed}.json" for seed in seeds]
-    if not all(path.is_file() for path in paths):
-        return []
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-
-def row_of(name: str, found: dict[str, list[dict]]) -> dict[str, object]:
-    """A setting's line of the file: its value, and its difference from what it is compared with."""
-    ndcg = np.array([ndcg_of_rows(np.array(run["ranks"])) for run in found[name]])
-    mean, low, high = means_over_users_and_seeds(ndcg)
-    row = {
+    mean, low, high = mean_over_users_and_seeds(ndcg(name), users)
+    row: Row = {
         "system": name,
         "task": "next item, validation",
         "changed": "; ".join(SETTINGS[name]) or name,
         "metric": "ndcg@10",
-        "value": mean,
-        "low": low,
-        "high": high,
-        "seeds": len(ndcg),
-        "seconds": float(np.mean([run["seconds"] for run in found[name]])),
+        **{"value": mean, "low": low, "high": high},
+        "seeds": len(measured[name]),
+        "seconds": float(np.mean([run["seconds"] for run in measured[name]])),
     }
     off = OFF.get(name, BASELINE)
-    if name not in (BASELINE, off) and len(found.get(off, [])) == len(ndcg):
-        other = np.array([ndcg_of_rows(np.array(run["ranks"])) for run in found[off]])
-        difference, low, high = means_over_users_and_seeds(ndcg - other)
-        row |= {"off": off, "ndcg_difference": difference}
+    if name not in (BASELINE, off) and off in measured:
+        mean, low, high = mean_over_users_and_seeds(ndcg(name) - ndcg(off), users)
+        row |= {"off": off, "ndcg_difference": mean}
         row |= {"ndcg_difference_low": low, "ndcg_difference_high": high}
     return row
 
 
 def main(options: argparse.Namespace) -> None:
     """Measure the runs that have no result yet, then write all that have one."""
-    if options.core is not None:
-        os.sched_setaffinity(0, {options.core})
-    torch.set_num_threads(options.threads)
-    asked = [name.strip() for name in options.only.split(";")] if options.only else list(SETTINGS)
-    if unknown := set(asked) - SETTINGS.keys():
-        raise SystemExit(f"--only {', '.join(unknown)}: choose among {'; '.join(SETTINGS)}")
     config = config_of(BASELINE, 0, options)
-    split = split_log(open_data(config.data), config.data.split)
-    kept = options.work / f"epochs_{config.train.epochs:g}_layers_{config.model.layers}"
+    split = open_split(config, options.users)
+    results = results_of(options, epochs=options.epochs, layers=options.layers, users=options.users)
     for seed in options.seeds:
-        for name in dict.fromkeys([BASELINE, *asked]):
-            path = kept / f"{name}_{seed}.json"
-            if not path.is_file():
-                write_text(path, json.dumps(measure(config_of(name, seed, options), split)) + "\n")
-            ranks = np.array(json.loads(path.read_text(encoding="utf-8"))["ranks"])
-            print(f"{name}, seed {seed}: NDCG@10 {ndcg_of_rows(ranks).mean():.4f}", flush=True)
-    found = {name: runs for name in SETTINGS if (runs := finished(kept, name, options.seeds))}
-    rows = [row_of(name, found) for name in found]
+        for name in dict.fromkeys([BASELINE, *selection(options.only, list(SETTINGS))]):
+            results.keep(
+                f"{name}, seed {seed}",
+                lambda n=name, s=seed: measure_on_validation(config_of(n, s, options), split),
+            )
+    measured = {
+        name: [results.keep(f"{name}, seed {seed}", dict) for seed in options.seeds]
+        for name in SETTINGS
+        if all(f"{name}, seed {seed}" in results for seed in options.seeds)
+    }
+    rows = [row_of(name, measured, split.validation.users) for name in measured]
     write_benchmark(
-        options.write,
+        options.output,
         name="learning_ablations",
         protocol={
-            "baseline": f"{CONFIG}, {config.train.epochs:g} epochs",
+            "baseline": f"{MOVIELENS}, {config.train.epochs:g} epochs",
             "split": split.description,
             "validation": protocol(split.validation, config.evaluation),
-            "test": "never looked at",
+            "test": "never used",
             "epoch": "the best on validation, for every row",
             "difference": "from the row `off`, where the block is off; paired by user and seed",
             "interval": "95%, bootstrap over users and seeds",
@@ -166,15 +148,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=float, help="default: the configuration's")
-    parser.add_argument("--layers", type=int, help="of the backbone; default: the configuration's")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", help="names of settings, with semicolons between; default: all")
-    parser.add_argument("--core", type=int, help="run on this CPU core alone; default: any")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark_learning"))
-    parser.add_argument(
-        "--write", type=Path, default=Path("docs/benchmarks/learning_ablations.json")
-    )
-    main(parser.parse_args())
+    main(started(PARSER))

@@ -1,40 +1,34 @@
-"""Few labels: supervised alone against pretraining and pseudo-labels; low_labels.json.
+"""Few labels: supervised alone against pretraining and pseudo-labels: low_labels.json.
 
     python -m benchmarks.training.low_labels [--seeds 0 1 2] [--share 0.1]
 
-MovieLens-100K. A tenth of the users, drawn by the seed, keep their ratings; the others' events
-have no value at all, neither to read nor to learn from. Asked is whether a held-out event was
-liked (rated 4 or more), of all users. Epochs are chosen on the labels of validation that are
-known, those of the tenth. A finished run leaves a JSON in ``--work`` and is skipped by the next
-call; the file is written when every arm and seed is there.
+MovieLens-100K. A tenth of the users, drawn by the seed, keep their ratings; the events of the
+others have no value. The task: was a held-out event of any user rated 4 or more? Epochs are chosen
+on the known labels of validation.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.harness import write_benchmark
-from benchmarks.statistics import auc_over_users_and_seeds
-from benchmarks.training_runs import train
+from benchmarks.harness import Row, arguments, results_of, started, write_benchmark
+from benchmarks.statistics import Floats, auc_draws, over_seeds
+from benchmarks.training_runs import MOVIELENS, open_log, train
 from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import Split, split_log
-from llm_influence.datasets.sources import open_data
+from llm_influence.evaluation.bootstrap import percentiles
 from llm_influence.evaluation.evaluate import predict_rows
 from llm_influence.evaluation.metrics import feedback_metrics
 from llm_influence.training.pretrain import PLACE
-from llm_influence.utils import write_text
 
-CONFIG = Path("configs/movielens_100k.yaml")
 LIKED = 4.0
 SUPERVISED, SEMI = "supervised", "semi_supervised"
 ARMS: dict[str, tuple[str, ...]] = {
@@ -43,8 +37,21 @@ ARMS: dict[str, tuple[str, ...]] = {
     "pseudo_labels": ("pseudo_labels",),
     SEMI: ("pretraining", "next_items", "pseudo_labels"),
 }
-"""What each learns from beside the labels: the rendered log before, the items that come next, and
-what the first round was sure of."""
+"""What each learns from beside the labels."""
+PARSER = arguments(
+    __doc__,
+    "low_labels",
+    seeds=(0, 1, 2),
+    users=(int, "the first so many only, for a trial"),
+    share=(0.1, "of the users who keep ratings"),
+    epochs=5.0,
+    item_epochs=(3.0, "where next items are learned"),
+    pretraining_epochs=5.0,
+    rounds=1,
+    threshold=0.9,
+    weight=0.1,
+    layers=(int, "of the backbone; default: the configuration's"),
+)
 
 
 def config_of(arm: str, seed: int, options: argparse.Namespace) -> RunConfig:
@@ -52,15 +59,12 @@ def config_of(arm: str, seed: int, options: argparse.Namespace) -> RunConfig:
 
     With next items every window is read, and an epoch is nine times as long.
     """
+    pseudo = f"rounds: {options.rounds}, threshold: {options.threshold}, weight: {options.weight}"
+    pretraining = f"objective: causal, epochs: {options.pretraining_epochs}"
     blocks = {
         "next_items": ["--model.item_head.weight=1", f"--train.epochs={options.item_epochs}"],
-        "pretraining": [
-            f"--pretraining={{objective: causal, epochs: {options.pretraining_epochs}}}"
-        ],
-        "pseudo_labels": [
-            f"--pseudo_labels={{rounds: {options.rounds}, "
-            f"threshold: {options.threshold}, weight: {options.weight}}}"
-        ],
+        "pretraining": [f"--pretraining={{{pretraining}}}"],
+        "pseudo_labels": [f"--pseudo_labels={{{pseudo}}}"],
     }
     words = [
         f"--output={options.work / 'run'}",
@@ -74,14 +78,11 @@ def config_of(arm: str, seed: int, options: argparse.Namespace) -> RunConfig:
     ]
     if options.layers is not None:
         words.append(f"--model.layers={options.layers}")
-    return RunConfig.load(CONFIG, words)
+    return RunConfig.load(MOVIELENS, words)
 
 
 def with_few_labels(log: BehaviorLog, config: RunConfig, share: float, seed: int) -> Split:
-    """The task in which only a share of the users has ratings, and only test knows all likes.
-
-    Validation asks about the labels that are known.
-    """
+    """The task in which a share of the users has ratings, and only test knows all likes."""
     split = split_log(log, config.data.split)
     users = np.random.default_rng(seed).permutation(len(log))[: round(share * len(log))]
     known = np.isin(log.rows_of_users(), users)
@@ -94,12 +95,12 @@ def with_few_labels(log: BehaviorLog, config: RunConfig, share: float, seed: int
         labels=np.where(known | tested, labels, np.float32("nan")),
     )
     task = split_log(few, config.data.split)
-    asked = ~np.isnan(few.labels[task.validation.events])  # others say nothing, and cost time
-    return replace(task, validation=task.validation.select(asked))
+    labelled = ~np.isnan(few.labels[task.validation.events])  # others only cost time
+    return replace(task, validation=task.validation.select(labelled))
 
 
 def measure(config: RunConfig, split: Split, pretrained: Path) -> dict[str, object]:
-    """Train one run and ask it about every held-out event of test.
+    """Train one run and predict every held-out event of test.
 
     Args:
         config: The run.
@@ -115,51 +116,74 @@ def measure(config: RunConfig, split: Split, pretrained: Path) -> dict[str, obje
     seconds = time.perf_counter() - begun
     if config.pretraining.epochs and not pretrained.exists():
         shutil.copytree(output / PLACE, pretrained)
-    found = predict_rows(trainer.influence_model.eval(), split.test, config.evaluation)
-    guessed = [
+    answers = predict_rows(trainer.influence_model.eval(), split.test, config.evaluation)
+    rounds = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(output.glob("pseudo_labels/round_*/metrics.json"))
     ]
     shutil.rmtree(output)
     return {
-        "labels": found["feedback_label"].tolist(),
-        "scores": found["feedback_score"].tolist(),
-        "users": found["user"].tolist(),
-        "rounds": [{name: row[name] for name in ("labels", "guessed")} for row in guessed],
+        "labels": answers["feedback_label"].tolist(),
+        "scores": answers["feedback_score"].tolist(),
+        "users": answers["user"].tolist(),
+        "rounds": [{name: row[name] for name in ("labels", "guessed")} for row in rounds],
         "seconds": seconds,
     }
 
 
+def row_of(arm: str, runs: list[dict], draws: Floats, first: tuple[float, Floats] | None) -> Row:
+    """An arm's metrics; ``first``: AUC and draws of the arm that it is compared with."""
+    metrics = [feedback_metrics(run["labels"], run["scores"], run["users"]) for run in runs]
+    means = {name: mean_of(metrics, name) for name in ("auc", "gauc", "log_loss", "ece")}
+    guessed = [sum(each["guessed"] for each in run["rounds"]) for run in runs]
+    low, high = percentiles(draws)
+    auc = means.pop("auc")
+    row: Row = {"system": arm, "task": "like, test", "metric": "auc", "value": auc}
+    row |= {"low": low, "high": high, **means, "guessed_labels": float(np.mean(guessed))}
+    row["seconds"] = mean_of(runs, "seconds")
+    if first is not None:
+        low, high = percentiles(draws - first[1])
+        row |= {"auc_difference": auc - first[0]}
+        row |= {"auc_difference_low": low, "auc_difference_high": high}
+    return row
+
+
+def mean_of(rows: list[dict], name: str) -> float:
+    """Mean of one column."""
+    return float(np.mean([row[name] for row in rows]))
+
+
+def rows_of(runs: dict[str, list[dict]]) -> list[Row]:
+    """A row an arm; all are compared with the supervised one."""
+    labels, users = (np.array(runs[SUPERVISED][0][name]) for name in ("labels", "users"))
+    rows, first = [], None
+    for arm, own in runs.items():  # test has the same rows in every seed
+        draws = [auc_draws(labels == 1, np.array(run["scores"]), users, draws=1000) for run in own]
+        rows.append(row_of(arm, own, over_seeds(np.stack(draws)), first))
+        first = first or (float(rows[0]["value"]), over_seeds(np.stack(draws)))
+    return rows
+
+
 def main(options: argparse.Namespace) -> None:
     """Measure the runs that have no result yet, then write the file."""
-    if options.core is not None:
-        os.sched_setaffinity(0, {options.core})
-    torch.set_num_threads(options.threads)
     config = config_of(SUPERVISED, 0, options)
-    log = open_data(config.data)
-    if options.users is not None:
-        log = log.select(log.user_ids[: options.users].to_pylist())
+    log = open_log(config, options.users)
+    fixed = ("users", "share", "epochs", "item_epochs", "pretraining_epochs", "rounds", "layers")
+    results = results_of(options, **{name: getattr(options, name) for name in fixed})
     runs: dict[str, list[dict]] = {arm: [] for arm in ARMS}
     for seed in options.seeds:
         split = with_few_labels(log, config, options.share, seed)
+        shared = options.work / f"pretraining_{seed}"
         for arm in ARMS:
-            path = options.work / f"{arm}_{seed}.json"
-            if not path.is_file():
-                shared = options.work / f"pretraining_{seed}"
-                found = measure(config_of(arm, seed, options), split, shared)
-                write_text(path, json.dumps(found) + "\n")
-            run = json.loads(path.read_text(encoding="utf-8"))
-            runs[arm].append(run)
-            auc = feedback_metrics(run["labels"], run["scores"], run["users"])["auc"]
-            print(f"{arm}, seed {seed}: AUC {auc:.4f}", flush=True)
-    labels = np.array(runs[SUPERVISED][0]["labels"])  # test asks the same in every seed
-    users = np.unique(runs[SUPERVISED][0]["users"], return_inverse=True)[1]
-    scores = [np.array([run["scores"] for run in runs[arm]]) for arm in ARMS]
-    first, *others = auc_over_users_and_seeds(labels, scores, users)
-    rows = [row_of(arm, runs[arm], *found) for arm, found in paired(first, others)]
+            own = config_of(arm, seed, options)
+            found = results.keep(
+                f"{arm}, seed {seed}", lambda c=own, s=split, p=shared: measure(c, s, p)
+            )
+            runs[arm].append(found)
+    rows = rows_of(runs)
     semi = next(row for row in rows if row["system"] == SEMI)
     write_benchmark(
-        options.write,
+        options.output,
         name="low_labels",
         protocol={
             "data": f"movielens_100k, {len(log)} users",
@@ -177,7 +201,7 @@ def main(options: argparse.Namespace) -> None:
             "epochs": options.epochs,
             "interval": "95%, bootstrap over users and seeds; differences are paired by both",
             "seconds": "of training; what semi_supervised shares with pretraining is not in them",
-            "rows": len(labels),
+            "rows": len(runs[SUPERVISED][0]["labels"]),
             "threads": options.threads,
         },
         rows=rows,
@@ -192,52 +216,5 @@ def main(options: argparse.Namespace) -> None:
     )
 
 
-def paired(first: tuple, others: list[tuple]) -> list[tuple[str, tuple]]:
-    """Every arm with its interval, and the further ones with their difference from the first."""
-    rest = [(one, other) for one, other in zip(others[::2], others[1::2], strict=True)]
-    return list(zip(ARMS, [(first, None), *rest], strict=True))
-
-
-def row_of(arm: str, runs: list[dict], value: tuple, difference: tuple | None) -> dict[str, object]:
-    """An arm's line of the file."""
-    metrics = [feedback_metrics(run["labels"], run["scores"], run["users"]) for run in runs]
-    guessed = [sum(found["guessed"] for found in run["rounds"]) for run in runs]
-    row = {
-        "system": arm,
-        "task": "like, test",
-        "metric": "auc",
-        **dict(zip(("value", "low", "high"), value, strict=True)),
-        **{name: mean_of(metrics, name) for name in ("gauc", "log_loss", "ece")},
-        "guessed_labels": float(np.mean(guessed)),
-        "seconds": mean_of(runs, "seconds"),
-    }
-    if difference is not None:
-        names = ("auc_difference", "auc_difference_low", "auc_difference_high")
-        row |= dict(zip(names, difference, strict=True))
-    return row
-
-
-def mean_of(rows: list[dict], name: str) -> float:
-    """Mean of one column."""
-    return float(np.mean([row[name] for row in rows]))
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--users", type=int, help="the first so many alone, to try it; default: all"
-    )
-    parser.add_argument("--share", type=float, default=0.1, help="of the users who keep ratings")
-    parser.add_argument("--epochs", type=float, default=5)
-    parser.add_argument("--item_epochs", type=float, default=3, help="where next items are learned")
-    parser.add_argument("--pretraining_epochs", type=float, default=5)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--threshold", type=float, default=0.9)
-    parser.add_argument("--weight", type=float, default=0.1)
-    parser.add_argument("--layers", type=int, help="of the backbone; default: the configuration's")
-    parser.add_argument("--core", type=int, help="run on this CPU core alone; default: any")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark_low_labels"))
-    parser.add_argument("--write", type=Path, default=Path("docs/benchmarks/low_labels.json"))
-    main(parser.parse_args())
+    main(started(PARSER))

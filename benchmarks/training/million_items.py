@@ -1,9 +1,9 @@
-"""Memory of training and ranking with a million items; writes docs/benchmarks/million_items.json.
+"""Memory of training and ranking with a million items: docs/benchmarks/million_items.json.
 
     python -m benchmarks.training.million_items [--items 1000000] [--steps 12]
 
-The figures come from a process of its own that does what a run does: it builds the model, takes
-optimiser steps with `InfluenceTrainer`, ranks 64 held-out events and makes one recommendation.
+A fresh process does what a run does: it builds the model, takes optimiser steps with
+`InfluenceTrainer`, ranks 64 held-out events and makes one recommendation.
 """
 
 from __future__ import annotations
@@ -16,38 +16,62 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import write_benchmark
+import numpy as np
+import pyarrow as pa
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from benchmarks.harness import arguments, row_of, started, write_benchmark
+from benchmarks.training_runs import ranks_of
+from llm_influence.config.run import RunConfig
+from llm_influence.data.log import BehaviorLog
+from llm_influence.data.splits import split_log
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.training.trainer import InfluenceTrainer, training_arguments
 
 ITEMS, USERS, EVENTS, STEPS = 1_000_000, 64, 53, 12
 TEXTS = 1_000
 """Distinct item texts: reading more of them takes time, no memory that grows."""
+PARSER = arguments(
+    __doc__,
+    "million_items",
+    threads=None,
+    items=ITEMS,
+    steps=STEPS,
+    measure=(False, "print the figures of this process, write nothing"),
+)
 
 
 def million_items(items: int = ITEMS, steps: int = STEPS) -> dict[str, float]:
     """The figures, measured in a fresh process."""
-    command = [sys.executable, __file__, "--measure", f"--items={items}", f"--steps={steps}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)  # noqa: S603
+    words = ["-m", "benchmarks.training.million_items", "--measure"]
+    command = [sys.executable, *words, f"--items={items}", f"--steps={steps}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+class Watch(TrainerCallback):
+    """Memory held after every step."""
+
+    def __init__(self) -> None:
+        self.resident: list[float] = []
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Note it."""
+        self.resident.append(_memory("VmRSS"))
+        _say(f"step {state.global_step}: {self.resident[-1]:.2f} GiB")
 
 
 def measure(items: int, steps: int) -> dict[str, float]:
     """Build, train, rank and recommend in this process."""
-    import numpy as np
-    from transformers import EarlyStoppingCallback, TrainerCallback
-
-    from llm_influence.config.run import RunConfig
-    from llm_influence.data.splits import split_log
-    from llm_influence.evaluation.metrics import ModelRecommender, evaluate
-    from llm_influence.modeling.model import InfluenceModel
-    from llm_influence.training.trainer import InfluenceTrainer, training_arguments
-
-    resident = []
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):  # noqa: ANN001, ANN003, ANN202
-            resident.append(_memory("VmRSS"))
-            _say(f"step {state.global_step}: {resident[-1]:.2f} GiB")
-
+    watch = Watch()
     config = RunConfig.model_validate({"evaluation": {"batch_size": 64}})
     split = split_log(random_log(items), config.data.split)
     clock = Clock()
@@ -59,11 +83,11 @@ def measure(items: int, steps: int) -> dict[str, float]:
         args.eval_strategy = args.save_strategy = "no"
         trainer = InfluenceTrainer(config, model, split, args)
         trainer.remove_callback(EarlyStoppingCallback)
-        trainer.add_callback(Watch())
+        trainer.add_callback(watch)
         trainer.train()
     train, peak = clock("train"), _memory("VmHWM")
-    del trainer  # as after a run: what is trained has been saved, the optimiser is gone
-    ranks = evaluate(ModelRecommender(model), split.test, config.evaluation)[1]
+    del trainer  # as after a run: the optimiser is gone
+    ranks = ranks_of(model, split.test, config)
     rank = clock("rank")
     best = model.recommend(split.test.history(0), k=10)
     recommend = clock("recommend")
@@ -73,7 +97,7 @@ def measure(items: int, steps: int) -> dict[str, float]:
         "items": items,
         "peak_gib_million_items": peak,
         "peak_gib_with_ranking": _memory("VmHWM"),
-        "growth_mib_after_second_step": 1024 * (resident[-1] - resident[1]),
+        "growth_mib_after_second_step": 1024 * (watch.resident[-1] - watch.resident[1]),
         "seconds_build": build,
         "seconds_a_step": train / steps,
         "seconds_rank_64": rank,
@@ -81,7 +105,7 @@ def measure(items: int, steps: int) -> dict[str, float]:
     }
 
 
-def random_log(items: int, users: int = USERS, texts: int = TEXTS):  # noqa: ANN201
+def random_log(items: int, users: int = USERS, texts: int = TEXTS) -> BehaviorLog:
     """A log of ``users`` with `EVENTS` random events each, over a catalogue of ``items``.
 
     Args:
@@ -89,11 +113,6 @@ def random_log(items: int, users: int = USERS, texts: int = TEXTS):  # noqa: ANN
         users: Number of users.
         texts: Distinct item texts.
     """
-    import numpy as np
-    import pyarrow as pa
-
-    from llm_influence.data.log import BehaviorLog
-
     numbers = np.arange(items).astype(str)
     kinds = np.char.add("thing of kind ", (np.arange(items) % texts).astype(str))
     catalogue = pa.table({"item_id": numbers, "title": kinds})
@@ -109,7 +128,7 @@ def random_log(items: int, users: int = USERS, texts: int = TEXTS):  # noqa: ANN
 
 
 class Clock:
-    """Seconds since the last question, said aloud with the memory held."""
+    """Seconds since the last call, printed with the memory held."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
@@ -138,25 +157,28 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(items: int, steps: int) -> None:
+def main(options: argparse.Namespace) -> None:
     """Measure in a fresh process and write the file."""
-    figures = million_items(items, steps)
+    if options.measure:
+        print(json.dumps(measure(options.items, options.steps)))
+        return
+    figures = million_items(options.items, options.steps)
     write_benchmark(
-        "docs/benchmarks/million_items.json",
+        options.output,
         name="million_items",
         protocol={
             "model": "MiniLM-L6 with LoRA rank 16, AdamW, 32 histories of 50 events a step, fp32 "
             "where the chip has no bf16; sampled softmax of 1,024 shared negatives, residual rank "
             "32: all defaults",
-            "catalogue": f"{items} items; {TEXTS} distinct texts, read by MiniLM and shared, since "
-            "reading more takes time and no memory",
+            "catalogue": f"{options.items} items; {TEXTS} distinct texts, read by MiniLM and "
+            "shared, since reading more takes time and no memory",
             "memory": "peak resident set (VmHWM) of a fresh process, libraries and data included: "
-            f"peak_gib_million_items until after {steps} optimiser steps, peak_gib_with_ranking "
-            "until after 64 ranked rows and one recommendation as well",
+            f"peak_gib_million_items until after {options.steps} optimiser steps, "
+            "peak_gib_with_ranking until after 64 ranked rows and one recommendation as well",
             "seconds": "of one run on a machine that other work may share: orders of magnitude",
         },
         rows=[
-            {"system": "llm_influence", "task": "a million items", "metric": name, "value": value}
+            row_of("llm_influence", "a million items", name, value)
             for name, value in figures.items()
         ],
         figures=figures,
@@ -165,12 +187,4 @@ def main(items: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=int, default=ITEMS)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--measure", action="store_true", help="print figures, write nothing")
-    options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(options.items, options.steps)))
-    else:
-        main(options.items, options.steps)
+    main(started(PARSER))

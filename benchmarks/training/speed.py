@@ -1,15 +1,14 @@
-"""Speed of training against the bare backbone: docs/benchmarks/training_speed.json.
+r"""Speed of training against the bare backbone: docs/benchmarks/training_speed.json.
 
     python -m benchmarks.training.speed [--core 0] [--blocks 12] [--block 4]
     python -m benchmarks.training.speed --device cuda --peak-tflops 989 \
-        --backbone smollm2-135m --batch-size 256 --write docs/benchmarks/training_speed_smollm2.json
+        --backbone smollm2-135m --batch-size 256 --output training_speed_smollm2.json
     python -m benchmarks.training.speed --device cuda --peak-tflops 989 --random-llama 1b \
-        --batch-size 64 --write docs/benchmarks/training_speed_1b.json
+        --batch-size 64 --output training_speed_1b.json
 
-`InfluenceTrainer` trains as in a run; after every block of its steps the backbone and its adapter
-alone read the same batches, forward and backward, so both share whatever the machine does. Medians
-over blocks. On a CPU every setting of `settings` is measured, on a GPU the one that was asked for.
-Settings that are finished leave a JSON in ``--work`` and are skipped by the next call.
+`InfluenceTrainer` trains as in a run. After every block of its steps the backbone and its adapter
+alone read the same batches, forward and backward. Medians over blocks. On a CPU every setting of
+`settings` is measured, on a GPU one setting.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaModel
 
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import Row, arguments, results_of, started, write_benchmark
 from benchmarks.training.clock import Alternating, RegionClock, flops, watched
 from benchmarks.training.million_items import million_items, random_log
+from benchmarks.training_runs import MOVIELENS
+from benchmarks.training_runs import open_split as open_movielens
 from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
 from llm_influence.datasets.assets import asset_path
-from llm_influence.datasets.sources import open_data
 from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training.base_trainer import wants_bf16
@@ -43,11 +43,25 @@ LLAMAS = {
 }
 """Shapes of decoders with random weights, for speed alone; 1b is that of Llama 3.2 1B."""
 
-Result = dict[str, float | str | int]
+PARSER = arguments(
+    __doc__,
+    "training_speed",
+    config=MOVIELENS,
+    device={"choices": ["cpu", "cuda"], "default": "cpu"},
+    backbone=(str, "minilm, smollm2-135m, a folder; all its layers"),
+    random_llama={"choices": LLAMAS, "help": "random weights, a random log"},
+    layers=(int, "of the backbone; default: the configuration's"),
+    batch_size=(int, "default: the configuration's"),
+    precision={"choices": ["fp32", "bf16"]},
+    peak_tflops=(float, "of the chip in bf16, dense"),
+    blocks=12,
+    block=(4, "steps of a block"),
+    million=(False, "measure a million items again"),
+)
 
 
 def settings(options: argparse.Namespace) -> dict[str, list[str]]:
-    """By name, what is changed in the configuration; the first one makes the figures."""
+    """By name, the changes of the configuration; the first one makes the figures."""
     if options.device == "cuda":
         return {"as asked": []}
     usual = {"as configured": []}
@@ -72,10 +86,10 @@ def open_split(name: str, config: RunConfig, options: argparse.Namespace) -> Spl
         return split_log(random_log(items, users=640), config.data.split)
     if options.random_llama:
         return split_log(random_log(2_000, users=2_048, texts=50), config.data.split)
-    return split_log(open_data(config.data), config.data.split)
+    return open_movielens(config)
 
 
-def measure(name: str, config: RunConfig, options: argparse.Namespace) -> Result:
+def measure(name: str, config: RunConfig, options: argparse.Namespace) -> Row:
     """Both speeds of one setting."""
     split = open_split(name, config, options)
     model = InfluenceModel.build(config, split.train, cache=options.work / "text_vectors")
@@ -116,7 +130,7 @@ def padding_share(trainer: InfluenceTrainer) -> float:
     return 1 - sum(int(mask.sum()) for mask in shown) / sum(mask.numel() for mask in shown)
 
 
-def profile(config: RunConfig, options: argparse.Namespace) -> list[Result]:
+def profile(config: RunConfig, options: argparse.Namespace) -> list[Row]:
     """Milliseconds of a step by region."""
     split = open_split("", config, options)
     model = InfluenceModel.build(config, split.train, cache=options.work / "text_vectors")
@@ -138,7 +152,7 @@ def profile(config: RunConfig, options: argparse.Namespace) -> list[Result]:
 
 
 def million_peak(*, again: bool) -> float:
-    """GiB of training with a million items, as its own benchmark measured it or does now."""
+    """GiB of training with a million items, from its own benchmark or measured now."""
     if not again and MILLION.is_file():
         figures = json.loads(MILLION.read_text(encoding="utf-8"))["figures"]
         if figures["items"] == 1_000_000:
@@ -180,31 +194,21 @@ def _median(blocks: list[dict[str, float]], upper: str, lower: str) -> float:
     return statistics.median(block[upper] / block[lower] for block in blocks)
 
 
-def once(path: Path, make: object) -> object:
-    """What ``make`` gives, kept in ``path``."""
-    if not path.is_file():
-        write_text(path, json.dumps(make(), indent=2) + "\n")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def main(options: argparse.Namespace) -> None:
     """Measure the settings that have no result yet, then write them all."""
-    if options.core is not None:
-        os.sched_setaffinity(0, {options.core})
     if options.device == "cpu":
-        torch.set_num_threads(options.threads)
         os.environ["ACCELERATE_USE_CPU"] = "true"
     if on_cpu() != (options.device == "cpu"):
         raise SystemExit(f"--device {options.device}: there is no such device here")
-    rows, kept = [], options.work / _digest(options)
+    fixed = ("device", "random_llama", "backbone", "config", "layers", "batch_size", "precision")
+    fixed += ("threads", "blocks", "block")
+    results = results_of(options, **{name: getattr(options, name) for name in fixed})
+    rows = []
     for name, changes in settings(options).items():
-        config = config_of(changes, options)
-        row = once(kept / f"{name}.json", lambda n=name, c=config: measure(n, c, options))
-        print(json.dumps(row), flush=True)
-        rows.append(row)
+        own = config_of(changes, options)
+        rows.append(results.keep(name, lambda n=name, c=own: measure(n, c, options)))
     config = config_of([], options)
-    parts = once(kept / "profile.json", lambda: profile(config, options))
-    print(profile_table(parts), flush=True)
+    parts = results.keep("profile", lambda: profile(config, options))
     first = rows[0]
     figures = {
         key: first[key]
@@ -225,8 +229,8 @@ def main(options: argparse.Namespace) -> None:
         figures["peak_gib_million_items"] = million_peak(again=options.million)
     figures |= {key: first[key] for key in ("tflops", "share_of_peak") if key in first}
     write_benchmark(
-        options.write,
-        name=options.write.stem,
+        options.output,
+        name=options.output.stem,
         protocol=protocol(config, options),
         rows=rows + parts,
         figures=figures,
@@ -261,41 +265,5 @@ def protocol(config: RunConfig, options: argparse.Namespace) -> dict[str, object
     }
 
 
-def profile_table(rows: list[Result]) -> str:
-    """The profile for people."""
-    lines = ["| part of a step | ms | share |", "|---|---|---|"]
-    lines += [
-        f"| {row['region']} | {row['milliseconds']:.1f} | {row['share']:.1%} |" for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def _digest(options: argparse.Namespace) -> str:
-    """Names what was asked for, so that results of another command are not taken for this one's."""
-    asked = (options.device, options.random_llama or options.backbone or options.config.stem)
-    numbers = (options.layers, options.batch_size, options.precision, options.threads)
-    return "-".join(map(str, (*asked, *numbers, options.blocks, options.block))).replace("/", "_")
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/movielens_100k.yaml"))
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--backbone", help="minilm, smollm2-135m, a folder; all its layers")
-    parser.add_argument("--random-llama", choices=LLAMAS, help="random weights, a random log")
-    parser.add_argument("--layers", type=int, help="of the backbone; default: the configuration's")
-    parser.add_argument("--batch-size", type=int, help="default: the configuration's")
-    parser.add_argument("--precision", choices=["fp32", "bf16"])
-    parser.add_argument("--peak-tflops", type=float, help="of the chip in bf16, dense")
-    parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--block", type=int, default=4, help="steps of a block")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--core", type=int, help="run on this CPU core alone; default: any")
-    parser.add_argument("--million", action="store_true", help="measure a million items again")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark_training_speed"))
-    parser.add_argument("--write", type=Path, default=Path("docs/benchmarks/training_speed.json"))
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main(_options())
+    main(started(PARSER))
