@@ -1,19 +1,18 @@
-"""Atomic files and optional imports.
-
-Files that are either complete or not there.
-
-Optional libraries, imported when they are used and named when they are missing.
-"""
+"""Atomic files, optional imports, and the process group of a distributed run."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_influence.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
@@ -101,3 +100,30 @@ def require(module: str, *, extra: str, purpose: str) -> Any:  # noqa: ANN401 - 
             expected=f"{library} to be installed",
             fix=f"pip install 'llm-influence[{extra}]'",
         ) from error
+
+
+@contextmanager
+def distributed() -> Iterator[PartialState]:
+    """Open the process group of `torchrun` or `accelerate launch`, and end it after the block.
+
+    Processes that exit with an open group can abort. A group that was open before the block, of an
+    outer block or of the caller's own, stays open. To call `finetune` more than once in a process,
+    put all calls into one block. Without a launcher there is one process and no group.
+
+    The context manager is also a decorator of functions.
+
+    Yields:
+        The state of the process: its rank, its device and the number of processes.
+    """
+    import torch
+    from accelerate import PartialState
+
+    opens = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    try:
+        yield state
+        if opens:
+            state.wait_for_everyone()
+    finally:
+        if opens:
+            state.destroy_process_group()

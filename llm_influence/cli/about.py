@@ -90,7 +90,7 @@ def environment() -> dict[str, object]:
     import torch
 
     from llm_influence.datasets.assets import cache_folder
-    from llm_influence.training.trainer import wants_bf16
+    from llm_influence.training.base_trainer import wants_bf16
 
     accelerator = (
         torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

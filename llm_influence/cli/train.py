@@ -53,12 +53,15 @@ def finetune(
     here win. Runs on several processes under torchrun or accelerate launch.
     """
     loaded = RunConfig.load(config, overrides.typed)  # before torch: a wrong option fails at once
+    from accelerate import PartialState
+
     from llm_influence.training.finetune import finetune as run
 
     result = run(loaded, resume=resume, measure_test=not skip_test)
-    typer.echo(f"validation {result.validation}")
-    typer.echo(f"test       {'not measured' if result.test is None else result.test}")
-    typer.echo(f"model folder: {result.folder}")
+    if PartialState().is_main_process:
+        typer.echo(f"validation {result.validation}")
+        typer.echo(f"test       {'not measured' if result.test is None else result.test}")
+        typer.echo(f"model folder: {result.folder}")
 
 
 def search(
@@ -92,13 +95,16 @@ def update(
 
     Options of the configuration may follow, as in --update.replay 0.5.
     """
+    from accelerate import PartialState
+
     from llm_influence.training.continual import open_newer, update_config
     from llm_influence.training.continual import update as run
 
     config = update_config(model, out, log=log, items=items, users=users, overrides=context.args)
     result = run(model, config, None if log is None else open_newer(config), resume=resume)
-    typer.echo(result.to_text())
-    typer.echo(f"model folder: {result.folder}")
+    if PartialState().is_main_process:
+        typer.echo(result.to_text())
+        typer.echo(f"model folder: {result.folder}")
 
 
 def tokenizer(

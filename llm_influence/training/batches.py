@@ -1,4 +1,7 @@
-"""Training histories cut into windows that fit the context, every event a label at least once."""
+"""Batches of training windows and of evaluation examples.
+
+Training histories are cut into windows that fit the context. Every event is a label at least once.
+"""
 
 from __future__ import annotations
 
@@ -29,39 +32,43 @@ from llm_influence.training.regularizers import NOBODY, Swaps
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
 IGNORE = -100
-"""Label of a position that predicts nothing; the convention of torch and transformers."""
+"""Label of a position without a loss, as in torch and transformers."""
 
 Inputs = dict[str, Any]
-"""Tensors by name; those of a second batch may stand in a dict of their own."""
+"""Tensors by name; a second batch is a dict inside."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Events ``start`` to ``stop`` of one user; the event at ``stop``, if any, is a label too.
+    """A range of events of one user.
 
-    ``epoch`` is the pass over the data that the window is read in; augmentation draws by it. Events
-    before place ``taught`` of the user's history are read but are no labels.
+    Attributes:
+        user: Number of the user in the log.
+        start: Position of the first event in the user's history.
+        stop: Position after the last event that is read. The event there is a label too.
+        epoch: Number of the epoch; random draws depend on it.
+        first_label: Position from which events are labels; earlier ones are only read.
     """
 
     user: int
     start: int
     stop: int
     epoch: int = 0
-    taught: int = 0
+    first_label: int = 0
 
     def draws_by(self) -> dict[str, int]:
-        """What random draws about the window depend on, beside the seed."""
+        """The numbers that random draws for the window depend on, beside the seed."""
         return {"epoch": self.epoch, "user": self.user, "start": self.start}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightedLabels:
-    """Feedback of the N events of a log, as it is learned from.
+    """Feedback labels of the N events of a log, with weights.
 
     Attributes:
-        labels: (N,) float32, NaN where none is asked.
-        weights: (N,) float32, how much each counts; their mean is the share of events that have a
-            label of their own, whatever has been added.
+        labels: (N,) float32, NaN without a label.
+        weights: (N,) float32. Their mean is the share of events with a label of their own, so
+            pseudo-labels do not change the weight of feedback as a whole.
     """
 
     labels: FloatArray
@@ -71,19 +78,24 @@ class WeightedLabels:
 class WindowDataset(Dataset[Window]):
     """Windows of all users, cut backwards from each user's last event, so the newest is full.
 
-    The last training event of a user is a label alone: nothing follows it to be predicted. A
-    user's only event is predicted from the prompt.
+    The last training event of a user is only a label: nothing follows it. A user's only event is
+    predicted from the prompt.
 
     Args:
-        log: Events of training.
-        encoder: Says how many events fit.
+        log: Training events.
+        encoder: Gives the number of events that fit.
+
+    Attributes:
+        windows: The windows.
+        read: Share of the labels that are read; below 1 only after `keep_labelled`.
     """
 
     def __init__(self, log: BehaviorLog, encoder: Encoder) -> None:
         self.log = log
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers see it
+        self._epoch = torch.zeros(
+            (), dtype=torch.int64
+        ).share_memory_()  # shared with loader workers
         self.read = 1.0
-        """Share of the labels that are read: less than all after `keep_labelled`."""
         stops = np.diff(log.offsets) - 1
         users = np.arange(len(log))
         self.windows: list[Window] = []
@@ -99,52 +111,52 @@ class WindowDataset(Dataset[Window]):
         return len(self.windows)
 
     def __getitem__(self, index: int) -> Window:
-        """One window of the present epoch; the collator renders it."""
+        """One window, with the current epoch; the collator renders it."""
         return replace(self.windows[index], epoch=int(self._epoch))
 
     def keep_labelled(self, labels: FloatArray) -> None:
-        """Leave out the windows in which no event has one of the (N,) labels: all are NaN."""
+        """Remove windows without a label; (N,) labels are NaN where there is none."""
         known = np.concatenate([[0], np.cumsum(~np.isnan(labels))])  # before each event of the log
         users = np.array([window.user for window in self.windows])
         starts = self.log.offsets[users] + [window.start for window in self.windows]
         stops = self.log.offsets[users] + [window.stop + 1 for window in self.windows]
-        teaches, labels_in = known[stops] > known[starts], stops - starts
-        self.read = float(labels_in[teaches].sum() / labels_in.sum())
-        self.windows = [w for w, one in zip(self.windows, teaches, strict=True) if one]
+        labelled, sizes = known[stops] > known[starts], stops - starts
+        self.read = float(sizes[labelled].sum() / sizes.sum())
+        self.windows = [w for w, keep in zip(self.windows, labelled, strict=True) if keep]
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass over the data begins, counted from 0."""
+        """Set the number of the epoch, from 0."""
         self._epoch.fill_(epoch)
 
 
 class WindowCollator:
-    """Windows to one batch: encoded tensors, item labels and behaviour labels.
+    """Collates windows into one batch of tensors for `NextEventObjective`.
 
-    Labels of feedback (NaN where none is asked) and the gap codes ``label_when`` from the last
-    kept event to each label come with them where a head wants them.
+    ``labels`` and ``behavior_labels`` (B, L) hold one label for each event of a window and one for
+    the event after it. ``query_time`` (B, L) is the token whose state predicts each of them: the
+    last token of the last visible event before it, or of the prompt. ``feedback_labels`` and
+    ``feedback_weights`` (B, L) and ``label_when`` (B, L), gap codes from the last kept event to
+    each label, are there if a head reads them.
 
-    Labels are (B, L), one for each event that a window shows and for the one after. ``query_time``
-    (B, L) is the token from whose state each is predicted: the last one of the last event before
-    it that can be seen, or of the prompt for the first. Events that ``dropout`` leaves out are not
-    rendered, the gap behind them is measured from the last event that is there, and every event
-    remains a label (docs/decisions/0006-event-dropout.md).
+    Events that ``dropout`` removes are not rendered but remain labels; the next gap is measured
+    from the last event that is kept (docs/decisions/0006-event-dropout.md).
 
     Args:
-        log: Events of training.
+        log: Training events.
         encoder: Renders the windows.
-        dropout: Which events are left out; default: none.
-        views: How windows are shown; default: as they are.
+        dropout: Removes events; default: none.
+        views: Augments windows; default: no augmentation.
         contrast: Also render two views of every window: ``pairs``, an `EncodedBatch` of 2B rows by
-            name, and ``owners`` (B,), see `training.contrastive`.
-        feedback: What is asked of a feedback head; default: nothing.
-        pseudo: Labels and weights to use instead of the log's own; default: those, all alike.
-        when: Whether heads read the gap to the question.
-        swaps: Also render every window with a feature of its user changed: ``swapped``, an
+            name, and ``owners`` (B,), see `contrastive_loss`.
+        feedback: Configuration of the feedback head; default: no feedback.
+        pseudo: Labels and weights that replace the log's own; default: the log's, of weight 1.
+        when: Whether heads read the gap to the query time.
+        swaps: Also render every window with one user feature changed: ``swapped``, an
             `EncodedBatch` of B rows by name, and ``swapped_at`` (B, L) as ``query_time``; default:
-            do not.
+            no.
 
     Raises:
-        ConfigError: A template of ``views`` does not say the same fields as the encoder's.
+        ConfigError: A template of ``views`` does not have the fields of the encoder's template.
     """
 
     def __init__(
@@ -170,7 +182,7 @@ class WindowCollator:
             self._feedback, self._weights = pseudo.labels, pseudo.weights
 
     def __call__(self, windows: Sequence[Window]) -> Inputs:
-        """See the class."""
+        """The batch of B windows."""
         whole = [self._log.at(w.user, w.stop + 1).keep(slice(w.start, None)) for w in windows]
         views = [self._views.trained(w.stop - w.start, **w.draws_by()) for w in windows]
         kept = [
@@ -179,63 +191,41 @@ class WindowCollator:
         ]
         shown = [view.of(history) for view, history in zip(views, whole, strict=True)]
         batch, left_out = self._rendered(shown, views, kept)
-        # A removal makes gaps longer, and so may their words: what no longer fits is left out.
-        before = [
-            (events_before(k, view.hidden) - n).clip(0)
-            for k, view, n in zip(kept, views, left_out, strict=True)
-        ]
         labels = self._encoder.vocabulary.columns(shown)
-        places = _pad(np.concatenate(before), labels.lengths, 0)
-        untaught = _untaught(windows, views)
-        codes = {
-            name: np.where(untaught, IGNORE, labels.codes[name]) for name in ("item", "behavior")
-        }
+        positions, unused = self._positions(windows, views)
+
+        def column(codes: np.ndarray, filler: float) -> Tensor:
+            return _pad(np.where(unused, filler, codes), labels.lengths, filler)
+
         inputs = {
             **batch_inputs(batch),
-            "labels": _pad(codes["item"], labels.lengths, IGNORE),
-            "behavior_labels": _pad(codes["behavior"], labels.lengths, IGNORE),
-            "query_time": batch.ends.gather(1, places),
+            "labels": column(labels.codes["item"], IGNORE),
+            "behavior_labels": column(labels.codes["behavior"], IGNORE),
+            "query_time": _query_times(batch, views, kept, left_out),
         }
-        if self._when:  # hidden events are there, so that the gap is measured from them
-            rendered = [(events_before(k) - n).clip(0) for k, n in zip(kept, left_out, strict=True)]
+        if self._when:  # hidden events are in the batch, so the gap is measured from them
+            before = [(events_before(k) - n).clip(0) for k, n in zip(kept, left_out, strict=True)]
             times = [
                 h.timestamps[:-1][k][n:] for h, k, n in zip(shown, kept, left_out, strict=True)
             ]
-            inputs["label_when"] = _pad(_gaps(shown, times, rendered), labels.lengths, 0)
+            inputs["label_when"] = _pad(_gaps(shown, times, before), labels.lengths, 0)
         if self._feedback is not None:
-            asked = [self._places(w, view) for w, view in zip(windows, views, strict=True)]
-            found = np.where(untaught, np.nan, self._feedback[np.concatenate(asked)])
-            inputs["feedback_labels"] = _pad(found, labels.lengths, np.nan)
-            if self._weights is not None:
-                weights = self._weights[np.concatenate(asked)]
-                inputs["feedback_weights"] = _pad(weights, labels.lengths, 0.0)
+            inputs["feedback_labels"] = column(self._feedback[positions], np.nan)
+        if self._weights is not None:
+            inputs["feedback_weights"] = _pad(self._weights[positions], labels.lengths, 0.0)
         if self._swaps is not None and self._swaps.on:
-            inputs |= self._swapped(self._swaps, windows, shown, views, kept)
+            of = self._swaps.of
+            changed = [of(h, **w.draws_by()) for h, w in zip(shown, windows, strict=True)]
+            # other words may leave room for more or fewer events
+            swapped, left_out = self._rendered(changed, views, kept)
+            inputs["swapped"] = batch_inputs(swapped)
+            inputs["swapped_at"] = _query_times(swapped, views, kept, left_out)
         return inputs | self._pairs(windows, whole) if self._contrast else inputs
-
-    def _swapped(
-        self,
-        swaps: Swaps,
-        windows: Sequence[Window],
-        shown: Sequence[History],
-        views: Sequence[View],
-        kept: Sequence[BoolArray],
-    ) -> Inputs:
-        """The same events of changed users; their words may leave room for more or fewer."""
-        changed = [swaps.of(h, **w.draws_by()) for h, w in zip(shown, windows, strict=True)]
-        batch, left_out = self._rendered(changed, views, kept)
-        before = [
-            (events_before(k, view.hidden) - n).clip(0)
-            for k, view, n in zip(kept, views, left_out, strict=True)
-        ]
-        lengths = np.array([len(each) for each in before])
-        places = _pad(np.concatenate(before), lengths, 0)
-        return {"swapped": batch_inputs(batch), "swapped_at": batch.ends.gather(1, places)}
 
     def _rendered(
         self, shown: Sequence[History], views: Sequence[View], kept: Sequence[BoolArray]
     ) -> tuple[EncodedBatch, IntArray]:
-        """The batch of the kept events of each view, and (B,) how many of them did not fit."""
+        """The batch of the kept events of each view, and (B,) numbers of events left out of it."""
         histories = [h.keep(slice(None, -1)).keep(k) for h, k in zip(shown, kept, strict=True)]
         template = np.array([view.template for view in views])
         parts, rows = [], []
@@ -261,63 +251,84 @@ class WindowCollator:
         owners = [w.user if w.stop > w.start else NOBODY for w in windows]
         return {"pairs": batch_inputs(batch), "owners": torch.tensor(owners)}
 
-    def _places(self, window: Window, view: View) -> IntArray:
-        """(M + 1,) where the labels of a view stand in the arrays of the log."""
-        first = int(self._log.offsets[window.user]) + window.start
-        return first + np.append(view.shown, view.after)
+    def _positions(
+        self, windows: Sequence[Window], views: Sequence[View]
+    ) -> tuple[IntArray, BoolArray]:
+        """Positions in the log of the labels of all views, and whether each is left out."""
+        places = [
+            w.start + np.append(v.shown, v.after) for w, v in zip(windows, views, strict=True)
+        ]
+        sizes = [len(part) for part in places]
+        first, users = [w.first_label for w in windows], [w.user for w in windows]
+        offsets = np.repeat(self._log.offsets[users], sizes)
+        return np.concatenate(places) + offsets, np.concatenate(places) < np.repeat(first, sizes)
 
 
-class RowDataset(Dataset[int]):
-    """The rows of an evaluation set, by number."""
+class ExampleDataset(Dataset[int]):
+    """The examples of an evaluation set, by number."""
 
     def __init__(self, rows: EvaluationSet) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Number of examples."""
         return len(self.rows)
 
     def __getitem__(self, index: int) -> int:
-        """The row's number; the collator renders it."""
+        """The number of the example; the collator renders it."""
         return index
 
 
-class RowCollator:
-    """Rows of an evaluation set to one batch with what came (`Examples.answers`)."""
+class ExampleCollator:
+    """Collates examples of an evaluation set, with their targets (`Examples.answers`)."""
 
     def __init__(self, examples: Examples, encoder: Encoder) -> None:
         self._examples, self._encoder = examples, encoder
 
     def __call__(self, numbers: Sequence[int]) -> Inputs:
-        """See the class."""
+        """The batch of the numbered examples."""
         histories = self._examples.histories(numbers)
         inputs = batch_inputs(collate(self._encoder.encode(histories)))
         return inputs | self._examples.answers(numbers, histories)
 
 
 def batch_inputs(batch: EncodedBatch) -> Inputs:
-    """The tensors of an `EncodedBatch` by name, as the Trainer moves them about."""
+    """The tensors of an `EncodedBatch` by name, for the Trainer."""
     return {name: getattr(batch, name) for name in batch.__slots__}
 
 
-def _untaught(windows: Sequence[Window], views: Sequence[View]) -> BoolArray:
-    """Which labels of all views are none, as they come before what their window teaches."""
-    places = [w.start + np.append(v.shown, v.after) for w, v in zip(windows, views, strict=True)]
-    taught = [window.taught for window in windows]
-    return np.concatenate(places) < np.repeat(taught, [len(each) for each in places])
+def encoded_batch(inputs: Inputs) -> EncodedBatch:
+    """The `EncodedBatch` among the inputs of a micro-batch."""
+    return EncodedBatch(**{name: inputs[name] for name in EncodedBatch.__slots__})
+
+
+def _query_times(
+    batch: EncodedBatch,
+    views: Sequence[View],
+    kept: Sequence[BoolArray],
+    left_out: IntArray,
+) -> Tensor:
+    """(B, L) the token that predicts each label; removed events make gaps, and texts, longer."""
+    before = [
+        (events_before(k, view.hidden) - n).clip(0)
+        for k, view, n in zip(kept, views, left_out, strict=True)
+    ]
+    lengths = np.array([len(counts) for counts in before])
+    return batch.ends.gather(1, _pad(np.concatenate(before), lengths, 0))
 
 
 def _gaps(
     whole: Sequence[History], visible: Sequence[IntArray], before: Sequence[IntArray]
 ) -> IntArray:
-    """Gap codes from the last event that is seen to each label, windows one after the other."""
+    """Gap codes from the last event in the batch to each label, of all windows in one array."""
     last = [np.append(0, times)[count] for times, count in zip(visible, before, strict=True)]
     known = np.concatenate(before) > 0
-    asked = np.concatenate([history.timestamps for history in whole])
-    return query_codes(np.concatenate(last), asked, known)
+    times = np.concatenate([history.timestamps for history in whole])
+    return query_codes(np.concatenate(last), times, known)
 
 
 def _pad(codes: np.ndarray, lengths: np.ndarray, filler: float) -> Tensor:
+    """(B, L) tensor of B arrays, which are concatenated in ``codes``."""
     places = np.arange(int(lengths.max()))
     kind = np.float32 if codes.dtype.kind == "f" else np.int64
     padded = np.full((len(lengths), len(places)), filler, dtype=kind)

@@ -1,4 +1,4 @@
-"""One fine-tuning run: data, model, pretraining, training, test, model folder."""
+"""One fine-tuning run: data, model, pretraining, training, test, and the model folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from llm_influence.datasets.sources import open_data
 from llm_influence.errors import OutputError
 from llm_influence.evaluation.evaluate import by_head, chosen_metric
 from llm_influence.evaluation.metrics import protocol
-from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import pretrain as pretraining
 from llm_influence.training import pseudo_labels
@@ -27,20 +26,20 @@ from llm_influence.training.base_trainer import last_checkpoint
 from llm_influence.training.pretrain import pretrain
 from llm_influence.training.pseudo_labels import keep_best, teach
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments
-from llm_influence.utils import write_text
+from llm_influence.utils import distributed, write_text
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class FinetuneResult:
-    """What a run made.
+    """The result of a run.
 
     Attributes:
         folder: The model folder.
-        validation: Metrics of the chosen epoch on validation, of all trained heads: ``ndcg@10``,
-            ``feedback_auc``, ``behavior_accuracy`` and so on (`evaluation.heads.head_metrics`).
-        test: Metrics of the same model on test, measured once; None where it was left out.
+        validation: Validation metrics of the chosen epoch, of all trained heads: ``ndcg@10``,
+            ``feedback_auc``, ``behavior_accuracy`` and so on (`head_metrics`).
+        test: Test metrics of the same model, measured once; None if test was skipped.
         seconds: Wall-clock seconds of training, validations included.
     """
 
@@ -50,6 +49,7 @@ class FinetuneResult:
     seconds: float
 
 
+@distributed()
 def finetune(
     config: RunConfig,
     *,
@@ -58,31 +58,30 @@ def finetune(
     callbacks: Sequence[TrainerCallback] = (),
     cache: Path | None = None,
 ) -> FinetuneResult:
-    """Fine-tune as ``config`` says and write the model folder ``config.output``.
+    """Fine-tune a model and write its folder, ``config.output``.
 
-    With a ``pretraining`` block the model reads the log without labels first; what that learned is
-    kept in the folder and never learned twice. With a ``pseudo_labels`` block other models are
-    trained before, whose predictions are labels of this one. The epoch is chosen on validation;
-    test is measured once, with that epoch's model. Runs under ``accelerate launch`` or
-    ``torchrun`` on any number of processes.
+    With a ``pretraining`` section the model first learns from the log without labels. With a
+    ``pseudo_labels`` section earlier models label events for this one. Validation chooses the
+    epoch; test is measured once, with that epoch's model. Under ``accelerate launch`` or
+    ``torchrun`` the run uses all processes and ends their group (`distributed`).
 
     Args:
         config: The run.
-        resume: Go on from the last checkpoint in the folder, if there is one.
-        measure_test: False leaves the test split unread: what trains and measures the model is
-            given a split without test examples. The folder holds the whole split all the same.
-        callbacks: More of them for the trainer.
-        cache: Folder of the items' text vectors, for runs that share them; default: in the run's.
+        resume: Continue from the last checkpoint in the folder, if there is one.
+        measure_test: False hides the test examples from training and evaluation. The folder holds
+            the whole split in any case.
+        callbacks: More callbacks for the trainer.
+        cache: Folder for the text vectors of items, to share them between runs; default: inside
+            the run's folder.
 
     Raises:
-        OutputError: The folder holds another run and ``resume`` was not asked for, or it cannot
-            be written.
-        DataError, TemplateError, ModelError, AssetError, ConfigError: see the parts.
+        OutputError: The folder holds a run and ``resume`` is False, or it cannot be written.
+        DataError, TemplateError, ModelError, AssetError, ConfigError: See the parts of a run.
     """
-    chosen_metric(config)  # a choice that cannot be made is refused before anything is read
-    folder, state = Path(config.output), PartialState(cpu=on_cpu())
+    chosen_metric(config)  # a wrong choice fails before anything is read
+    folder, state = Path(config.output), PartialState()
     checkpoint = checkpoint_of(folder, resume=resume)
-    with state.main_process_first():  # one process fetches what has to be fetched
+    with state.main_process_first():  # one process downloads
         split = split_log(open_data(config.data), config.data.split)
         model = InfluenceModel.build(config, split.train, cache=cache or folder / "text_vectors")
     if state.is_main_process:
@@ -106,39 +105,39 @@ def finetune(
         seconds=seconds,
     )
     if state.is_main_process:
-        before = {"pretraining": pretrained, "pseudo_labels": rounds}
-        more = {block: found for block, found in before.items() if found}
+        sections = {"pretraining": pretrained, "pseudo_labels": rounds}
+        more = {name: metrics for name, metrics in sections.items() if metrics}
         finish_folder(result, config, split, model, trainer.state.log_history, more)
     state.wait_for_everyone()
     return result
 
 
 def checkpoint_of(folder: Path, *, resume: bool) -> str | None:
-    """The newest whole checkpoint of a run, to go on from.
+    """The newest complete checkpoint of a run; None without one.
 
     Raises:
-        OutputError: The folder holds a run and ``resume`` was not asked for.
+        OutputError: The folder holds a run and ``resume`` is False.
     """
-    found = last_checkpoint(folder / "checkpoints")
+    checkpoint = last_checkpoint(folder / "checkpoints")
     traces = ("model.json", pretraining.PLACE, pseudo_labels.PLACE)
-    if (found or any((folder / name).exists() for name in traces)) and not resume:
+    if (checkpoint or any((folder / name).exists() for name in traces)) and not resume:
         raise OutputError(
             "the folder holds a run already",
             where=str(folder),
-            expected="a new folder, or the wish to go on",
-            fix="choose another --output, or pass --resume to go on with this run",
+            expected="an empty folder, or --resume",
+            fix="choose another --output, or pass --resume to continue this run",
         )
-    return found
+    return checkpoint
 
 
 def start_folder(folder: Path, config: RunConfig, split: Split) -> None:
-    """Write what is known before training: the configuration and the whole split."""
+    """Write the configuration and the whole split, before training."""
     config.save(folder / "run.yaml")
     split.save(folder / "split")
 
 
 def _grouped(metrics: dict[str, float]) -> dict[str, dict[str, float | None]]:
-    """Metrics by head, as JSON has them: what is not defined is null."""
+    """Metrics by head for JSON; undefined values are None."""
     return {
         head: {name: None if math.isnan(value) else value for name, value in group.items()}
         for head, group in by_head(metrics).items()
@@ -153,7 +152,7 @@ def finish_folder(
     history: list[dict[str, float]],
     more: Mapping[str, object] | None = None,
 ) -> None:
-    """Write the model and its metrics; ``more`` is put beside them in ``metrics.json``."""
+    """Write the model and ``metrics.json``, with ``more`` sections in it."""
     model.protocol = {
         "data": config.data.source,
         "split": split.description,

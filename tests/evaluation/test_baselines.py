@@ -1,4 +1,4 @@
-"""Popularity and item-kNN on a log small enough to count by hand."""
+"""Popularity, item-kNN and text kNN on logs small enough to count by hand."""
 
 import math
 
@@ -9,7 +9,15 @@ import torch
 from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import split_log
-from llm_influence.evaluation.baselines import ItemKNN, Popularity, best_item_knn
+from llm_influence.evaluation.baselines import (
+    LAST,
+    POOLS,
+    ItemKNN,
+    Popularity,
+    TextKNN,
+    best_item_knn,
+    best_text_knn,
+)
 from llm_influence.evaluation.evaluate import as_text, compare
 from llm_influence.evaluation.metrics import evaluate
 from tests import tiny
@@ -92,3 +100,49 @@ def test_a_model_stands_beside_the_baselines_on_the_same_rows():
     assert len(lines) == 5
     assert f"{popular['mrr']:.4f}" in lines[4]
     assert lines[0].index("mrr") == lines[4].index(f"{popular['mrr']:.4f}")
+
+
+# --- text kNN ------------------------------------------------------------------------------------
+
+
+# centred: a and c are opposite, b and d are opposite, the two pairs at right angles
+TEXTS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]) + 5
+
+
+@pytest.fixture
+def history():
+    return log_of("abd").at(0)
+
+
+@pytest.mark.parametrize(
+    ("last", "pool", "expected"),
+    [
+        (1, "mean", [0, -1, 0, 1]),
+        (3, "mean", [1, 0, -1, 0]),  # b and d cancel
+        (3, "nearest", [1, 1, 0, 1]),
+        (2, "nearest", [0, 1, 0, 1]),
+    ],
+)
+def test_scores_are_cosines_with_the_last_items(history, last, pool, expected):
+    scores = TextKNN(TEXTS, last, pool).scores([history])
+    torch.testing.assert_close(scores, torch.tensor([expected]).float())
+
+
+def test_an_empty_history_scores_nothing(history):
+    none = history.keep(slice(0))
+    assert TextKNN(TEXTS, 2).scores([none, history])[0].tolist() == [0, 0, 0, 0]
+
+
+def test_the_shape_is_chosen_on_validation():
+    split = split_log(tiny.small_log(users=30))
+    texts = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    config = EvaluationConfig()
+    best = best_text_knn(texts, split.validation, config)
+    reached = evaluate(best, split.validation, config)[0]["ndcg@10"]
+    tried = [
+        evaluate(TextKNN(texts, last, pool), split.validation, config)[0]["ndcg@10"]
+        for last in LAST
+        for pool in POOLS
+    ]
+    assert reached == max(tried)
+    assert max(tried) > min(tried)

@@ -321,7 +321,7 @@ def test_a_paraphrase_says_the_same_events_in_the_words_of_another_template(trai
 
 def test_a_template_that_says_something_else_is_refused(train):
     encoder = tiny.tiny_model("gpt2", "text").encoder
-    with pytest.raises(ConfigError, match=r"templates, 'titles'.*says text.*the same fields"):
+    with pytest.raises(ConfigError, match=r"templates, 'titles'.*fields text.*the same fields"):
         WindowCollator(train, encoder, None, views(templates=["titles"]))
     with pytest.raises(ConfigError, match="no template 'prosa'"):
         WindowCollator(train, encoder, None, views(templates=["prosa"]))

@@ -162,5 +162,5 @@ def test_other_heads_learn_from_windows_without_labels_of_feedback():
 def test_feedback_alone_without_a_label_is_refused():
     config, log, model = few_labels(heads=0.0)
     log = replace(log, values=np.full(log.num_events, np.nan, dtype=np.float32))
-    with pytest.raises(DataError, match="no event of training has a label"):
+    with pytest.raises(DataError, match="no event of training has a feedback label"):
         training_windows(config, model, log)

@@ -1,4 +1,4 @@
-"""Bootstrap intervals against what theory says of them."""
+"""Bootstrap intervals against theory."""
 
 import numpy as np
 import pytest
