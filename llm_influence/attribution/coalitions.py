@@ -1,4 +1,4 @@
-"""Coalitions: subsets of n players as rows of a bool array, and the weights Shapley gave them."""
+"""Coalitions: subsets of n players as rows of a bool array, sampled and weighted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def unique(masks: BoolArray) -> BoolArray:
 
 
 def shapley_weights(masks: BoolArray) -> FloatArray:
-    """(M, n): what the value of a coalition counts in the Shapley value of a player.
+    """(M, n): weight of the value of a coalition in the Shapley value of a player.
 
     Positive for members, negative for the others: ``phi = weights.T @ values`` over all 2^n.
     """
@@ -50,7 +50,7 @@ def random_coalitions(draw: np.random.Generator, players: int, number: int) -> B
 
 
 def proper_coalitions(draw: np.random.Generator, players: int, number: int) -> BoolArray:
-    """(M, n) coalitions, every player in with probability one half, on which scores are tried.
+    """(M, n) coalitions, every player in with probability one half, to test scores on.
 
     Of up to `LISTED` players they are distinct and neither none nor all, all of those where there
     are no more than ``number``.
@@ -74,7 +74,7 @@ def by_leverage(draw: np.random.Generator, players: int, number: int) -> BoolArr
     left = {size: _pairs_of_size(players, size) for size in sizes}
     while len(chosen) < number and any(left.values()):
         for size in draw.permutation([size for size in sizes if left[size]]):
-            mask = _unknown(draw, players, int(size), known)
+            mask = _new_coalition(draw, players, int(size), known)
             pair = (mask.tobytes(), (~mask).tobytes())
             chosen += pair
             known.update(pair)
@@ -83,11 +83,14 @@ def by_leverage(draw: np.random.Generator, players: int, number: int) -> BoolArr
 
 
 def _pairs_of_size(players: int, size: int) -> int:
-    """How many pairs of a coalition of that size and its complement there are."""
+    """Number of pairs of a coalition of that size and its complement."""
     return comb(players, size) // (2 if 2 * size == players else 1)
 
 
-def _unknown(draw: np.random.Generator, players: int, size: int, known: set[bytes]) -> BoolArray:
+def _new_coalition(
+    draw: np.random.Generator, players: int, size: int, known: set[bytes]
+) -> BoolArray:
+    """A random coalition of that size that is not among the ``known`` ones."""
     while True:
         mask = np.zeros(players, dtype=bool)
         mask[draw.choice(players, size, replace=False)] = True
@@ -96,6 +99,6 @@ def _unknown(draw: np.random.Generator, players: int, size: int, known: set[byte
 
 
 def last_members(masks: BoolArray) -> IntArray:
-    """(M,) place of the last member, -1 where there is none."""
+    """(M,) place of the last member, -1 without members."""
     players = masks.shape[1]
     return np.where(masks.any(1), players - 1 - masks[:, ::-1].argmax(1), -1)

@@ -1,9 +1,4 @@
-"""How many tokens a batch should have, and batches of so many: neither changes any answer.
-
-Vectors of a token that says nothing in particular: the mean of what stands in its place.
-
-States after many renderings: each is read once, and common beginnings are shared.
-"""
+"""The engine computes states after many renderings: each once, with shared prefixes."""
 
 from __future__ import annotations
 
@@ -27,23 +22,23 @@ from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.types import FloatArray, IntArray
 
 ON_CPU = 1024
-"""More tokens a batch are no faster on a CPU, and a batch of like lengths wastes less."""
+"""Tokens of a batch on a CPU; more are no faster, and lengths would differ more."""
 SMALLEST, LARGEST = 256, 262_144
 SHARE = 0.25
-"""Of an accelerator's free memory that the tokens of a batch may take."""
+"""Share of an accelerator's free memory for the tokens of a batch."""
 WIDTHS = 24
-"""Numbers that a token takes in a layer at once, in widths of a state: attention and wide layer."""
+"""Numbers that a layer holds for a token at once, in widths of a state."""
 
 
 class TokenBudget:
-    """Tokens of a batch, padding included.
+    """Tokens of a batch, padding included; it affects speed and memory alone.
 
-    Never found by the clock: two runs would then cut their batches differently, and their answers
-    would differ in the last digit.
+    It is not measured by time: then two runs would cut batches differently and differ in the last
+    digit.
 
     Args:
-        model: Whose size and device decide.
-        fixed: A budget that stays as it is.
+        model: Its size and device decide.
+        fixed: The budget; default: by device and free memory.
 
     Attributes:
         tokens: Tokens of the next batch.
@@ -53,18 +48,18 @@ class TokenBudget:
         self.tokens = fixed or _fitting(model)
 
     def halve(self) -> bool:
-        """After memory ran out: whether a smaller budget is left to try."""
+        """Halve the budget after memory ran out; False if it is too small to try."""
         self.tokens //= 2
         return self.tokens >= SMALLEST
 
 
 def batches(lengths: IntArray, tokens: int) -> Iterator[IntArray]:
-    """Numbers of the rows of one batch after the other, longest rows first.
+    """Numbers of the rows of each batch, longest rows first.
 
     Args:
         lengths: (R,) tokens of every row.
-        tokens: Of a batch, padding to its longest row included; a row that is longer by itself
-            is a batch of its own.
+        tokens: Tokens of a batch, padding to its longest row included; a longer row is a batch
+            of its own.
     """
     order, start = np.argsort(-lengths, kind="stable"), 0
     while start < len(order):
@@ -101,30 +96,29 @@ Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 WORTH = 1.3
-"""Shared beginnings are used where they save this many times the tokens."""
+"""The prefix cache is used if it computes this many times fewer tokens."""
 MOST_STATES = 200_000
-"""States kept; when there are more, all are forgotten."""
+"""States kept; when there are more, all are dropped."""
 STORE_BYTES = 1 << 29
-"""Keys and values held at a time; sequences that need more are read in two halves."""
+"""Bytes of keys and values held at a time; sequences that need more are split in halves."""
 SAMPLE, MOST_SAMPLED = 4, 64
-"""Renderings read in float32 as well where the engine computes in bfloat16: of each request that
-has new ones, and in all."""
+"""Renderings computed in float32 too if the engine uses bfloat16: of a request, and in all."""
 
 
 class Engine:
-    """Reads renderings and keeps the state after each, for any number of targets and methods.
+    """Computes the state after each rendering and keeps it for all targets and methods.
 
     Args:
-        model: The model, in eval mode while it reads.
+        model: The model; in eval mode while the engine computes.
         token_budget: Tokens of a batch, padding included; default: by chip and memory.
-        share: Whether common beginnings are read once, where the backbone allows it.
-        dtype: ``bfloat16`` computes the backbone in it; states stay float32. Then a few renderings
-            are read in float32 too, and how far the values differ is measured.
+        share: Use the prefix cache where the backbone supports it.
+        dtype: Precision of the backbone; states stay float32. With ``bfloat16`` a few renderings
+            are computed in float32 too, to measure the difference.
 
     Attributes:
-        tokens: Tokens read so far, padding not counted.
-        measured_error: Largest difference from float32 that a value has shown so far, in the
-            target's units; 0 in float32, nan while nothing has been measured.
+        tokens: Tokens computed so far, padding not counted.
+        measured_error: Largest difference of a value from float32 so far, in the target's units; 0
+            in float32, nan while nothing has been measured.
     """
 
     def __init__(
@@ -145,10 +139,7 @@ class Engine:
         self._states: list[Tensor] = []
 
     def states(self, renderings: Renderings) -> Tensor:
-        """(R, H) states after each rendering's last visible token.
-
-        A rendering that was asked for before, or twice, is read once.
-        """
+        """(R, H) states after each rendering's last visible token; each is computed once."""
         keys = _keys(renderings)
         if len(self._places) > MOST_STATES:
             self._places.clear()
@@ -159,8 +150,8 @@ class Engine:
                 first.setdefault(key, row)
         new = np.fromiter(first.values(), dtype=np.int64, count=len(first))
         if len(new):
-            found = self._read(renderings, new, self.dtype)
-            for key, state in zip(first, found, strict=True):
+            states = self._read(renderings, new, self.dtype)
+            for key, state in zip(first, states, strict=True):
                 self._places[key] = len(self._states)
                 self._states.append(state)
             if self.dtype != "float32":
@@ -168,25 +159,25 @@ class Engine:
         return torch.stack([self._states[self._places[key]] for key in keys])
 
     def exact_states(self, renderings: Renderings) -> tuple[list[int], Tensor]:
-        """Which of the renderings were read in float32 too, and their (n, H) states."""
+        """Numbers of the renderings computed in float32 too, and their (n, H) states."""
         keys = _keys(renderings) if self._sample else []
         rows = [row for row, key in enumerate(keys) if key in self._sample]
         states = [self._sample[keys[row]] for row in rows]
         return rows, torch.stack(states) if states else torch.empty(0, self.model.backbone.width)
 
     def note_errors(self, errors: FloatArray) -> None:
-        """Take sizes of differences from float32's into `measured_error`."""
+        """Include differences from float32 in `measured_error`."""
         self.measured_error = float(np.nanmax([self.measured_error, *errors]))
 
     def _read_sample(self, renderings: Renderings, new: dict[bytes, int]) -> None:
-        """Read a few of the new renderings in float32, the first and the last among them."""
+        """Compute a few of the new renderings in float32, the first and the last among them."""
         names = list(new)
         places = np.linspace(0, len(names) - 1, min(SAMPLE, len(names))).astype(int).tolist()
         chosen = [names[place] for place in places[: MOST_SAMPLED - len(self._sample)]]
         if chosen:
             rows = np.array([new[name] for name in chosen])
-            found = self._read(renderings, rows, "float32")
-            self._sample.update(zip(chosen, found, strict=True))
+            states = self._read(renderings, rows, "float32")
+            self._sample.update(zip(chosen, states, strict=True))
 
     def _read(self, renderings: Renderings, rows: IntArray, dtype: Precision) -> Tensor:
         """(n, H) states of the renderings numbered ``rows``."""
@@ -200,10 +191,10 @@ class Engine:
                     raise
 
     def _shared(self, renderings: Renderings, rows: IntArray) -> Tensor:
-        kept = prefix_support(self.model)
-        if self._share and kept.kept:
+        support = prefix_support(self.model)
+        if self._share and support.works:
             sequences = _sequences(self.model, renderings, rows)
-            if sequences.positions.max() < kept.reach:
+            if sequences.positions.max() < support.reach:
                 inputs = torch.from_numpy(sequences.inputs).to(self.model.device)[None]
                 token, neutral, added = inputs[..., 0], inputs[..., 1], inputs[..., 2:]
                 vectors = self._embedded(token, added, neutral)[0]
@@ -213,7 +204,7 @@ class Engine:
         return self._whole(renderings, rows)
 
     def _paths(self, reader: PrefixReader, sequences: Sequences, vectors: Tensor) -> Tensor:
-        """(n, H) states of sequences, common beginnings read once."""
+        """(n, H) states of sequences, with the prefix cache."""
         stored = reader.plan.needed.sum() * prefix_support(self.model).token_bytes
         if stored <= STORE_BYTES or len(sequences.lengths) == 1:
             states = reader.read(self._budget.tokens)
@@ -222,21 +213,21 @@ class Engine:
         states = torch.empty_like(reader.states)
         for half in np.array_split(sequences.alike(), 2):
             part = sequences.take(half)
-            found = self._paths(PrefixReader(self.model, part, vectors), part, vectors)
-            states[torch.from_numpy(half).to(states.device)] = found
+            place = torch.from_numpy(half).to(states.device)
+            states[place] = self._paths(PrefixReader(self.model, part, vectors), part, vectors)
         return states
 
     def _whole(self, renderings: Renderings, rows: IntArray) -> Tensor:
-        """Every rendering from its beginning, in batches of like length."""
-        found = torch.empty(len(rows), self.model.backbone.width)
+        """(n, H) states of whole renderings, in batches of similar length."""
+        states = torch.empty(len(rows), self.model.backbone.width)
         lengths = renderings.lengths[rows]
         self.tokens += int(lengths.sum())
         for chosen in batches(lengths, self._budget.tokens):
             batch, neutral = renderings.batch(rows[chosen])
             batch, neutral = batch.to(self.model.device), neutral.to(self.model.device)
             vectors = self._embedded(batch.input_ids, batch.added_ids, neutral)
-            found[chosen] = self.model.last_states(batch, vectors).float().cpu()
-        return found
+            states[chosen] = self.model.last_states(batch, vectors).float().cpu()
+        return states
 
     def _embedded(self, ids: Tensor, added: Tensor, neutral: Tensor) -> Tensor:
         """(B, T, H) input vectors; the mean of a field where ``neutral`` names it."""
@@ -250,7 +241,7 @@ class Engine:
 
     @cached_property
     def _means(self) -> Tensor:
-        """`mean_vectors`, in float32; they take every unit of the model, so only when needed."""
+        """`mean_vectors` in float32; computed when first needed, since they use all embeddings."""
         with torch.autocast(self.model.device.type, enabled=False):
             return mean_vectors(self.model)
 
@@ -260,15 +251,15 @@ def _sequences(model: InfluenceModel, renderings: Renderings, rows: IntArray) ->
     records, owner, event = renderings.records()
     place = np.full(len(renderings), -1)
     place[rows] = np.arange(len(rows))
-    wanted = place[owner] >= 0
+    inside = place[owner] >= 0
     whole_events = model.backbone.kind == "encoder"
     return Sequences.of(
-        records[wanted], place[owner[wanted]], event[wanted], whole_events=whole_events
+        records[inside], place[owner[inside]], event[inside], whole_events=whole_events
     )
 
 
 def _keys(renderings: Renderings) -> list[bytes]:
-    """What each rendering says, in 16 bytes."""
+    """A 16-byte hash of what the model reads of each rendering."""
     records, owner, event = renderings.records()
     table = np.ascontiguousarray(np.column_stack([event, records]))
     cuts = np.searchsorted(owner, np.arange(len(renderings) + 1))

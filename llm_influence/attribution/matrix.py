@@ -1,9 +1,8 @@
-"""Influence of every event on every later prediction, in one pass an event.
+"""Influence of every event on every later prediction, in one model evaluation an event.
 
-A state depends on its own past alone, so one reading of a history predicts after each of its
-events, and one reading of the history without event i predicts what every later event would have
-been preceded by without it. E readings give all E (E + 1) / 2 influences that leave-one-out on
-every prefix would need E (E + 1) / 2 + E readings for.
+A state depends on its past alone. So one evaluation of a history predicts after each of its events,
+and one evaluation without event i gives all later predictions without it. E evaluations give all
+E (E + 1) / 2 influences; leave-one-out on every prefix would need E (E + 1) / 2 + E.
 """
 
 from __future__ import annotations
@@ -41,15 +40,14 @@ def influence_matrix(
 ) -> InfluenceMatrix:
     """Leave-one-out influence of every event on the prediction after each event from it on.
 
-    ``scores[i, j] = f_j(events up to j) - f_j(the same without i)`` for i <= j.
+    ``values[i, j] = f_j(events up to j) - f_j(the same without i)`` for i <= j.
 
     Args:
         model: The model; left in the mode it was in.
         history: Events that do not fit the context are left out, the oldest first.
-        target: What f_j is. ``"next"``: the item that really came next, event j + 1; after the
-            last event, where nothing has come yet, the first recommendation. Any other target of
-            `Explainer` is explained after every event; ``"top1"`` and `Slate` are then those of
-            the history up to there.
+        target: What f_j is. ``"next"``: the item of event j + 1; after the last event the first
+            recommendation. Any other target of `Explainer` is explained after every event;
+            ``"top1"`` and `Slate` are then those of the history up to there.
         removal: ``drop`` or ``mask``, as in `Explainer`.
 
     Raises:
@@ -94,7 +92,7 @@ def influence_matrix(
 
 
 def _prefixes(history: History) -> list[History]:
-    """The history up to each event, asked when the next one came."""
+    """The history up to each event, with the next event's time as query time."""
     moments = [*history.timestamps[1:].tolist(), history.query_time]
     return [
         replace(history.keep(slice(0, last + 1)), query_time=moment)
@@ -103,7 +101,7 @@ def _prefixes(history: History) -> list[History]:
 
 
 def _next_items(model: InfluenceModel, history: History, kept: History) -> BoundTarget:
-    """What came after each kept event; after the last one the recommendation."""
+    """The item after each kept event; after the last one the recommendation."""
     came = model.encoder.vocabulary.item_codes(kept)[1:].tolist()
     best = int(best_unseen(model, [history], 1)[0][0, 0])
     if best < 0:
@@ -140,25 +138,24 @@ def _without_one(
 
 
 def _states(model: InfluenceModel, batch: EncodedBatch) -> QueryState:
-    """(B, E + 1) states after the prompt and after each event, and what was seen by then."""
+    """(B, E + 1) states after the prompt and after each event, with the counts by then."""
     return model.query_at(batch, batch.ends)
 
 
 def _when(history: History, removal: str) -> tuple[IntArray, IntArray]:
     """Gap codes (E,) of the examples after each event, and (E, E) of those without event i.
 
-    The question after an event is asked when the next one comes, after the last event at the
-    history's own moment. Where the last event before it is dropped, the gap is measured from the
-    one before that.
+    The query time after an event is the time of the next one; after the last event, that of the
+    history. Where the event just before it is dropped, the gap is measured from the one before.
     """
     size, times = len(history), history.timestamps
-    asked, known = np.append(times[1:], history.query_time or 0), np.ones(size, dtype=bool)
+    moments, known = np.append(times[1:], history.query_time or 0), np.ones(size, dtype=bool)
     known[-1] = history.query_time is not None
-    whole = query_codes(times, asked, known)
+    whole = query_codes(times, moments, known)
     without = np.tile(whole, (size, 1))
     if removal == "drop":
         known[0] = False
-        without[range(size), range(size)] = query_codes(np.append(0, times[:-1]), asked, known)
+        without[range(size), range(size)] = query_codes(np.append(0, times[:-1]), moments, known)
     return whole, without
 
 

@@ -1,11 +1,11 @@
 """Prefix cache: states of many sequences, with every shared prefix computed once.
 
 A row of a batch holds the new tokens of several paths of the prefix tree, and before them the
-tokens that these paths continue, whose keys and values come from a store. A mask separates the paths
-of a row. So no row is padded to the length of another, however much the lengths of paths differ.
+tokens that these paths continue, whose keys and values come from a store. A mask separates the
+paths of a row. So no row is padded to the length of another, however much their lengths differ.
 
-This needs a backbone that accepts a mask of pairs of tokens, explicit positions and a cache. A small
-example tests whether one does (`prefix_support`): its states must equal those without the cache.
+This needs a backbone that accepts a mask of pairs of tokens, explicit positions and a cache. A
+small example tests whether one does (`prefix_support`): its states must equal those without it.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from llm_influence.rendering.batch import EncodedBatch
 from llm_influence.types import BoolArray, IntArray
 
 ROW = 64
-"""Tokens of a row, if the longest path has no more: short paths share rows."""
+"""Tokens of a row, unless the longest path has more: short paths share rows."""
 PAST_COST = 0.25
-"""What a token taken from the store costs, as a part of a new one's cost."""
+"""Cost of a token taken from the store, in costs of a new one."""
 EVENTS, TOKENS = 6, 2
 HIDDEN = slice(1, 4)
-"""Events of the example: all of them in one sequence, all but these in another."""
+"""Events of the example that the second of its two sequences leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixSupport:
-    """What a backbone keeps.
+    """How far a backbone supports the prefix cache.
 
     Attributes:
-        kept: Whether a state read after kept keys and values equals the state read in one piece,
-            several sequences in a row.
-        token_bytes: Of the keys and values of one token, in float32.
-        reach: Longest history for which it is so: some layers of a decoder may see a window of
-            tokens alone. (An encoder's windows are cut by us, at any length.)
+        works: Whether a state computed after cached keys and values, several sequences in a row,
+            equals the state computed in one piece.
+        token_bytes: Bytes of the keys and values of one token in float32.
+        reach: Longest history for which it works: some layers of a decoder may see only a window
+            of tokens. (The windows of an encoder are cut by the library, at any length.)
     """
 
-    kept: bool
+    works: bool
     token_bytes: int
     reach: float
 
@@ -55,14 +55,14 @@ _KNOWN: weakref.WeakKeyDictionary[InfluenceModel, PrefixSupport] = weakref.WeakK
 
 
 def prefix_support(model: InfluenceModel) -> PrefixSupport:
-    """Asked of a model once; a recurrent one has no keys and values, and is not asked."""
+    """Whether the backbone supports the cache; tested once. A recurrent one has no keys."""
     if not model.backbone.attends:
-        return PrefixSupport(kept=False, token_bytes=0, reach=0.0)
+        return PrefixSupport(works=False, token_bytes=0, reach=0.0)
     if model not in _KNOWN:
         with inference(model):
             example = _Example(model)
-            kept = example.agrees()
-        _KNOWN[model] = PrefixSupport(kept, example.token_bytes, _reach(model))
+            works = example.agrees()
+        _KNOWN[model] = PrefixSupport(works, example.token_bytes, _reach(model))
     return _KNOWN[model]
 
 
@@ -75,7 +75,7 @@ def _reach(model: InfluenceModel) -> float:
 
 
 class _Example:
-    """Two sequences of random vectors, read one by one as the model does it, and together."""
+    """Two sequences of random vectors, computed one by one by the model, and together."""
 
     def __init__(self, model: InfluenceModel) -> None:
         self.model, self.token_bytes = model, 0
@@ -88,7 +88,7 @@ class _Example:
         self.shown = torch.nonzero(self.kept[self.event])[:, 0]
 
     def agrees(self) -> bool:
-        """Whether the two sequences read together have the states of those read alone."""
+        """Whether both ways give the same states."""
         try:
             alone = torch.cat([self._alone(hidden=False), self._alone(hidden=True)])
             together = self._together()
@@ -98,7 +98,7 @@ class _Example:
         return moved <= CLOSE * max(1.0, alone.abs().mean().item())
 
     def _alone(self, *, hidden: bool) -> Tensor:
-        """(H,) state at the last token, as the model reads it itself."""
+        """(H,) state at the last token, by the model itself."""
         event = self.event[None]
         batch = EncodedBatch(
             input_ids=torch.zeros_like(event),
@@ -114,7 +114,7 @@ class _Example:
         return self.model.states(batch, self.vectors)[0, -1]
 
     def _together(self) -> Tensor:
-        """The same states, both in one row, the tokens of the first event read before."""
+        """(2 H,) the same states, both in one row, after the cached tokens of the first event."""
         first = torch.arange(TOKENS, device=self.event.device)
         rest = torch.arange(TOKENS, len(self.event), device=self.event.device)
         cache, past = DynamicCache(), DynamicCache()
@@ -129,7 +129,7 @@ class _Example:
         keys = torch.cat([twice, tokens]), torch.cat([before, sequence])
         states = self._read(tokens, sequence, *keys, past)
         if past.get_seq_length() != len(keys[0]):
-            raise RuntimeError("nothing was kept")
+            raise RuntimeError("the cache was not used")
         return torch.cat([states[len(rest) - 1], states[-1]])
 
     def _read(
@@ -188,16 +188,16 @@ class _Tokens:
 
 
 class PrefixReader:
-    """Reads the paths of some sequences.
+    """Computes the states of some sequences, path by path.
 
     Args:
-        model: A model that keeps beginnings, in inference mode.
+        model: A model that supports the cache, in inference mode.
         sequences: M sequences.
         vectors: (U, H) their input vectors.
 
     Attributes:
         plan: Their paths.
-        states: (M, H) float32 states at the last tokens of the sequences, once `read` all.
+        states: (M, H) float32 states at the last tokens of the sequences, filled by `read`.
     """
 
     def __init__(self, model: InfluenceModel, sequences: Sequences, vectors: Tensor) -> None:
@@ -209,7 +209,7 @@ class PrefixReader:
         self.states = vectors.new_empty(len(sequences.lengths), vectors.shape[1])
 
     def read(self, budget: int) -> Tensor:
-        """Read all paths in batches of ``budget`` tokens; returns `states`."""
+        """Compute all paths in batches of ``budget`` tokens; returns `states`."""
         for level in range(int(self.plan.levels.max(initial=-1)) + 1):
             rows = self._rows(np.flatnonzero(self.plan.levels == level))
             while rows:
@@ -219,7 +219,7 @@ class PrefixReader:
         return self.states
 
     def _rows(self, paths: IntArray) -> list[IntArray]:
-        """Paths put together in rows: the longest with the shortest, as many as a row holds."""
+        """Paths combined into rows: the longest with the shortest, as many as fit."""
         by_length = paths[np.argsort(-self._new[paths], kind="stable")]
         lengths = self._new[by_length].tolist()
         room = max(ROW, lengths[0])
@@ -243,7 +243,7 @@ class PrefixReader:
         return max(1, int(np.sum(width * np.arange(1, len(rows) + 1) <= budget)))
 
     def _read(self, rows: list[IntArray]) -> None:
-        """Read rows of paths; keep what is needed of them."""
+        """Compute rows of paths; store the keys and values that later paths need."""
         paths = np.concatenate(rows)
         row = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
         sequences, starts = self.plan.rows[paths], self.plan.starts[paths]
@@ -271,7 +271,7 @@ class PrefixReader:
     def _mask(
         self, past: _Tokens, new: _Tokens, shape: tuple[int, int, int]
     ) -> tuple[Tensor, Tensor]:
-        """(B, Q, K) who sees whom, and (B, K) where every token stands."""
+        """(B, Q, K) which token sees which, and (B, K) positions."""
         height, before, width = shape
         path, order, position = (np.full((height, before + width), filler) for filler in (-1, 0, 0))
         for tokens, shift in ((past, 0), (new, before)):
@@ -286,7 +286,7 @@ class PrefixReader:
         return same & earlier, self._tensor(position)
 
     def _past(self, past: _Tokens, shape: tuple[int, int, int]) -> DynamicCache:
-        """Keys and values of the tokens that the rows go on from."""
+        """Stored keys and values of the tokens that the rows continue."""
         cache = DynamicCache()
         if past.width:
             slots = np.zeros(shape[:2], dtype=np.int64)
@@ -322,5 +322,5 @@ def _layers(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _room(part: Tensor, tokens: int) -> Tensor:
-    """(tokens, heads, size) to be filled, from (B, heads, K, size) keys or values."""
+    """An empty (tokens, heads, size) store for (B, heads, K, size) keys or values."""
     return part.new_empty(tokens, part.shape[1], part.shape[3])

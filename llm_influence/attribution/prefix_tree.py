@@ -30,9 +30,9 @@ class Plan:
         nodes: (M, T) node of each token; beyond a sequence's end it means nothing.
         ends: (N,) the sequence that ends at a node, -1 for none.
         rows: (P,) a sequence that runs through the whole of a path.
-        starts: (P,) place in that sequence where the path begins: what stands before it is read.
-        levels: (P,) paths that have to be read before this one, one after the other.
-        needed: (N,) bool, nodes that a later path goes on from.
+        starts: (P,) place in that sequence where the path begins.
+        levels: (P,) number of paths that must be computed before this one.
+        needed: (N,) bool, nodes that a later path continues.
     """
 
     nodes: IntArray
@@ -95,7 +95,7 @@ def token_symbols(columns: Sequence[IntArray]) -> Symbols:
 
 
 def event_symbols(symbols: Symbols, events: IntArray) -> Symbols:
-    """Symbols where a token may attend to all of its event: equal ones have equal events.
+    """Symbols for a token that may attend to all of its event: equal ones have equal events.
 
     Args:
         symbols: (V,) of the tokens, their places in them.
@@ -107,14 +107,14 @@ def event_symbols(symbols: Symbols, events: IntArray) -> Symbols:
 
 
 def _sorted(symbols: Symbols) -> IntArray:
-    """Order of the rows in which those that begin alike stand together, shorter ones first."""
+    """Order of the rows by prefix, shorter ones first."""
     big_endian = np.ascontiguousarray(symbols.astype(">u8"))
     rows = big_endian.view(np.dtype((np.void, big_endian.itemsize * symbols.shape[1])))
     return np.argsort(rows.ravel(), kind="stable")
 
 
 def _path_begins(parents: IntArray, weights: IntArray) -> BoolArray:
-    """(N,) bool, nodes that do not go on from their parent: all children but the heaviest."""
+    """(N,) bool, nodes where a path begins: all children but the heaviest."""
     order = np.lexsort((-weights, parents))
     siblings = parents[order]
     first = np.ones(len(order), dtype=bool)
@@ -126,13 +126,13 @@ def _path_begins(parents: IntArray, weights: IntArray) -> BoolArray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequences:
-    """M distinct sequences of up to T visible tokens; beyond a sequence's end nothing is meant.
+    """M distinct sequences of up to T visible tokens; values beyond a sequence's end are unused.
 
     Attributes:
-        symbols: (M, T) tokens as numbers: equal ones after equal beginnings are read alike.
+        symbols: (M, T) tokens as numbers: after equal prefixes, equal ones have equal states.
         lengths: (M,) tokens of each.
         positions: (M, T) the token's place in its history. Removal ``mask`` leaves gaps.
-        order: (M, T) what a token attends to: all tokens whose number is not larger.
+        order: (M, T) a token attends to all tokens whose number here is not larger.
         which: (M, T) the token's input vector, a row of ``inputs``.
         inputs: (U, 2 + A) distinct inputs: token, neutral, added ids (`Renderings.records`).
     """
@@ -154,8 +154,8 @@ class Sequences:
             records: (V, 3 + A) token, place, neutral, added ids.
             owner: (V,) the sequence of each, growing from 0 to M - 1.
             event: (V,) its event, -1 for the prompt.
-            whole_events: A token attends to all of its event (encoders), not to what stands before
-                it alone (decoders).
+            whole_events: A token attends to all of its event (encoders), not only to earlier tokens
+                (decoders).
         """
         token, place, *rest = records.T
         symbols = token_symbols([token, place, event, *rest])
@@ -195,5 +195,5 @@ class Sequences:
         )
 
     def alike(self) -> IntArray:
-        """The numbers of the sequences, those that begin alike together."""
+        """The numbers of the sequences, sorted by prefix."""
         return np.lexsort(self.symbols.T[::-1])

@@ -1,11 +1,9 @@
-"""Who gets influence: whole events, or the fields of events ("what" against "when").
-
-What the model reads when only some of the players are there: a rendering a coalition.
+"""Players (events, or their fields) and the renderings of coalitions of them.
 
 ``drop``: the other events never happened; the history is rendered again and the next gap is
-measured from the previous kept event. ``mask``: the other events' tokens are hidden, everything
-else stays in its place. ``replace``: a neutral event stands in the place of each other event, its
-token's vectors being the mean vectors of their fields.
+measured from the previous kept event. ``mask``: the other events' tokens are hidden and everything
+else keeps its place. ``replace``: a neutral event takes the place of each other event; its tokens
+have the mean vectors of their fields.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_influence.errors import ExplanationError, choices
+from llm_influence.errors import ExplanationError, unknown
 from llm_influence.influence.facts import USER, Player
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import EncodedHistories, Encoder
@@ -54,14 +52,9 @@ class Players:
         Raises:
             ExplanationError: Another word.
         """
-        known = {str(each): each for each in (cls(k, u) for u in (False, True) for k in KINDS)}
+        known = {str(cls(k, u)): cls(k, u) for u in (False, True) for k in KINDS}
         if text not in known:
-            raise ExplanationError(
-                f"unknown players {text!r}",
-                where="players",
-                expected=choices(known, text),
-                fix="choose one of them",
-            )
+            raise unknown(ExplanationError, "players", text, known, where="players")
         return known[text]
 
     @property
@@ -79,7 +72,7 @@ class Players:
             raise ExplanationError(
                 f"removal {removal!r} of parts of events",
                 where="players",
-                expected="'replace': a part cannot leave without the event that it is a part of",
+                expected="'replace': a part of an event cannot be dropped or masked",
                 fix="set removal to replace or leave it out, or explain whole events",
             )
 
@@ -103,17 +96,17 @@ class Players:
         sizes = np.array([len(mask) for mask in masks], dtype=np.int64)
         first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
         kept = np.concatenate([*masks, np.ones(1, dtype=bool)])  # the last one is for the prompt
-        frame_player = first + sizes - 1 if self.user else np.full(len(masks), len(kept) - 1)
+        prompt_player = first + sizes - 1 if self.user else np.full(len(masks), len(kept) - 1)
         owner = np.repeat(np.arange(len(masks)), np.diff(encoded.offsets))
-        in_frame = encoded.event_index < 0
-        own = np.where(in_frame, frame_player[owner], first[owner] + own)
-        added = np.where(in_frame[:, None], len(kept) - 1, first[owner, None] + added)
+        in_prompt = encoded.event_index < 0
+        own = np.where(in_prompt, prompt_player[owner], first[owner] + own)
+        added = np.where(in_prompt[:, None], len(kept) - 1, first[owner, None] + added)
         return kept[own], kept[added]
 
     def owners(
         self, event_index: IntArray, field_index: IntArray, encoder: Encoder
     ) -> tuple[IntArray, IntArray]:
-        """Whose a token is, as a player's number in its own history; -1 for the prompt's.
+        """The player of each token, as a number in its own history; -1 for the prompt.
 
         Args:
             event_index: (...) of tokens.
@@ -125,10 +118,10 @@ class Players:
         """
         names = self._names(encoder)
         added_names = [names.index(name) if name in names else 0 for name in encoder.template.added]
-        base, in_frame = event_index * len(names), event_index < 0
-        own = np.where(in_frame, -1, base + self._field(field_index, names))
+        base, in_prompt = event_index * len(names), event_index < 0
+        own = np.where(in_prompt, -1, base + self._field(field_index, names))
         added = base[..., None] + np.array(added_names, dtype=np.int64)
-        return own, np.where(in_frame[..., None], -1, added)
+        return own, np.where(in_prompt[..., None], -1, added)
 
     def _names(self, encoder: Encoder) -> list[str | None]:
         """Fields that each event's players stand for; one None for the event as a whole."""
@@ -137,9 +130,7 @@ class Players:
         return [name for name in FIELDS if name in encoder.template.fields]
 
     def _field(self, field_index: IntArray, names: Sequence[str | None]) -> IntArray:
-        """(...) which of an event's players a token belongs to; the template's words go with the
-        first one.
-        """  # noqa: D205
+        """(...) which of an event's players a token belongs to; the template's words: the first."""
         if self.kind == "events":
             return np.zeros_like(field_index)
         place = np.zeros(len(FIELDS) + 1, dtype=np.int64)
@@ -156,7 +147,7 @@ Removal = Literal["drop", "mask", "replace"]
 REMOVALS: tuple[Removal, ...] = ("drop", "mask", "replace")
 
 OWN = -2
-"""A token that has its own vector, where a field's number would say whose mean stands in."""
+"""Value of `Renderings.neutral` for a token that keeps its own vector."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,7 +157,7 @@ class Renderings:
     Attributes:
         encoded: The tokens.
         visible: (T,) False where a token is hidden.
-        neutral: (T,) `OWN`, or the field whose mean vector stands in for the token's own.
+        neutral: (T,) `OWN`, or the field whose mean vector replaces the token's own.
     """
 
     encoded: EncodedHistories
@@ -192,7 +183,7 @@ class Renderings:
         return replace(batch, attention_mask=shown), torch.from_numpy(self.neutral[flat])
 
     def records(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Visible tokens as numbers that say all the model reads of them.
+        """Visible tokens as numbers: all that the model reads of them.
 
         Returns:
             (V, 3 + A) token, place, neutral, added ids; (V,) the rendering; (V,) the event.
@@ -201,7 +192,7 @@ class Renderings:
         place = np.arange(len(owner)) - np.repeat(self.encoded.offsets[:-1], self.lengths)
         columns = [self.encoded.input_ids, place, self.neutral]
         table = np.column_stack([*columns, self.encoded.added_ids]).astype(np.int64)
-        table[self.neutral != OWN, 0] = 0  # its own word is not read
+        table[self.neutral != OWN, 0] = 0  # its own word is not used
         shown = self.visible
         return table[shown], owner[shown], self.encoded.event_index[shown]
 

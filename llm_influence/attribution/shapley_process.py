@@ -1,29 +1,26 @@
-"""A covariance of coalitions whose Shapley values are known in closed form.
+"""Shapley values from some coalitions by a Gaussian process, integrated in closed form.
 
-Two coalitions S and T of n players in time order are alike when few players differ, when they are
-of similar size (one event among two weighs more than one among forty), and when the same player
-stands last (a sequence model reads its answer off the end):
+The game is modelled as ``f(S) = c + sum of b_i over S + g(S) + e(S)``: an additive trend with a
+flat prior, a smooth part g with the covariance k, and a rough part e, independent between
+coalitions. Shapley values are linear in f, so the posterior mean and variance of f give those of
+the Shapley values, without a sum over 2^n coalitions. e is part of the game, not noise: with all
+coalitions the answer is exact, and the scores always add up to ``f(all) - f(none)``.
+
+Two coalitions S and T of n players in time order have a high covariance if few players differ, if
+their sizes are similar (one event among two matters more than one among forty), and if the same
+player is last (a sequence model predicts from the end):
 
     k(S, T) = theta^|S xor T| * exp(-(log(1+|S|) - log(1+|T|))^2 / (2 width^2))
               * (1 + last [last(S) = last(T)]) / (1 + last)
 
-As a function of S this is a game, and its Shapley values need no sum over 2^n coalitions: it asks
-only how many members S shares with T, how many it has, and who is last, so that coalitions can be
-counted. The counts are coefficients of ``(theta + z)^u (1 + theta z)^v``: z marks a member, u
-players are in T and v are not, and theta is paid for each that differs.
+As a function of S this is a game. It depends only on how many members S shares with T, on the size
+of S and on its last member, so coalitions can be counted instead of listed. The counts are
+coefficients of ``(theta + z)^u (1 + theta z)^v``: z marks a member, u players are in T and v are
+not, and each player that differs gives a factor theta.
 
-Shapley values of a game seen at some of its coalitions: a Gaussian process, integrated.
-
-The game is taken for a draw of ``f(S) = c + sum of b_i over S + g(S) + e(S)``: an additive trend of
-which nothing is known beforehand, a smooth part g with the covariance of `coalition_kernel`, and a
-rough part e, independent from coalition to coalition. Shapley values are linear in f, so what is
-known of f (mean and variance) says what is known of them, without a sum over 2^n coalitions. e is
-part of the game, no noise: it is known where f was asked, so that with all coalitions seen the
-answer is the exact one, and the scores add up to ``f(all) - f(none)`` at any time.
-
-theta, width, last and the share of e are unknown; the answer is the mean over a small grid of them,
-weighted by how well each explains the values (restricted marginal likelihood). The same variance
-says beforehand which coalitions to ask: always the one that leaves the least of it.
+theta, width, last and the share of e are unknown. The answer is the mean over a small grid of them,
+weighted by the restricted marginal likelihood of the values. The posterior variance does not depend
+on the values, so it also chooses the coalitions: always the one that reduces it most.
 """
 
 from __future__ import annotations
@@ -49,12 +46,12 @@ from llm_influence.types import BoolArray, FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class CoalitionKernel:
-    """The covariance of this module.
+    """The covariance k of this module.
 
     Attributes:
-        theta: What is left of the covariance when one player differs, in (0, 1).
-        width: How far apart sizes may be, in log units.
-        last: How much more coalitions have in common that end alike.
+        theta: Factor of the covariance for each player that differs, in (0, 1).
+        width: Scale of the difference of sizes, in log units.
+        last: Weight of the agreement of the last members.
     """
 
     theta: float
@@ -72,7 +69,7 @@ class CoalitionKernel:
         return together * (1 + self.last * alike) / (1 + self.last)
 
     def of_sizes(self, players: int) -> FloatArray:
-        """(n + 1, n + 1) the factor of two sizes."""
+        """(n + 1, n + 1) factor of the covariance for two sizes."""
         log = np.log1p(np.arange(players + 1))
         return np.exp(-((log[:, None] - log) ** 2) / (2 * self.width**2))
 
@@ -95,7 +92,7 @@ class CoalitionKernel:
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """Shapley values of ``S -> k(S, T)`` by what matters of T.
+    """Shapley values of ``S -> k(S, T)`` by size and last member of T.
 
     ``member`` and ``other`` (n + 1,) are for a player in T or not, by |T|, without the last factor.
     The part with the last factor is by |T| and last(T), both (n + 1, n + 1), the last axis ending
@@ -144,15 +141,15 @@ def _tables(kernel: CoalitionKernel, players: int) -> _Tables:
 
 def _coefficients(theta: float, n: int) -> FloatArray:
     """(u, v, s), each up to n: coefficient of z^s in ``(theta + z)^u (1 + theta z)^v``."""
-    found = np.zeros((n + 1, n + 1, n + 1))
-    found[0, 0, 0] = 1.0
+    table = np.zeros((n + 1, n + 1, n + 1))
+    table[0, 0, 0] = 1.0
     for u in range(n):
-        found[u + 1, 0] = theta * found[u, 0]
-        found[u + 1, 0, 1:] += found[u, 0, :-1]
+        table[u + 1, 0] = theta * table[u, 0]
+        table[u + 1, 0, 1:] += table[u, 0, :-1]
     for v in range(n):
-        found[:, v + 1] = found[:, v]
-        found[:, v + 1, 1:] += theta * found[:, v, :-1]
-    return found
+        table[:, v + 1] = table[:, v]
+        table[:, v + 1, 1:] += theta * table[:, v, :-1]
+    return table
 
 
 def _variance(
@@ -184,15 +181,15 @@ def _variance(
 
 
 REACH = (12.0, 6.0, 2.5, 1.0)
-"""Settings of theta: of the covariance ``exp(-reach)`` is left when all players differ."""
+"""Settings of theta: the covariance is ``exp(-reach)`` where all players differ."""
 LAST = (0.3, 2.0)
 WIDTH = 1.0
 ROUGH = (1e-3, 0.05)
 """Variance of the rough part in units of the smooth part's."""
 TYPICAL_REACH, TYPICAL_LAST, TYPICAL_ROUGH = 4.0, 0.7, 0.01
-"""Middle of the road, by which coalitions are chosen before any value is known."""
+"""Typical settings, by which coalitions are chosen before any value is known."""
 POOL, POOLED, LARGEST_POOL = 512, 5, 2048
-"""Coalitions to choose from: five for each that is wanted, within these bounds."""
+"""Coalitions to choose from: five for each one that is chosen, within these bounds."""
 NEGLIGIBLE = 1e-4
 """Settings with less than this share of the weight are left out."""
 
@@ -206,11 +203,11 @@ class Estimate:
 
 
 def plan(draw: np.random.Generator, players: int, number: int) -> BoolArray:
-    """(M, n) coalitions worth asking, best first; fewer than ``number`` if there are no more.
+    """(M, n) coalitions to evaluate, best first; fewer than ``number`` if there are no more.
 
-    The certain ones come first. Then each next one is that of a random pool (leverage sampling)
-    which takes most from the summed variance of the Shapley values, given those before it. Any
-    beginning of the plan is a plan.
+    The certain ones come first. Each next one comes from a random pool (leverage sampling) and
+    reduces the summed variance of the Shapley values most, given those before it. Any first part of
+    the plan is itself a plan.
     """
     certain = len(certain_coalitions(players))
     pool = by_leverage(draw, players, max(number, min(LARGEST_POOL, max(POOL, POOLED * number))))
@@ -323,14 +320,14 @@ def _squares(players: int) -> float:
 
 
 def _slopes(masks: BoolArray, values: FloatArray) -> FloatArray:
-    """What each player adds where the game is additive."""
+    """(n,) worth of each player in an additive game."""
     trend = np.column_stack([np.ones(len(masks)), masks])
-    found: FloatArray = np.linalg.lstsq(trend, values, rcond=None)[0][1:]
-    return found
+    slopes: FloatArray = np.linalg.lstsq(trend, values, rcond=None)[0][1:]
+    return slopes
 
 
 def _additive(masks: BoolArray, values: FloatArray) -> bool:
-    """Whether the trend leaves nothing to explain."""
+    """Whether the game is additive on these coalitions."""
     trend = np.column_stack([np.ones(len(masks)), masks])
     rest = values - trend @ np.linalg.lstsq(trend, values, rcond=None)[0]
     return bool(np.abs(rest).max() <= 1e-10 * max(1.0, np.abs(values).max()))

@@ -1,7 +1,4 @@
-"""The list of recommendations as one number: how much of it is still there, in its order.
-
-What is explained: one number a history, in log-odds but for the slate and a regression.
-"""
+"""Targets of an explanation: one number a history, in log-odds but for slates and regressions."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from llm_influence.errors import ExplanationError, choices
+from llm_influence.errors import ExplanationError, choices, out_of_range, unknown
 from llm_influence.evaluation.metrics import seen_items
 from llm_influence.modeling.model import InfluenceModel, Prediction
 from llm_influence.modeling.scoring import ItemScores, log_odds
 from llm_influence.types import FloatArray, History
 
 ROWS = 64
-"""Histories whose recommendations are sought at a time; affects memory and speed alone."""
+"""Histories whose recommendations are computed at a time; affects memory and speed alone."""
 
 
 def best_unseen(
@@ -36,12 +33,12 @@ def best_unseen(
         size of a smaller catalogue.
     """
     seen = seen_items([model.encoder.vocabulary.item_codes(history) for history in histories])
-    found = []
+    shown = []
     for start in range(0, len(histories), ROWS):
         part = slice(start, start + ROWS)
         best = model.score(histories[part]).best(k, seen=seen[part])
-        found.append(best.shown().cpu())
-    return torch.cat(found), seen
+        shown.append(best.shown().cpu())
+    return torch.cat(shown), seen
 
 
 def slate_ndcg(logits: Tensor, slate: Tensor, seen: Tensor) -> Tensor:
@@ -79,7 +76,7 @@ def slate_ndcg(logits: Tensor, slate: Tensor, seen: Tensor) -> Tensor:
 
 TOP = "top1"
 NAMED = 3
-"""Items of a slate that its name for people lists."""
+"""Items listed in the display name of a slate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,7 @@ class Behavior:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Why ``chosen`` and not ``other``: the difference of the two items' logits."""
+    """Difference of the logits of two items: why ``chosen`` and not ``other``."""
 
     chosen: str
     other: str
@@ -106,13 +103,12 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """The list of recommendations: what made it these ``k`` items in this order?
+    """The list of the ``k`` recommendations and their order.
 
-    The slate is what is recommended after the whole history, items it holds left out. The value
-    is the NDCG@k of the ranking against the slate's own order: 1 with all events, 0 where none of
-    the slate is among the first k any more (`llm_influence.attribution.slate.slate_ndcg`). It is
-    no log-odds and has no gradient: methods that remove events explain it, gradient methods
-    refuse it.
+    The slate is what is recommended after the whole history, without the items of the history.
+    The value is the NDCG@k of the ranking against the slate's own order (`slate_ndcg`): 1 with all
+    events, 0 if none of the slate is among the first k. It is not a log-odds and has no gradient:
+    methods that remove events explain it, gradient methods refuse it.
     """
 
     k: int = 10
@@ -120,14 +116,14 @@ class Slate:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """The feedback expected if this item came next: log-odds of a click, a purchase, a like.
+    """Expected feedback if this item came next: log-odds of a click, a purchase, a like.
 
-    Of an ordinal head they are the log-odds of a label of at least ``positive_from``; a regression
-    head is explained in the units of the label itself.
+    An ordinal head gives the log-odds of a label of at least ``positive_from``; a regression head
+    is explained in the units of the label.
 
     Attributes:
         item: Item id of the candidate.
-        behavior: What would be done with it; default: the behaviour that most labels are of.
+        behavior: Behaviour with the candidate; default: the one with most labels.
     """
 
     item: str
@@ -137,7 +133,7 @@ class Feedback:
 Kind = Literal["item", "behavior", "contrast", "slate", "feedback", "feedback_value"]
 Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate | Feedback
 """``"top1"`` is each history's own first recommendation among unseen items. Any other string is an
-item id, or else a behaviour; write `Item` or `Behavior` where a name could be both."""
+item id or a behaviour; use `Item` or `Behavior` where a name could be both."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,13 +146,11 @@ class BoundTarget:
         codes: (N,) item or behaviour codes; of a slate (N, K) item codes, -1 where it is shorter.
         other: (N,) item codes that a contrast subtracts, else None.
         ids: N ids as text.
-        names: The same for people.
-        seen: (N, S) codes of items that a slate leaves out, -1 where there are fewer; else None.
+        names: N display names.
+        seen: (N, S) codes of items that a slate leaves out, padded with -1; else None.
         behaviors: (N,) behaviour codes of the candidates of feedback, else None.
-        middle: A value above it speaks for the target, below it against: 0 of log-odds, the mean
-            label of a regression.
-        changes: (N, I) what rules add to the logits that a slate is ordered by, those of the whole
-            history whatever is removed; else None.
+        middle: A value above it supports the target: 0 of log-odds, the mean label of a regression.
+        changes: (N, I) what rules add to the logits of a slate, for the whole history; else None.
     """
 
     kind: Kind
@@ -176,15 +170,15 @@ class BoundTarget:
 
     @property
     def differentiable(self) -> bool:
-        """Whether `values` has a gradient that means something."""
+        """Whether `values` has a useful gradient."""
         return self.kind != "slate"
 
     def probabilities(self, full: FloatArray) -> FloatArray:
-        """(N,) probability of the target at (N,) values; nan where values are no log-odds."""
+        """(N,) probability of the target at (N,) values; nan if values are not log-odds."""
         return expit(full) if self.has_probability else np.full(len(full), np.nan)
 
     def values(self, prediction: Prediction, rows: Tensor) -> Tensor:
-        """(B,) target values of predictions made for the histories numbered ``rows`` (B,)."""
+        """(B,) target values of predictions for the histories numbered ``rows`` (B,)."""
         codes = self.codes[rows].to(prediction.item_logits.device)
         if self.seen is not None:
             logits = prediction.item_logits
@@ -237,45 +231,42 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
 
 
 def parse_target(text: str) -> Target:
-    """A target from the command line: ``top1``, ``item:42``, ``behavior:click``,
-    ``contrast:42,50``, ``slate:10``, ``feedback:42``, ``feedback:42,purchase``, or a bare id or
-    behaviour.
-    """  # noqa: D205
+    """A target from the command line.
+
+    Args:
+        text: ``top1``, ``item:42``, ``behavior:click``, ``contrast:42,50``, ``slate:10``,
+            ``feedback:42``, ``feedback:42,purchase``, or a bare item id or behaviour.
+
+    Raises:
+        ExplanationError: The kind is known and the rest of the text does not fit it.
+    """
     kind, colon, rest = text.partition(":")
-    if colon and kind == "item":
+    first, comma, second = rest.partition(",")
+    if not colon:
+        return text
+    if kind == "item":
         return Item(rest)
-    if colon and kind == "behavior":
+    if kind == "behavior":
         return Behavior(rest)
-    if colon and kind == "feedback":
-        item, comma, behavior = rest.partition(",")
-        if not item or (comma and not behavior):
-            raise ExplanationError(
-                f"cannot read {text!r}",
-                where="target",
-                expected="feedback:ITEM or feedback:ITEM,BEHAVIOR",
-                fix="name the item that might come next, as in feedback:42",
-            )
-        return Feedback(item, behavior or None)
-    if colon and kind == "contrast":
-        chosen, comma, other = rest.partition(",")
-        if not (chosen and comma and other):
-            raise ExplanationError(
-                f"cannot read {text!r}",
-                where="target",
-                expected="contrast:CHOSEN,OTHER",
-                fix="name two item ids with a comma between them",
-            )
-        return Contrast(chosen, other)
-    if colon and kind == "slate":
+    if kind == "feedback":
+        if not first or (comma and not second):
+            raise _unreadable(text, "feedback:ITEM or feedback:ITEM,BEHAVIOR")
+        return Feedback(first, second or None)
+    if kind == "contrast":
+        if not (first and second):
+            raise _unreadable(text, "contrast:CHOSEN,OTHER")
+        return Contrast(first, second)
+    if kind == "slate":
         if not rest.isdecimal():
-            raise ExplanationError(
-                f"cannot read {text!r}",
-                where="target",
-                expected="slate:K",
-                fix="say how many recommendations, as in slate:10",
-            )
+            raise _unreadable(text, "slate:K, as in slate:10")
         return Slate(int(rest))
     return text
+
+
+def _unreadable(text: str, expected: str) -> ExplanationError:
+    return ExplanationError(
+        f"cannot read {text!r}", where="target", expected=expected, fix=f"write {expected}"
+    )
 
 
 def _classify(name: str, model: InfluenceModel) -> Item | Behavior:
@@ -308,10 +299,12 @@ def _item_code(item: str, model: InfluenceModel) -> int:
 def _behavior_code(name: str, model: InfluenceModel) -> int:
     known = model.encoder.vocabulary.behaviors
     if name not in known:
-        raise ExplanationError(
-            f"unknown behaviour {name!r}",
+        raise unknown(
+            ExplanationError,
+            "behaviour",
+            name,
+            known,
             where="target",
-            expected=choices(known, name),
             fix="name a behaviour of the training log",
         )
     return known.index(name)
@@ -341,8 +334,8 @@ def _feedback(model: InfluenceModel, target: Feedback, count: int) -> BoundTarge
     return replace(
         item,
         kind="feedback_value" if regression else "feedback",
-        ids=item.ids if same else [f"{each},{behavior}" for each in item.ids],
-        names=item.names if same else [f"{each} ({behavior})" for each in item.names],
+        ids=item.ids if same else [f"{name},{behavior}" for name in item.ids],
+        names=item.names if same else [f"{name} ({behavior})" for name in item.names],
         behaviors=torch.full((count,), number),
         middle=scale.mean if regression else 0.0,
     )
@@ -350,27 +343,22 @@ def _feedback(model: InfluenceModel, target: Feedback, count: int) -> BoundTarge
 
 def _slate(model: InfluenceModel, histories: Sequence[History], k: int) -> BoundTarget:
     if k < 1:
-        raise ExplanationError(
-            f"a slate of {k} items",
-            where="target",
-            expected="at least 1",
-            fix="ask for the first item or more, as in Slate(10) or slate:10",
-        )
+        raise out_of_range(ExplanationError, "k of a slate", k, expected="at least 1")
     codes, seen = _recommended(model, histories, k, "slate")
     lists = [bind_items(model, [code for code in row if code >= 0]) for row in codes.tolist()]
     return BoundTarget(
         "slate",
         codes,
         None,
-        [", ".join(each.ids) for each in lists],
-        [_slate_name(each.names) for each in lists],
+        [", ".join(slate.ids) for slate in lists],
+        [_slate_name(slate.names) for slate in lists],
         seen,
         changes=model.rule_scores(histories),
     )
 
 
 def _slate_name(names: Sequence[str]) -> str:
-    """``top 10: A; B; C; …``: the length of the list and its head."""
+    """``top 10: A; B; C; …``: the length of the list and its first items."""
     head = [*names[:NAMED], *(["…"] if len(names) > NAMED else [])]
     return f"top {len(names)}: {'; '.join(head)}"
 
@@ -382,7 +370,7 @@ def _recommended(
     codes, seen = best_unseen(model, histories, k)
     if (codes[:, 0] < 0).any():
         raise ExplanationError(
-            "a history holds every item of the catalogue",
+            "a history contains every item of the catalogue",
             where=f"target {target!r}",
             expected="at least one unseen item to recommend",
             fix="explain a named item instead",

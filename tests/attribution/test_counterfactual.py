@@ -73,7 +73,7 @@ def test_whatever_can_be_put_back_is_put_back():
     model = bag_model()
     history = typed(*ITEMS, "i15")
     search = _Removals(model, history, 1)
-    search.ask([range(len(history))])  # nothing is left: something else is recommended
+    search.try_all([range(len(history))])  # nothing is left: something else is recommended
     assert len(search.best()) == len(history)
     search.put_back()
     best, item = search.best(), model.catalogue.ids[search.item].as_py()
@@ -99,7 +99,7 @@ def test_a_real_model_is_flipped_too(any_model, log):
         (
             History.from_events("u", [Event(f"i{i}", "click", i) for i in range(29)]),
             1,
-            "no 2 items",
+            "fewer than 2 items",
         ),
     ],
 )

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from llm_influence.attribution import engine as module
 from llm_influence.attribution import prefix_cache as prefix_reader
 from llm_influence.attribution.engine import Engine
-from llm_influence.attribution.prefix_cache import Sequences, plan_paths, prefix_support
+from llm_influence.attribution.prefix_cache import prefix_support
+from llm_influence.attribution.prefix_tree import Sequences, plan_paths
 from llm_influence.attribution.renderings import OWN, REMOVALS, Players, render
 from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
@@ -119,7 +120,7 @@ def test_shared_beginnings_change_no_value(model, log, removal, budget):
     )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-    if prefix_support(model).kept:
+    if prefix_support(model).works:
         assert sharing.tokens < plain.tokens / 1.3
     else:
         assert sharing.tokens == plain.tokens
@@ -127,8 +128,8 @@ def test_shared_beginnings_change_no_value(model, log, removal, budget):
 
 def test_decoders_and_causal_encoders_share_and_others_are_found_out(model):
     expected = model.backbone.model.config.model_type in ("bert", "gpt2", "llama")
-    assert prefix_support(model).kept == expected
-    assert not prefix_support(bag_model()).kept  # keeps nothing, as its states come from elsewhere
+    assert prefix_support(model).works == expected
+    assert not prefix_support(bag_model()).works  # keeps nothing, as its states come from elsewhere
 
 
 @pytest.mark.parametrize("removal", REMOVALS)

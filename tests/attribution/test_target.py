@@ -128,7 +128,7 @@ def test_a_name_of_both_an_item_and_a_behaviour_must_be_made_clear():
         ("clik", ["'clik'", "'top1'", "30 item ids", "'cart', 'click', 'purchase'"]),
         (Item("i99"), ["'i99'", "add_items"]),
         (Contrast("i1", "i99"), ["'i99'"]),
-        (Slate(0), ["0 items", "at least 1"]),
+        (Slate(0), ["k of a slate is 0", "at least 1"]),
         (Behavior("purchse"), ["'purchse'", "'cart', 'click', 'purchase'", "mean 'purchase'"]),
     ],
 )
