@@ -1,15 +1,16 @@
-"""A finished run: its folder's model, split and facts, for whatever comes after fine-tuning."""
+"""A finished run: the folder of `finetune`, opened."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-from accelerate import PartialState
+import torch
 
 from llm_influence.config.data import DataConfig
 from llm_influence.config.model import RECURRENT, ModelConfig
@@ -18,7 +19,7 @@ from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, Split, feedback_labels
 from llm_influence.datasets.sources import open_data
-from llm_influence.errors import ConfigError, choices
+from llm_influence.errors import ConfigError, unknown
 from llm_influence.evaluation.evaluate import Record
 from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import InfluenceModel
@@ -28,13 +29,13 @@ from llm_influence.types import History
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The folder that `training.finetune` wrote, opened.
+    """A folder that `finetune` wrote, opened.
 
     Attributes:
         folder: The folder.
         config: Its configuration.
-        model: Its model, in eval mode, on this process's accelerator if there is one.
-        split: The very split it was trained and measured on.
+        model: Its model in eval mode, on this process's accelerator if there is one.
+        split: The split on which it was trained and measured.
     """
 
     folder: Path
@@ -48,149 +49,174 @@ class Run:
 
         Args:
             folder: The folder.
-            rules: YAML file of rules that stand in place of the run's own.
+            rules: YAML file of rules that replace the run's own.
 
         Raises:
             ModelFolderError, DataError, ConfigError: A part is missing or damaged.
         """
         folder = Path(folder)
         model = InfluenceModel.from_pretrained(folder)
-        model.to(PartialState(cpu=on_cpu()).device)
+        model.to(_device())
         if rules is not None:
             model.rules = load_rules(rules)
         split = Split.load(folder / "split", catalogue=model.catalogue)
         return cls(folder, RunConfig.load(folder / "run.yaml"), model, split)
 
     def open_log(
-        self, source: str | None, *, items: str | None = None, users: str | None = None
+        self,
+        source: str | None,
+        *,
+        items: str | None = None,
+        users: str | None = None,
+        sample: int | None = None,
+        seed: int = 0,
     ) -> BehaviorLog:
-        """The log to explain: another source read by the run's own column names, or its own log.
+        """The run's own log, or another source read with the run's column names.
+
+        Args:
+            source: File or public name. None: the run's own log.
+            items: Item table of the source.
+            users: User table of the source.
+            sample: Number of users drawn at random. Default: all.
+            seed: Seed of the draw.
 
         Raises:
             DataError: The source cannot be read.
         """
-        if source is None:
-            return self.split.log
-        data = self.config.data.model_dump() | {"source": source, "items": items, "users": users}
-        data.pop("knowledge")  # the model's own catalogue says what items are called
-        return open_data(DataConfig.model_validate(data))
+        log = self.split.log
+        if source is not None:
+            data = self.config.data.model_dump(exclude={"knowledge"})  # the model has the names
+            data |= {"source": source, "items": items, "users": users}
+            log = open_data(DataConfig.model_validate(data))
+        if sample is None:
+            return log
+        kept = np.isin(np.arange(len(log)), _drawn(len(log), sample, seed))
+        return log.prefix(np.where(kept, log.lengths, 0))
 
-    def examples(self, part: str, label: float | None = None) -> EvaluationSet:
-        """The examples of ``validation`` or ``test``; of one ``label`` alone where it is given.
+    def examples(
+        self, part: str, label: float | None = None, *, sample: int | None = None, seed: int = 0
+    ) -> EvaluationSet:
+        """The examples of ``validation`` or ``test``.
+
+        Args:
+            part: Name of the part.
+            label: Only examples with this label. Default: all.
+            sample: Number of examples drawn at random, in their order. Default: all.
+            seed: Seed of the draw.
 
         Raises:
-            ConfigError: ``part`` is neither, the model reads no labels, or none is this one.
+            ConfigError: The part is unknown, the model reads no labels, or no example has this one.
         """
-        known = {"validation": self.split.validation, "test": self.split.test}
-        if part not in known:
-            raise ConfigError(
-                f"no examples {part!r}",
-                where="examples",
-                expected=choices(known, part),
-                fix="name the part of the split that is asked",
-            )
-        return known[part] if label is None else self._labelled(known[part], label)
+        parts = {"validation": self.split.validation, "test": self.split.test}
+        if part not in parts:
+            raise unknown(ConfigError, "part", part, parts, where="examples")
+        examples = parts[part] if label is None else self._labelled(parts[part], label)
+        return examples if sample is None else examples.select(_drawn(len(examples), sample, seed))
 
     def _labelled(self, examples: EvaluationSet, label: float) -> EvaluationSet:
         head = self.config.model.feedback
         if head is None:
             raise ConfigError(
-                f"label {label:g} is asked for, and the model reads none",
+                f"label {label:g} for a model that reads no labels",
                 where="label",
-                expected="a run with a feedback head, which says what its labels are",
+                expected="a run with a feedback head, which defines its labels",
                 fix="leave the label out",
             )
         labels = feedback_labels(self.split.log, head)[examples.events]
         if not (labels == label).any():
-            raise ConfigError(
-                f"no question has label {label:g}",
-                where="label",
-                expected=choices(f"{each:g}" for each in np.unique(labels[~np.isnan(labels)])),
-                fix="ask for a label that examples have",
-            )
+            known = [f"{value:g}" for value in np.unique(labels[~np.isnan(labels)])]
+            raise unknown(ConfigError, "label", f"{label:g}", known, where="examples")
         return examples.select(labels == label)
 
     def test_histories(self, users: int, *, seed: int = 0, skip: int = 0) -> list[History]:
         """Histories before the tested events of ``users`` users drawn by the seed, in their order.
 
-        All users where there are fewer; of a user who is asked several times, the first question.
-        The first ``skip`` drawn are left out: whoever chooses a method on some users can measure it
-        on others.
+        All users where there are fewer; the first example of a user who has several. The first
+        ``skip`` users drawn are left out, so that a method can be chosen on some users and
+        measured on others.
         """
         rows = self.split.test
         first = np.unique(rows.users, return_index=True)[1]
         drawn = np.random.default_rng(seed).permutation(len(first))[skip : skip + users]
-        return [rows.history(int(first[each])) for each in sorted(drawn)]
+        return [rows.history(int(first[place])) for place in sorted(drawn)]
 
-    def report_facts(self, metrics: list[Record], shown: list[History], k: int = 10) -> ReportFacts:
-        """What a report says beside the explanations, with the top k of the users it shows.
+    def report_facts(
+        self,
+        influences: pa.Table,
+        metrics: Mapping[str, Sequence[Record]],
+        *,
+        log: BehaviorLog | None = None,
+        users: int = 12,
+        k: int = 10,
+    ) -> ReportFacts:
+        """What a report states beside the explanations.
 
-        A model whose item head was not trained recommends nothing.
+        Args:
+            influences: The influence table of the report.
+            metrics: Records by head, as `compare_heads` returns them; may be empty.
+            log: The explained log. Default: the run's own.
+            users: Largest number of users shown one by one.
+            k: Length of the lists of recommendations. A model whose item head was not trained
+                recommends nothing.
         """
-        model, rendering = self.config.model, self.config.rendering
-        described = self.model.protocol
+        model, rendering, source = self.config.model, self.config.rendering, self.config.data.source
+        histories = _whole_histories(influences, log or self.split.log, users)
+        recommends = histories if model.item_head.weight > 0 else []
+        heads = [(name if len(metrics) > 1 else "", records) for name, records in metrics.items()]
         return ReportFacts(
-            title=f"What made the model predict this? {self.config.data.source}",
+            title="What made the model predict this?",
             model={
+                "Data": Path(source).name if Path(source).suffix else source,
                 "Backbone": _backbone(model),
                 "Adapter": model.adapter.describe(),
                 "Rendering": f"style {rendering.style}, template {rendering.template}",
                 "Events read": f"the last {self.model.encoder.max_events}",
             },
-            protocol=flat_facts(described),
-            # with one relevant item a row, recall@K is HR@K: one column is enough for a reader
-            metrics=[{k: v for k, v in each.items() if "recall@" not in k} for each in metrics],
+            protocol=flat_facts(self.model.protocol),
+            # With one relevant item a row, recall@K is HR@K: one column is enough for a reader.
+            metrics=[
+                {"head": head, **{k: v for k, v in record.items() if "recall@" not in k}}
+                for head, records in heads
+                for record in records
+            ],
             recommendations={
                 history.user_id: [
-                    (found.title, found.probability) for found in self.model.recommend(history, k)
+                    (item.title, item.probability) for item in self.model.recommend(history, k)
                 ]
-                for history in shown
-                if model.item_head.weight > 0
+                for history in recommends
             },
             rules={
                 history.user_id: [
                     change.to_text() for change in self.model.rule_changes(history, k)
                 ]
-                for history in shown
+                for history in histories
             },
         )
 
 
-def sample_users(log: BehaviorLog, count: int, seed: int = 0) -> BehaviorLog:
-    """The log of ``count`` users drawn by the seed, all where there are fewer."""
-    kept = np.isin(np.arange(len(log)), _drawn(len(log), count, seed))
-    return log.prefix(np.where(kept, log.lengths, 0))
-
-
-def sample_examples(examples: EvaluationSet, count: int, seed: int = 0) -> EvaluationSet:
-    """``count`` examples drawn by the seed, in their order, all where there are fewer."""
-    return examples.select(_drawn(len(examples), count, seed))
+def _device() -> torch.device:
+    """The device of this process of a launcher, without opening a process group."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or on_cpu():
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _drawn(size: int, count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Up to ``count`` of ``size`` places drawn by the seed, in order."""
     return np.sort(np.random.default_rng(seed).permutation(size)[:count])
 
 
-def heads_as_records(heads: dict[str, list[Record]]) -> list[Record]:
-    """Records of `compare_heads` in one list; where there are several heads, each says its own."""
-    if len(heads) == 1:
-        return next(iter(heads.values()))
-    return [{"head": head, **record} for head, records in heads.items() for record in records]
+def _whole_histories(table: pa.Table, log: BehaviorLog, users: int) -> list[History]:
+    """Histories of the first users of a table that end where the user's history in the log ends.
 
-
-def whole_histories(table: pa.Table, log: BehaviorLog, users: int) -> list[History]:
-    """Histories of the first users of an influence table, of whom nothing later is in the log.
-
-    The history before a question of a split is no whole one: what is recommended at its user's
-    end is no recommendation of that moment.
+    Others were explained before an example; what is recommended after the user's last event is no
+    recommendation of that time.
     """
-    found = []
-    for user in pc.unique(table["user_id"]).to_pylist()[:users]:
-        history = log[user]
-        last = pc.max(table.filter(pc.equal(table["user_id"], user))["timestamp"]).as_py()
-        if last == history.timestamps[-1]:
-            found.append(history)
-    return found
+    last = table.group_by("user_id", use_threads=False).aggregate([("timestamp", "max")])
+    ends = zip(last["user_id"].to_pylist()[:users], last["timestamp_max"].to_pylist(), strict=False)
+    histories = [(log[user], end) for user, end in ends]
+    return [history for history, end in histories if end == history.timestamps[-1]]
 
 
 def _backbone(model: ModelConfig) -> str:

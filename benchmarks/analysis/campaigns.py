@@ -1,15 +1,13 @@
-"""What are channels credited with, by the model and by what people use? Generated and real.
+"""Credit of marketing channels by the model and by common rules: campaign_attribution.json.
 
     python -m benchmarks.analysis.campaigns --stage planted
     python -m benchmarks.analysis.campaigns --stage redemption [--model FOLDER]
 
-`planted`: generated campaign logs (benchmarks/analysis/generated_campaigns.py) whose true removal effects are
-known, in a world whose confounder stands in the log and in one where it is hidden. Every
-estimator of `llm-influence analyze attribution` against the truth; also the model asked again with
-all touches of a channel removed at once. `redemption`: Complete Journey, will a household redeem a
-coupon within 14 days of a contact; no truth is known there, the estimators stand beside each
-other. Each stage goes on where it was broken off and keeps what it found under --output; the JSON
-has all stages that are done: docs/benchmarks/campaign_attribution.json.
+`planted`: generated campaign logs (`generated_campaigns`) with known removal effects, in a world
+whose confounder stands in the log and in one where it is hidden: every estimator of `llm-influence
+analyze attribution` against the truth, and the model without all touches of a channel at once.
+`redemption`: Complete Journey, will a household redeem a coupon within 14 days of a contact; no
+truth is known. The JSON has all stages that are done.
 """
 
 from __future__ import annotations
@@ -26,9 +24,10 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.analysis.generated_campaigns import HALF_LIFE, WORTH, Campaigns, World, generate
-from benchmarks.harness import write_benchmark
-from benchmarks.whole_log import fitted
-from llm_influence.analysis.channels import AttributionOptions, analyze_attribution, shares_of
+from benchmarks.harness import Row, arguments, results_of, row_of, started, write_benchmark
+from benchmarks.training_runs import fitted, small_gru
+from llm_influence.analysis.attribution_rules import shares_of
+from llm_influence.analysis.channels import ChannelOptions, analyze_channels
 from llm_influence.analysis.output import Analysis
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
@@ -44,56 +43,58 @@ from llm_influence.utils import write_text, write_whole
 WORLDS: tuple[World, ...] = ("seen", "hidden")
 JOINT = "model, a channel removed at once"
 REDEMPTION = Path("configs/complete_journey_redemption.yaml")
-Row = dict[str, str | float]
+PARSER = arguments(
+    __doc__,
+    "campaign_attribution",
+    seeds=(0, 1, 2),
+    stage={"choices": ("planted", "redemption"), "required": True},
+    users=6000,
+    test_users=3000,
+    epochs=8.0,
+    config=(REDEMPTION, "of the stage redemption"),
+    model=(Path, "a run of the redemption configuration"),
+    most=(int, "labelled contacts to explain; default: all"),
+)
 
 
 # --- planted ---------------------------------------------------------------------------------
 
 
 def run_config(options: argparse.Namespace, seed: int) -> RunConfig:
-    """A small GRU that foretells the label of visits."""
-    return RunConfig.model_validate(
-        {
-            "output": str(options.output),
-            "rendering": {"template": "fused", "max_events": 41},
-            "model": {
-                "backbone": "gru",
-                "recurrent": {"width": 64},
-                "dropout": 0.1,
-                "adapter": {"kind": "full"},
-                "item_head": {"weight": 0.0},
-                "behavior_head": {"weight": 0.0},
-                "feedback_head": {"weight": 1.0, "label": "label", "behaviors": ["visit"]},
-                "when": True,
-            },
-            "train": {
-                "epochs": options.epochs,
-                "batch_size": 128,
-                "learning_rate": 4e-3,
-                "item_learning_rate": 4e-3,
-                "weight_decay": 0.0,
-                "precision": "fp32",
-                "seed": seed,
-            },
-            "evaluation": {"exclude_seen": False},
-        }
+    """A small GRU that predicts the label of visits."""
+    feedback = {"weight": 1.0, "label": "label", "behaviors": ["visit"]}
+    return small_gru(
+        options.work,
+        seed,
+        epochs=options.epochs,
+        rendering={"max_events": 41},
+        model={
+            "dropout": 0.1,
+            "item_head": {"weight": 0.0},
+            "feedback_head": feedback,
+            "when": True,
+        },
+        train={"batch_size": 128},
     )
 
 
-def planted(options: argparse.Namespace) -> None:
-    """Every world and seed, each kept when it is done."""
-    for seed in options.seeds:
-        for world in WORLDS:
-            folder = options.output / "planted" / f"{world}_{seed}"
-            if (folder / "rows.json").exists():
-                continue
-            train, asked = (generate(world, n, seed) for n in (options.users, options.test_users))
-            model = fitted(run_config(options, seed), train.log, folder)
-            rows = list(planted_rows(model, asked, world, seed, folder / "influence"))
-            write_text(folder / "rows.json", json.dumps(rows, indent=1) + "\n")
-            for row in rows:
-                if "error" in str(row["metric"]):
-                    print(row, flush=True)
+def planted(options: argparse.Namespace) -> list[Row]:
+    """Rows of the worlds and seeds; with ``--stage planted`` those missing are measured."""
+    names = ("users", "test_users", "epochs")
+    results, rows = results_of(options, **{name: getattr(options, name) for name in names}), []
+
+    def measure(seed: int, world: World) -> list[Row]:
+        folder = options.work / "planted" / f"{world}_{seed}"
+        train, other = (generate(world, n, seed) for n in (options.users, options.test_users))
+        model = fitted(run_config(options, seed), train.log, folder)
+        return list(planted_rows(model, other, world, seed, folder / "influence"))
+
+    for world in WORLDS:
+        for seed in options.seeds:
+            key = f"{world}, seed {seed}"
+            if key in results or options.stage == "planted":
+                rows += results.keep(key, lambda s=seed, w=world: measure(s, w))
+    return rows
 
 
 def planted_rows(
@@ -104,27 +105,25 @@ def planted_rows(
     visits = EvaluationSet(log, np.arange(len(log)), log.lengths.astype(np.int64) - 1)
     explainer = Explainer(model, "leave_one_out", fidelity_masks=0)
     explain_batch(explainer, visits, folder, target="feedback", progress=False)
-    options = AttributionOptions("item:channel", half_life=HALF_LIFE, resamples=100)
+    options = ChannelOptions("item:channel", half_life=HALF_LIFE, resamples=100)
     with InfluenceView(folder) as view:
-        found = analyze_attribution(view, options).tables["shares"].records
+        found = analyze_channels(view, options).tables["shares"].records
     effects = {
         name: np.array([_effect(found, name, channel) for channel in asked.channels])
         for name in dict.fromkeys(record["estimator"] for record in found)
     }
     effects[JOINT] = removed_at_once(model, visits, asked.channels)
     truth = asked.removal_effects()
-    task = {"task": f"planted, confounder {world}, seed {seed}"}
-    for system, found_effects in {**effects, "truth": truth}.items():
-        row = {**task, "system": system}
-        shares = shares_of(found_effects)
-        for channel, share, effect in zip(asked.channels, shares, found_effects, strict=True):
-            yield {**row, "metric": f"share of {channel}", "value": float(share)}
-            yield {**row, "metric": f"effect of {channel}", "value": float(effect)}
+    task = f"planted, confounder {world}, seed {seed}"
+    for system, own in {**effects, "truth": truth}.items():
+        shares = shares_of(own)
+        for channel, share, effect in zip(asked.channels, shares, own, strict=True):
+            yield row_of(system, task, f"share of {channel}", float(share))
+            yield row_of(system, task, f"effect of {channel}", float(effect))
         if system != "truth":
             off = np.abs(shares - shares_of(truth)).sum() / 2
-            yield {**row, "metric": "share_error", "value": float(off)}
-            off = np.abs(found_effects - truth).mean()
-            yield {**row, "metric": "effect_error", "value": float(off)}
+            yield row_of(system, task, "share_error", float(off))
+            yield row_of(system, task, "effect_error", float(np.abs(own - truth).mean()))
 
 
 def _effect(records: list[dict[str, str | float]], estimator: str, channel: str) -> float:
@@ -135,7 +134,7 @@ def _effect(records: list[dict[str, str | float]], estimator: str, channel: str)
 def removed_at_once(
     model: InfluenceModel, visits: EvaluationSet, channels: tuple[str, ...]
 ) -> FloatArray:
-    """(C,) what the model itself loses on conversions without any touch of a channel."""
+    """(C,) the model's loss on conversions without any touch of a channel."""
     log = visits.log
     converted = np.flatnonzero(log.labels[visits.events] == 1)
     histories = [visits.history(row) for row in converted]
@@ -166,8 +165,8 @@ def _chances(
 
 
 def redemption(options: argparse.Namespace) -> None:
-    """Explain the labelled contacts of the test split and lay redemptions to channels."""
-    folder = options.output / "redemption"
+    """Explain the labelled contacts of the test split and credit redemptions to channels."""
+    folder = options.work / "redemption"
     model = options.model or _finetuned(folder / "model", options.config, options.overrides)
     run = Run.open(model)
     rows = run.split.test
@@ -179,7 +178,7 @@ def redemption(options: argparse.Namespace) -> None:
     channels = folder / "channels.parquet"
     write_whole(channels, partial(pq.write_table, _channels(run.model.catalogue.ids.to_pylist())))
     with InfluenceView(tables, items=channels) as view:
-        analysis = analyze_attribution(view, AttributionOptions("item:channel"))
+        analysis = analyze_channels(view, ChannelOptions("item:channel"))
     analysis.write(folder / "analysis")
     print("\n".join(analysis.shown))
     metrics = json.loads((Path(model) / "metrics.json").read_text(encoding="utf-8"))
@@ -216,12 +215,12 @@ def _facts(analysis: Analysis, metrics: dict) -> dict[str, object]:
 
 
 def _redemption_rows(analysis: Analysis) -> Iterator[Row]:
+    task = "redemption within 14 days of a contact"
     for record in analysis.tables["shares"].records:
-        row = {"system": record["estimator"], "task": "redemption within 14 days of a contact"}
         for name, prefix in (("share", ""), ("effect", "effect_")):
-            bounds = {side: float(record[f"{prefix}{side}"]) for side in ("low", "high")}
-            metric = f"{name} of {record['channel']}"
-            yield {**row, "metric": metric, "value": float(record[name]), **bounds}
+            ends = (float(record[f"{prefix}{side}"]) for side in ("low", "high"))
+            metric, value = f"{name} of {record['channel']}", float(record[name])
+            yield row_of(record["estimator"], task, metric, value, *ends)
 
 
 # --- both ------------------------------------------------------------------------------------
@@ -239,16 +238,12 @@ def planted_figures(rows: list[Row]) -> dict[str, float]:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run a stage, then write what all finished ones found."""
-    torch.set_num_threads(options.threads)
-    {"planted": planted, "redemption": redemption}[options.stage](options)
-    rows: list[Row] = []
-    for world in WORLDS:
-        for seed in options.seeds:
-            place = options.output / "planted" / f"{world}_{seed}" / "rows.json"
-            rows += json.loads(place.read_text(encoding="utf-8")) if place.exists() else []
+    """Do a stage, then write the rows of all finished ones."""
+    if options.stage == "redemption":
+        redemption(options)
+    rows = planted(options)
     figures, facts = planted_figures(rows), {}
-    place = options.output / "redemption" / "rows.json"
+    place = options.work / "redemption" / "rows.json"
     if place.exists():
         real = json.loads(place.read_text(encoding="utf-8"))
         rows, facts = rows + real["rows"], real["facts"]
@@ -257,21 +252,21 @@ def main(options: argparse.Namespace) -> None:
             for row in real["rows"]
             if row["metric"].startswith("share")
         }
-    print(json.dumps(figures, indent=1))
     write_benchmark(
-        options.json,
+        options.output,
         name="campaign_attribution",
         protocol={
-            "planted": "GENERATED logs (benchmarks/analysis/generated_campaigns.py), no data of people: four "
-            "channels with known worth, search ads met by those who would have bought anyway",
+            "planted": "GENERATED logs (benchmarks/analysis/generated_campaigns.py), "
+            "no data of people: four channels with known worth, search ads met by those who would "
+            "have bought anyway",
             "worlds": "seen: what confounds stands in the log (product pages); hidden: it does not",
             "truth": "share of the expected conversions lost if a channel is never met",
             "share_error": "half the sum of differences of shares from the truth's, 0 to 1",
-            "effect_error": "mean difference of the part of all conversions laid to a channel",
+            "effect_error": "mean difference of the part of all conversions credited to a channel",
             "worth": json.dumps(WORTH),
             "model": f"GRU of width 64, {options.epochs:g} epochs on {options.users} users; "
             f"leave_one_out on {options.test_users} others, influences of a channel added up; "
-            f"'{JOINT}' asks it again without any touch of the channel",
+            f"'{JOINT}': its prediction without any touch of the channel",
             "redemption": "Complete Journey, labelled contacts of the test split; no truth is "
             "known: influence on the model beside estimators of the same conversions",
             "redemption_facts": facts or "not run",
@@ -282,24 +277,5 @@ def main(options: argparse.Namespace) -> None:
     )
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", choices=("planted", "redemption"), required=True)
-    parser.add_argument("--output", type=Path, default=Path("runs/campaign_attribution"))
-    parser.add_argument(
-        "--json", type=Path, default=Path("docs/benchmarks/campaign_attribution.json")
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--users", type=int, default=6000)
-    parser.add_argument("--test-users", type=int, default=3000)
-    parser.add_argument("--epochs", type=float, default=8)
-    parser.add_argument("--config", type=Path, default=REDEMPTION)
-    parser.add_argument("--model", type=Path, help="a run of the redemption configuration")
-    parser.add_argument("--most", type=int, help="labelled contacts to explain; default: all")
-    parser.add_argument("--threads", type=int, default=1)
-    options, options.overrides = parser.parse_known_args()
-    return options
-
-
 if __name__ == "__main__":
-    main(_options())
+    main(started(PARSER, overrides=True))

@@ -1,1 +1,1 @@
-"""Long work over many users, on any number of processes, that resumes."""
+"""Long work over many users, on any number of processes. It resumes after a kill."""

@@ -1,8 +1,7 @@
-"""Counterfactual flips: every user's history read again with one feature changed.
+"""Counterfactual fairness test: recommend again with one feature of every user changed.
 
-Nothing else changes: the events, their order and their times are the same, so a difference is what
-the model makes of the feature itself. A model whose template does not render the feature answers
-the same, which this shows rather than assumes.
+Nothing else changes, so a difference is the effect of the feature itself. A model whose template
+does not render the feature gives the same answer.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from llm_influence.data.log import BehaviorLog
-from llm_influence.errors import DataError, ExplanationError, choices
+from llm_influence.errors import DataError, ExplanationError, out_of_range, unknown
 from llm_influence.evaluation.metrics import seen_items
 from llm_influence.influence.table_files import FAIRNESS_TEST_SCHEMA, write_fairness_test
 from llm_influence.modeling.model import InfluenceModel
@@ -28,17 +27,17 @@ from llm_influence.modeling.scoring import BestItems, log_odds
 from llm_influence.types import History
 
 MOST_VALUES = 12
-"""Of a feature with more, names: the most frequent; numbers: evenly spaced among the users."""
+"""Most values tried: the most frequent names, or numbers evenly spaced among the users."""
 
 
 @dataclass(frozen=True, slots=True)
 class FairnessTestResult:
-    """What was measured.
+    """The outcome of a fairness test.
 
     Attributes:
         path: The table.
-        changed: Share of users whose first recommendation some other value changes, by feature.
-        users: Users whose feature is known, by feature.
+        changed: By feature, the share of users whose first recommendation changes with some value.
+        users: By feature, the number of users whose feature is known.
     """
 
     path: Path
@@ -59,17 +58,17 @@ def run_fairness_test(
 ) -> FairnessTestResult:
     """Change each feature of every user to every other value and recommend again.
 
-    Of a feature with more than `MOST_VALUES` values so many are put in.
+    At most `MOST_VALUES` values of a feature are tried.
 
     Args:
         model: The model.
-        log: Whose histories; with a user table.
+        log: The histories, with a user table.
         features: Columns of the user table.
-        out: Folder of ``fairness_test.parquet`` (`influence.flips`): that of the influence tables.
-        k: The first k recommendations are compared; items of the history are none.
-        batch_size: Histories at a time; affects speed and memory alone.
-        run: Name written into the ``run`` column.
-        progress: Show a bar.
+        out: Folder of the influence tables; ``fairness_test.parquet`` is written there.
+        k: Number of recommendations compared; items of the history are not recommended. Default 10.
+        batch_size: Histories in one batch; affects only speed and memory. Default 64.
+        run: Text for the ``run`` column.
+        progress: Whether to show a progress bar.
 
     Raises:
         DataError: The log has no user table, no such feature, or all users are alike in it.
@@ -77,19 +76,15 @@ def run_fairness_test(
         OutputError: ``out`` cannot be written.
     """
     if not 1 <= k <= len(model.catalogue):
-        raise ExplanationError(
-            f"k is {k}",
-            where="run_fairness_test",
-            expected=f"1 to the model's {len(model.catalogue)} items",
-            fix="correct k",
-        )
+        most = f"1 to {len(model.catalogue)}, the model's number of items"
+        raise out_of_range(ExplanationError, "k", k, expected=most)
     log = log.align(model.catalogue, model.encoder.vocabulary.behaviors)
     values = {name: _values(log, name) for name in dict.fromkeys(features)}
     rows: list[dict[str, Any]] = []
     for start in tqdm(range(0, len(log), batch_size), disable=not progress, unit="batch"):
         part = [log.at(row) for row in range(start, min(start + batch_size, len(log)))]
         part = [history for history in part if len(history)]
-        rows += _flipped(model, part, values, k, batch_size)
+        rows += _changed(model, part, values, k, batch_size)
     table = pa.Table.from_pylist(
         [{"run": run, "k": k, **row} for row in rows], FAIRNESS_TEST_SCHEMA
     )
@@ -98,26 +93,22 @@ def run_fairness_test(
 
 
 def _values(log: BehaviorLog, feature: str) -> list[str]:
-    """The values of a feature to put in: all, or of many numbers `MOST_VALUES` that users have."""
+    """The values of a feature to try, at most `MOST_VALUES`."""
     if log.users is None or feature not in log.users.column_names:
         columns = [] if log.users is None else log.users.column_names
-        raise DataError(
-            f"users have no feature {feature!r}",
-            where="user table of the log",
-            expected=choices(columns, feature),
-            fix="correct the name, or pass the user table that has it",
-        )
+        fix = "correct the name, or pass the user table that has it"
+        raise unknown(DataError, "feature", feature, columns, where="user table", fix=fix)
     every = [value for value in log.users[feature].to_pylist() if value]
-    found = sorted(set(every))
-    if len(found) < 2:
+    values = sorted(set(every))
+    if len(values) < 2:
         raise DataError(
-            f"every user's {feature!r} is {found[0] if found else 'unknown'!r}",
+            f"every user's {feature!r} is {values[0] if values else 'unknown'!r}",
             where="user table of the log",
             expected="at least two values",
-            fix="name another feature",
+            fix="choose another feature",
         )
-    if len(found) <= MOST_VALUES:
-        return found
+    if len(values) <= MOST_VALUES:
+        return values
     try:
         ordered = sorted(every, key=float)
     except ValueError:
@@ -126,32 +117,31 @@ def _values(log: BehaviorLog, feature: str) -> list[str]:
     return sorted({ordered[int(place)] for place in places}, key=float)
 
 
-def _flipped(
+def _changed(
     model: InfluenceModel,
     histories: Sequence[History],
     values: dict[str, list[str]],
     k: int,
     batch_size: int,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of some users, all features and other values."""
-    asked = [
+    """Rows of some users, for all features and other values."""
+    cases = [
         (place, name, other)
         for place, history in enumerate(histories)
         for name, known in values.items()
         for other in known
         if history.user.get(name) and other != history.user[name]
     ]
-    if not asked:
+    if not cases:
         return
     top, own = _best(model, histories, k)
     first = top.codes[:, 0]
-    for start in range(0, len(asked), batch_size):
-        part = asked[start : start + batch_size]
+    for start in range(0, len(cases), batch_size):
+        part = cases[start : start + batch_size]
         owner = torch.tensor([place for place, _, _ in part])
         changed = [_with(histories[place], name, other) for place, name, other in part]
         best, scores = _best(model, changed, k)
-        odds = log_odds(scores, first[owner])
-        before = log_odds(own[owner], first[owner])
+        after, before = log_odds(scores, first[owner]), log_odds(own[owner], first[owner])
         for row, (place, name, other) in enumerate(part):
             yield {
                 "user_id": histories[place].user_id,
@@ -163,7 +153,7 @@ def _flipped(
                 "changed": bool(best.codes[row, 0] != first[place]),
                 "kept": len(_set(top, place) & _set(best, row)) / len(_set(top, place)),
                 "log_odds": float(before[row]),
-                "log_odds_other": float(odds[row]),
+                "log_odds_other": float(after[row]),
             }
 
 
@@ -173,9 +163,9 @@ def _best(
     """The first k of each history, and (B, I) scores of all items, on the CPU."""
     scores = model.score(histories)
     seen = seen_items([model.encoder.vocabulary.item_codes(history) for history in histories])
-    found = scores.best(k, seen=seen)
-    moved = BestItems(found.codes.cpu(), found.candidate.cpu(), found.log_odds.cpu())
-    return moved, torch.cat([part.cpu() for _, part in scores.chunks()], dim=1).double()
+    best = scores.best(k, seen=seen)
+    best = BestItems(best.codes.cpu(), best.candidate.cpu(), best.log_odds.cpu())
+    return best, torch.cat([part.cpu() for _, part in scores.chunks()], dim=1).double()
 
 
 def _set(best: BestItems, row: int) -> set[int]:
@@ -183,7 +173,7 @@ def _set(best: BestItems, row: int) -> set[int]:
 
 
 def _with(history: History, feature: str, value: str) -> History:
-    """The same history of a user with another value."""
+    """The same history with another value of a user feature."""
     return replace(history, user=MappingProxyType({**history.user, feature: value}))
 
 

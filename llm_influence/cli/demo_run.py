@@ -77,9 +77,8 @@ def run_demo(
     say(f"3/4 explaining the recommendations of {users} users with {', '.join(METHODS)}")
     written = _explain(run, users)
     say("4/4 analysing the explanations and writing the report")
-    shown = _sample(run, users)
     influences = read_tables([folder / "influence" / method for method in METHODS])
-    facts = run.report_facts(metrics, [run.split.log[user] for user in shown])
+    facts = run.report_facts(influences, {"items": metrics})
     report = build_report(
         influences=influences,
         facts=facts,

@@ -88,12 +88,12 @@ TABLES = {
         "A feature is unfair if it moves what users of equal history get, or if it alone changes "
         "the recommendation.",
     ),
-    "audit.gaps": (
-        "Gaps between groups",
+    "audit.differences": (
+        "Differences between groups",
         "Raw differences, and those among users of equal history.",
     ),
     "audit.proxies": ("Proxies", "Behaviour that reveals the sensitive feature."),
-    "audit.flips": (
+    "audit.fairness_test": (
         "Counterfactual fairness test",
         "Share of users whose first recommendation changes with the feature alone.",
     ),

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.analysis.bins import GAPS, RECENCY
+from llm_influence.analysis.columns import GAPS, RECENCY
 from llm_influence.influence.facts import aligned, decimals_for, percent, plain
 from llm_influence.influence.table import explanation_starts
 from llm_influence.report.cases import Scale

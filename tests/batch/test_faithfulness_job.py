@@ -1,51 +1,27 @@
 """A comparison in a folder: nothing lost, nothing measured twice."""
 
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from llm_influence.batch import faithfulness_job as job
 from llm_influence.batch.faithfulness_job import measure_faithfulness
 from llm_influence.errors import ExplanationError, OutputError
-from llm_influence.faithfulness.evaluate import evaluate_faithfulness
-from llm_influence.faithfulness.options import Options
-from tests import tiny
+from llm_influence.faithfulness.evaluate import FaithfulnessOptions, evaluate_faithfulness
 
 KILLED_JOB = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from llm_influence.faithfulness.options import Options
-from llm_influence.jobs import faithfulness as job
-from llm_influence.modeling.model import InfluenceModel
-from tests import tiny
-
-def slowly(path, write, whole=job.write_whole):
-    whole(path, write)
-    print("shard", flush=True)
-    sys.stdin.readline()
-
-job.write_whole = slowly
-log = tiny.small_log()
-job.measure_faithfulness(
-    InfluenceModel.from_pretrained(sys.argv[3]),
+from llm_influence.batch.faithfulness_job import measure_faithfulness
+from llm_influence.faithfulness.evaluate import FaithfulnessOptions
+measure_faithfulness(
+    model,
     [log.at(row) for row in range(6)],
     ["leave_one_out"],
-    sys.argv[2],
-    Options(metrics=("lds", "deletion_auc")),
+    out,
+    FaithfulnessOptions(metrics=("lds", "deletion_auc")),
     shard_size=2,
+    on_shard=wait,
 )
 """
-OPTIONS = Options(metrics=("lds", "deletion_auc"))
-
-
-@pytest.fixture(scope="module")
-def bert():
-    return tiny.tiny_model()
+OPTIONS = FaithfulnessOptions(metrics=("lds", "deletion_auc"))
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +34,9 @@ def measure(bert, histories, out, options=OPTIONS, **how):
     return measure_faithfulness(bert, histories, ["leave_one_out"], out, options, **how)
 
 
-def test_a_killed_comparison_goes_on_and_loses_nothing(tmp_path, bert, histories):
-    bert.save_pretrained(tmp_path / "model")
+def test_a_killed_comparison_continues_and_loses_nothing(kill, tmp_path, bert, histories):
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED_JOB, str(Path.cwd()), str(out), str(tmp_path / "model")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert b"shard\n" in iter(process.stdout.readline, b"")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdin.close()
-    process.stdout.close()
-    (out / ".part-00001.parquet.1.tmp").write_bytes(b"half a shard")
+    kill(KILLED_JOB, out, shards=1)
     survivor = out / "part-00000.parquet"
     moment = survivor.stat().st_mtime_ns
     assert list(out.glob("part-*")) == [survivor]
@@ -95,7 +60,7 @@ def test_a_killed_comparison_goes_on_and_loses_nothing(tmp_path, bert, histories
 def test_a_folder_of_another_comparison_is_refused(tmp_path, bert, histories):
     measure(bert, histories[:2], tmp_path)
     for given, options, what in (
-        (histories[:2], Options(metrics=("lds",)), "options"),
+        (histories[:2], FaithfulnessOptions(metrics=("lds",)), "options"),
         (histories[:1], OPTIONS, "histories"),
     ):
         with pytest.raises(OutputError, match=f"another run .*{what}"):
@@ -110,19 +75,12 @@ def test_a_mistake_writes_nothing(tmp_path, bert, histories):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_keeps_what_was_measured(tmp_path, bert, histories, monkeypatch):
-    calls, real = [], job.write_whole
+def test_an_error_keeps_what_was_measured(tmp_path, bert, histories):
+    def fails(path):
+        raise OutputError("no space", where=str(path), expected="space", fix="free some")
 
-    def fills_up(path, write):
-        calls.append(path)
-        if len(calls) == 2:
-            raise OutputError("no space", where=str(path), expected="space", fix="free some")
-        return real(path, write)
-
-    monkeypatch.setattr(job, "write_whole", fills_up)
     with pytest.raises(OutputError, match="no space"):
-        measure(bert, histories[:4], tmp_path)
-    monkeypatch.undo()
+        measure(bert, histories[:4], tmp_path, on_shard=fails)
     assert len(list(tmp_path.glob("part-*"))) == 1
     measure(bert, histories[:4], tmp_path)
     assert len(list(tmp_path.glob("part-*"))) == 2
