@@ -26,11 +26,11 @@ from llm_influence.rendering.batch import EncodedBatch
 
 Through = Literal["rollout", "last"]
 CLOSE = 1e-3
-"""How far, in parts of its largest entry, what we compute may be from what the layer computed."""
+"""Largest difference from what the layer itself computed, as a share of its largest entry."""
 NOTHING = 1e-12
-"""A sum of lengths below this is none: nothing is carried, and all shares are 0."""
+"""A sum of lengths below this counts as 0, and all shares are 0."""
 _INNER = re.compile(r"\.(base_layer|lora_\w+|bottleneck)(\..*)?$")
-"""What adapters put into a linear map; what stands before it is the map with its adapter."""
+"""Parts that adapters add inside a linear map; the name before them is the map itself."""
 
 
 @register
@@ -85,9 +85,9 @@ def value_norms(model: InfluenceModel, batch: EncodedBatch) -> list[Tensor]:
     backbone = model.backbone.model
     places = [_without_adapter_parts(place) for place in layer_places(backbone)]
     with eager_attention(model.body), _watched(backbone, places) as seen:
-        found = model.attend(batch, model.embed(batch), output_attentions=True).attentions
+        layers = model.attend(batch, model.embed(batch), output_attentions=True).attentions
     norms = []
-    for place, weights in zip(places, checked(model, found), strict=True):
+    for place, weights in zip(places, checked(model, layers), strict=True):
         context = seen[place.attention_output]
         values = _head_values(seen[_value_map(place)], weights, context)
         carried = (weights @ values).transpose(1, 2).reshape(context.shape)
@@ -177,9 +177,9 @@ def _watched(backbone: nn.Module, places: list[LayerPlaces]) -> Iterator[dict[st
             hook.remove()
 
 
-def _other_attention(model: InfluenceModel, found: str) -> ModelError:
+def _other_attention(model: InfluenceModel, reason: str) -> ModelError:
     return ModelError(
-        found,
+        reason,
         where=f"{model.backbone.source!r} ({model.backbone.model.config.model_type})",
         expected="attention that sums a value map's output by its weights, then an output map",
         fix="use another attention method, or a gradient or perturbation method",

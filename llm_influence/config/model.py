@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,14 +10,14 @@ from llm_influence.config.data import NeighborsConfig
 from llm_influence.config.document import Section
 
 ADAPTER_OPTIONS: dict[str, tuple[str, ...]] = {
-    "lora": ("rank", "alpha", "dropout", "targets"),
-    "dora": ("rank", "alpha", "dropout", "targets"),
-    "rslora": ("rank", "alpha", "dropout", "targets"),
+    "lora": ("rank", "alpha", "dropout", "targets", "peft"),
+    "dora": ("rank", "alpha", "dropout", "targets", "peft"),
+    "rslora": ("rank", "alpha", "dropout", "targets", "peft"),
     "adalora": (
-        *("rank", "initial_rank", "alpha", "dropout", "targets"),
+        *("rank", "initial_rank", "alpha", "dropout", "targets", "peft"),
         *("prune_from", "prune_until", "prune_every", "orthogonality"),
     ),
-    "ia3": ("targets",),
+    "ia3": ("targets", "peft"),
     "bottleneck": ("width", "targets"),
     "full": (),
     "frozen": (),
@@ -72,6 +72,9 @@ class AdapterConfig(Section):
     orthogonality: float = Field(
         0.1, ge=0, description="Weight of adalora's orthogonality penalty in the loss."
     )
+    peft: dict[str, Any] = Field(
+        {}, description="More options of the configuration class in the library peft."
+    )
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> AdapterConfig:
@@ -95,7 +98,7 @@ class AdapterConfig(Section):
         parts: list[str] = [self.kind]
         for name in ADAPTER_OPTIONS[self.kind]:
             value = self.first_rank if name == "initial_rank" else getattr(self, name)
-            if value is not None:
+            if value not in (None, {}):
                 text = f"{value:g}" if isinstance(value, float) else value
                 text = ", ".join(value) if isinstance(value, list) else text
                 parts.append(f"{name.replace('_', ' ')} {text}")

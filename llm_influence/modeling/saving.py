@@ -263,13 +263,13 @@ def _load_counts(path: Path, items: int) -> IntArray | None:
 def _load_adapter(folder: Path, backbone: Backbone, config: ModelConfig) -> Adapter:
     kind, model = KINDS[config.adapter.kind], backbone.model.requires_grad_(requires_grad=False)
     if kind.saved_in != "adapter":
-        return kind.restore(model, config.adapter, folder)
+        return kind.attach(model, config.adapter, folder)
     _load_tensors(folder / TENSORS)
     description = folder / DESCRIPTION
     if not description.is_file():  # PEFT would look for the folder's name on the hub
         raise _missing(folder, [description.name])
     with _reading(description):
-        adapter = kind.restore(model, config.adapter, folder)
+        adapter = kind.attach(model, config.adapter, folder)
     _fill_adapter(adapter, folder)
     return adapter
 

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from llm_influence.config.model import ADAPTER_OPTIONS, AdapterConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ModelError, ModelFolderError
-from llm_influence.modeling.adapters import KINDS, attach_adapter, layer_places, linear_maps
+from llm_influence.modeling.adapters import KINDS, attach_adapter
 from llm_influence.modeling.backbone import load_backbone
+from llm_influence.modeling.layers import layer_places, linear_maps
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.saving import restore_weights
 from llm_influence.training.batches import WindowCollator, WindowDataset
