@@ -1,4 +1,4 @@
-"""Write docs/reference/methods: a page for each attribution method, from the registry and its docstring.
+"""Write docs/reference/methods: a page for each attribution method, from the registry.
 
     python -m benchmarks.docs_pages.methods
 
@@ -34,7 +34,7 @@ DOI = re.compile(r"doi:(10\.\S+?)(?=[;,)]|\s|$)")
 def pages() -> dict[str, str]:
     """Every page by file name, the index included."""
     made = {f"{spec.name}.md": page(spec) for spec in METHODS.values()}
-    return {"README.md": index(), **made}
+    return {"index.md": index(), **made}
 
 
 def index() -> str:
@@ -50,7 +50,7 @@ def index() -> str:
     ]
     about = (
         "f is the target, E the events of a history, S a set of them. `llm-influence methods` "
-        "prints the same on the command line; [attribution.md](../attribution.md) explains "
+        "prints the same on the command line; [Influence](../../concepts/influence.md) explains "
         "targets, removals and the quality card."
     )
     return "\n".join([MADE, "# Methods", "", about, "", *head, *rows]) + "\n"

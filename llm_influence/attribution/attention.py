@@ -87,30 +87,30 @@ def attention_weights(model: InfluenceModel, batch: EncodedBatch) -> tuple[Tenso
         ModelError: The backbone gives none.
     """
     with torch.no_grad(), eager_attention(model.body):
-        found = model.attend(batch, model.embed(batch), output_attentions=True).attentions
-    return checked(model, found)
+        layers = model.attend(batch, model.embed(batch), output_attentions=True).attentions
+    return checked(model, layers)
 
 
-def checked(model: InfluenceModel, found: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-    """``found`` if it holds the weights of every layer.
+def checked(model: InfluenceModel, layers: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    """``layers`` if they are the weights of every layer.
 
     Raises:
         ModelError: It does not.
     """
     expected = model.backbone.model.config.num_hidden_layers
-    if found is None or len(found) != expected or any(layer is None for layer in found):
+    if layers is None or len(layers) != expected or any(layer is None for layer in layers):
         raise ModelError(
             "the backbone returned no attention weights",
             where=f"{model.backbone.source!r} ({model.backbone.model.config.model_type})",
             expected=f"weights of {expected} layers",
             fix="use a gradient or perturbation method with this backbone",
         )
-    return found
+    return layers
 
 
 @contextmanager
 def eager_attention(body: Body) -> Iterator[None]:
-    """Attention that keeps its weights; fused kernels never make them. Restored afterwards."""
+    """Use attention that returns its weights, which fused kernels do not; restored afterwards."""
     before = body.config._attn_implementation
     body.set_attn_implementation("eager")
     try:

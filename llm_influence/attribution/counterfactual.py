@@ -88,8 +88,8 @@ def counterfactual(
     Raises:
         ExplanationError: No event, ``k`` below 1 or fewer than k other items to recommend.
     """
-    search = _Removals(model, history, k)
-    players, proven = search.players, 0
+    search, proven = _Removals(model, history, k), 0
+    players = search.players
     while proven < players and search.evaluations + comb(players, proven + 1) <= exhaustive + 1:
         proven += 1
         search.try_all(combinations(range(players), proven))
@@ -121,8 +121,7 @@ def _leads(
         others = torch.stack([row[row != item][k - 1] for row in codes])
         lead = (scores.at(torch.full_like(others, item)) - scores.at(others)).double()
         stays = (codes[:, :k] == item).any(1)
-        lead = torch.where(stays == (lead >= 0), lead, torch.full_like(lead, -1e-12))
-        leads.append(lead.cpu().numpy())
+        leads.append(lead.where(stays == (lead >= 0), -1e-12).cpu().numpy())
         firsts.append(codes[:, 0].cpu().numpy())
     return np.concatenate(leads), np.concatenate(firsts)
 
@@ -161,15 +160,14 @@ class _Removals:
         return len(self._leads)
 
     def try_all(self, removals: Iterable[Sequence[int]]) -> FloatArray:
-        """Leads without those events, one a removal, each computed once; below 0 where it falls."""
+        """Leads without the events of each removal, computed once; below 0 where it falls."""
         sets = [frozenset(map(int, removal)) for removal in removals]
         new = [removal for removal in dict.fromkeys(sets) if removal not in self._leads]
         if new:
             kept = np.ones((len(new), self.players), dtype=bool)
             for row, removal in zip(kept, new, strict=True):
                 row[list(removal)] = False
-            shorter = [self._history.keep(mask) for mask in kept]
-            seen = self._seen.expand(len(new), -1)
+            shorter, seen = [self._history.keep(m) for m in kept], self._seen.expand(len(new), -1)
             leads, firsts = _leads(self._model, self.item, shorter, seen, self._k)
             self._leads.update(zip(new, leads.tolist(), strict=True))
             self._first.update(zip(new, firsts.tolist(), strict=True))
@@ -278,12 +276,12 @@ def attack(
     }
     wrong = [reason for reason, applies in reasons.items() if applies]
     if wrong:
-        raise ExplanationError(
-            wrong[0],
-            where=f"attack on user {history.user_id!r}",
-            expected="removal or injection, at least two events, at least one change and try",
-            fix="leave the user out, or correct the option",
+        expected = "removal or injection, at least two events, at least one change and try"
+        where, fix = (
+            f"attack on user {history.user_id!r}",
+            "leave out the user or correct the option",
         )
+        raise ExplanationError(wrong[0], where=where, expected=expected, fix=fix)
     begin = _RemovalAttack if kind == "removal" else _Injection
     steps: _RemovalAttack | _Injection = begin(model, history)
     for _ in range(budget):

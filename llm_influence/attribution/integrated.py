@@ -194,7 +194,7 @@ def adaptive(
 def gauss_legendre(
     surface: Surface, start: Tensor, moved: Tensor, steps: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The same as `adaptive` with ``steps`` points of Gauss-Legendre quadrature."""
+    """`adaptive` with ``steps`` points of Gauss-Legendre quadrature instead."""
     points, weights = np.polynomial.legendre.leggauss(steps)
     every, total = np.arange(len(surface.task.histories)), np.zeros(tuple(moved.shape[:3]))
     for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
@@ -284,14 +284,14 @@ class EventPathIntegratedGradients(PathMethod):
 
 
 def _chains(size: int, order: Order) -> list[list[tuple[int, int]]]:
-    """The events that are in (first, one past the last) as one after the other enters."""
+    """Ranges of events at their own vectors (first, one past the last), along each path."""
     oldest = [(0, count) for count in range(size + 1)]
     newest = [(0, 0), *((first, size) for first in range(size - 1, -1, -1))]
     return {"both": [oldest, newest], "oldest_first": [oldest], "newest_first": [newest]}[order]
 
 
 def _gains(chain: Sequence[tuple[int, int]], values: dict[tuple[int, int], float]) -> FloatArray:
-    """(E,) what each event added when it entered, in the order of the history."""
+    """(E,) gains of the target as each event moves, in the order of the history."""
     gains = np.diff([values[inside] for inside in chain])
     return gains if chain[1] == (0, 1) else gains[::-1]
 
@@ -307,8 +307,8 @@ def _values(
 
     def make(chosen: Tensor) -> Tensor:
         row, (first, stop) = history[chosen], inside[chosen].T[..., None]
-        entered = (event[row] >= first) & (event[row] < stop)
-        return torch.where(entered[..., None], surface.inputs[row], start[row])
+        moved = (event[row] >= first) & (event[row] < stop)
+        return torch.where(moved[..., None], surface.inputs[row], start[row])
 
     values = iter(surface.values(rows, make).tolist())
     return [{pair: next(values) for pair in of_row} for of_row in ranges]
@@ -353,7 +353,7 @@ class ExpectedGradients(SampledGradients):
         strata = np.stack([draw.permutation(self.samples) for draw in draws])
         samples, bases = [], []
         for number in range(self.samples):
-            start, added = _another(surface, draws)
+            start, added = _random_baselines(surface, draws)
             place = (strata[:, number] + np.array([draw.random() for draw in draws])) / self.samples
             moved = surface.inputs - start
             between = start + torch.from_numpy(place)[:, None, None].to(start) * moved
@@ -372,32 +372,28 @@ class ExpectedGradients(SampledGradients):
 
 
 @torch.no_grad()
-def _another(surface: Surface, draws: list[np.random.Generator]) -> tuple[Tensor, Tensor]:
-    """(N, T, H) vectors of drawn units in every event's place, and (N, T, A) those added there."""
+def _random_baselines(surface: Surface, draws: list[np.random.Generator]) -> tuple[Tensor, Tensor]:
+    """(N, T, H) vectors with random tokens in events, and (N, T, A) the random ids added there."""
     model, batch = surface.task.model, surface.task.batch
     ids, added = batch.input_ids.cpu().numpy().copy(), batch.added_ids.cpu().numpy().copy()
     fields, events = batch.field_index.cpu().numpy(), batch.event_index.cpu().numpy()
     columns = list(enumerate(model.encoder.template.added))
     for row, (draw, length) in enumerate(zip(draws, surface.lengths, strict=True)):
         places = np.flatnonzero(events[row, :length] >= 0)
-        ids[row, places] = [_drawn(draw, model, field) for field in fields[row, places]]
+        ids[row, places] = [_random_id(draw, model, field) for field in fields[row, places]]
         for column, name in columns:
             there = places[added[row, places, column] >= 0]
-            added[row, there, column] = [_drawn(draw, model, FIELDS.index(name)) for _ in there]
-    device = surface.inputs.device
-    other = replace(
-        batch,
-        input_ids=torch.from_numpy(ids).to(device),
-        added_ids=torch.from_numpy(added).to(device),
-    )
+            added[row, there, column] = [_random_id(draw, model, FIELDS.index(name)) for _ in there]
+    input_ids, added_ids = (torch.from_numpy(x).to(surface.inputs.device) for x in (ids, added))
+    other = replace(batch, input_ids=input_ids, added_ids=added_ids)
     in_event = (batch.event_index >= 0)[..., None]
     return torch.where(in_event, model.embed(other), surface.inputs), other.added_ids
 
 
-def _drawn(draw: np.random.Generator, model: InfluenceModel, field: int) -> int:
-    """A unit of the field; style ``text``: a token of the vocabulary."""
-    pieces = model.encoder.token_cache
-    if isinstance(pieces, IdTokenCache):
-        units = pieces.ids_of(FIELDS[field])
-        return int(draw.integers(units.start, units.stop))
+def _random_id(draw: np.random.Generator, model: InfluenceModel, field: int) -> int:
+    """A random id of the field; style ``text``: any token of the vocabulary."""
+    cache = model.encoder.token_cache
+    if isinstance(cache, IdTokenCache):
+        ids = cache.ids_of(FIELDS[field])
+        return int(draw.integers(ids.start, ids.stop))
     return int(draw.integers(len(model.body.get_input_embeddings().weight)))

@@ -6,7 +6,7 @@ import torch
 
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.gradients import Surface
-from llm_influence.attribution.integrated import _another
+from llm_influence.attribution.integrated import _random_baselines
 from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.renderings import Players
 from llm_influence.attribution.target import Contrast, bind
@@ -163,7 +163,7 @@ def test_a_drawn_baseline_keeps_the_frame_and_every_field_in_its_place(log):
     seen = []
     embed = model.embed
     model.embed = lambda batch: seen.append(batch) or embed(batch)
-    _another(surface, task.generators())
+    _random_baselines(surface, task.generators())
     del model.embed
     (drawn,), real, pieces = seen, task.batch, model.encoder.token_cache
     prompt = real.event_index < 0
