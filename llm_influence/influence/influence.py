@@ -56,8 +56,8 @@ class Influence:
         quality: How the values were made and how well they add up.
         standard_errors: Standard error of each value, for methods that sample; else None.
         players: The P players; None where the players are the events. See `by_event`.
-        gates: (E,) mean gate of each event in a gated recurrence (docs/how-to/recurrent_backbones.md); else None. It
-            is the part of the state before the event that remains after it, for every target.
+        gates: (E,) mean gate of each event in a gated recurrence; else None. It is the part of the
+            state before the event that remains after it, for every target.
     """
 
     user_id: str
@@ -91,14 +91,6 @@ class Influence:
         rest = [f"  ... and {len(order) - most} more"] if len(order) > most else []
         header = f"Influence on {self.target} {name!r}{chance} of user {self.user_id}"
         return "\n".join([f"{header} by {self.quality.method}: {moved}", *lines[:most], *rest])
-
-    @property
-    def scores(self) -> FloatArray:  # TEMPORARY: finds call sites of the old name
-        import sys
-
-        frame = sys._getframe(1)
-        open("/tmp/house/scores.log", "a").write(f"{frame.f_code.co_filename}:{frame.f_lineno}\n")
-        return self.values
 
     @property
     def key(self) -> Key:
@@ -373,14 +365,6 @@ class InfluenceMatrix:
     target_names: Sequence[str]
     removal: str
     evaluations: int
-
-    @property
-    def scores(self) -> FloatArray:  # TEMPORARY: finds call sites of the old name
-        import sys
-
-        frame = sys._getframe(1)
-        open("/tmp/house/scores.log", "a").write(f"{frame.f_code.co_filename}:{frame.f_lineno}\n")
-        return self.values
 
     def to_pandas(self) -> pd.DataFrame:
         """(E, E) frame: a row an event, named by its item; a column a prediction, by its target.

@@ -47,7 +47,7 @@ def test_drop_equals_telling_the_history_without_the_event(model, log):
     rest = [[*events[:i], *events[i + 1 :]] for i in range(len(events))]
     expected = [full - value(model, batch_of(model, history, kept)) for kept in rest]
     influence = Explainer(model, "leave_one_out", removal="drop").explain(history, TARGET)
-    np.testing.assert_allclose(influence.scores, expected, atol=1e-4)
+    np.testing.assert_allclose(influence.values, expected, atol=1e-4)
     assert influence.full_value == pytest.approx(full, abs=1e-4)
     assert influence.base_value == pytest.approx(
         value(model, batch_of(model, history, [])), abs=1e-4
@@ -73,10 +73,10 @@ def test_mask_equals_hiding_the_tokens_of_the_event(model, log):
         for i in range(len(history))
     ]
     influence = Explainer(model, "leave_one_out", removal="mask").explain(history, TARGET)
-    np.testing.assert_allclose(influence.scores, expected, atol=1e-4)
+    np.testing.assert_allclose(influence.values, expected, atol=1e-4)
     dropped = Explainer(model, "leave_one_out").explain(history, TARGET)
     assert dropped.quality.removal == "drop"
-    assert not np.allclose(influence.scores, dropped.scores, atol=1e-3)
+    assert not np.allclose(influence.values, dropped.values, atol=1e-3)
 
 
 # --- sparse surrogate ---
@@ -166,7 +166,7 @@ def test_events_of_a_real_model_get_their_weights():
     found = Explainer(model, "coarse_to_fine", evaluations=30, blocks=2, share=1.0).explain(
         history, Contrast("i5", "i6")
     )
-    assert found.scores.sum() == pytest.approx(sum(weights(model, history, "i5", "i6")), abs=1e-4)
+    assert found.values.sum() == pytest.approx(sum(weights(model, history, "i5", "i6")), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def assert_shares(influence, batch, tokens, tolerance=1e-5):
     """Scores and prompt are the sums of (T,) relevances over their tokens, as shares."""
     owner, tokens = batch.event_index[0].numpy(), tokens / tokens.sum()
     expected = [tokens[owner == event].sum() for event in range(batch.num_events[0])]
-    np.testing.assert_allclose(influence.scores, expected, atol=tolerance)
+    np.testing.assert_allclose(influence.values, expected, atol=tolerance)
     assert influence.prompt_score == pytest.approx(tokens[owner == -1].sum(), abs=tolerance)
 
 
@@ -108,7 +108,7 @@ def test_flow_reads_the_attention_of_the_model(model, log):
     owners = batch.event_index[0].numpy()
     flows = greatest_flows([layer.mean(0) for layer in layers], owners, len(history))
     influence = Explainer(model, "attention_flow").explain(history)
-    np.testing.assert_allclose(influence.scores, flows[1:] / flows.sum(), atol=1e-5)
+    np.testing.assert_allclose(influence.values, flows[1:] / flows.sum(), atol=1e-5)
 
 
 # --- norms of values ------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_attention_gradients_are_what_a_small_change_of_the_weights_does(bert, l
     step = 1e-2
     for event in range(len(history)):
         slope = (value(event, 1 + step) - value(event, 1 - step)) / (2 * step)
-        assert influence.scores[event] == pytest.approx(slope, abs=5e-3)
+        assert influence.values[event] == pytest.approx(slope, abs=5e-3)
 
 
 def test_positive_relevance_of_one_layer_is_the_positive_part_of_weight_times_gradient(log):

@@ -23,11 +23,11 @@ def test_one_history_a_list_and_a_whole_log_give_the_same_records(bert, log):
     assert [i.user_id for i in whole] == [h.user_id for h in log]
     assert len(whole) == len(listed) == len(log)
     for a, b in zip(whole, listed, strict=True):
-        np.testing.assert_array_equal(a.scores, b.scores)
+        np.testing.assert_array_equal(a.values, b.values)
         assert list(a.events) == list(b.events)
     one = explainer.explain(log.at(7))
     assert isinstance(one, Influence)
-    np.testing.assert_allclose(one.scores, whole[7].scores, atol=1e-4)
+    np.testing.assert_allclose(one.values, whole[7].values, atol=1e-4)
     assert explainer.explain([]) == []
 
 
@@ -39,7 +39,7 @@ def test_several_targets_give_what_each_alone_gives(model, log):
     alone = [explainer.explain(histories, target) for target in targets]
     for row, records in enumerate(found):
         for record, expected in zip(records, [each[row] for each in alone], strict=True):
-            np.testing.assert_allclose(record.scores, expected.scores, atol=1e-4)
+            np.testing.assert_allclose(record.values, expected.values, atol=1e-4)
             assert record.full_value == pytest.approx(expected.full_value, abs=1e-4)
             assert record.quality.lds == pytest.approx(expected.quality.lds, nan_ok=True)
             assert record.quality.agreement == pytest.approx(
@@ -90,7 +90,7 @@ def test_events_before_the_context_are_counted_and_still_count_as_seen(bert, log
     assert [e.item for e in influence.events] == recent.item_ids()
     assert influence.target_id == second.item == bert.recommend(whole, 1)[0].item
     same = Explainer(bert, "leave_one_out").explain(recent, second.item)
-    np.testing.assert_allclose(influence.scores, same.scores, atol=1e-4)
+    np.testing.assert_allclose(influence.values, same.values, atol=1e-4)
     assert same.quality.left_out == 0
 
 
@@ -165,11 +165,11 @@ def test_without_the_adapter_is_a_model_whose_adapter_does_nothing(log, kind, me
             (effect.tuned, Explainer(model, method).explain(history, best)),
             (effect.untuned, Explainer(idle, method).explain(history, best)),
         ):
-            np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+            np.testing.assert_allclose(found.values, expected.values, atol=1e-4)
             assert found.full_value == pytest.approx(expected.full_value, abs=1e-4)
             assert found.target_id == best.id
         np.testing.assert_array_equal(
-            effect.difference, effect.tuned.scores - effect.untuned.scores
+            effect.difference, effect.tuned.values - effect.untuned.values
         )
         assert np.abs(effect.difference).max() > 1e-3
     assert {name for name, p in model.named_parameters() if p.requires_grad} == trained

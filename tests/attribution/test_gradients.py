@@ -48,7 +48,7 @@ def test_input_x_gradient_adds_up_to_the_slope_along_the_input(model, log):
     step = 1e-2
     up, down = (log_odds_of_i7(model, batch, vectors * (1 + s)) for s in (step, -step))
     slope = (up - down) / (2 * step)
-    assert influence.scores.sum() + influence.prompt_score == pytest.approx(slope, abs=1e-2)
+    assert influence.values.sum() + influence.prompt_score == pytest.approx(slope, abs=1e-2)
 
 
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
@@ -58,7 +58,7 @@ def test_the_completeness_gap_of_integrated_gradients_falls_with_steps(model, lo
         found = explainer.explain([log.at(0), log.at(3)], TARGET)
         assert [i.prompt_score for i in found] == pytest.approx([0, 0], abs=1e-6)
         assert [i.quality.evaluations for i in found] == [2 * steps + 2] * 2
-        return sum(abs(i.scores.sum() - (i.full_value - i.base_value)) for i in found)
+        return sum(abs(i.values.sum() - (i.full_value - i.base_value)) for i in found)
 
     coarse, fine = error(1), error(32)
     assert fine < coarse / 5
@@ -130,7 +130,7 @@ def test_saliency_is_the_share_of_the_gradients_length(bert, log):
     lengths, prompt = batch.event_sums(gradient.norm(dim=-1))
     found = Explainer(bert, "saliency").explain(history, TARGET)
     total = float(lengths.sum() + prompt)
-    np.testing.assert_allclose(found.scores, lengths[0].numpy() / total, rtol=1e-4)
+    np.testing.assert_allclose(found.values, lengths[0].numpy() / total, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["smoothgrad", "expected_gradients"])
@@ -224,11 +224,11 @@ def test_the_fields_of_an_event_add_up_to_the_event(log, method, template, style
     for ours, theirs in zip(fields, events, strict=True):
         assert [player.field for player in ours.players] == [*told] * len(ours.events)
         added = ours.by_event()
-        scale = np.abs(theirs.scores).max()
-        np.testing.assert_allclose(added.scores, theirs.scores, atol=1e-4 * scale)
+        scale = np.abs(theirs.values).max()
+        np.testing.assert_allclose(added.values, theirs.values, atol=1e-4 * scale)
         for name in ("prompt_score", "base_value", "full_value"):
             assert getattr(added, name) == pytest.approx(getattr(theirs, name), abs=1e-4 * scale)
-        each = np.abs(ours.scores.reshape(-1, len(told)))
+        each = np.abs(ours.values.reshape(-1, len(told)))
         assert (each.max(axis=0) > 1e-5 * scale).all()  # an untrained model reads the end
         assert ours.quality.completeness_gap == pytest.approx(
             theirs.quality.completeness_gap, abs=1e-3
@@ -247,7 +247,7 @@ def test_integrated_gradients_of_fields_are_complete_between_the_ends_of_replaci
         assert found.base_value == pytest.approx(base, abs=1e-4)
         assert found.full_value == pytest.approx(full, abs=1e-4)
         assert found.quality.converged
-        assert found.scores.sum() == pytest.approx(full - base, rel=2e-3)
+        assert found.values.sum() == pytest.approx(full - base, rel=2e-3)
 
 
 @pytest.mark.parametrize("template", ["fused", "full"])
@@ -255,8 +255,8 @@ def test_in_a_linear_model_a_field_gets_what_is_lost_without_it(log, template):
     model, history = bag_model(template), log.at(0)
     how = {"players": FIELDS, "fidelity_masks": 0}
     target = Contrast("i5", "i6")
-    known = Explainer(model, "leave_one_out", **how).explain(history, target).scores
-    found = Explainer(model, "integrated_gradients", **how).explain(history, target).scores
+    known = Explainer(model, "leave_one_out", **how).explain(history, target).values
+    found = Explainer(model, "integrated_gradients", **how).explain(history, target).values
     assert (np.abs(known).reshape(-1, 4).max(axis=0) > 1e-3).all()
     np.testing.assert_allclose(found, known, rtol=1e-3, atol=1e-4)
 
@@ -277,7 +277,7 @@ def test_a_drawn_field_is_compared_with_the_field_that_was_drawn(log):
         units = model.encoder.token_cache.ids_of("behavior")
         expected = (learned[ids] - learned[units.start : units.stop].mean()).numpy()
     behaviors = [player.field == "behavior" for player in found.players]
-    errors = np.abs(found.scores[behaviors] - expected) / found.standard_errors[behaviors]
+    errors = np.abs(found.values[behaviors] - expected) / found.standard_errors[behaviors]
     assert np.abs(expected).min() > 1e-3
     assert (errors < 4).all()
 

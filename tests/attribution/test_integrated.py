@@ -112,7 +112,7 @@ def test_the_event_path_is_the_integral_of_the_gradient_along_it(bert, log, orde
             )
             total += weight * float(score.item())
         now = now + moved
-        assert found.scores[event] == pytest.approx(total, abs=1e-3)
+        assert found.values[event] == pytest.approx(total, abs=1e-3)
 
 
 @pytest.mark.parametrize("order", ["both", "oldest_first", "newest_first"])
@@ -122,7 +122,7 @@ def test_event_path_scores_telescope(model, log, order):
         history = model.encoder.trim(log.at(user))
         found = explainer.explain(history, TARGET)
         moved = found.full_value - found.base_value
-        assert found.scores.sum() == pytest.approx(moved, abs=1e-9)
+        assert found.values.sum() == pytest.approx(moved, abs=1e-9)
         assert found.quality.evaluations == (
             2 * len(history) if order == "both" else len(history) + 1
         )

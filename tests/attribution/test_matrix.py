@@ -23,7 +23,7 @@ def prefix_by_prefix(model, history, targets, removal):
     for last, target in enumerate(targets):
         prefix = replace(history.keep(slice(0, last + 1)), query_time=moments[last])
         found = explainer.explain(prefix, target)
-        scores[: last + 1, last] = found.scores
+        scores[: last + 1, last] = found.values
         values.append(found.full_value)
     return scores, values
 
@@ -35,7 +35,7 @@ def test_it_equals_leave_one_out_on_every_prefix(any_model, log, removal):
     targets = [Item(item) for item in [*history.item_ids()[1:], best]]
     found = influence_matrix(any_model, log.at(7), removal=removal)
     scores, values = prefix_by_prefix(any_model, history, targets, removal)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-4)
+    np.testing.assert_allclose(found.values, scores, atol=1e-4)
     np.testing.assert_allclose(found.full_values, values, atol=1e-4)
     assert list(found.target_ids) == [target.id for target in targets]
     assert [event.item for event in found.events] == history.item_ids()
@@ -48,7 +48,7 @@ def test_other_targets_are_explained_after_every_event(bert, log, target):
     history = bert.encoder.trim(log.at(5))
     found = influence_matrix(bert, history, target)
     scores, values = prefix_by_prefix(bert, history, [target] * len(history), "drop")
-    np.testing.assert_allclose(found.scores, scores, atol=1e-4)
+    np.testing.assert_allclose(found.values, scores, atol=1e-4)
     np.testing.assert_allclose(found.full_values, values, atol=1e-4)
 
 
@@ -60,7 +60,7 @@ def test_a_model_that_reads_when_is_asked_at_the_moment_of_the_next_event(log, r
     history = replace(history, query_time=late)
     found = influence_matrix(model, history, "cart", removal=removal)
     scores, values = prefix_by_prefix(model, history, ["cart"] * len(history), removal)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-4)
+    np.testing.assert_allclose(found.values, scores, atol=1e-4)
     np.testing.assert_allclose(found.full_values, values, atol=1e-4)
 
 
@@ -78,13 +78,13 @@ def test_it_takes_one_pass_an_event_however_they_are_batched(bert, log, monkeypa
     monkeypatch.setattr(budget, "ON_CPU", 1)
     monkeypatch.setattr(matrix_module, "STATES", 3)
     parts = influence_matrix(bert, history, "i7")
-    np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-4)
+    np.testing.assert_allclose(parts.values, whole.values, atol=1e-4)
 
 
 def test_one_event_is_a_matrix_of_one_and_none_is_refused(bert, log):
     single = log.at(0).keep(slice(0, 1))
-    expected = Explainer(bert).explain(single).scores
-    np.testing.assert_allclose(influence_matrix(bert, single).scores, [expected], atol=1e-4)
+    expected = Explainer(bert).explain(single).values
+    np.testing.assert_allclose(influence_matrix(bert, single).values, [expected], atol=1e-4)
     with pytest.raises(ExplanationError, match="0 events"):
         influence_matrix(bert, History.from_events("nobody", []))
     with pytest.raises(ExplanationError, match=r"'dorp'.*mean 'drop'"):

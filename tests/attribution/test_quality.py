@@ -35,7 +35,7 @@ def test_linear_fidelity_is_that_of_histories_shortened_by_hand(bert, log):
     found = Explainer(bert, "integrated_gradients", steps=4, seed=3).explain(history, "i7")
     masks = spare_masks(history.user_id, len(history), 16, 3)
     values = ValueFunction(bert, [history], bind("i7", bert, [history]), "drop")([masks])[0]
-    expected = spearmanr(values, masks @ found.scores).statistic
+    expected = spearmanr(values, masks @ found.values).statistic
     assert found.quality.lds == pytest.approx(expected)
     assert abs(expected) < 0.999
 
@@ -77,7 +77,7 @@ def test_agreement_is_with_the_scores_of_the_other_method(bert, log):
     history = bert.encoder.trim(log.at(9))
     one = Explainer(bert, removal="mask", agree_with="integrated_gradients").explain(history)
     other = Explainer(bert, "integrated_gradients").explain(history)
-    expected = spearmanr(one.scores, other.scores).statistic
+    expected = spearmanr(one.values, other.values).statistic
     assert one.quality.agreement == pytest.approx(expected)
     assert one.quality.agreement_with == "integrated_gradients"
     for name, said in (("leave_one_out", "itself"), ("shapely", "unknown method 'shapely'")):
@@ -109,7 +109,7 @@ def test_the_card_says_how_far_bfloat16_is_off(bert):
     found, other = rounded.explain_many(history, ["i7", "cart"])
     error = found.quality.bfloat16_error
     ends = [abs(getattr(found, n) - getattr(exact, n)) for n in ("base_value", "full_value")]
-    off = np.abs(found.scores - exact.scores)
+    off = np.abs(found.values - exact.values)
     assert 1e-6 < max(ends) <= error < 0.3
     assert 0 < off.max() <= 2 * error
     assert other.quality.bfloat16_error == rounded.explain(history, "cart").quality.bfloat16_error

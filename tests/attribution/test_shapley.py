@@ -262,7 +262,7 @@ def test_a_budget_that_cannot_do_is_refused(options, named):
 def test_a_real_model_is_explained_by_sampling_near_its_exact_values(bert, log):
     exact = Explainer(bert, "exact_shapley").explain(log.at(7))
     found = Explainer(bert, "shapley", evaluations=120, tolerance=0.0).explain(log.at(7))
-    assert relative_error(found.scores, exact.scores) < 0.5
+    assert relative_error(found.values, exact.values) < 0.5
     assert found.quality.evaluations == 120
     assert found.quality.completeness_gap < 1e-6
 

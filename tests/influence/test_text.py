@@ -152,7 +152,7 @@ def assert_no_other_number(text, influence, named, written, count):
     """Every number in the sentence is a score, value, time, the total, or the probability."""
     text = text.replace("Star Wars (1977)", "").replace("3.2%", "", 1)
     text = re.sub(r"N\d+n", "", text)
-    allowed = {written(influence.scores[place]) for place in named}
+    allowed = {written(influence.values[place]) for place in named}
     allowed |= {signed(influence.full_value - influence.base_value), str(count)}
     allowed |= {plain(e.value) for e in influence.events if e.value is not None}
     allowed |= {str(days) for days in range(count)} | {"1", "2"}

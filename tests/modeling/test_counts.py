@@ -157,7 +157,7 @@ def test_paths_with_repeat_counts_add_up_to_the_value(template):
         first, second = Explainer(model, method).explain([history, typed("i1", "i2")], "i9")
         assert max(first.quality.completeness_gap, second.quality.completeness_gap) < 0.01
         alone = Explainer(model, method, batch_size=1).explain(history, "i9")
-        np.testing.assert_allclose(alone.scores, first.scores, atol=1e-4)
+        np.testing.assert_allclose(alone.values, first.values, atol=1e-4)
 
 
 def test_a_saved_model_counts_alike(model, tmp_path):
@@ -328,10 +328,10 @@ def test_what_is_summed_moves_the_scores_of_events():
     model = summing()
     with torch.no_grad():
         model.feedback_head.wide.weight.zero_()
-    silent = Explainer(model, "leave_one_out").explain(history(), TARGET).scores
+    silent = Explainer(model, "leave_one_out").explain(history(), TARGET).values
     with torch.no_grad():
         model.feedback_head.wide.weight.fill_(0.3)
-    heard = Explainer(model, "leave_one_out").explain(history(), TARGET).scores
+    heard = Explainer(model, "leave_one_out").explain(history(), TARGET).values
     assert np.abs(heard - silent).max() > 0.05
 
 
