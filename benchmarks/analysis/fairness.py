@@ -1,13 +1,12 @@
-"""A penalty and an exclusion rule against planted unfairness, and what they cost.
+"""A penalty and an exclusion rule against known unfairness, and their cost: fairness.json.
 
-    python -m benchmarks.analysis.fairness [--output runs/fairness] [--seeds 0 1 2]
+    python -m benchmarks.analysis.fairness [--seeds 0 1 2]
 
-A log by an unfair law: the scores of a quarter of the items are shifted for users of one group.
-What such users did before shows it, and what comes next is as unfair as the law. A small recurrent
-model is trained on it with the group in its template, with `train.fairness` at several weights, and
-with a template that leaves the group out (the exclusion rule); then other users of the same law are
-recommended to, explained and audited. Goes on where it was broken off.
-Writes docs/benchmarks/fairness.json.
+A log by an unfair process: the scores of a quarter of the items are shifted for users of one group.
+Their histories show it, and what comes next is as unfair as the process. A small recurrent model is
+trained with the group in its template, with `train.fairness` at several weights, and with a
+template without the group (the exclusion rule). Other users of the same process then get
+recommendations, explanations and an audit.
 """
 
 from __future__ import annotations
@@ -18,9 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import (
+    Row,
+    arguments,
+    results_of,
+    row_of,
+    started,
+    write_benchmark,
+)
 from llm_influence.analysis.audit import AuditOptions, analyze_audit
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
@@ -34,7 +39,13 @@ from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
 from llm_influence.utils import write_text
 
-LAW = {"clusters": 4, "temperature": 0.6, "max_events": 12, "group_share": 0.4, "group_shift": 0.8}
+PROCESS = {
+    "clusters": 4,
+    "temperature": 0.6,
+    "max_events": 12,
+    "group_share": 0.4,
+    "group_shift": 0.8,
+}
 AS_IS, RULE = "as is", "template without the group"
 PENALTIES = {f"penalty {weight:g}": weight for weight in (1.0, 10.0)}
 SYSTEMS = (AS_IS, *PENALTIES, RULE)
@@ -43,12 +54,14 @@ METRICS = (
     *("ndcg@10", "flips", "log-odds moved by the group", "gap", "gap given history"),
     *("audit says unfair", "p_value"),
 )
-Row = dict[str, str | float | int]
+PARSER = arguments(
+    __doc__, "fairness", seeds=(0, 1, 2), users=2000, audited=400, width=64, epochs=15.0
+)
 
 
 def run_config(options: argparse.Namespace, seed: int, system: str) -> RunConfig:
     """One run: only the template or the penalty differ."""
-    place = options.output / f"seed_{seed}"
+    place = options.work / f"seed_{seed}"
     line = "" if system == RULE else 'history: "{user.group}"\n'
     template = place / f"{'plain' if system == RULE else 'grouped'}.yaml"
     write_text(
@@ -59,7 +72,7 @@ def run_config(options: argparse.Namespace, seed: int, system: str) -> RunConfig
         {
             "output": str(place / system.replace(" ", "_")),
             "data": {"source": files["events"], "items": files["items"], "users": files["users"]},
-            "rendering": {"template": str(template), "max_events": LAW["max_events"]},
+            "rendering": {"template": str(template), "max_events": PROCESS["max_events"]},
             "model": {
                 "backbone": "gru",
                 "recurrent": {"width": options.width, "layers": 1},
@@ -84,92 +97,76 @@ def run_config(options: argparse.Namespace, seed: int, system: str) -> RunConfig
 
 
 def measured(options: argparse.Namespace, seed: int, system: str) -> dict[str, float]:
-    """Train one system, unless it is there, and audit what it does for other users."""
+    """Train one system, unless it is there, and audit its predictions for other users."""
     config = run_config(options, seed, system)
     folder = Path(config.output)
-    if not (folder / "audited.json").exists():
-        if not (folder / "metrics.json").exists():
-            finetune(config, resume=True)
-        run = Run.open(folder)
-        _, others = make_planted(planted(seed, options.audited, user_seed=1))
-        explainer = Explainer(run.model, "leave_one_out", fidelity_masks=0)
-        tables = folder / "influence"
-        explain_batch(explainer, others.log, tables, progress=False)
-        run_fairness_test(run.model, others.log, ["group"], tables, progress=False)
-        found = audited(tables) | {"ndcg@10": ndcg(folder)}
-        write_text(folder / "audited.json", json.dumps(found))
-    return json.loads((folder / "audited.json").read_text(encoding="utf-8"))
+    if not (folder / "metrics.json").exists():
+        finetune(config, resume=True)
+    run = Run.open(folder)
+    _, others = make_planted(planted(seed, options.audited, user_seed=1))
+    explainer = Explainer(run.model, "leave_one_out", fidelity_masks=0)
+    tables = folder / "influence"
+    explain_batch(explainer, others.log, tables, progress=False)
+    run_fairness_test(run.model, others.log, ["group"], tables, progress=False)
+    test = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
+    return audited(tables) | {"ndcg@10": float(test["items"]["ndcg@10"])}
 
 
 def audited(tables: Path) -> dict[str, float]:
-    """What the audit says, from the tables alone."""
+    """The audit's verdict, from the tables alone."""
     with InfluenceView(tables) as view:
         found = analyze_audit(view, AuditOptions(("user:group",)))
     (verdict,) = found.tables["verdict"].records
-    gaps = [row for row in found.tables["gaps"].records if row["measure"] == FAVOURED]
+    gaps = [row for row in found.tables["differences"].records if row["measure"] == FAVOURED]
     rows = read_fairness_test(tables / "fairness_test.parquet")
     moved = np.abs(rows["log_odds_other"].to_numpy() - rows["log_odds"].to_numpy())
     return {
-        "flips": verdict["flips"],
+        "flips": verdict["changed"],
         "log-odds moved by the group": float(moved.mean()),
-        "gap": -gaps[0]["gap"] if gaps else 0.0,  # of group b, as the first group shown is a
+        "gap": -gaps[0]["difference"] if gaps else 0.0,  # of group b, as the first group shown is a
         "gap given history": -gaps[0]["given_history"] if gaps else 0.0,
         "audit says unfair": float(verdict["unfair"]),
         "p_value": verdict["p_value"],
     }
 
 
-def ndcg(folder: Path) -> float:
-    """NDCG@10 on the test split."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
-    return float(metrics["items"]["ndcg@10"])
-
-
 def planted(seed: int, users: int, **options: int) -> PlantedConfig:
-    """The unfair law."""
-    return PlantedConfig(seed=seed, users=users, **LAW, **options)
+    """The unfair process."""
+    return PlantedConfig(seed=seed, users=users, **PROCESS, **options)
 
 
 def rows_of(options: argparse.Namespace) -> Iterator[Row]:
     """All systems and seeds."""
+    names = ("users", "audited", "width", "epochs")
+    results = results_of(options, **{name: getattr(options, name) for name in names})
     for seed in options.seeds:
-        log = options.output / f"seed_{seed}" / "log"
+        log = options.work / f"seed_{seed}" / "log"
         if not (log / "process.json").exists():
             make_planted(planted(seed, options.users), folder=log)
         for system in SYSTEMS:
-            found = measured(options, seed, system)
-            shown = ", ".join(f"{name} {found[name]:.3f}" for name in METRICS)
-            print(f"seed {seed}, {system}: {shown}", flush=True)
+            values = results.keep(
+                f"{system}, seed {seed}", lambda n=seed, s=system: measured(options, n, s)
+            )
             for name in METRICS:
-                yield {
-                    "system": system,
-                    "task": "planted unfairness",
-                    "metric": name,
-                    "seed": seed,
-                    "value": found[name],
-                }
+                yield row_of(system, "planted unfairness", name, values[name], seed=seed)
 
 
 def main(options: argparse.Namespace) -> None:
     """Measure, average over seeds, write."""
-    torch.set_num_threads(1)
-    rows = list(rows_of(options))
-
-    def mean(system: str, metric: str) -> float:
-        return float(
-            np.mean([r["value"] for r in rows if (r["system"], r["metric"]) == (system, metric)])
-        )
-
-    figures = {}
+    rows, figures = list(rows_of(options)), {}
     for name, system in (("as_is", AS_IS), ("penalty", list(PENALTIES)[-1]), ("rule", RULE)):
-        figures[f"flips_{name}"] = mean(system, "flips")
-        figures[f"gap_given_history_{name}"] = mean(system, "gap given history")
-        figures[f"ndcg_{name}"] = mean(system, "ndcg@10")
+        for key, metric in (
+            ("flips", "flips"),
+            ("gap_given_history", "gap given history"),
+            ("ndcg", "ndcg@10"),
+        ):
+            own = [r["value"] for r in rows if (r["system"], r["metric"]) == (system, metric)]
+            figures[f"{key}_{name}"] = float(np.mean(own))
     write_benchmark(
-        options.json,
+        options.output,
         name="fairness",
         protocol={
-            "law": LAW,
+            "process": PROCESS,
             "users": options.users,
             "audited_users": options.audited,
             "model": f"gru, width {options.width}, {options.epochs} epochs",
@@ -183,12 +180,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/fairness"))
-    parser.add_argument("--json", type=Path, default=Path("docs/benchmarks/fairness.json"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--users", type=int, default=2000)
-    parser.add_argument("--audited", type=int, default=400)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--epochs", type=float, default=15)
-    main(parser.parse_args())
+    main(started(PARSER))

@@ -1,6 +1,6 @@
-"""Generated campaign logs: what each channel truly added to every conversion is known.
+"""Generated campaign logs with a known effect of each channel on every conversion.
 
-People meet four channels, open product pages, and come to the shop once; the visit's label says
+People meet four channels, open product pages, and visit the shop once; the visit's label says
 whether they bought. The log-odds of that are
 
     base + sum over channels of worth_c (1 - exp(-sum over touches of 2^(-age / HALF_LIFE)))
@@ -8,8 +8,8 @@ whether they bought. The log-odds of that are
 
 so a further touch of a channel adds less than the first. Interest also brings them to search ads
 shortly before the visit: search is met by those who would have bought anyway and adds nearly
-nothing. In the world `seen` interest works through the product pages that they open, which stand
-in the log; in the world `hidden` pages say nothing of it, and nobody who reads the log can know.
+nothing. In the world `seen` interest works through the product pages in the log; in the world
+`hidden` pages are independent of it, and no reader of the log can know it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
@@ -53,8 +54,8 @@ class Campaigns:
 
     def removal_effects(self) -> FloatArray:
         """(C,) share of the expected conversions that are lost if a channel is never met."""
-        chance = _sigma(self.logits)
-        without = _sigma(self.logits[:, None] - self.added)
+        chance = expit(self.logits)
+        without = expit(self.logits[:, None] - self.added)
         effects: FloatArray = 1 - without.sum(axis=0) / chance.sum()
         return effects
 
@@ -84,7 +85,7 @@ def generate(world: World, users: int, seed: int) -> Campaigns:
     added = worth * -np.expm1(-decayed)
     pull = counts[:, -1] if world == "seen" else interest
     logits = BASE[world] + added.sum(axis=1) + INTEREST[world] * pull
-    bought = random.random(users) < _sigma(logits)
+    bought = random.random(users) < expit(logits)
     return Campaigns(_log(users, owners, ages, bought), tuple(WORTH), logits, added)
 
 
@@ -125,8 +126,3 @@ def _log(
     return BehaviorLog.read(
         events, items=Catalogue.from_table(items), timezone="UTC", duplicates="keep"
     )
-
-
-def _sigma(logits: FloatArray) -> FloatArray:
-    found: FloatArray = 1 / (1 + np.exp(-logits))
-    return found

@@ -1,12 +1,11 @@
-"""Does the analysis of influence tables find the law of a planted log?
+"""Does the analysis of influence tables recover a known process?
 
-    python -m benchmarks.analysis.planted --model runs/planted_truth/model
+    python -m benchmarks.analysis.planted --model runs/benchmarks/planted_truth/model
 
-Asks tables of exact true influences, and tables that a trained model's explanations make (the
-model of benchmark_planted_truth.py, for users it never saw). Then the law changes at a date: a
+Analyses tables of exact true influences, and tables of a trained model's explanations (the model of
+`benchmarks.faithfulness.planted_truth`, for other users). Then the process changes at a date: a
 copy of the model is trained on, briefly, with what came after it, and each model explains the users
-of its own time. Audits fair and unfair laws, a hundred of each. Writes
-docs/benchmarks/analysis_planted.json.
+of its own time. Audits fair and unfair processes, and explanations of a fraud detector.
 """
 
 from __future__ import annotations
@@ -19,17 +18,16 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy import stats
 
 from benchmarks.analysis.planted_audit import PROTOCOL as AUDIT
-from benchmarks.analysis.planted_audit import audit_figures, audit_rows
+from benchmarks.analysis.planted_audit import audit_figures, audit_rows, results_of_audits
 from benchmarks.analysis.planted_fraud import PROTOCOL as FRAUD
 from benchmarks.analysis.planted_fraud import fraud_figures, fraud_rows
 from benchmarks.analysis.planted_tables import is_changed, write_explained, write_truth
-from benchmarks.faithfulness.planted_truth import LAW, run_config
-from benchmarks.harness import write_benchmark
-from benchmarks.whole_log import train
+from benchmarks.faithfulness.planted_truth import PROCESS, run_config
+from benchmarks.harness import Row, arguments, row_of, started, write_benchmark
+from benchmarks.training_runs import train_whole
 from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
 from llm_influence.analysis.factors import FactorOptions, analyze_factors
 from llm_influence.analysis.tables import InfluenceView
@@ -45,144 +43,130 @@ DRIFT = DriftConfig(
 )
 """From a Monday on, a purchase counts half and a click twice."""
 WINDOWS = {"week": 7, "day": 1}
-Row = dict[str, str | float]
+PARSER = arguments(
+    __doc__,
+    "analysis_planted",
+    model={"type": Path, "required": True, "help": "the model of planted_truth"},
+    method="leave_one_out",
+    seed=(11, "of the process that the model was trained on"),
+    users=2000,
+    updated_users=(20_000, "of the changing process"),
+    epochs=(1.0, "of the training after the date"),
+    fair_seeds=(500, "fair logs of each kind"),
+    unfair_seeds=(100, "unfair logs of each kind"),
+)
 
 
-def factor_rows(tables: Path, law: GeneratingProcess, system: str) -> Iterator[Row]:
-    """Weights of behaviours as `analyze factors` finds them, against the law's."""
+def factor_rows(tables: Path, process: GeneratingProcess, system: str) -> Iterator[Row]:
+    """Weights of behaviours by `analyze factors`, beside the true ones."""
     begun = time.perf_counter()
     with InfluenceView(tables) as view:
-        found = analyze_factors(view, FactorOptions(match=MATCH)).tables["weights"].records
-    seconds = time.perf_counter() - begun
-    row = {"system": system, "task": "factors", "seconds": seconds}
-    true = dict(zip(law.behaviors, law.weights / np.abs(law.weights).max(), strict=True))
-    for record in found:
-        interval = {"low": record["low"], "high": record["high"]}
-        name = f"weight of {record['behavior']}"
-        yield {**row, "metric": name, "value": record["weight"], **interval}
-        yield {**row, "metric": f"true {name}", "value": float(true[record["behavior"]])}
-    pairs = np.array([(record["weight"], true[record["behavior"]]) for record in found])
+        records = analyze_factors(view, FactorOptions(match=MATCH)).tables["weights"].records
+    more = {"seconds": time.perf_counter() - begun}
+    weights = process.weights / np.abs(process.weights).max()
+    true = dict(zip(process.behaviors, weights, strict=True))
+    for record in records:
+        name, ends = f"weight of {record['behavior']}", (record["low"], record["high"])
+        yield row_of(system, "factors", name, record["weight"], *ends, **more)
+        yield row_of(system, "factors", f"true {name}", float(true[record["behavior"]]), **more)
+    pairs = np.array([(record["weight"], true[record["behavior"]]) for record in records])
     rank = float(stats.spearmanr(*pairs.T).statistic)
     # Relative to the largest weight, so that a distractor's, which is zero, counts too.
     error = float(np.abs(pairs[:, 0] - pairs[:, 1]).max())
-    yield {**row, "metric": "behavior_rank_correlation", "value": rank}
-    yield {**row, "metric": "weight_error", "value": error}
+    yield row_of(system, "factors", "behavior_rank_correlation", rank, **more)
+    yield row_of(system, "factors", "weight_error", error, **more)
 
 
-def decay_rows(tables: Path, law: GeneratingProcess, system: str) -> Iterator[Row]:
-    """Half-lives as `analyze dynamics` finds them, against the law's."""
+def decay_rows(tables: Path, process: GeneratingProcess, system: str) -> Iterator[Row]:
+    """Half-lives by `analyze dynamics`, beside the true one."""
     begun = time.perf_counter()
     with InfluenceView(tables) as view:
         options = DynamicsOptions(by=("behavior",), match=MATCH)
-        found = analyze_dynamics(view, options).tables["half_lives"].records
-    row = {"system": system, "task": "decay", "seconds": time.perf_counter() - begun}
-    true, errors = law.half_life / 3600, []
-    for record in found:
+        records = analyze_dynamics(view, options).tables["half_lives"].records
+    more = {"seconds": time.perf_counter() - begun}
+    true, errors = process.half_life / 3600, []
+    weights = dict(zip(process.behaviors, process.weights, strict=True))
+    for record in records:
         life, name = record["half_life_hours"], record["level"] or "all events"
+        print(f"{system}: {name}: {record['form']}, {life} h")
         if life is None:
-            print(f"{system}: {name}: {record['form']}")
             continue
-        print(f"{system}: {name}: {record['form']}, {life:.2f} h")
-        interval = {"low": record["low"], "high": record["high"]}
-        yield {**row, "metric": f"half-life of {name}, hours", "value": life, **interval}
-        if record["level"] and dict(zip(law.behaviors, law.weights, strict=True))[name]:
+        metric, ends = f"half-life of {name}, hours", (record["low"], record["high"])
+        yield row_of(system, "decay", metric, life, *ends, **more)
+        if record["level"] and weights[name]:
             errors.append(abs(life / true - 1))
-    yield {**row, "metric": "true half-life, hours", "value": true}
-    yield {**row, "metric": "half_life_error", "value": max(errors)}
+    yield row_of(system, "decay", "true half-life, hours", true, **more)
+    yield row_of(system, "decay", "half_life_error", max(errors), **more)
 
 
-def drift_rows(tables: Path, law: GeneratingProcess, system: str) -> Iterator[Row]:
-    """How far from the date the changes of the behaviours that changed were found."""
-    changed = {n for n, old in zip(law.behaviors, law.weights, strict=True) if old != _after(n)}
+def drift_rows(tables: Path, process: GeneratingProcess, system: str) -> Iterator[Row]:
+    """Distance between the date and the changes found of the behaviours that changed."""
+    old = dict(zip(process.behaviors, process.weights, strict=True))
+    changed = sorted(name for name in old if old[name] != DRIFT.behaviors.get(name, 0.0))
     for window, days in WINDOWS.items():
         begun = time.perf_counter()
         with InfluenceView(tables) as view:
             options = DynamicsOptions(by=("behavior",), window=window, match=MATCH)
             analysis = analyze_dynamics(view, options)
-        row = {"system": system, "task": f"drift, windows of {window}"}
-        row["seconds"] = time.perf_counter() - begun
+        task, more = f"drift, windows of {window}", {"seconds": time.perf_counter() - begun}
         changes = analysis.tables["changes"].records if "changes" in analysis.tables else []
+        covered = len({row["window"] for row in analysis.tables["drift"].records})
         off = {}
-        for name in sorted(changed):
-            found = [date.fromisoformat(c["window"]) for c in changes if c["level"] == name]
-            away = [abs((day - DRIFT.date).days) // days for day in found]
-            yield {**row, "metric": f"changes found of {name}", "value": len(away)}
-            # What was not found is as far off as the whole time covered.
-            off[name] = min(
-                away, default=len({r["window"] for r in analysis.tables["drift"].records})
-            )
+        for name in changed:
+            dates = [date.fromisoformat(c["window"]) for c in changes if c["level"] == name]
+            away = [abs((day - DRIFT.date).days) // days for day in dates]
+            yield row_of(system, task, f"changes found of {name}", len(away), **more)
+            off[name] = min(away, default=covered)  # a change not found is as far off as can be
         behaviors = [c["level"] for c in changes if c["factor"] == "behavior"]
         false = len(behaviors) - sum(name in behaviors for name in changed)
-        yield {**row, "metric": "drift_windows_off", "value": max(off.values())}
-        yield {**row, "metric": "further changes of behaviours", "value": false}
-
-
-def _after(behavior: str) -> float:
-    return DRIFT.behaviors.get(behavior, 0.0)
+        yield row_of(system, task, "drift_windows_off", max(off.values()), **more)
+        yield row_of(system, task, "further changes of behaviours", false, **more)
 
 
 def updated(options: argparse.Namespace, config: PlantedConfig) -> InfluenceModel:
-    """The model, trained on with users of the changed law alone."""
+    """The model, trained on with users of the changed process only."""
     log, truth = make_planted(config.model_copy(update={"users": options.updated_users}))
     later = np.array([is_changed(truth, user) for user in range(len(log))])
     model = InfluenceModel.from_pretrained(options.model)
+    rates = {"epochs": options.epochs, "batch_size": 128, "learning_rate": 3e-3}
+    settings = argparse.Namespace(**rates, seed=options.seed)
     with tempfile.TemporaryDirectory() as place:
-        fitted = argparse.Namespace(
-            output=Path(place),
-            epochs=options.epochs,
-            batch_size=128,
-            learning_rate=3e-3,
-            seed=options.seed,
-        )
         log = log.prefix(np.where(later, log.lengths, 0))
-        train(model, run_config(fitted), log, fitted.output)
+        train_whole(model, run_config(settings, Path(place)), log, Path(place))
     return model.eval()
 
 
-def dynamics_figures(rows: list[Row]) -> dict[str, float]:
-    """Of the model's tables, and with `_exact` of the truth's; drift by weeks."""
-    asked = {"half_life_error": "decay", "drift_windows_off": "drift, windows of week"}
+def figures_of(rows: list[Row]) -> Row:
+    """Figures of the model's tables, and with `_exact` those of the truth's; drift by weeks."""
+    tasks = {
+        "behavior_rank_correlation": "factors",
+        "weight_error": "factors",
+        "half_life_error": "decay",
+        "drift_windows_off": "drift, windows of week",
+    }
     return {
-        metric + suffix: float(row["value"])
-        for system, suffix in (("model", ""), ("truth", "_exact"))
-        for metric, task in asked.items()
+        f"{row['metric']}{'_exact' * (row['system'] == 'truth')}": float(row["value"])
         for row in rows
-        if (row["system"], row["task"], row["metric"]) == (system, task, metric)
+        if tasks.get(row["metric"]) == row["task"]
     }
 
 
-def factor_figures(rows: list[Row]) -> dict[str, float]:
-    """Of the model's tables, and with `_exact` of the truth's."""
-    found = {}
-    for metric in ("behavior_rank_correlation", "weight_error"):
-        for system, key in (("model", metric), ("truth", f"{metric}_exact")):
-            (found[key],) = [
-                float(row["value"])
-                for row in rows
-                if row["metric"] == metric and row["system"] == system
-            ]
-    return found
-
-
 def main(options: argparse.Namespace) -> None:
-    """Plant, explain, analyse, hold against the law, write."""
-    torch.set_num_threads(options.threads)
-    # Users of the same law whom the model was not trained on.
-    config = PlantedConfig(seed=options.seed, users=options.users, user_seed=1, **LAW)
+    """Generate, explain, analyse, compare with the process, write."""
+    # Users of the same process who were not in training.
+    config = PlantedConfig(seed=options.seed, users=options.users, user_seed=1, **PROCESS)
     _, truth = make_planted(config)
     drifting = config.model_copy(update={"drift": DRIFT})
     with tempfile.TemporaryDirectory() as place:
         rows = list(measured(options, truth, Path(place)))
         rows += drift_measured(options, drifting, Path(place))
-    rows += audit_rows(options.audits, options.fair_seeds, options.audit_seeds)
-    rows += fraud_rows(options.fraud)
-    for row in rows:
-        print(f"{row['system']:8}{row['metric']:32}{row['value']:10.4f}")
+    rows += audit_rows(results_of_audits(options), options.fair_seeds, options.unfair_seeds)
+    rows += fraud_rows(options.work / "fraud")
     write_benchmark(
-        options.json,
+        options.output,
         name="analysis_planted",
         protocol={
-            "law": config.model_dump(mode="json"),
+            "process": config.model_dump(mode="json"),
             "truth": "exact influence of every event, no model",
             "model": f"{options.method} of the model of planted_truth.json",
             "drift": DRIFT.model_dump(mode="json"),
@@ -192,16 +176,13 @@ def main(options: argparse.Namespace) -> None:
             "drift_windows_off": "weeks between the date and the change found, of the behaviour "
             "whose change is found farthest off",
             "audit": AUDIT,
-            "audit_seeds": {"fair": options.fair_seeds, "unfair": options.audit_seeds},
+            "audit_seeds": {"fair": options.fair_seeds, "unfair": options.unfair_seeds},
             "fraud": FRAUD,
-            "weight_error": "largest distance of a behaviour's weight from the law's, the largest "
-            "weight being 1",
+            "weight_error": "largest distance of a behaviour's weight from the process's, the "
+            "largest weight being 1",
         },
         rows=rows,
-        figures=factor_figures(rows)
-        | dynamics_figures(rows)
-        | audit_figures(rows)
-        | fraud_figures(rows),
+        figures=figures_of(rows) | audit_figures(rows) | fraud_figures(rows),
         seeds=[options.seed],
     )
 
@@ -222,7 +203,7 @@ def measured(options: argparse.Namespace, truth: PlantedTruth, folder: Path) -> 
 def drift_measured(
     options: argparse.Namespace, config: PlantedConfig, folder: Path
 ) -> Iterator[Row]:
-    """Rows of a law that changes, of the truth's tables and of the models'."""
+    """Rows of a process that changes, of the truth's tables and of the models'."""
     _, truth = make_planted(config)
     yield from drift_rows(write_truth(truth, folder / "drift_truth"), truth.process, "truth")
     # Trained on users of another seed than those who are explained.
@@ -236,17 +217,4 @@ def drift_measured(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--method", default="leave_one_out")
-    parser.add_argument("--json", type=Path, default=Path("docs/benchmarks/analysis_planted.json"))
-    parser.add_argument("--seed", type=int, default=11, help="of the law the model was trained on")
-    parser.add_argument("--users", type=int, default=2000)
-    parser.add_argument("--updated-users", type=int, default=20_000, help="of the changing law")
-    parser.add_argument("--epochs", type=float, default=1, help="of the training after the date")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--audits", type=Path, default=Path("runs/planted_audit"))
-    parser.add_argument("--fair-seeds", type=int, default=500)
-    parser.add_argument("--audit-seeds", type=int, default=100)
-    parser.add_argument("--fraud", type=Path, default=Path("runs/fraud"), help="its run folder")
-    main(parser.parse_args())
+    main(started(PARSER))

@@ -1,11 +1,10 @@
-"""Do explanations of a fraud detector name the events that raised the alarm?
+"""Explanations of a fraud detector: are the events that raised the alarm on top?
 
-    python -m benchmarks.analysis.planted_fraud --run runs/fraud
+    python -m benchmarks.analysis.planted_fraud
 
-Trains configs/fraud.yaml on the generated accounts where the folder holds no run, explains every
-fraud of the test split, and counts how many of the planted events are among as many top events.
-Writes its rows and figures into docs/benchmarks/analysis_planted.json and leaves the other parts as
-they are; benchmark_analysis_planted.py measures all parts.
+Trains configs/fraud.yaml on the generated accounts unless ``--work`` holds the run, explains every
+fraud of the test split, and counts the true causes among as many top events. Writes its rows and
+figures into analysis_planted.json; `benchmarks.analysis.planted` measures all parts.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.harness import write_part
+from benchmarks.harness import Row, arguments, row_of, started, write_part
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.target import Feedback
 from llm_influence.config.run import RunConfig
@@ -41,7 +39,7 @@ PROTOCOL = {
     "fraud_auc": "of the detector, over all alarms of the test split",
 }
 
-Row = dict[str, str | float]
+PARSER = arguments(__doc__, "analysis_planted")
 
 
 def fraud_rows(folder: Path) -> Iterator[Row]:
@@ -49,40 +47,32 @@ def fraud_rows(folder: Path) -> Iterator[Row]:
     if not (folder / "metrics.json").exists():
         finetune(RunConfig.load(CONFIG, ["--output", str(folder)]), resume=True)
     run = Run.open(folder)
-    measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    auc = measured["test"]["feedback"]["auc"]
-    yield {"system": "detector", "task": TASK, "metric": "auc", "value": auc}
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
+    yield row_of("detector", TASK, "auc", metrics["feedback"]["auc"])
     _, truth = make_fraud()
-    asked = run.examples("test", label=1)
-    histories = [asked.history(row) for row in range(len(asked))]
-    yield {"system": "log", "task": TASK, "metric": "frauds explained", "value": len(histories)}
+    frauds = run.examples("test", label=1)
+    histories = [frauds.history(row) for row in range(len(frauds))]
+    yield row_of("log", TASK, "frauds explained", len(histories))
     for method in METHODS:
         begun = time.perf_counter()
-        found = recalls(Explainer(run.model, method, fidelity_masks=0), histories, truth)
-        low, high = bootstrap_interval(found, asked.users)
-        yield {
-            "system": method,
-            "task": TASK,
-            "metric": "recall of planted events",
-            "value": float(found.mean()),
-            "low": low,
-            "high": high,
-            "seconds": time.perf_counter() - begun,
-        }
+        shares = recalls(Explainer(run.model, method, fidelity_masks=0), histories, truth)
+        ends = bootstrap_interval(shares, frauds.users)
+        mean, seconds = float(shares.mean()), time.perf_counter() - begun
+        yield row_of(method, TASK, "recall of planted events", mean, *ends, seconds=seconds)
 
 
 def recalls(explainer: Explainer, histories: list[History], truth: FraudTruth) -> FloatArray:
     """(N,) share of each history's planted events among as many of its top events."""
-    found = []
+    shares = []
     influences = explainer.explain(histories, Feedback(ALARM_ITEM, ALARM))
     for history, influence in zip(histories, influences, strict=True):
         if history.query_time is None:
-            raise ValueError("the moment of an alarm is part of its question")
+            raise ValueError("an alarm has a query time")
         planted = truth.causes(history, history.query_time)
-        kept = planted[len(planted) - len(influence.scores) :]  # older ones are not read
-        top = np.argsort(-influence.scores, kind="stable")[: planted.sum()]
-        found.append(kept[top].sum() / planted.sum())
-    return np.array(found)
+        kept = planted[len(planted) - len(influence.values) :]  # older ones are not read
+        top = np.argsort(-influence.values, kind="stable")[: planted.sum()]
+        shares.append(kept[top].sum() / planted.sum())
+    return np.array(shares)
 
 
 def fraud_figures(rows: list[Row]) -> dict[str, float]:
@@ -99,17 +89,10 @@ def fraud_figures(rows: list[Row]) -> dict[str, float]:
 
 def main(options: argparse.Namespace) -> None:
     """Measure this part and put it beside the others."""
-    torch.set_num_threads(options.threads)
-    rows = list(fraud_rows(options.run))
-    for row in rows:
-        print(f"{row['system']:14}{row['metric']:28}{row['value']:10.4f}")
-    protocol = {TASK: PROTOCOL}
-    write_part(options.json, TASK, protocol=protocol, rows=rows, figures=fraud_figures(rows))
+    rows = list(fraud_rows(options.work / "fraud"))
+    figures = fraud_figures(rows)
+    write_part(options.output, TASK, protocol={TASK: PROTOCOL}, rows=rows, figures=figures)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/fraud"))
-    parser.add_argument("--json", type=Path, default=Path("docs/benchmarks/analysis_planted.json"))
-    parser.add_argument("--threads", type=int, default=1)
-    main(parser.parse_args())
+    main(started(PARSER))

@@ -1,4 +1,4 @@
-"""Influence tables of planted logs: the exact truth, and what a trained model says."""
+"""Influence tables of generated logs: the exact truth, and explanations of a trained model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from llm_influence.influence.influence import Influence, to_arrow
 from llm_influence.influence.table_files import write_table
 
 EXACT = "true_influence"
-"""What the tables of the truth name as their method."""
+"""The method that the tables of the truth name."""
 
 
 def write_truth(truth: PlantedTruth, folder: Path) -> Path:
-    """What each event alone truly moved, as an influence table with the items beside it."""
+    """The true influence of each event as an influence table, with the items beside it."""
     return _write(list(_exact(truth)), truth, folder)
 
 
@@ -34,7 +34,8 @@ def write_explained(
         truth: The histories and examples.
         explainer: Of the model.
         folder: For the tables.
-        later: Explains the histories that end when the law has changed; default: ``explainer``.
+        later: Explains the histories that end after the change of the process; default:
+            ``explainer``.
     """
     everyone = range(len(truth.log))
     changed = [user for user in everyone if later is not None and is_changed(truth, user)]
@@ -45,7 +46,7 @@ def write_explained(
 
 
 def is_changed(truth: PlantedTruth, user: int) -> bool:
-    """Whether a user's history ends when the law has changed."""
+    """Whether a user's history ends after the change of the process."""
     drift = truth.process.drift
     return drift is not None and int(truth.history(user).timestamps[-1]) >= drift.date
 

@@ -1,10 +1,9 @@
-"""Measure `analyze factors` on influence tables larger than memory.
+"""`analyze factors` on influence tables larger than memory: docs/benchmarks/analysis_scale.json.
 
-    python -m benchmarks.analysis.scale [--rows 50000000] [--memory 2GB] [--work FOLDER]
+    python -m benchmarks.analysis.scale [--rows 50000000] [--memory 2GB]
 
-Makes influence tables with known effects as Parquet shards in a temporary folder, runs the command
-line in a process of its own, and writes what that process needed at its peak, how long it took and
-how far its answer lies from the truth: docs/benchmarks/analysis_scale.json.
+Makes influence tables with known effects as Parquet shards in a temporary folder of ``--work``,
+runs the command line in its own process, and measures its peak memory, time and error.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import arguments, row_of, started, write_benchmark
 from llm_influence.influence.table import SCHEMA
 from llm_influence.influence.table_files import write_table
 
@@ -37,6 +36,9 @@ NOISE = 0.5
 USER_NOISE = 0.3
 AGES = 60
 SEED = 0
+PARSER = arguments(
+    __doc__, "analysis_scale", threads=None, rows=50_000_000, memory=("2GB", "DuckDB may use")
+)
 
 
 def write_shard(folder: Path, number: int, explanations: int) -> None:
@@ -112,7 +114,7 @@ def analyse(tables: Path, out: Path, memory: str) -> tuple[float, float]:
     """Seconds and peak resident GiB of the command line, in a process of its own."""
     words = ["analyze", "factors", str(tables), "--out", str(out), "--memory", memory]
     begun = time.perf_counter()
-    subprocess.run(  # noqa: S603 - our own program
+    subprocess.run(
         [sys.executable, "-m", "llm_influence.cli", *words, "--temp", str(tables.parent)],
         check=True,
     )
@@ -133,6 +135,7 @@ def largest_error(out: Path) -> float:
 
 def main(options: argparse.Namespace) -> None:
     """Write tables, analyse them, write the figures."""
+    options.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.work) as place:
         tables, out = Path(place) / "tables", Path(place) / "out"
         tables.mkdir()
@@ -141,28 +144,21 @@ def main(options: argparse.Namespace) -> None:
         seconds, peak = analyse(tables, out, options.memory)
         error = largest_error(out)
     rows = users * EVENTS
-    print(f"{rows:,} rows in {seconds:.0f} s, peak {peak:.2f} GiB, largest error {error:.4f}")
-    row = {"system": "analyze factors", "task": "factors"}
     figures = {"rows": rows, "seconds": seconds, "peak_gib": peak, "largest_effect_error": error}
     write_benchmark(
-        options.json,
+        options.output,
         name="analysis_scale",
         protocol={
-            "tables": f"{users:,} users, one explanation of {EVENTS} events each, made by a law",
+            "tables": f"{users:,} users, one explanation of {EVENTS} events each, generated",
             "factors": "the usual, a category of items, an age of users",
             "memory": f"DuckDB may use {options.memory}; peak_gib is the whole process's",
             "parquet_gib": size,
         },
-        rows=[{**row, "metric": name, "value": value} for name, value in figures.items()],
+        rows=[row_of("analyze factors", "factors", name, value) for name, value in figures.items()],
         figures=figures,
         seeds=[SEED],
     )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=50_000_000)
-    parser.add_argument("--memory", default="2GB")
-    parser.add_argument("--work", type=Path, help="folder for temporary files")
-    parser.add_argument("--json", type=Path, default=Path("docs/benchmarks/analysis_scale.json"))
-    main(parser.parse_args())
+    main(started(PARSER))

@@ -65,7 +65,7 @@ def seconds_of(line: list[str], out: Path) -> float:
 
 def killed_run(line: list[str], out: Path, kills: int) -> int:
     """Start the job, kill it ``kills`` times while it works, then let it end."""
-    draw, done = random.Random(SEED), 0  # noqa: S311 - moments of kills, no secrets
+    draw, done = random.Random(SEED), 0  # noqa: S311
     while done < kills:
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = len(list(out.glob("part-*.parquet")))

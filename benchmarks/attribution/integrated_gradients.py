@@ -13,14 +13,14 @@ from benchmarks.attribution import captum_peer
 from benchmarks.attribution.captum_peer import PathInputs
 from benchmarks.attribution.case import Case, options_of
 from benchmarks.attribution.shapley import Measured
-from benchmarks.attribution.store import Record, Store
+from benchmarks.harness import Results, Row
 
 METHOD, STEPS = "integrated_gradients", 50
 SAME_BASE = 1e-3
 """Log-odds by which the target at the two systems' baselines may differ."""
 
 
-def measure(cases: Sequence[Case], tolerance: float, repeats: int, store: Store) -> Measured:
+def measure(cases: Sequence[Case], tolerance: float, repeats: int, store: Results) -> Measured:
     """Rows and figures.
 
     Raises:
@@ -51,7 +51,7 @@ def measure(cases: Sequence[Case], tolerance: float, repeats: int, store: Store)
     return rows, {"ig_ratio": statistics.median(ratios)}
 
 
-def _best_batch(cases: Sequence[Case], store: Store) -> int:
+def _best_batch(cases: Sequence[Case], store: Results) -> int:
     """Captum's fastest `internal_batch_size`, tried on a few histories."""
     seconds = {
         size: sum(_peer(case, size, 1, store)["seconds"] for case in cases)
@@ -60,10 +60,10 @@ def _best_batch(cases: Sequence[Case], store: Store) -> int:
     return min(seconds, key=seconds.__getitem__)
 
 
-def _peer(case: Case, batch: int, repeats: int, store: Store) -> Record:
+def _peer(case: Case, batch: int, repeats: int, store: Results) -> Row:
     """Captum's seconds without its check of convergence; the gap is ours to compute."""
 
-    def explain() -> Record:
+    def explain() -> Row:
         taken = []
         for _ in range(repeats):
             begun = time.perf_counter()
@@ -86,8 +86,8 @@ def _peer(case: Case, batch: int, repeats: int, store: Store) -> Record:
     return store.keep(f"{case.key} | captum, {batch} a batch, best of {repeats}", explain)
 
 
-def _ours(case: Case, tolerance: float, repeats: int, store: Store) -> Record:
-    def explain() -> Record:
+def _ours(case: Case, tolerance: float, repeats: int, store: Results) -> Row:
+    def explain() -> Row:
         runs = [case.ours(METHOD, tolerance=tolerance, baseline="mean") for _ in range(repeats)]
         explained, found = runs[0]
         converged = True if found.converged is None else bool(found.converged[0])
@@ -103,7 +103,7 @@ def _ours(case: Case, tolerance: float, repeats: int, store: Store) -> Record:
     return store.keep(f"{case.key} | ours, tolerance {tolerance:g}, best of {repeats}", explain)
 
 
-def _row(system: str, size: int, tolerance: float, records: Sequence[Record]) -> Record:
+def _row(system: str, size: int, tolerance: float, records: Sequence[Row]) -> Row:
     gaps = [record["gap"] for record in records]
     return {
         "system": system,
@@ -118,7 +118,7 @@ def _row(system: str, size: int, tolerance: float, records: Sequence[Record]) ->
     }
 
 
-def _agreement(peer: Sequence[Record], ours: Sequence[Record], tolerance: float) -> float | None:
+def _agreement(peer: Sequence[Row], ours: Sequence[Row], tolerance: float) -> float | None:
     """Median distance where both gaps are within the tolerance; None where there is no such row."""
     apart = [
         float(np.abs(np.array(a["scores"]) - np.array(b["scores"])).max() / np.std(a["scores"]))
@@ -128,7 +128,7 @@ def _agreement(peer: Sequence[Record], ours: Sequence[Record], tolerance: float)
     return statistics.median(apart) if apart else None
 
 
-def _not_converged(cases: Sequence[Case], ours: Sequence[Record], size: int) -> list[Record]:
+def _not_converged(cases: Sequence[Case], ours: Sequence[Row], size: int) -> list[Row]:
     """A row for every history that our rule left above the tolerance, and says so."""
     return [
         {

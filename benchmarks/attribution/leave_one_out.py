@@ -11,14 +11,14 @@ import numpy as np
 from benchmarks.attribution import captum_peer
 from benchmarks.attribution.case import Case
 from benchmarks.attribution.shapley import Measured
-from benchmarks.attribution.store import Record, Store
+from benchmarks.harness import Results, Row
 
 METHOD = "leave_one_out"
 EQUAL = 1e-4
 """Log-odds by which two computations of the same float32 value may differ."""
 
 
-def measure(cases: Sequence[Case], token_budget: int, repeats: int, store: Store) -> Measured:
+def measure(cases: Sequence[Case], token_budget: int, repeats: int, store: Results) -> Measured:
     """Rows and figures.
 
     Raises:
@@ -45,7 +45,7 @@ def measure(cases: Sequence[Case], token_budget: int, repeats: int, store: Store
     return rows, figures
 
 
-def _best_per_eval(cases: Sequence[Case], token_budget: int, store: Store) -> int:
+def _best_per_eval(cases: Sequence[Case], token_budget: int, store: Results) -> int:
     """Captum's fastest `perturbations_per_eval`, tried on a few histories."""
     size = len(cases[0].history)
     choices = sorted({1, 5, 10, 25, size})
@@ -56,8 +56,8 @@ def _best_per_eval(cases: Sequence[Case], token_budget: int, store: Store) -> in
     return min(seconds, key=seconds.__getitem__)
 
 
-def _peer(case: Case, token_budget: int, per_eval: int, repeats: int, store: Store) -> Record:
-    def explain() -> Record:
+def _peer(case: Case, token_budget: int, per_eval: int, repeats: int, store: Results) -> Row:
+    def explain() -> Row:
         taken = []
         for _ in range(repeats):
             function = case.function(token_budget)
@@ -74,8 +74,8 @@ def _peer(case: Case, token_budget: int, per_eval: int, repeats: int, store: Sto
     return store.keep(key, explain)
 
 
-def _ours(case: Case, dtype: str, repeats: int, store: Store) -> Record:
-    def explain() -> Record:
+def _ours(case: Case, dtype: str, repeats: int, store: Results) -> Row:
+    def explain() -> Row:
         found = [case.ours(METHOD, dtype=dtype)[0] for _ in range(repeats)]
         seconds = min(explained.seconds for explained in found)
         return {
@@ -87,15 +87,15 @@ def _ours(case: Case, dtype: str, repeats: int, store: Store) -> Record:
     return store.keep(f"{case.key} | {METHOD}, {dtype}, best of {repeats}", explain)
 
 
-def _apart(one: Record, other: Record) -> float:
+def _apart(one: Row, other: Row) -> float:
     return float(np.abs(np.array(one["scores"]) - np.array(other["scores"])).max())
 
 
-def _total(records: Sequence[Record]) -> float:
+def _total(records: Sequence[Row]) -> float:
     return sum(record["seconds"] for record in records)
 
 
-def _row(system: str, size: int, records: Sequence[Record]) -> Record:
+def _row(system: str, size: int, records: Sequence[Row]) -> Row:
     return {
         "system": system,
         "task": f"leave one out, {size} events",

@@ -32,5 +32,5 @@ def kernel(function: Function, evaluations: int, seed: int) -> Floats:
     return np.asarray(found[0], dtype=np.float64)
 
 
-def _of(function: Function):  # noqa: ANN202 - shap wants a bare function
+def _of(function: Function):  # noqa: ANN202
     return lambda rows: function(np.asarray(rows) > 0.5)

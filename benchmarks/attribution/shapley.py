@@ -12,13 +12,10 @@ import numpy as np
 from benchmarks.attribution import captum_peer, shap_peer
 from benchmarks.attribution.case import Case, Explained, options_of
 from benchmarks.attribution.masked_function import Function, TableFunction
-from benchmarks.attribution.store import Record, Store
-from benchmarks.attribution.truth import (
-    coalition_table,
-    exact_shapley,
-    long_reference,
-    relative_rmse,
-)
+from benchmarks.attribution.truth import coalition_table, long_estimate, relative_rmse
+from benchmarks.harness import Results, Row
+from benchmarks.statistics import median_interval
+from llm_influence.numerics import exact_shapley
 
 PEERS = {
     "captum ShapleyValueSampling": captum_peer.shapley_sampling,
@@ -31,7 +28,7 @@ SYSTEMS = (OURS, *PEERS)
 STEPS = 3
 """Halvings of the search: budgets are known to a factor of 2^(1/8)."""
 
-Measured = tuple[list[Record], dict[str, float]]
+Measured = tuple[list[Row], dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class Setting:
     reference_evaluations: int
 
 
-def measure(setting: Setting, store: Store, *, evaluations: int | None) -> Measured:
+def measure(setting: Setting, store: Results, *, evaluations: int | None) -> Measured:
     """Rows and figures; ``evaluations``: also compare the errors at so many evaluations."""
     if not options_of("shapley") >= {"evaluations", "tolerance"}:
         raise SystemExit("method 'shapley' has no options 'evaluations' and 'tolerance'")
@@ -96,16 +93,16 @@ class Trials:
         truths: A record for each case: ``scores``; ``table`` if exact; ``error`` if long.
     """
 
-    def __init__(self, setting: Setting, store: Store) -> None:
+    def __init__(self, setting: Setting, store: Results) -> None:
         self._setting, self._store = setting, store
         self.truths = [self._truth(case) for case in setting.cases]
 
-    def errors(self, system: str, evaluations: int, cases: int | None = None) -> list[Record]:
+    def errors(self, system: str, evaluations: int, cases: int | None = None) -> list[Row]:
         """A record for each of the first ``cases`` histories and each seed; from tables if any."""
         return self._explained(system, evaluations, cases, timed=False)
 
-    def to_tolerance(self, system: str) -> list[Record] | None:
-        """Records of all histories, timed, at about the fewest evaluations within the tolerance.
+    def to_tolerance(self, system: str) -> list[Row] | None:
+        """Rows of all histories, timed, at about the fewest evaluations within the tolerance.
 
         The pilot's budget is raised until the median error of all is within. None: out of reach.
         """
@@ -124,29 +121,29 @@ class Trials:
             budget = round(budget * 2**0.25)
         return None
 
-    def largest(self, system: str) -> list[Record]:
-        """Records of the pilot at the largest budget that was tried of a system out of reach."""
+    def largest(self, system: str) -> list[Row]:
+        """Rows of the pilot at the largest budget that was tried of a system out of reach."""
         budget = 2 * len(self._setting.cases[0].history) + 2
         while 2 * budget <= self._setting.most_evaluations:
             budget *= 2
         return self.errors(system, budget, self._setting.pilot)
 
-    def _truth(self, case: Case) -> Record:
+    def _truth(self, case: Case) -> Row:
         setting, function = self._setting, case.function(self._setting.token_budget)
-        wanted = setting.reference_evaluations
+        budget = setting.reference_evaluations
 
-        def find() -> Record:
-            if not wanted:
+        def find() -> Row:
+            if not budget:
                 table = coalition_table(function)
                 return {"scores": exact_shapley(table).tolist(), "table": table.tolist()}
-            found = long_reference(case, wanted, setting.seeds[0])
+            found = long_estimate(case, budget, setting.seeds[0])
             return {"scores": found.scores.tolist(), "error": found.error}
 
-        return self._store.keep(f"{case.key} | truth, {wanted or 'exact'}", find)
+        return self._store.keep(f"{case.key} | truth, {budget or 'exact'}", find)
 
     def _explained(
         self, system: str, evaluations: int, cases: int | None, *, timed: bool
-    ) -> list[Record]:
+    ) -> list[Row]:
         pairs = list(zip(self._setting.cases, self.truths, strict=True))[:cases]
         return [
             self._one(system, case, truth, evaluations, seed, timed=timed)
@@ -155,11 +152,11 @@ class Trials:
         ]
 
     def _one(
-        self, system: str, case: Case, truth: Record, evaluations: int, seed: int, *, timed: bool
-    ) -> Record:
+        self, system: str, case: Case, truth: Row, evaluations: int, seed: int, *, timed: bool
+    ) -> Row:
         by_table = "table" in truth and not timed and system != OURS
 
-        def explain() -> Record:
+        def explain() -> Row:
             if system == OURS:
                 found = case.ours("shapley", seed=seed, evaluations=evaluations, tolerance=0.0)[0]
             elif by_table:
@@ -212,7 +209,7 @@ def _median(records: Sequence[Mapping[str, object]], column: str) -> float:
     return statistics.median(record[column] for record in records)
 
 
-def _error_row(system: str, size: int, evaluations: int, records: Sequence[Record]) -> Record:
+def _error_row(system: str, size: int, evaluations: int, records: Sequence[Row]) -> Row:
     return {
         "system": system,
         "task": f"Shapley values of {size} events, {evaluations} evaluations",
@@ -223,8 +220,8 @@ def _error_row(system: str, size: int, evaluations: int, records: Sequence[Recor
 
 
 def _seconds_row(
-    system: str, size: int, setting: Setting, records: Sequence[Record], *, reached: bool
-) -> Record:
+    system: str, size: int, setting: Setting, records: Sequence[Row], *, reached: bool
+) -> Row:
     return {
         "system": system,
         "task": f"Shapley values of {size} events to relative RMSE {setting.tolerance:g}",
@@ -236,20 +233,13 @@ def _seconds_row(
     }
 
 
-def _spread(records: Sequence[Record], column: str) -> Record:
-    """Median with its 95% percentile interval over explanations drawn with replacement."""
-    values = np.array([record[column] for record in records])
-    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
-    low, high = np.quantile(np.median(values[drawn], axis=1), [0.025, 0.975])
-    return {
-        "value": float(np.median(values)),
-        "low": float(low),
-        "high": float(high),
-        "explanations": len(values),
-    }
+def _spread(records: Sequence[Row], column: str) -> Row:
+    """Median with its 95% interval over explanations drawn with replacement."""
+    value, low, high = median_interval([record[column] for record in records])
+    return {"value": value, "low": low, "high": high, "explanations": len(records)}
 
 
-def _reference_rows(size: int, truths: Sequence[Record]) -> list[Record]:
+def _reference_rows(size: int, truths: Sequence[Row]) -> list[Row]:
     """How far the long reference may be wrong; nothing where the values are exact."""
     if "error" not in truths[0]:
         return []

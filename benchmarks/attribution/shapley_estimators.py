@@ -1,11 +1,11 @@
-"""Compare estimators of Shapley values on real games whose exact values are known.
+"""Estimators of Shapley values on real games with known values: shapley_estimators.json.
 
     python -m benchmarks.attribution.shapley_estimators --model runs/movielens_100k [--users 40]
 
 A game is a user's validation history, its last ten events, target top1: all 1,024 coalitions are
-computed once (kept in --tables), and every estimator is given the same number of them. The error is
+computed once and kept in ``--work``, and every estimator gets the same number of them. The error is
 the RMSE against the exact values divided by their standard deviation. Peers take part where they
-are installed. Writes docs/benchmarks/shapley_estimators.json.
+are installed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import Row, arguments, row_of, started, write_benchmark
 from llm_influence.attribution.coalitions import (
     by_leverage,
     certain_coalitions,
@@ -33,8 +33,16 @@ from llm_influence.numerics import every_coalition, exact_shapley
 from llm_influence.run import Run
 
 EVENTS = 10
-PASSES = (50, 100, 200, 400)
+EVALUATIONS = (50, 100, 200, 400)
 EVERY = every_coalition(EVENTS)
+PARSER = arguments(
+    __doc__,
+    "shapley_estimators",
+    threads=None,
+    model={"type": Path, "required": True, "help": "folder that `finetune` wrote"},
+    users=40,
+    removal="drop",
+)
 Game = Callable[[np.ndarray], np.ndarray]
 Estimator = Callable[[Game, int, np.random.Generator], np.ndarray]
 
@@ -164,7 +172,7 @@ def shap_explainer(name: str) -> Estimator:
 
 def estimators() -> dict[str, Estimator]:
     """Everything compared, by name."""
-    found: dict[str, Estimator] = {
+    known: dict[str, Estimator] = {
         "process (method shapley)": process(),
         "process, sets by leverage instead of its own plan": process(by_leverage),
         "process, does not know the last event": process(
@@ -181,9 +189,9 @@ def estimators() -> dict[str, Estimator]:
         "antithetic permutations": permutations,
     }
     if find_spec("shap"):
-        found["shap KernelExplainer"] = shap_explainer("kernel")
-        found["shap PermutationExplainer"] = shap_explainer("permutation")
-    return found
+        known["shap KernelExplainer"] = shap_explainer("kernel")
+        known["shap PermutationExplainer"] = shap_explainer("permutation")
+    return known
 
 
 def errors(table: np.ndarray, estimator: Estimator, evaluations: int, seed: int) -> float:
@@ -208,38 +216,27 @@ def coverage(tables: np.ndarray, evaluations: int) -> float:
     return float(np.mean(within))
 
 
-def main() -> None:
+def main(options: argparse.Namespace) -> None:
     """Compute the tables, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--users", type=int, default=40)
-    parser.add_argument("--removal", default="drop")
-    parser.add_argument("--tables", type=Path, default=Path("runs/shapley_tables.npz"))
-    parser.add_argument("--out", default="docs/benchmarks/shapley_estimators.json")
-    options = parser.parse_args()
-    options.tables.parent.mkdir(parents=True, exist_ok=True)
+    options.work.mkdir(parents=True, exist_ok=True)
     run = Run.open(options.model)
     run.model.eval()
-    tables = value_tables(run, options.users, options.removal, options.tables)
-    rows: list[dict] = []
+    tables = value_tables(run, options.users, options.removal, options.work / "tables.npz")
+    rows: list[Row] = []
     for name, estimator in estimators().items():
-        for evaluations in PASSES:
-            found = [errors(table, estimator, evaluations, n) for n, table in enumerate(tables)]
-            low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
-            row = {
-                "system": name,
-                "task": f"{evaluations} evaluations",
-                "metric": "relative_rmse_median",
-            }
-            row |= {"value": float(middle), "low": float(low), "high": float(high)}
-            rows.append(row | {"mean": float(np.mean(found)), "evaluations": evaluations})
-            print(f"{name:52s} {evaluations:4d} evaluations: median {middle:.3f}", flush=True)
+        for number in EVALUATIONS:
+            own = [errors(table, estimator, number, n) for n, table in enumerate(tables)]
+            low, middle, high = map(float, np.quantile(own, [0.25, 0.5, 0.75]))
+            more = {"mean": float(np.mean(own)), "evaluations": number}
+            task = f"{number} evaluations"
+            rows.append(row_of(name, task, "relative_rmse_median", middle, low, high, **more))
+            print(f"{name:52s} {number:4d} evaluations: median {middle:.3f}", flush=True)
     at_200 = {row["system"]: row["value"] for row in rows if row["evaluations"] == 200}
     ours = at_200["process (method shapley)"]
-    rivals = ["kernel sampling with replacement", "antithetic permutations"]
-    rivals += [name for name in at_200 if name.startswith("shap ")]
+    others = ["kernel sampling with replacement", "antithetic permutations"]
+    others += [name for name in at_200 if name.startswith("shap ")]
     write_benchmark(
-        options.out,
+        options.output,
         name="Estimators of Shapley values at equal evaluations",
         protocol={
             "games": f"{len(tables)} validation histories, last {EVENTS} events, target top1, "
@@ -252,8 +249,8 @@ def main() -> None:
         figures={
             "relative_rmse_200": ours,
             "relative_rmse_200_linear": at_200["linear (paired leverage regression)"],
-            "relative_rmse_200_best_other": min(at_200[name] for name in rivals),
-            "error_ratio_200": ours / min(at_200[name] for name in rivals),
+            "relative_rmse_200_best_other": min(at_200[name] for name in others),
+            "error_ratio_200": ours / min(at_200[name] for name in others),
             "within_two_standard_errors_200": coverage(tables, 200),
         },
         seeds=[0],
@@ -261,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(started(PARSER))

@@ -1,9 +1,8 @@
-"""What the estimates are held against: exact Shapley values, or unbiased ones with their error."""
+"""True values of the comparison: exact Shapley values, or unbiased ones with their error."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import factorial
 
 import numpy as np
 
@@ -19,26 +18,13 @@ def coalition_table(function: Function) -> Floats:
     return function((np.arange(2**function.size)[:, None] >> np.arange(function.size)) & 1 == 1)
 
 
-def exact_shapley(table: Floats) -> Floats:
-    """(E,) Shapley values from a (2^E,) table of coalitions (Shapley 1953)."""
-    size, codes = int(table.size).bit_length() - 1, np.arange(table.size)
-    weights = np.array([factorial(s) * factorial(size - s - 1) for s in range(size)])
-    kept = np.array([code.bit_count() for code in codes.tolist()])
-    scores = np.empty(size)
-    for event in range(size):
-        without = codes[codes >> event & 1 == 0]
-        gains = table[without | 1 << event] - table[without]
-        scores[event] = gains @ weights[kept[without]] / factorial(size)
-    return scores
-
-
 def relative_rmse(scores: Floats, truth: Floats) -> float:
     """Root mean square error divided by the standard deviation of the true values."""
     return float(np.sqrt(np.mean((scores - truth) ** 2)) / np.std(truth))
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class Estimate:
     """Shapley values of a long history, and how far they may be wrong.
 
     Attributes:
@@ -50,7 +36,7 @@ class Reference:
     error: float
 
 
-def long_reference(case: Case, evaluations: int, seed: int) -> Reference:
+def long_estimate(case: Case, evaluations: int, seed: int) -> Estimate:
     """Permutations of what a fitted game of pairs leaves unexplained.
 
     The fitted game's own Shapley values are a closed form and those of the rest are drawn without
@@ -71,7 +57,7 @@ def long_reference(case: Case, evaluations: int, seed: int) -> Reference:
     mean, standard_error = permutation_shapley(rest, evaluations, seed)
     scores = fitted.shapley() + mean
     error = np.sqrt(np.mean(standard_error**2)) / np.std(scores)
-    return Reference(scores, float(error))
+    return Estimate(scores, float(error))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

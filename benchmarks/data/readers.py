@@ -1,10 +1,9 @@
-"""How fast a log of ten million rows becomes histories, and how much memory that takes.
-
-Makes a log in a temporary folder, reads and groups it with llm_influence, pandas and polars, each
-run in a process of its own, checks that all came to the same histories, and writes
-`docs/benchmarks/readers.json`.
+"""Reading a log of ten million rows: speed and memory: docs/benchmarks/readers.json.
 
     python -m benchmarks.data.readers [--rows 10000000] [--repeats 3]
+
+Makes a log in a temporary folder, reads and groups it with llm_influence, pandas and polars, each
+run in its own process, and checks that all give the same histories.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import arguments, started, write_benchmark
 
 SEED = 0
 BEHAVIORS = ["cart", "click", "favourite", "purchase"]
@@ -45,6 +44,15 @@ PROTOCOL = {
 }
 
 Arrays = list[npt.NDArray]
+PARSER = arguments(
+    __doc__,
+    "readers",
+    threads=None,
+    rows=10_000_000,
+    repeats=3,
+    make={"type": Path, "help": argparse.SUPPRESS},
+    measure={"nargs": 2, "help": argparse.SUPPRESS},
+)
 
 
 def make_log(folder: Path, rows: int) -> None:
@@ -55,7 +63,7 @@ def make_log(folder: Path, rows: int) -> None:
 
     rng = np.random.default_rng(SEED)
     users, items = max(rows // 20, 1), max(rows // 100, 1)
-    # Squares of uniform numbers: some users and items are met far more often than others.
+    # Squares of uniform numbers: some users and items are far more frequent than others.
     user = (rng.random(rows) ** 2 * users).astype(np.int32)
     item = (rng.random(rows) ** 2 * items).astype(np.int32)
     value = np.where(rng.random(rows) < 0.5, rng.integers(1, 6, rows), np.nan)
@@ -147,10 +155,10 @@ def measure(system: str, path: Path) -> dict[str, object]:
     return {"seconds": seconds, "peak_gib": peak, "digest": digest.hexdigest()}
 
 
-def in_fresh_process(*arguments: str) -> str:
-    """Run this script again; its memory starts from nothing."""
-    command = [sys.executable, __file__, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+def in_fresh_process(*words: str) -> str:
+    """Run this program again; its memory starts from nothing."""
+    command = [sys.executable, "-m", "benchmarks.data.readers", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def run(rows: int, repeats: int, out: Path) -> None:
@@ -200,22 +208,15 @@ def record(system: str, kind: str, rows: int, runs: list[dict]) -> dict:
     }
 
 
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/readers.json"))
-    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+def main(options: argparse.Namespace) -> None:
+    """Measure, or do the part of a fresh process."""
     if options.make:
         make_log(options.make, options.rows)
     elif options.measure:
         print(json.dumps(measure(options.measure[0], Path(options.measure[1]))))
     else:
-        run(options.rows, options.repeats, options.out)
+        run(options.rows, options.repeats, options.output)
 
 
 if __name__ == "__main__":
-    main()
+    main(started(PARSER))

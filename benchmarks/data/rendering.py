@@ -1,10 +1,10 @@
-"""How fast histories become tokens, beside the usual way: strings through datasets.map.
-
-Cuts MovieLens-100K into windows of events, encodes them in style ``text`` and compares with the
-same texts, rendered beforehand, going through the same fast tokenizer in `datasets.Dataset.map`.
-Checks that all systems came to the same ids and writes `docs/benchmarks/rendering.json`.
+"""Rendering histories into tokens beside `datasets.map`: docs/benchmarks/rendering.json.
 
     python -m benchmarks.data.rendering [--repeats 7]
+
+Cuts MovieLens-100K into windows of events, encodes them in style ``text`` and compares with the
+same texts, rendered beforehand, through the same fast tokenizer in `datasets.Dataset.map`. Checks
+that all systems give the same ids.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import arguments, started, write_benchmark
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.assets import asset_path
 from llm_influence.datasets.movielens import load_movielens_100k
@@ -35,10 +35,11 @@ WINDOW = 50
 TEMPLATE = "prose"
 TOKENIZER = "minilm"
 BATCH_SIZES = (100, 1000, 5000)
+PARSER = arguments(__doc__, "rendering", threads=None, repeats=7)
 PROTOCOL = {
     "log": f"MovieLens-100K, every history cut into windows of {WINDOW} events",
     "rendering": f"style text, template {TEMPLATE!r}, nothing truncated; tokenizer of {TOKENIZER}",
-    "llm_influence": "cold: a new Encoder and its first encode, every piece tokenised; warm: "
+    "llm_influence": "cold: a new Encoder and its first encode, every text part tokenised; warm: "
     "encode again. Its result also maps every token to its event and field",
     "datasets.map": "the same texts already in a Dataset in memory (their rendering is not "
     "counted), batched, ids alone returned, no cache file; the best batch size of those tried",
@@ -61,7 +62,7 @@ def _windows(log: BehaviorLog) -> Iterator[History]:
 
 
 class Systems:
-    """All that is measured, over the same windows. Each returns ids, without the start token."""
+    """The systems over the same windows. Each returns ids without the start token."""
 
     def __init__(self, log: BehaviorLog, tokenizer: PreTrainedTokenizerBase) -> None:
         self.histories = windows_of(log)
@@ -87,7 +88,7 @@ class Systems:
         return self.encoder.encode(self.histories)
 
     def warm(self) -> object:
-        """An encoder that has met every piece."""
+        """An encoder that has tokenised every text part."""
         return self.encoder.encode(self.histories)
 
     def mapped(self, batch_size: int) -> datasets.Dataset:
@@ -189,8 +190,6 @@ def run(repeats: int, out: Path) -> None:
             "ratio_cpu": round(peer_cpu / cold_cpu, 1),
         },
     )
-    for row in rows:
-        print(row)
 
 
 def record(
@@ -209,14 +208,10 @@ def record(
     }
 
 
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/rendering.json"))
-    options = parser.parse_args()
-    run(options.repeats, options.out)
+def main(options: argparse.Namespace) -> None:
+    """Measure and write."""
+    run(options.repeats, options.output)
 
 
 if __name__ == "__main__":
-    main()
+    main(started(PARSER))

@@ -7,6 +7,7 @@ Every page comes from the declarations in the package, so a page cannot differ f
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,14 +123,26 @@ def configuration() -> Iterator[str]:
 
 
 def api() -> Iterator[str]:
-    """The page of public names, in the groups of `llm_influence.PUBLIC`."""
+    """The page of public names, in the groups of `llm_influence/__init__.pyi`."""
     yield "# Python API\n"
     yield "All names are imported from `llm_influence`.\n"
-    for group, names in llm_influence.PUBLIC.items():
+    for group, names in public_names().items():
         yield f"## {group}\n"
-        for name in sorted(names):
-            home = names[name]
-            yield f"::: llm_influence.{home}.{name}\n"
+        for name, home in sorted(names.items()):
+            if name != "METHODS":
+                yield f"::: llm_influence.{home}.{name}\n"
+
+
+def public_names() -> dict[str, dict[str, str]]:
+    """Group -> name -> module, as the stub of the package declares them."""
+    stub = Path(llm_influence.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    titles = {n: line[2:] for n, line in enumerate(stub.splitlines(), 1) if line[:2] == "# "}
+    groups: dict[str, dict[str, str]] = {title: {} for title in titles.values()}
+    for node in ast.parse(stub).body:
+        if isinstance(node, ast.ImportFrom):
+            title = titles[max(line for line in titles if line < node.lineno)]
+            groups[title] |= {alias.name: node.module or "" for alias in node.names}
+    return groups
 
 
 def _cell(text: str) -> str:

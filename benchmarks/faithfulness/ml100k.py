@@ -1,11 +1,10 @@
-"""Measure our attribution methods and Captum's beside each other on a fine-tuned model.
+"""Faithfulness of our attribution methods and Captum's: docs/benchmarks/faithfulness_ml100k.json.
 
-    python -m benchmarks.faithfulness.ml100k --model runs/movielens_100k --work faithfulness
-        [--users 100] [--events 40] [--recommended shapley] [--option shapley.evaluations=200]
+    python -m benchmarks.faithfulness.ml100k --model runs/movielens_100k --work runs/faithfulness
 
-Writes docs/benchmarks/faithfulness_ml100k.json. Shards lie in --work as they are done, so a killed
-run goes on. The recommended method is named on the command line before anything is measured and
-is the same for every metric; of Captum's methods the best is taken metric by metric.
+Finished shards in ``--work`` are used again. The recommended method is named on the command line
+before anything is measured and is the same for every metric. Of Captum's methods the best is taken
+metric by metric.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import captum
 import yaml
 
 from benchmarks.attribution import captum_methods as peers
-from benchmarks.harness import write_benchmark
+from benchmarks.harness import arguments, started, write_benchmark
 from llm_influence.attribution.methods import METHODS
 from llm_influence.batch.faithfulness_job import measure_faithfulness
-from llm_influence.faithfulness.evaluate import ComparedMethod, Options, compared_method
+from llm_influence.faithfulness.evaluate import ComparedMethod, FaithfulnessOptions, compared_method
 from llm_influence.faithfulness.metrics import METRICS
 from llm_influence.faithfulness.result import (
     FaithfulnessResult,
@@ -31,20 +30,34 @@ from llm_influence.faithfulness.result import (
 from llm_influence.run import Run
 
 SEED = 0
+PARSER = arguments(
+    __doc__,
+    "faithfulness_ml100k",
+    threads=None,
+    model={"type": Path, "required": True, "help": "folder that `finetune` wrote"},
+    users=100,
+    skip=(0, "users left out, such as those tuned on"),
+    events=40,
+    removal="drop",
+    check_removal=("mask", "empty for none"),
+    methods={"nargs": "*", "default": [], "help": "default: all that can take part"},
+    option={"nargs": "*", "default": [], "help": "method.name=value"},
+    recommended="shapley",
+    budget=200,
+    masks=64,
+)
 FIGURES = {
     "lds": "lds",
     "deletion_auc": "deletion_auc",
     "insertion_auc": "insertion_auc",
     "comprehensiveness": "comprehensiveness_aopc",
 }
-"""Figures by the key an issue names, and the metric behind each; fixed beforehand."""
-
-
-TOO_DEAR = ("exact_shapley",)
+"""Keys of figures, and the metric of each; fixed beforehand."""
+TOO_EXPENSIVE = ("exact_shapley",)
 """Methods that refuse histories of this length."""
 
 
-def captum_contenders(budget: int) -> list[ComparedMethod]:
+def captum_methods(budget: int) -> list[ComparedMethod]:
     """Captum's methods; those that sample get ``budget`` evaluations."""
     plain = {
         "captum_feature_ablation": peers.feature_ablation,
@@ -69,13 +82,13 @@ def captum_contenders(budget: int) -> list[ComparedMethod]:
     ]
 
 
-def our_contenders(names: list[str], words: list[str], removals: list[str]) -> list[ComparedMethod]:
+def our_methods(names: list[str], words: list[str], removals: list[str]) -> list[ComparedMethod]:
     """The named methods of the registry, or all that can use the removals, with their options."""
     chosen = names or [
         name
         for name, spec in METHODS.items()
         if spec.family != "baseline"
-        and name not in TOO_DEAR
+        and name not in TOO_EXPENSIVE
         and (not spec.removals or set(removals) <= set(spec.removals))
     ]
     own: dict[str, dict[str, object]] = {name: {} for name in chosen}
@@ -97,11 +110,11 @@ def best_peer(result: FaithfulnessResult, metric: str) -> str:
 
 def figures(result: FaithfulnessResult, recommended: str) -> dict[str, str | float]:
     """The recommended method beside the best peer: means, and the paired difference."""
-    found: dict[str, str | float] = {"recommended": recommended}
+    values: dict[str, str | float] = {"recommended": recommended}
     for key, metric in FIGURES.items():
         peer = best_peer(result, metric)
         apart = result.difference(recommended, peer, metric)
-        found |= {
+        values |= {
             key: result.interval(recommended, metric).mean,
             f"{key}_best_peer": result.interval(peer, metric).mean,
             f"{key}_best_peer_name": peer,
@@ -110,7 +123,7 @@ def figures(result: FaithfulnessResult, recommended: str) -> dict[str, str | flo
             f"{key}_difference_high": apart.high,
         }
     sanity: Interval = result.interval(recommended, "randomisation")
-    return found | {
+    return values | {
         "randomisation": sanity.mean,
         "randomisation_low": sanity.low,
         "randomisation_high": sanity.high,
@@ -119,23 +132,22 @@ def figures(result: FaithfulnessResult, recommended: str) -> dict[str, str | flo
 
 def main(options: argparse.Namespace) -> None:
     """Measure and write."""
-    setup = Options(
+    setup = FaithfulnessOptions(
         removal=options.removal,
         check_removal=options.check_removal or None,
         last=options.events,
         masks=options.masks,
         seed=SEED,
     )
-    ours = our_contenders(options.methods, options.option, list(setup.removals))
+    ours = our_methods(options.methods, options.option, list(setup.removals))
     if options.recommended not in [each.label for each in ours]:
         raise SystemExit(f"{options.recommended!r} is not among the methods")
-    compared = [*ours, *captum_contenders(options.budget)]
+    compared = [*ours, *captum_methods(options.budget)]
     run = Run.open(options.model)
     histories = run.test_histories(options.users, seed=SEED, skip=options.skip)
     result = measure_faithfulness(run.model, histories, compared, options.work, setup)
-    found = figures(result, options.recommended)
     write_benchmark(
-        options.out,
+        options.output,
         name="faithfulness_ml100k",
         protocol={
             "data": run.config.data.source,
@@ -158,32 +170,13 @@ def main(options: argparse.Namespace) -> None:
             | {key: row[key] for key in row if key not in {"method", "removal"}}
             for row in result.summary()
         ],
-        figures=found,
+        figures=figures(result, options.recommended),
         seeds=[SEED],
         versions={"captum": captum.__version__},
     )
     for removal in result.removals:
         print(to_markdown(result, removal))
-    print("\n".join(misleading_lines(result)))
-    for key, value in found.items():
-        print(f"{key:36} {value}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--users", type=int, default=100)
-    parser.add_argument(
-        "--skip", type=int, default=0, help="users left out, such as those tuned on"
-    )
-    parser.add_argument("--events", type=int, default=40)
-    parser.add_argument("--removal", default="drop")
-    parser.add_argument("--check-removal", default="mask", help="empty for none")
-    parser.add_argument("--methods", nargs="*", default=[], help="default: all that can take part")
-    parser.add_argument("--option", nargs="*", default=[], help="method.name=value")
-    parser.add_argument("--recommended", default="shapley")
-    parser.add_argument("--budget", type=int, default=200)
-    parser.add_argument("--masks", type=int, default=64)
-    parser.add_argument("--out", default="docs/benchmarks/faithfulness_ml100k.json")
-    main(parser.parse_args())
+    main(started(PARSER))

@@ -1,10 +1,10 @@
-"""From influences back to the law: behaviour weights and half-life by least squares.
+"""From influences back to the generating process: behaviour weights and half-life.
 
-What the law gives an event depends on the question that a method asks. Taken away alone it leaves
-all ages as they are. Shapley values and weights at random halves of a history ask about sets of
-events, and a rendering of a set ends with its last event: there "now" is earlier, what is left is
-younger, and old events get more than in the whole history. So the law is fitted through the
-question: its own answer to it is held against the scores.
+The true influence of an event depends on the question of a method. Removed alone, it leaves all
+ages as they are. Shapley values and weights at random halves of a history are about sets of events,
+and a rendering of a set ends with its last event: there "now" is earlier, the rest is younger, and
+old events get more than in the whole history. So the process is fitted by least squares through the
+question: its own answer is compared with the scores.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from llm_influence.numerics import every_coalition
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 ROUNDS, SETTLED = 20, 1e-4
-"""Of the alternation between the law and the histories' scales: at most, and the relative change
-of the half-life that ends it."""
+"""Of the alternation between process and scales: at most, and the relative change of the half-life
+that ends it."""
 SHORTEST, LONGEST = 60.0, 365 * 86_400.0
 """Half-lives, in seconds, between which one is sought."""
 
 
 @dataclass(frozen=True)
-class FittedLaw:
-    """What the influences say about the law.
+class FittedProcess:
+    """The generating process as the influences describe it.
 
     Attributes:
         weights: Of each behaviour, the largest being 1.
@@ -41,13 +41,13 @@ class FittedLaw:
     weights: dict[str, float]
     half_life: float
 
-    def errors(self, law: GeneratingProcess) -> dict[str, float]:
+    def errors(self, process: GeneratingProcess) -> dict[str, float]:
         """The largest error of a weight (both largest weights being 1), the half-life's share."""
-        true = law.weights / np.abs(law.weights).max()
-        ours = np.array([self.weights[name] for name in law.behaviors])
+        true = process.weights / np.abs(process.weights).max()
+        ours = np.array([self.weights[name] for name in process.behaviors])
         return {
             "behavior_weight_error": float(np.abs(ours - true).max()),
-            "half_life_error": abs(self.half_life / law.half_life - 1),
+            "half_life_error": abs(self.half_life / process.half_life - 1),
         }
 
 
@@ -88,28 +88,28 @@ def halves(history: Evidence, half_life: float) -> FloatArray:
     return difference.T @ _of_sets(history, half_life)
 
 
-ASKED: dict[str, Question] = {
+QUESTIONS: dict[str, Question] = {
     **dict.fromkeys(("shapley", "exact_shapley", "permutation_shapley", "coarse_to_fine"), shapley),
     "sparse_surrogate": halves,
 }
-"""The question of a method that drops several events at once; all others ask `alone`."""
+"""The question of a method that drops several events at once; that of all others is `alone`."""
 
 
-def fit_law(
+def fit_process(
     truth: PlantedTruth,
     scores: Sequence[FloatArray],
     users: Iterable[int],
     question: Question = alone,
-) -> FittedLaw:
-    """Fit ``scale(history) x question(law)`` to scores by least squares.
+) -> FittedProcess:
+    """Fit ``scale(history) x question(process)`` to scores by least squares.
 
-    Each history has a scale of its own: where a model is nearly sure it gives all events less, and
-    sure it is where the recent events agree, so that one scale for all would make the recent
-    events look older than they are. Scales and law are fitted in turn; for every half-life the
-    best weights are a linear least squares.
+    Each history has its own scale: a model that is nearly sure gives all events less, and it is
+    sure where the recent events agree. One scale for all would make the recent events look older.
+    Scales and process are fitted in turn; for every half-life the best weights are a linear least
+    squares.
 
     Args:
-        truth: The law's log; only its items, clusters, behaviours and times are read.
+        truth: The log of the process; only items, clusters, behaviours and times are read.
         scores: (E,) of every user, by number; those of ``users`` are read.
         users: Whose histories are fitted.
         question: What the scores are answers to: `alone`, `shapley` or `halves`.
@@ -119,14 +119,16 @@ def fit_law(
     for _ in range(ROUNDS):
         weights, half_life = _fit(histories, scales, question)
         alike = [question(history, half_life) @ weights for history in histories]
-        known = np.array([row @ row for row in alike])
-        found = np.array([row @ h.scores for row, h in zip(alike, histories, strict=True)])
-        scales = np.divide(found, known, out=np.zeros_like(found), where=known > 0)
+        norms = np.array([row @ row for row in alike])
+        products = np.array([row @ h.scores for row, h in zip(alike, histories, strict=True)])
+        scales = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
         if abs(half_life / before - 1) < SETTLED:
             break
         before = half_life
     weights = weights / np.abs(weights).max()
-    return FittedLaw(dict(zip(truth.process.behaviors, weights.tolist(), strict=True)), half_life)
+    return FittedProcess(
+        dict(zip(truth.process.behaviors, weights.tolist(), strict=True)), half_life
+    )
 
 
 def _evidence(

@@ -118,7 +118,7 @@ def _scores(model: InfluenceModel, truth: PlantedTruth, users: int) -> list[Floa
     explainer, scores = Explainer(model, "leave_one_out", fidelity_masks=0), {}
     for target, same in together.items():
         records = explainer.explain([truth.history(user) for user in same], target)
-        scores |= {user: record.scores for user, record in zip(same, records, strict=True)}
+        scores |= {user: record.values for user, record in zip(same, records, strict=True)}
     return [scores[user] for user in range(users)]
 
 
@@ -135,7 +135,10 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
         for system, (key, propensity) in SYSTEMS.items():
 
             def measure(
-                seed: int = seed, key: str = key, block: dict = propensity, log: object = log
+                seed: int = seed,
+                key: str = key,
+                block: dict = propensity,
+                world: tuple = (log, truth),
             ) -> dict[str, float]:
                 run = small_gru(
                     options.work,
@@ -145,8 +148,10 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
                     train={"propensity": block},
                     rendering={"max_events": PROCESS["max_events"]},
                 )
-                model = fitted(run, log, options.work / f"seed_{seed}" / key)
-                return ranking(model, truth, seed) | influence(model, truth, options.explained)  # noqa: B023
+                model = fitted(run, world[0], options.work / f"seed_{seed}" / key)
+                return ranking(model, world[1], seed) | influence(
+                    model, world[1], options.explained
+                )
 
             for metric, value in results.keep(f"seed {seed}, {system}", measure).items():
                 yield row_of(system, f"seed {seed}", metric, value)

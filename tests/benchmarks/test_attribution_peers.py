@@ -11,17 +11,16 @@ from benchmarks.attribution import captum_peer
 from benchmarks.attribution.case import Case
 from benchmarks.attribution.masked_function import TableFunction
 from benchmarks.attribution.shapley import PEERS, smallest
-from benchmarks.attribution.store import Store
 from benchmarks.attribution.truth import (
     PairGame,
     coalition_table,
-    exact_shapley,
-    long_reference,
+    long_estimate,
     permutation_shapley,
     relative_rmse,
 )
 from llm_influence.attribution.registry import Task
 from llm_influence.attribution.target import TOP, bind
+from llm_influence.numerics import exact_shapley
 from tests import tiny
 
 BITS = (np.arange(64)[:, None] >> np.arange(6)) & 1
@@ -91,7 +90,7 @@ def test_the_long_reference_knows_its_own_error(case):
     size = len(case.history)
     truth = exact_shapley(coalition_table(case.function(4096)))
 
-    found = [long_reference(case, evaluations=40 * size, seed=seed) for seed in range(4)]
+    found = [long_estimate(case, evaluations=40 * size, seed=seed) for seed in range(4)]
 
     worst = max(each.error for each in found)
     assert 0 < worst < 0.6
@@ -142,14 +141,3 @@ def test_the_search_ends_within_an_eighth_root_of_two():
     assert 1000 <= found <= 1000 * 2 ** (1 / 8) + 1
     assert len(asked) < 12
     assert smallest(lambda _: False, first=22, most=100) is None
-
-
-def test_a_stopped_run_goes_on_and_other_settings_are_refused(tmp_path):
-    def refuse():
-        raise RuntimeError("measured twice")
-
-    Store(tmp_path / "kept.jsonl", {"core": 0}).keep("a", lambda: {"value": 1.5})
-
-    assert Store(tmp_path / "kept.jsonl", {"core": 0}).keep("a", refuse) == {"value": 1.5}
-    with pytest.raises(SystemExit, match="was begun with"):
-        Store(tmp_path / "kept.jsonl", {"core": 1})

@@ -50,7 +50,9 @@ def test_a_draw_of_users_is_the_auc_of_their_rows():
     labels, scores = random.random(90) < 0.5, random.integers(0, 20, 90).astype(float)
     drawn_aucs = auc_draws(labels, scores, users, draws=5, seed=4)
     names, again = np.unique(users), np.random.default_rng(4)
-    for value, drawn in zip(drawn_aucs, again.integers(len(names), size=(5, len(names))), strict=True):
+    for value, drawn in zip(
+        drawn_aucs, again.integers(len(names), size=(5, len(names))), strict=True
+    ):
         rows = np.concatenate([np.flatnonzero(users == names[user]) for user in drawn])
         assert value == pytest.approx(auc(labels[rows], scores[rows]))
 

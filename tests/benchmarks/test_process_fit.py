@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.faithfulness.process_fit import alone, fit_law, halves, shapley
+from benchmarks.faithfulness.process_fit import alone, fit_process, halves, shapley
 from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.datasets.planted import make_planted
 from llm_influence.numerics import every_coalition, exact_shapley
@@ -16,7 +16,7 @@ def truth():
 
 def test_the_true_influences_give_the_law_back_in_any_unit(truth):
     for unit in (1, 3):
-        found = fit_law(truth, [unit * row for row in truth.influence], range(USERS))
+        found = fit_process(truth, [unit * row for row in truth.influence], range(USERS))
         assert found.half_life == pytest.approx(10_000, rel=1e-3)
         expected = {"purchase": 1, "click": 0.5, "dismiss": -0.5, "impression": 0}
         assert found.weights == pytest.approx(expected, abs=1e-3)
@@ -25,13 +25,13 @@ def test_the_true_influences_give_the_law_back_in_any_unit(truth):
 
 def test_a_model_that_gives_less_where_it_is_sure_does_not_bias_the_law(truth):
     sure = [row / (1 + np.abs(row.sum())) for row in truth.influence]
-    errors = fit_law(truth, sure, range(USERS)).errors(truth.process)
+    errors = fit_process(truth, sure, range(USERS)).errors(truth.process)
     assert max(errors.values()) < 1e-2
 
 
 def test_scores_that_know_nothing_of_the_law_show_an_error(truth):
     recent = [np.eye(len(row))[-1] for row in truth.influence]
-    assert fit_law(truth, recent, range(USERS)).errors(truth.process)["half_life_error"] > 0.5
+    assert fit_process(truth, recent, range(USERS)).errors(truth.process)["half_life_error"] > 0.5
 
 
 def with_an_earlier_now(truth, user):
@@ -39,7 +39,9 @@ def with_an_earlier_now(truth, user):
     history, target = truth.history(user), (truth.targets[user], truth.others[user])
     sets = every_coalition(len(history))
     values = [
-        truth.process.values(left, np.ones((1, len(left)), dtype=bool), *target)[0] if len(left) else 0
+        truth.process.values(left, np.ones((1, len(left)), dtype=bool), *target)[0]
+        if len(left)
+        else 0
         for left in map(history.keep, sets)
     ]
     return sets, np.array(values)
@@ -62,5 +64,5 @@ def test_scores_of_sets_give_the_law_back_through_their_own_question_alone(quest
     config = PlantedConfig(users=25, min_events=5, max_events=8, half_life=10_000, seed=3)
     truth = make_planted(config)[1]
     scores = [answer(*with_an_earlier_now(truth, user)) for user in users]
-    assert max(fit_law(truth, scores, users, question).errors(truth.process).values()) < 1e-3
-    assert fit_law(truth, scores, users, alone).half_life > 1.05 * truth.process.half_life
+    assert max(fit_process(truth, scores, users, question).errors(truth.process).values()) < 1e-3
+    assert fit_process(truth, scores, users, alone).half_life > 1.05 * truth.process.half_life
