@@ -73,13 +73,12 @@ def explain_batch(
     """Explain every user of a log, or every example of a split, into ``out``.
 
     Run it again after a kill, and it continues. It runs on one process, or on every process of
-    ``accelerate launch`` or ``torchrun``. ``items.parquet`` and ``users.parquet`` are written
-    beside the shards. For examples, ``outcomes.parquet`` holds the event that followed.
+    ``accelerate launch`` or ``torchrun``. Beside the shards it writes ``items.parquet``,
+    ``users.parquet``, and for examples ``outcomes.parquet`` with the event that followed.
 
     Args:
         explainer: Model, method and options.
-        data: A log, of which whole histories are explained, or examples, of which the history
-            before each is explained. The model must know their items and behaviours.
+        data: A log, whose whole histories are explained, or examples of a split.
         out: Folder of the shards, ``part-00000.parquet`` and on.
         target: What is explained, such as ``Item("42")``, or its text: ``top1``, ``item:ID``,
             ``behavior:NAME``, ``contrast:A,B``, ``slate:K``, ``feedback:ID``; for examples also
@@ -89,9 +88,7 @@ def explain_batch(
         run: Text for the ``run`` column.
         progress: Whether to show a progress bar.
         query_time: Query time of every user of a log in Unix seconds, for models that read it.
-            Default: unknown. Examples have their own.
-        withheld: Explanations that are not written, such as those that people rejected
-            (`analysis.review.rejected`).
+        withheld: Explanations that are not written, such as those of `analysis.review.rejected`.
         on_shard: Called with the path of each shard that this process has written.
 
     Raises:

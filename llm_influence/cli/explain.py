@@ -151,6 +151,8 @@ def explain(
     json_: AsJson = False,
 ) -> None:
     """Explain every user of a log into Parquet files. Run it again to continue."""
+    from accelerate import PartialState
+
     from llm_influence.analysis.review import read_queue, rejected
     from llm_influence.attribution.explainer import Explainer
     from llm_influence.attribution.renderings import Players
@@ -192,7 +194,8 @@ def explain(
         "explained_now": result.explained_now,
         "per_second": result.explained_now / result.seconds,
     }
-    typer.echo(json.dumps(summary) if json_ else _line(summary, chosen.examples is None))
+    if PartialState().is_main_process:
+        typer.echo(json.dumps(summary) if json_ else _line(summary, chosen.examples is None))
 
 
 def report(
