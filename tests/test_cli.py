@@ -101,7 +101,7 @@ def test_faithfulness_writes_tables_and_a_plot_and_goes_on(run, tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "faithfulness.json").read_text(encoding="utf-8"))
     assert summary["plan"]["methods"]["integrated_gradients"] == {"steps": 3}
-    assert {"random", "recency"} <= set(summary["references"])
+    assert {"random", "recency"} <= set(summary["baselines"])
     table = (tmp_path / "faithfulness.md").read_text(encoding="utf-8")
     for row in summary["summary"]:
         assert f"`{row['method']}`" in table

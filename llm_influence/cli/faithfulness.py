@@ -51,13 +51,13 @@ def faithfulness(
     """
     from llm_influence.attribution.target import parse_target
     from llm_influence.batch.faithfulness_job import measure_faithfulness
-    from llm_influence.faithfulness.options import Options, compared_method
+    from llm_influence.faithfulness.evaluate import FaithfulnessOptions, compared_method
     from llm_influence.faithfulness.result import misleading_lines
     from llm_influence.run import Run
 
     names = _names(methods)
     own = options_by_method(option or [], names)
-    options = Options(
+    options = FaithfulnessOptions(
         removal=removal,
         check_removal=check_removal,
         target=parse_target(target),

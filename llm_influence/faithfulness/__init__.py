@@ -1,1 +1,1 @@
-"""Whether influence is true: metrics, and methods compared."""
+"""Faithfulness: metrics that test whether attribution scores are true, and methods compared."""

@@ -58,7 +58,7 @@ def compared_method(
 
     Args:
         method: Its name, or a method with options such as ``Shapley(evaluations=400)``.
-        options: Options of a method that is given by name.
+        options: FaithfulnessOptions of a method that is given by name.
         label: Its name in the comparison; default: the method's own name.
 
     Raises:
@@ -108,8 +108,8 @@ def methods_compared(
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Options of a comparison.
+class FaithfulnessOptions:
+    """FaithfulnessOptions of a comparison.
 
     Attributes:
         removal: What "without an event" means, for all methods and metrics: drop, mask or replace.
@@ -161,7 +161,7 @@ def evaluate_faithfulness(
     model: InfluenceModel,
     histories: Sequence[History],
     methods: Sequence[str | Method | ComparedMethod],
-    options: Options | None = None,
+    options: FaithfulnessOptions | None = None,
     *,
     batch_size: int = 8,
     progress: bool = False,
@@ -175,7 +175,7 @@ def evaluate_faithfulness(
         model: The model; it is in its former mode afterwards.
         histories: Histories whose predictions are explained; intervals are over their users.
         methods: Names of the registry, methods with options, or compared methods.
-        options: What is measured; default: `Options()`.
+        options: What is measured; default: `FaithfulnessOptions()`.
         batch_size: Histories at a time; affects speed and memory alone.
         progress: Whether to show a progress bar.
 
@@ -183,7 +183,7 @@ def evaluate_faithfulness(
         ExplanationError: An unknown method, metric, removal or target, a method that cannot use
             the removal, or a history without events.
     """
-    options = options or Options()
+    options = options or FaithfulnessOptions()
     refuse_empty(histories)
     compared = methods_compared(methods, options.removals)
     starts = range(0, len(histories), batch_size)
@@ -216,7 +216,7 @@ def measure_batch(
     model: InfluenceModel,
     histories: Sequence[History],
     compared: Sequence[ComparedMethod],
-    options: Options,
+    options: FaithfulnessOptions,
     *,
     first: int = 0,
 ) -> pa.Table:
@@ -264,7 +264,7 @@ class _Comparison:
     target: BoundTarget
     removal: Removal
     compared: Sequence[ComparedMethod]
-    options: Options
+    options: FaithfulnessOptions
 
     def measured(self) -> dict[str, dict[str, FloatArray]]:
         """(N,) values of every metric, of the points of curves and of evaluations, by method."""

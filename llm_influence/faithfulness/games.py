@@ -1,19 +1,17 @@
-"""The target's place among its alternatives, as another value of a set of events.
+"""Histories as cooperative games: values of sets of events, and the scores of one method.
 
-N histories as games: what any set of their events is worth, and one method's scores of them.
-
-A metric needs nothing else, so it can be tried on games whose answers are known.
+Metrics need nothing else, so they can be tested on games with known answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from llm_influence.attribution.coalitions import proper_coalitions
@@ -21,17 +19,26 @@ from llm_influence.attribution.registry import user_generator
 from llm_influence.attribution.target import BoundTarget
 from llm_influence.evaluation.metrics import seen_items, target_ranks
 from llm_influence.modeling.model import InfluenceModel, Prediction
+from llm_influence.numerics import every_coalition, exact_shapley
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
+
+STEPS = tuple(range(10, 101, 10))
+"""Percentages of events at which curves are read."""
+TIES, HELD_OUT = 2, 3
+"""Streams of a user's random draws, separate from each other and from those of methods."""
+
+Values = Callable[[Sequence[BoolArray]], list[FloatArray]]
+"""For each history the (M,) values of its (M, E) sets of events, True for an event in the set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankTarget(BoundTarget):
-    """Rank of a bound target, 1 is best.
+    """Rank of a bound target among its alternatives; 1 is best.
 
-    An item stands among the items that the whole history does not hold: these candidates stay the
-    same while events are removed, so a rank can change through the model alone. A behaviour
-    stands among all behaviours; a contrast or feedback ranks 1 while it is above its middle (zero,
-    or the mean label of a regression), else 2; of a slate the first item's rank is taken.
+    The alternatives of an item are the items that the whole history does not hold. They stay the
+    same while events are removed, so only the model can change a rank. A behaviour is ranked among
+    all behaviours, a slate by its first item. A contrast or feedback has rank 1 above its middle
+    value (zero, or the mean label of a regression), else 2.
 
     Attributes:
         held: (N, S) items of the whole histories, -1 where a row has fewer.
@@ -46,7 +53,7 @@ class RankTarget(BoundTarget):
         codes, held = self.codes[rows], self.held[rows]
         if self.kind == "behavior":
             return target_ranks(prediction.behavior_logits.cpu(), codes)
-        # A target that the history already holds (a named item) is no candidate and still ranks.
+        # A named item that the history holds is not a candidate, but it is ranked.
         held = held.masked_fill(held == codes[:, None], -1)
         return target_ranks(prediction.item_logits.cpu(), codes, held)
 
@@ -68,33 +75,20 @@ def rank_target(
     )
 
 
-STEPS = tuple(range(10, 101, 10))
-"""Percentages of events at which curves are read."""
-TIES, HELD_OUT = 2, 3
-"""Streams of draws of one user, kept apart from each other and from those of methods."""
-
-
-class Values(Protocol):
-    """Values of sets of events, as `attribution.value_function.ValueFunction` gives them."""
-
-    def __call__(self, masks: Sequence[BoolArray]) -> list[FloatArray]:
-        """For each history the (M,) values of its (M, E) sets, True where an event is kept."""
-
-
 @dataclass(frozen=True, eq=False)
 class Game:
     """N histories whose sets of events have values.
 
     Attributes:
-        users: N user ids; random draws depend on them and the seed, never on batch places.
-        sizes: Events of each history.
-        values: The target's value of a set of events, log-odds.
-        ranks: The target's rank among its alternatives with a set of events, 1 is best.
-        log_odds: Whether values are log-odds, which have probabilities; those of a slate have none.
-        masks: Held-out random sets of each history.
-        largest_set: Most events that a counterfactual set may hold.
-        exact_events: Longest history whose exact Shapley values are computed.
-        seed: Of the held-out sets and of the order of equal scores.
+        users: N user ids; random draws depend on them and the seed, not on the batch.
+        sizes: Number of events of each history.
+        values: The target's value of sets of events, log-odds.
+        ranks: The target's rank among its alternatives with sets of events; 1 is best.
+        log_odds: Whether values are log-odds and so have probabilities; those of a slate are not.
+        masks: Number of held-out random sets of each history.
+        largest_set: Largest number of events in a counterfactual set.
+        exact_events: Largest number of events of a history with exact Shapley values.
+        seed: Seed of the held-out sets and of the order of equal scores.
     """
 
     users: Sequence[str]
@@ -110,14 +104,14 @@ class Game:
     @cached_property
     def full(self) -> FloatArray:
         """(N,) values with all events."""
-        return self.each(self.values, [np.ones((1, size), dtype=bool) for size in self.sizes])
+        return self.one(self.values, [np.ones((1, size), dtype=bool) for size in self.sizes])
 
     @cached_property
     def held_out(self) -> list[BoolArray]:
         """N arrays (M, E) of random sets, each event kept with probability 1/2.
 
-        They are drawn for the user and the seed and for no method, so all methods are tried on
-        the same. Few events have few sets; each then comes once, none and all left out.
+        They depend on the user and the seed alone, so all methods are tested on the same sets. A
+        short history has few sets; each of them then occurs once, without the empty and full one.
         """
         return [
             proper_coalitions(user_generator(self.seed, user, HELD_OUT), size, self.masks)
@@ -129,40 +123,51 @@ class Game:
         """N arrays (M,) of the values of the held-out sets."""
         return self.values(self.held_out)
 
-    def orders(self, scores: Sequence[FloatArray]) -> list[IntArray]:
-        """N arrays (E,) of events, the most influential (most supporting) first.
+    @cached_property
+    def exact(self) -> list[FloatArray | None]:
+        """N arrays (E,) of exact Shapley values; None for histories above ``exact_events``."""
+        short = [size <= self.exact_events for size in self.sizes]
+        masks = [
+            every_coalition(size) if small else np.zeros((0, size), dtype=bool)
+            for size, small in zip(self.sizes, short, strict=True)
+        ]
+        rows = zip(self.values(masks), short, strict=True)
+        return [exact_shapley(values) if small else None for values, small in rows]
 
-        Equal scores are put in a random order of the user's own, the same for every method: a
-        fixed rule such as "the later one first" would lend recency to methods that say nothing.
+    def orders(self, scores: Sequence[FloatArray]) -> list[IntArray]:
+        """N arrays (E,) of events, the most supporting first.
+
+        Equal scores are ordered at random, by the user and for every method alike. A fixed rule
+        such as "the later event first" would give constant scores the merits of recency.
         """
-        found: list[IntArray] = []
-        for user, row in zip(self.users, scores, strict=True):
-            chance = user_generator(self.seed, user, TIES).permutation(len(row))
-            found.append(np.lexsort((chance, -row)))
-        return found
+        draws = [user_generator(self.seed, user, TIES) for user in self.users]
+        return [
+            np.lexsort((draw.permutation(len(row)), -row))
+            for draw, row in zip(draws, scores, strict=True)
+        ]
 
     def probabilities(self, values: FloatArray) -> FloatArray:
-        """The probabilities of log-odds; nan where values are something else."""
-        return probability(values) if self.log_odds else np.full(values.shape, np.nan)
+        """Probabilities of values; nan where values are not log-odds."""
+        return expit(values) if self.log_odds else np.full(values.shape, np.nan)
 
     @staticmethod
-    def each(values: Values, masks: Sequence[BoolArray]) -> FloatArray:
-        """(N,) values of one set (1, E) a history."""
+    def one(values: Values, masks: Sequence[BoolArray]) -> FloatArray:
+        """(N,) values of one set (1, E) for each history."""
         return np.array([value[0] for value in values(masks)])
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """One method's scores of the N histories of a game.
+class MethodScores:
+    """Scores of one method for the N histories of a game.
 
     Attributes:
         scores: N arrays (E,).
-        orders: N arrays (E,) of events, the most influential first (`Game.orders`).
+        orders: N arrays (E,) of events, the most supporting first (`Game.orders`).
         base: (N,) the target at the method's own baseline.
-        prompt: (N,) score of what stands outside every event.
+        prompt: (N,) score of the tokens outside every event.
         in_target_units: Whether scores are in the target's units; shares of one are not.
-        jittered: The scores of the same histories with their gaps a little off, once a draw.
-        scrambled: The scores of the same histories by a model with scrambled weights.
+        jittered: Scores of the same histories with changed gaps, once for each draw.
+        scrambled: Scores of the same histories by a model with scrambled weights.
     """
 
     scores: Sequence[FloatArray]
@@ -175,7 +180,7 @@ class Scored:
 
 
 def keep_first(order: IntArray, counts: Sequence[int]) -> BoolArray:
-    """(len(counts), E) sets that hold the first ``count`` events of ``order`` alone."""
+    """(len(counts), E) sets of the first ``count`` events of ``order``."""
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     return place[None, :] < np.asarray(counts)[:, None]
@@ -186,6 +191,19 @@ def count_of(percent: int, size: int) -> int:
     return -(-percent * size // 100)
 
 
-def probability(log_odds: FloatArray) -> FloatArray:
-    """The probabilities of log-odds."""
-    return 1 / (1 + np.exp(-np.clip(log_odds, -700, 700)))
+def curve(
+    game: Game, method: MethodScores, *, keep: bool, percents: Sequence[int] = STEPS
+) -> FloatArray:
+    """(N, K) log-odds with the most influential ``percents`` of the events alone, or without them.
+
+    Args:
+        game: N histories.
+        method: Scores of their events.
+        keep: True for the most influential events alone (insertion), False without them (deletion).
+        percents: K percentages of events.
+    """
+    masks = []
+    for order in method.orders:
+        top = keep_first(order, [count_of(percent, len(order)) for percent in percents])
+        masks.append(top if keep else ~top)
+    return np.stack(game.values(masks))

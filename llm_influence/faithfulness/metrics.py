@@ -1,41 +1,35 @@
-"""Rank correlation that says so where there is nothing to correlate.
+"""Faithfulness metrics: what each measures, its equation, paper and limitations, as data.
 
-Every metric with what there is to know about it, as data.
-
-How much of the probability goes with the most influential events, and how much stays.
-
-Areas under the curves that removing or adding events by influence draws, in log-odds.
-
-Whether sums of scores foretell what sets of events are worth, on sets no method has seen.
-
-What removals do to the recommendation itself: its rank after the events are gone.
-
-How much scores move when the history hardly does, and when the model is scrambled.
-
-Against exact Shapley values where those can be had, and against the whole change always.
+In equations x is the history, a a score, f the target in log-odds, p its probability and T_k the k
+events of largest score.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from llm_influence import numerics
-from llm_influence.errors import ExplanationError, choices
-from llm_influence.faithfulness.games import STEPS, Game, Scored, count_of, keep_first
+from llm_influence.errors import ExplanationError, unknown
+from llm_influence.faithfulness.games import STEPS, Game, MethodScores, count_of, curve, keep_first
 from llm_influence.types import FloatArray
 
-
-def spearman(values: FloatArray, scores: FloatArray) -> float:
-    """`numerics.spearman`, 0 where the scores are constant: they predict nothing."""
-    return numerics.spearman(values, scores, if_scores_constant=0.0)
-
-
 Better = Literal["high", "low", "zero"]
-Measure = Callable[[Game, Scored], FloatArray]
+Measure = Callable[[Game, MethodScores], FloatArray]
+
+SHARE = 20
+"""Percentage of events that metrics of a single size call the most influential."""
+CUTOFF = 10
+"""K: length of the list in which the target counts as recommended."""
+DELETED = (1, 5)
+"""Numbers of events deleted for the list metrics."""
+TOP = 3
+"""Number of events compared as the most influential ones."""
+SENSITIVITY, RANDOMISATION = "sensitivity", "randomisation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +38,12 @@ class Metric:
 
     Attributes:
         name: Its name everywhere.
-        better: Which way is better: high, low, or near zero on either side.
-        measure: ``(game, scored) -> (N,)`` values, nan where it is not defined.
-        equation: The formula, plain text; symbols as in docs/faithfulness.md.
+        better: Which values are better: high, low, or near zero.
+        measure: ``(game, method) -> (N,)`` values, nan where the metric is not defined.
+        equation: The formula as plain text.
         paper: Where it comes from.
-        lies: When it says something else than it seems to.
-        default: Whether it is measured without being asked for.
+        limitations: When its values mislead.
+        default: Whether it is measured unless metrics are named.
     """
 
     name: str
@@ -57,439 +51,350 @@ class Metric:
     measure: Measure
     equation: str
     paper: str
-    lies: str
+    limitations: str
     default: bool = True
 
 
-METRICS: dict[str, Metric] = {}
-
-
-def metric(
-    name: str, *, better: Better, equation: str, paper: str, lies: str, default: bool = True
-) -> Callable[[Measure], Measure]:
-    """Make a function a metric; the arguments are those of `Metric`."""
-
-    def add(measure: Measure) -> Measure:
-        METRICS[name] = Metric(name, better, measure, equation, paper, lies, default)
-        return measure
-
-    return add
-
-
 def find_metrics(names: Sequence[str] | None) -> list[Metric]:
-    """The metrics of these names, or those measured by default.
+    """The metrics with these names; None: those that are measured by default.
 
     Raises:
-        ExplanationError: One is not known.
+        ExplanationError: A name is unknown.
     """
     if names is None:
-        return [found for found in METRICS.values() if found.default]
+        return [metric for metric in METRICS.values() if metric.default]
     for name in names:
         if name not in METRICS:
-            raise ExplanationError(
-                f"unknown metric {name!r}",
-                where="metrics",
-                expected=choices(METRICS, name),
-                fix="choose among them",
-            )
+            raise unknown(ExplanationError, "metric", name, METRICS, where="metrics")
     return [METRICS[name] for name in dict.fromkeys(names)]
 
 
-SHARE = 20
-"""Percentage of events called the most influential where one size is asked for."""
-ERASER = "DeYoung et al. 2020, arXiv:1911.03429"
+def spearman(values: FloatArray, scores: FloatArray) -> float:
+    """`numerics.spearman`; 0 where the scores are constant, since they predict nothing."""
+    return numerics.spearman(values, scores, if_scores_constant=0.0)
 
 
-@metric(
-    f"comprehensiveness@{SHARE}",
-    better="high",
-    equation=f"p(x) - p(x without T_k), k = {SHARE}% of the events",
-    paper=ERASER,
-    lies="Where the probability is small with all events, nothing can be lost.",
-)
-def comprehensiveness(game: Game, scored: Scored) -> FloatArray:
-    """What the probability loses without the most influential events."""
-    return _whole(game) - _without(game, scored, (SHARE,))[:, 0]
+def lost_probability(
+    game: Game, method: MethodScores, *, keep: bool, percents: tuple[int, ...]
+) -> FloatArray:
+    """(N,) probability lost along a `games.curve`, averaged over its points.
+
+    Without the most influential events this is comprehensiveness, with them alone sufficiency.
+    """
+    left = game.probabilities(curve(game, method, keep=keep, percents=percents))
+    return game.probabilities(game.full) - left.mean(axis=1)
 
 
-@metric(
-    f"sufficiency@{SHARE}",
-    better="low",
-    equation=f"p(x) - p(x_{{T_k}}), k = {SHARE}% of the events",
-    paper=ERASER,
-    lies="A set can be worth more than the whole history: opposing events are gone as well.",
-)
-def sufficiency(game: Game, scored: Scored) -> FloatArray:
-    """What the probability loses when only the most influential events are kept."""
-    return _whole(game) - _alone(game, scored, (SHARE,))[:, 0]
+def curve_area(game: Game, method: MethodScores, *, keep: bool) -> FloatArray:
+    """(N,) mean log-odds along a `games.curve`."""
+    return curve(game, method, keep=keep).mean(axis=1)
 
 
-@metric(
-    "comprehensiveness_aopc",
-    better="high",
-    equation="mean over k = 10, 20, ..., 100% of p(x) - p(x without T_k)",
-    paper=f"{ERASER}; AOPC: Samek et al. 2017, arXiv:1509.06321",
-    lies="Users of confident predictions weigh more than all others.",
-)
-def comprehensiveness_aopc(game: Game, scored: Scored) -> FloatArray:
-    """Comprehensiveness averaged over sizes, so that no size is chosen."""
-    return _whole(game) - _without(game, scored, STEPS).mean(axis=1)
-
-
-@metric(
-    "sufficiency_aopc",
-    better="low",
-    equation="mean over k = 10, 20, ..., 100% of p(x) - p(x_{T_k})",
-    paper=f"{ERASER}; AOPC: Samek et al. 2017, arXiv:1509.06321",
-    lies="As sufficiency; short histories are not like those the model was trained on.",
-)
-def sufficiency_aopc(game: Game, scored: Scored) -> FloatArray:
-    """Sufficiency averaged over sizes."""
-    return _whole(game) - _alone(game, scored, STEPS).mean(axis=1)
-
-
-def deletion_values(game: Game, scored: Scored, percents: tuple[int, ...] = STEPS) -> FloatArray:
-    """(N, K) log-odds without the most influential ``percents`` of the events."""
-    masks = [
-        ~keep_first(order, [count_of(percent, len(order)) for percent in percents])
-        for order in scored.orders
-    ]
-    return np.stack(game.values(masks))
-
-
-def insertion_values(game: Game, scored: Scored, percents: tuple[int, ...] = STEPS) -> FloatArray:
-    """(N, K) log-odds with the most influential ``percents`` of the events alone."""
-    masks = [
-        keep_first(order, [count_of(percent, len(order)) for percent in percents])
-        for order in scored.orders
-    ]
-    return np.stack(game.values(masks))
-
-
-def _whole(game: Game) -> FloatArray:
-    return game.probabilities(game.full)
-
-
-def _without(game: Game, scored: Scored, percents: tuple[int, ...]) -> FloatArray:
-    return game.probabilities(deletion_values(game, scored, percents))
-
-
-def _alone(game: Game, scored: Scored, percents: tuple[int, ...]) -> FloatArray:
-    return game.probabilities(insertion_values(game, scored, percents))
-
-
-RISE = "Petsiuk et al. 2018, arXiv:1806.07421"
-
-
-@metric(
-    "deletion_auc",
-    better="low",
-    equation="mean over k = 10, 20, ..., 100% of f(x without T_k)",
-    paper=RISE,
-    lies="Long removals leave histories that no user has; the curve's end is the same for all.",
-)
-def deletion_auc(game: Game, scored: Scored) -> FloatArray:
-    """Log-odds left over while the most influential events go first."""
-    return deletion_values(game, scored).mean(axis=1)
-
-
-@metric(
-    "insertion_auc",
-    better="high",
-    equation="mean over k = 10, 20, ..., 100% of f(x_{T_k})",
-    paper=RISE,
-    lies="As deletion; the first events alone are a very short history.",
-)
-def insertion_auc(game: Game, scored: Scored) -> FloatArray:
-    """Log-odds won while the most influential events come first."""
-    return insertion_values(game, scored).mean(axis=1)
-
-
-@metric(
-    "abpc",
-    better="high",
-    equation="mean over k = 10, ..., 100% of f(x without the k least influential) - "
-    "f(x without T_k)",
-    paper="Ancona et al. 2018, arXiv:1711.06104; the area between perturbation curves",
-    lies="As deletion. Scores that are right about extremes alone still do well.",
-)
-def abpc(game: Game, scored: Scored) -> FloatArray:
-    """Area between removing the least influential first and the most influential first."""
+def area_between_curves(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) area between deleting the least influential first and the most influential first."""
     masks = [
         keep_first(order, [len(order) - count_of(percent, len(order)) for percent in STEPS])
-        for order in scored.orders
+        for order in method.orders
     ]
     least_first = np.stack(game.values(masks))
-    return least_first.mean(axis=1) - deletion_auc(game, scored)
+    return least_first.mean(axis=1) - curve_area(game, method, keep=False)
 
 
-@metric(
-    "lds",
-    better="high",
-    equation="Spearman over held-out random S of f(x_S) and the sum of a over S",
-    paper="Park et al. 2023, arXiv:2303.14186; for contexts: Cohen-Wang et al. 2024, "
-    "arXiv:2409.00729",
-    lies="Sizes of sets vary, so scores that are all positive foretell that more is worth more: "
-    "compare with random. A surrogate fitted to such sets is at home here. Where effects "
-    "interact, no sum reaches 1.",
-)
-def lds(game: Game, scored: Scored) -> FloatArray:
-    """Linear datamodelling score."""
-    sums = [mask @ row for mask, row in zip(game.held_out, scored.scores, strict=True)]
+def linear_datamodelling_score(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) rank correlation of values of held-out sets and sums of scores over these sets."""
+    sums = [mask @ row for mask, row in zip(game.held_out, method.scores, strict=True)]
     pairs = zip(game.held_out_values, sums, strict=True)
-    return np.array([spearman(value, total) for value, total in pairs])
+    return np.array([spearman(values, total) for values, total in pairs])
 
 
-@metric(
-    "infidelity",
-    better="low",
-    equation="mean over held-out random I of (sum of a over I - (f(x) - f(x without I)))^2",
-    paper="Yeh et al. 2019, arXiv:1901.09392",
-    lies="Squared log-odds: a few users with large effects rule the mean. Shares have no units "
-    "and get none.",
-)
-def infidelity(game: Game, scored: Scored) -> FloatArray:
-    """Squared error of the drop that scores promise; nan for shares."""
-    if not scored.in_target_units:
-        return np.full(len(scored.scores), np.nan)
-    rows = zip(game.held_out, game.held_out_values, game.full, scored.scores, strict=True)
+def infidelity(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) squared error of the drop that scores predict; nan for shares."""
+    if not method.in_target_units:
+        return np.full(len(method.scores), np.nan)
+    rows = zip(game.held_out, game.held_out_values, game.full, method.scores, strict=True)
     return np.array(
         [
-            np.mean((~kept @ row - (full - value)) ** 2) if len(kept) else np.nan
-            for kept, value, full, row in rows
+            np.mean((~kept @ row - (full - values)) ** 2) if len(kept) else np.nan
+            for kept, values, full, row in rows
         ]
     )
 
 
-CUTOFF = 10
-"""K: places of the list in which the target still counts as recommended."""
-DELETED = (1, 5)
-"""k: events deleted."""
-LXR = "Barkan et al. 2024 (LXR), doi:10.1145/3589334.3645560"
+def still_listed(game: Game, method: MethodScores, *, count: int, most: bool) -> FloatArray:
+    """(N,) 1 where the target is in the top K without the ``count`` most / least influential.
 
-
-def _still_listed(game: Game, scored: Scored, count: int, *, most: bool) -> FloatArray:
-    """(N,) 1 where the target stays in the top K without the ``count`` most / least influential.
-
-    Histories of ``count`` events or fewer would be deleted whole and get nan.
+    Histories of ``count`` events or fewer would be deleted whole and give nan.
     """
-    orders = scored.orders if most else [order[::-1] for order in scored.orders]
+    orders = method.orders if most else [order[::-1] for order in method.orders]
     masks = [~keep_first(order, [count]) for order in orders]
-    listed = (game.each(game.ranks, masks) <= CUTOFF).astype(np.float64)
+    listed = (game.one(game.ranks, masks) <= CUTOFF).astype(np.float64)
     return np.where(np.array(game.sizes) > count, listed, np.nan)
 
 
-def _register(count: int) -> None:
-    lies = "A target that leaves the list with any removal does so for every method."
+def counterfactual_size(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) fewest of the most influential events whose removal changes the first place; 0: none.
 
-    @metric(
-        f"pos@{CUTOFF},{count}",
-        better="low",
-        equation=f"share of targets in the top {CUTOFF} without the {count} most influential",
-        paper=LXR,
-        lies=lies,
-    )
-    def pos(game: Game, scored: Scored) -> FloatArray:
-        return _still_listed(game, scored, count, most=True)
-
-    @metric(
-        f"neg@{CUTOFF},{count}",
-        better="high",
-        equation=f"share of targets in the top {CUTOFF} without the {count} least influential",
-        paper=LXR,
-        lies=lies,
-    )
-    def neg(game: Game, scored: Scored) -> FloatArray:
-        return _still_listed(game, scored, count, most=False)
+    The target is first with all events and no longer first without the set. A target that was not
+    first (a named item) gives nan.
+    """
+    masks = [
+        ~keep_first(order, range(min(game.largest_set, len(order)) + 1)) for order in method.orders
+    ]
+    sizes = []
+    for ranks in game.ranks(masks):  # (k + 1,) without 0, 1, ..., k events
+        changed = np.flatnonzero(ranks > 1)
+        size = float(changed[0]) if len(changed) else 0.0
+        sizes.append(np.nan if ranks[0] > 1 else size)
+    return np.array(sizes)
 
 
-for _count in DELETED:
-    _register(_count)
-
-
-@metric(
-    "counterfactual_share",
-    better="high",
-    equation="share of histories where some set of the k most influential events, k at most "
-    "largest_set, flips the first recommendation when removed",
-    paper="Tran et al. 2021, arXiv:2105.05008; verified by running the model",
-    lies="Recommendations near a tie flip with anything.",
-)
-def counterfactual_share(game: Game, scored: Scored) -> FloatArray:
-    """1 where removing the most influential events flips the recommendation, else 0."""
-    sizes = flip_sizes(game, scored)
+def has_counterfactual(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) 1 where removing the most influential events changes the recommendation, else 0."""
+    sizes = counterfactual_size(game, method)
     return np.where(np.isnan(sizes), np.nan, sizes > 0)
 
 
-@metric(
-    "counterfactual_size",
-    better="low",
-    equation="events in the smallest such set, over the histories that flip",
-    paper="Tran et al. 2021, arXiv:2105.05008; verified by running the model",
-    lies="A mean over flipped histories alone: read it beside the share.",
-)
-def counterfactual_size(game: Game, scored: Scored) -> FloatArray:
-    """Events of the smallest flipping set; nan where none flips."""
-    sizes = flip_sizes(game, scored)
+def smallest_counterfactual(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) number of events of the smallest counterfactual set; nan where there is none."""
+    sizes = counterfactual_size(game, method)
     return np.where(sizes > 0, sizes, np.nan)
 
 
-def flip_sizes(game: Game, scored: Scored) -> FloatArray:
-    """(N,) fewest of the most influential events whose removal flips the first place; 0: none.
-
-    A set flips when the target, first with all events, is first no longer. A target that was not
-    first (a named item) cannot be flipped and gives nan.
-    """
-    masks = [
-        np.concatenate(
-            [
-                np.ones((1, len(order)), dtype=bool),
-                ~keep_first(order, range(1, min(game.largest_set, len(order)) + 1)),
-            ]
-        )
-        for order in scored.orders
-    ]
-    return np.array([_first_flip(ranks) for ranks in game.ranks(masks)])
-
-
-def _first_flip(ranks: FloatArray) -> float:
-    """Place of the first rank above 1 in the (k + 1,) ranks without 0, 1, ..., k events."""
-    if ranks[0] > 1:
-        return np.nan
-    flipped = np.flatnonzero(ranks > 1)
-    return float(flipped[0]) if len(flipped) else 0.0
-
-
-SENSITIVITY, RANDOMISATION = "sensitivity", "randomisation"
-
-
-@metric(
-    SENSITIVITY,
-    better="low",
-    equation="max over jittered gaps of |a' - a| / |a|, Euclidean norms",
-    paper="max-sensitivity: Yeh et al. 2019, arXiv:1901.09392",
-    lies="Scores that do not read the model are the most stable of all. It counts the model's own "
-    "change of mind as the method's. Templates without a gap have none, nor those that "
-    "read the hour or the weekday.",
-)
-def sensitivity(game: Game, scored: Scored) -> FloatArray:
-    """Largest relative change of the scores; nan where they are all zero or none were jittered."""
-    norms = np.array([np.linalg.norm(row) for row in scored.scores])
-    if not scored.jittered:
+def sensitivity(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) largest relative change of the scores; nan where all are zero or none were jittered."""
+    norms = np.array([np.linalg.norm(row) for row in method.scores])
+    if not method.jittered:
         return np.full(len(norms), np.nan)
     changes = [
-        [np.linalg.norm(b - a) for a, b in zip(scored.scores, draw, strict=True)]
-        for draw in scored.jittered
+        [np.linalg.norm(after - before) for before, after in zip(method.scores, draw, strict=True)]
+        for draw in method.jittered
     ]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(norms > 0, np.max(changes, axis=0) / norms, np.nan)
 
 
-@metric(
-    RANDOMISATION,
-    better="zero",
-    equation="Spearman of the scores and those of the model with scrambled weights",
-    paper="Adebayo et al. 2018, arXiv:1810.03292",
-    lies="Near zero is necessary, not sufficient: noise that reads the model passes. One that "
-    "stays near 1 (recency, random draws of the user) does not read the model.",
-)
-def randomisation(game: Game, scored: Scored) -> FloatArray:
-    """Rank correlation that should be lost with the weights; see `sanity.scrambled`."""
-    if scored.scrambled is None:
-        return np.full(len(scored.scores), np.nan)
-    pairs = zip(scored.scores, scored.scrambled, strict=True)
+def randomisation(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) rank correlation with the scores of a model with scrambled weights."""
+    if method.scrambled is None:
+        return np.full(len(method.scores), np.nan)
+    pairs = zip(method.scores, method.scrambled, strict=True)
     return np.array([spearman(trained, scrambled) for trained, scrambled in pairs])
 
 
-TOP = 3
-"""Events compared as the most influential ones."""
-SHAPLEY = "Shapley 1953"
-SLOW = "Needs 2^E evaluations a history of E events, so only short histories are measured."
-
-
-@metric(
-    "completeness_gap",
-    better="low",
-    equation="|sum of a - (f(x) - f(baseline))| / |f(x) - f(baseline)|, the method's own baseline",
-    paper="Sundararajan et al. 2017, arXiv:1703.01365",
-    lies="Scores that are made to add up have none, right or wrong. Large where f hardly moved. "
-    "Shares have no units and get none.",
-)
-def completeness_gap(game: Game, scored: Scored) -> FloatArray:
-    """What the scores lack to the whole change of the target; nan for shares."""
-    moved = game.full - scored.base
-    total = np.array([row.sum() for row in scored.scores]) + scored.prompt
+def completeness_gap(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) relative difference of the scores' sum and the change of the target; nan for shares."""
+    moved = game.full - method.base
+    total = np.array([row.sum() for row in method.scores]) + method.prompt
     with np.errstate(divide="ignore", invalid="ignore"):
         gaps = np.where(moved == 0, np.nan, np.abs(total - moved) / np.abs(moved))
-    return gaps if scored.in_target_units else np.full(len(gaps), np.nan)
+    return gaps if method.in_target_units else np.full(len(gaps), np.nan)
 
 
-@metric(
-    "exact_rmse",
-    better="low",
-    equation="root of the mean over events of (a - exact Shapley value)^2",
-    paper=SHAPLEY,
-    lies=f"{SLOW} A method that estimates something else is not wrong for being far.",
-    default=False,
-)
-def exact_rmse(game: Game, scored: Scored) -> FloatArray:
-    """Distance to exact Shapley values, log-odds; nan for shares and long histories."""
-    if not scored.in_target_units:
-        return np.full(len(scored.scores), np.nan)
-    return _against(game, scored, lambda exact, row: float(np.sqrt(np.mean((row - exact) ** 2))))
+def exact_rmse(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) distance to exact Shapley values, log-odds; nan for shares and long histories."""
+    if not method.in_target_units:
+        return np.full(len(method.scores), np.nan)
+    return _against_exact(
+        game, method, lambda exact, row: float(np.sqrt(np.mean((row - exact) ** 2)))
+    )
 
 
-@metric(
-    "exact_spearman",
-    better="high",
-    equation="Spearman over events of a and the exact Shapley values",
-    paper=SHAPLEY,
-    lies=SLOW,
-    default=False,
-)
-def exact_spearman(game: Game, scored: Scored) -> FloatArray:
-    """Rank correlation with exact Shapley values."""
-    return _against(game, scored, spearman)
-
-
-@metric(
-    f"exact_top{TOP}",
-    better="high",
-    equation=f"share of the {TOP} events of largest exact Shapley value among the {TOP} of "
-    "largest a",
-    paper=SHAPLEY,
-    lies=f"{SLOW} Chance alone gives {TOP} / E.",
-    default=False,
-)
-def exact_top(game: Game, scored: Scored) -> FloatArray:
-    """Overlap of the most supporting events with those of exact Shapley values."""
-    theirs = game.orders([np.nan_to_num(row) for row in exact_shapley(game)])
+def exact_top(game: Game, method: MethodScores) -> FloatArray:
+    """(N,) overlap of the most supporting events with those of exact Shapley values."""
+    exact = [
+        np.zeros(size) if row is None else row
+        for row, size in zip(game.exact, game.sizes, strict=True)
+    ]
     overlaps = [
-        len(set(ours[:TOP]) & set(exact[:TOP])) / min(TOP, len(ours))
-        for ours, exact in zip(scored.orders, theirs, strict=True)
+        len(set(ours[:TOP]) & set(theirs[:TOP])) / min(TOP, len(ours))
+        for ours, theirs in zip(method.orders, game.orders(exact), strict=True)
     ]
-    short = np.array(game.sizes) <= game.exact_events
-    return np.where(short, overlaps, np.nan)
+    return np.where([row is not None for row in game.exact], overlaps, np.nan)
 
 
-def exact_shapley(game: Game) -> list[FloatArray]:
-    """N arrays (E,) of exact Shapley values, all nan for histories above ``exact_events``.
-
-    ``phi_i = sum over S without i of |S|! (E - |S| - 1)! / E! (f(S and i) - f(S))``.
-    """
-    short = [size <= game.exact_events for size in game.sizes]
-    masks = [
-        numerics.every_coalition(size) if small else np.zeros((0, size), dtype=bool)
-        for size, small in zip(game.sizes, short, strict=True)
-    ]
-    return [
-        numerics.exact_shapley(value) if small else np.full(size, np.nan)
-        for value, size, small in zip(game.values(masks), game.sizes, short, strict=True)
-    ]
-
-
-def _against(
-    game: Game, scored: Scored, compare: Callable[[FloatArray, FloatArray], float]
+def _against_exact(
+    game: Game, method: MethodScores, compare: Callable[[FloatArray, FloatArray], float]
 ) -> FloatArray:
-    pairs = zip(exact_shapley(game), scored.scores, strict=True)
-    return np.array([np.nan if np.isnan(e).any() else compare(e, row) for e, row in pairs])
+    pairs = zip(game.exact, method.scores, strict=True)
+    return np.array([np.nan if exact is None else compare(exact, row) for exact, row in pairs])
+
+
+ERASER = "DeYoung et al. 2020, arXiv:1911.03429"
+AOPC = f"{ERASER}; AOPC: Samek et al. 2017, arXiv:1509.06321"
+RISE = "Petsiuk et al. 2018, arXiv:1806.07421"
+LXR = "Barkan et al. 2024 (LXR), doi:10.1145/3589334.3645560"
+COUNTERFACTUAL = "Tran et al. 2021, arXiv:2105.05008; verified by running the model"
+SHAPLEY = "Shapley 1953"
+_LISTS: tuple[tuple[str, Better, str], ...] = (("pos", "low", "most"), ("neg", "high", "least"))
+SLOW = "Needs 2^E evaluations for a history of E events, so only short histories are measured."
+
+_METRICS = (
+    Metric(
+        f"comprehensiveness@{SHARE}",
+        "high",
+        partial(lost_probability, keep=False, percents=(SHARE,)),
+        equation=f"p(x) - p(x without T_k), k = {SHARE}% of the events",
+        paper=ERASER,
+        limitations="A probability that is small with all events cannot fall much.",
+    ),
+    Metric(
+        f"sufficiency@{SHARE}",
+        "low",
+        partial(lost_probability, keep=True, percents=(SHARE,)),
+        equation=f"p(x) - p(x_{{T_k}}), k = {SHARE}% of the events",
+        paper=ERASER,
+        limitations="A set can have a higher value than the whole history, because opposing events "
+        "are removed as well.",
+    ),
+    Metric(
+        "comprehensiveness_aopc",
+        "high",
+        partial(lost_probability, keep=False, percents=STEPS),
+        equation="mean over k = 10, 20, ..., 100% of p(x) - p(x without T_k)",
+        paper=AOPC,
+        limitations="Users with confident predictions weigh more than all others.",
+    ),
+    Metric(
+        "sufficiency_aopc",
+        "low",
+        partial(lost_probability, keep=True, percents=STEPS),
+        equation="mean over k = 10, 20, ..., 100% of p(x) - p(x_{T_k})",
+        paper=AOPC,
+        limitations="As sufficiency; and the training data has no such short histories.",
+    ),
+    Metric(
+        "deletion_auc",
+        "low",
+        partial(curve_area, keep=False),
+        equation="mean over k = 10, 20, ..., 100% of f(x without T_k)",
+        paper=RISE,
+        limitations="Long deletions leave histories that no user has. The end of the curve is the "
+        "same for all methods.",
+    ),
+    Metric(
+        "insertion_auc",
+        "high",
+        partial(curve_area, keep=True),
+        equation="mean over k = 10, 20, ..., 100% of f(x_{T_k})",
+        paper=RISE,
+        limitations="As deletion; the first events alone are a very short history.",
+    ),
+    Metric(
+        "abpc",
+        "high",
+        area_between_curves,
+        equation="mean over k = 10, ..., 100% of f(x without the k least influential) - "
+        "f(x without T_k)",
+        paper="Ancona et al. 2018, arXiv:1711.06104; the area between perturbation curves",
+        limitations="As deletion. Scores that are right about the extremes alone still do well.",
+    ),
+    Metric(
+        "lds",
+        "high",
+        linear_datamodelling_score,
+        equation="Spearman over held-out random S of f(x_S) and the sum of a over S",
+        paper="Park et al. 2023, arXiv:2303.14186; for contexts: Cohen-Wang et al. 2024, "
+        "arXiv:2409.00729",
+        limitations="Sets differ in size, so scores that are all positive predict that larger sets "
+        "have larger values: compare with random. It favours surrogates that are fitted to such "
+        "sets. Where events interact, no sum reaches 1.",
+    ),
+    Metric(
+        "infidelity",
+        "low",
+        infidelity,
+        equation="mean over held-out random I of (sum of a over I - (f(x) - f(x without I)))^2",
+        paper="Yeh et al. 2019, arXiv:1901.09392",
+        limitations="Squared log-odds: a few users with large effects dominate the mean. Shares "
+        "have no units and get none.",
+    ),
+    *(
+        Metric(
+            f"{name}@{CUTOFF},{count}",
+            better,
+            partial(still_listed, count=count, most=name == "pos"),
+            equation=f"share of targets in the top {CUTOFF} without the {count} {which} "
+            "influential",
+            paper=LXR,
+            limitations="A target that leaves the list after any removal does so for every method.",
+        )
+        for count in DELETED
+        for name, better, which in _LISTS
+    ),
+    Metric(
+        "counterfactual_share",
+        "high",
+        has_counterfactual,
+        equation="share of histories where removing some set of the k most influential events, k "
+        "at most largest_set, changes the first recommendation",
+        paper=COUNTERFACTUAL,
+        limitations="Any removal changes a recommendation that is close to a tie.",
+    ),
+    Metric(
+        "counterfactual_size",
+        "low",
+        smallest_counterfactual,
+        equation="number of events of the smallest such set, over the histories that have one",
+        paper=COUNTERFACTUAL,
+        limitations="A mean over histories with such a set alone: read it beside the share.",
+    ),
+    Metric(
+        SENSITIVITY,
+        "low",
+        sensitivity,
+        equation="max over jittered gaps of |a' - a| / |a|, Euclidean norms",
+        paper="max-sensitivity: Yeh et al. 2019, arXiv:1901.09392",
+        limitations="Scores that do not read the model are the most stable of all. A change of the "
+        "model's prediction counts as the method's change. Not defined for templates without a "
+        "gap, nor for templates with the hour or the weekday.",
+    ),
+    Metric(
+        RANDOMISATION,
+        "zero",
+        randomisation,
+        equation="Spearman of the scores and those of the model with scrambled weights",
+        paper="Adebayo et al. 2018, arXiv:1810.03292",
+        limitations="Near zero is necessary, not sufficient: noise that reads the model passes. A "
+        "method near 1 (recency, random draws of the user) does not read the model.",
+    ),
+    Metric(
+        "completeness_gap",
+        "low",
+        completeness_gap,
+        equation="|sum of a - (f(x) - f(baseline))| / |f(x) - f(baseline)|, the method's own "
+        "baseline",
+        paper="Sundararajan et al. 2017, arXiv:1703.01365",
+        limitations="Scores that are made to add up have no gap, right or wrong. Large where f "
+        "hardly moves. Shares have no units and get none.",
+    ),
+    Metric(
+        "exact_rmse",
+        "low",
+        exact_rmse,
+        equation="root of the mean over events of (a - exact Shapley value)^2",
+        paper=SHAPLEY,
+        limitations=f"{SLOW} A method that estimates something else is not wrong if it is far.",
+        default=False,
+    ),
+    Metric(
+        "exact_spearman",
+        "high",
+        partial(_against_exact, compare=spearman),
+        equation="Spearman over events of a and the exact Shapley values",
+        paper=SHAPLEY,
+        limitations=SLOW,
+        default=False,
+    ),
+    Metric(
+        f"exact_top{TOP}",
+        "high",
+        exact_top,
+        equation=f"share of the {TOP} events of largest exact Shapley value among the {TOP} of "
+        "largest a",
+        paper=SHAPLEY,
+        limitations=f"{SLOW} Chance alone gives {TOP} / E.",
+        default=False,
+    ),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
+"""All metrics by name, in the order of the documentation."""

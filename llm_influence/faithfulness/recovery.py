@@ -1,4 +1,4 @@
-"""Do scores find what truly made a prediction? For logs whose truth is known (`data.planted`)."""
+"""Recovery of a known truth: attribution scores against the true influence of generated logs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from llm_influence.errors import ExplanationError
+from llm_influence.numerics import spearman
 from llm_influence.types import BoolArray, FloatArray
 
 
@@ -17,16 +17,16 @@ from llm_influence.types import BoolArray, FloatArray
 class Recovery:
     """How well the scores of N histories recover their truth; higher is better.
 
-    A figure is nan for a history that cannot have it: without both causes and others there is
-    nothing to tell apart, and what is constant has no rank.
+    A figure is nan for a history where it is not defined: without both causes and other events,
+    or with a constant truth.
 
     Attributes:
-        auroc: (N,) chance that a cause has a larger absolute score than an event that is none.
+        auroc: (N,) probability that a cause has a larger absolute score than another event.
         auprc: (N,) average precision of the causes by absolute score.
         spearman: (N,) rank correlation of scores and true influence, signs included. Events of
-            exactly equal truth share a rank, so that even the truth with a little noise stays
-            below 1: with a share z of them, at about sqrt(1 - z^3).
-        size_spearman: (N,) the same of absolute values, for scores that know no sign.
+            equal truth share a rank, so that even the truth with a little noise stays below 1:
+            with a share z of such events at about sqrt(1 - z^3).
+        size_spearman: (N,) the same for absolute values, for scores without signs.
         mass: (N,) share of the absolute scores that lies on causes.
     """
 
@@ -37,24 +37,35 @@ class Recovery:
     mass: FloatArray
 
     def means(self) -> dict[str, float]:
-        """Each figure's mean over the histories that have it; nan where none has."""
-        return {field.name: _mean(getattr(self, field.name)) for field in fields(self)}
+        """Mean of each figure over the histories that have it; nan where none has."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        known = {name: column[~np.isnan(column)] for name, column in columns.items()}
+        return {name: float(row.mean()) if len(row) else np.nan for name, row in known.items()}
 
 
 def recovery(
     scores: Sequence[FloatArray], influence: Sequence[FloatArray], is_cause: Sequence[BoolArray]
 ) -> Recovery:
-    """Hold scores against the truth, history by history.
+    """Compare scores with the truth, history by history.
 
     Args:
-        scores: N arrays (E,), as a method gave them.
-        influence: N arrays (E,), the true influence.
-        is_cause: N arrays (E,), which events are true causes.
+        scores: N arrays (E,) of a method's scores.
+        influence: N arrays (E,) of true influences.
+        is_cause: N arrays (E,), True for events that are true causes.
 
     Raises:
-        ExplanationError: The three do not fit together.
+        ExplanationError: The numbers of histories or events differ.
     """
-    _check(scores, influence, is_cause)
+    lengths = [[len(row) for row in part] for part in (scores, influence, is_cause)]
+    if not lengths[0] == lengths[1] == lengths[2]:
+        raise ExplanationError(
+            f"scores of {len(scores)} histories against the truth of {len(influence)}"
+            if len({len(part) for part in lengths}) > 1
+            else "a history has another number of scores than of true influences",
+            where="recovery",
+            expected="one score for every event of every history",
+            fix="explain the histories of the truth (Truth.history) whole",
+        )
     rows = [_recovery(*row) for row in zip(scores, influence, is_cause, strict=True)]
     columns = np.array(rows, dtype=np.float64).reshape(len(rows), len(fields(Recovery))).T
     return Recovery(*columns)
@@ -66,35 +77,7 @@ def _recovery(score: FloatArray, truth: FloatArray, cause: BoolArray) -> tuple[f
     return (
         float(roc_auc_score(cause, size)) if both else np.nan,
         float(average_precision_score(cause, size)) if both else np.nan,
-        _rank_correlation(score, truth),
-        _rank_correlation(size, np.abs(truth)),
+        spearman(truth, score, if_scores_constant=0.0),
+        spearman(np.abs(truth), size, if_scores_constant=0.0),
         float(size[cause].sum() / size.sum()) if size.any() else np.nan,
-    )
-
-
-def _rank_correlation(ours: FloatArray, theirs: FloatArray) -> float:
-    """Scores that are all the same say nothing of the order: 0, where there is one."""
-    if len(ours) < 2 or np.ptp(theirs) == 0:
-        return np.nan
-    return 0.0 if np.ptp(ours) == 0 else float(spearmanr(ours, theirs).statistic)
-
-
-def _mean(values: FloatArray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else np.nan
-
-
-def _check(
-    scores: Sequence[FloatArray], influence: Sequence[FloatArray], is_cause: Sequence[BoolArray]
-) -> None:
-    lengths = [[len(row) for row in part] for part in (scores, influence, is_cause)]
-    if lengths[0] == lengths[1] == lengths[2]:
-        return
-    raise ExplanationError(
-        f"scores of {len(scores)} histories against the truth of {len(influence)}"
-        if len(scores) != len(influence) or len(scores) != len(is_cause)
-        else "a history has another number of scores than of true influences",
-        where="recovery",
-        expected="one score for every event of every history",
-        fix="explain the very histories of the truth (Truth.history), none of them cut",
     )

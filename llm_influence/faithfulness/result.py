@@ -1,7 +1,4 @@
-"""Means, paired bootstrap intervals and differences of what was measured.
-
-A result as Markdown and CSV.
-"""
+"""Result of a comparison: means, paired bootstrap intervals, tables and curves."""
 
 from __future__ import annotations
 
@@ -10,15 +7,23 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from llm_influence.errors import ExplanationError
-from llm_influence.evaluation.bootstrap import percentiles, resampled_means
+from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.faithfulness.games import STEPS
 from llm_influence.faithfulness.metrics import METRICS
-from llm_influence.faithfulness.options import ComparedMethod
+from llm_influence.influence.plots import BASELINE, MARKERS, OKABE_ITO
 from llm_influence.types import FloatArray, IntArray
+from llm_influence.utils import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SCHEMA = pa.schema(
     [
@@ -30,11 +35,22 @@ SCHEMA = pa.schema(
         ("value", pa.float64()),
     ]
 )
-"""A row is one metric of one method on one history; nan where it is not defined."""
+"""Columns of the rows: one metric of one method on one history; nan where it is not defined."""
 DRAWS = 2_000
-"""Resamples of users behind every interval."""
+"""Number of bootstrap resamples of users behind every interval."""
 DECISIVE = ("lds", "deletion_auc", "insertion_auc", "comprehensiveness_aopc")
-"""Metrics on which a method must beat the references, or it misleads."""
+"""Metrics on which a method should beat the baselines."""
+ARROWS = {"high": "↑", "low": "↓", "zero": "→ 0"}
+SIGNS = {"high": 1, "low": -1}
+"""Sign of a difference that is an improvement."""
+UNDECIDED, UNDEFINED = "°", "n/a"
+"""Marks of values that are not better than random, and of values that are not defined."""
+POINTS_WIDTH = 5.0
+"""Width on the horizontal axis over which methods are spread, so that no bar hides another."""
+PANELS = {
+    "deletion": ("most influential events removed (%)", "Deletion: lower is better"),
+    "insertion": ("most influential events kept (%)", "Insertion: higher is better"),
+}
 
 Record = dict[str, str | int | float | None]
 
@@ -47,7 +63,7 @@ class Interval:
         mean: The mean.
         low: Lower end.
         high: Upper end.
-        histories: How many histories it rests on.
+        histories: Number of histories behind it.
     """
 
     mean: float
@@ -57,35 +73,36 @@ class Interval:
 
     @property
     def sign(self) -> int:
-        """1 above zero, -1 below, 0 where the interval holds zero or nothing."""
+        """1 above zero, -1 below, 0 where the interval contains zero or nothing."""
         return int(self.low > 0) - int(self.high < 0)
+
+    def __str__(self) -> str:
+        """Mean and interval with three digits."""
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True, eq=False)
 class FaithfulnessResult:
-    """Everything that was measured.
+    """Metrics of several methods, history by history.
 
     Attributes:
-        rows: One row a history, removal, method and metric (`SCHEMA`). Beside the metrics stand
-            the points of the curves (``deletion@10``, ..., ``insertion@100``) and ``evaluations``.
-        methods: Labels in the order given, references last.
-        references: Labels of the references.
+        rows: One row for each history, removal, method and metric (`SCHEMA`). Besides the metrics
+            there are the points of the curves (``deletion@10``, ..., ``insertion@100``) and
+            ``evaluations``.
+        methods: Labels of the methods in their given order, baselines last.
+        baselines: Labels of the baselines.
     """
 
     rows: pa.Table
     methods: Sequence[str]
-    references: Sequence[str]
-    _known: dict[tuple[str, ...], Interval] = field(default_factory=dict, init=False, repr=False)
-
-    @classmethod
-    def of(cls, rows: pa.Table, compared: Sequence[ComparedMethod]) -> FaithfulnessResult:
-        """A result from its rows."""
-        labels = [each.label for each in compared]
-        return cls(rows, labels, [each.label for each in compared if each.reference])
+    baselines: Sequence[str]
+    _intervals: dict[tuple[str, ...], Interval] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @property
     def removals(self) -> list[str]:
-        """Removals, the one asked for first."""
+        """Removals, the chosen one first and a second one for comparison after it."""
         return list(dict.fromkeys(removal for removal, _, _ in self._columns))
 
     @property
@@ -106,31 +123,39 @@ class FaithfulnessResult:
                 f"{metric!r} of {method!r} under {key[0]!r} was not measured",
                 where="FaithfulnessResult",
                 expected=f"methods {', '.join(self.methods)}; metrics {', '.join(self.metrics)}",
-                fix="ask for something that was measured",
+                fix="name a method, metric and removal that were measured",
             )
         return self._columns[key]
 
     def interval(self, method: str, metric: str, removal: str | None = None) -> Interval:
         """Mean of a metric with its interval over users."""
         key = (method, metric, removal or self.removals[0])
-        if key not in self._known:
-            self._known[key] = self.interval_of(self.values(*key))
-        return self._known[key]
+        if key not in self._intervals:
+            self._intervals[key] = self.interval_of(self.values(*key))
+        return self._intervals[key]
 
     def difference(
         self, method: str, other: str, metric: str, removal: str | None = None
     ) -> Interval:
-        """Mean difference ``method - other``, paired: the same users, drawn together."""
+        """Mean difference ``method - other``, paired: the same users are resampled for both."""
         key = (method, other, metric, removal or self.removals[0])
-        if key not in self._known:
-            ours, theirs = (self.values(each, *key[2:]) for each in (method, other))
-            self._known[key] = self.interval_of(ours - theirs)
-        return self._known[key]
+        if key not in self._intervals:
+            ours, theirs = (self.values(label, *key[2:]) for label in (method, other))
+            self._intervals[key] = self.interval_of(ours - theirs)
+        return self._intervals[key]
+
+    def interval_of(self, values: FloatArray) -> Interval:
+        """Mean of any (N,) values, history by history, with its interval over users."""
+        defined = ~np.isnan(values)
+        if not defined.any():
+            return Interval(np.nan, np.nan, np.nan, 0)
+        low, high = bootstrap_interval(values[defined], self._users[defined], draws=DRAWS)
+        return Interval(float(values[defined].mean()), low, high, int(defined.sum()))
 
     def summary(self) -> list[Record]:
-        """Flat records, one a removal, method and metric, each beside ``random``.
+        """One record for each removal, method and metric.
 
-        ``difference`` is the paired difference from ``random``.
+        ``difference`` is the paired difference from the baseline ``random``.
         """
         return [
             self._record(method, metric, removal)
@@ -140,31 +165,31 @@ class FaithfulnessResult:
         ]
 
     def misleading(self, removal: str | None = None) -> list[Record]:
-        """Methods that do not beat a reference on a decisive metric, as paired intervals say.
+        """Methods that do not beat a baseline on a decisive metric, by their paired interval.
 
         ``verdict`` is ``worse than`` where the interval lies on the wrong side of zero, else
         ``no better than``.
         """
-        found: list[Record] = []
-        for method in [label for label in self.methods if label not in self.references]:
+        records: list[Record] = []
+        for method in [label for label in self.methods if label not in self.baselines]:
             for metric in [name for name in DECISIVE if name in self.metrics]:
-                for reference in self.references:
-                    apart = self.difference(method, reference, metric, removal)
-                    wanted = 1 if METRICS[metric].better == "high" else -1
-                    if apart.sign != wanted:
-                        found.append(
+                for baseline in self.baselines:
+                    difference = self.difference(method, baseline, metric, removal)
+                    better = METRICS[metric].better
+                    if difference.sign != SIGNS[better]:
+                        records.append(
                             {
                                 "method": method,
                                 "metric": metric,
-                                "verdict": "worse than" if apart.sign else "no better than",
-                                "reference": reference,
-                                "better": METRICS[metric].better,
-                                "difference": apart.mean,
-                                "low": apart.low,
-                                "high": apart.high,
+                                "verdict": "worse than" if difference.sign else "no better than",
+                                "baseline": baseline,
+                                "better": better,
+                                "difference": difference.mean,
+                                "low": difference.low,
+                                "high": difference.high,
                             }
                         )
-        return found
+        return records
 
     @cached_property
     def _columns(self) -> Mapping[tuple[str, str, str], FloatArray]:
@@ -185,29 +210,21 @@ class FaithfulnessResult:
         users = table.aggregate([]).sort_by("history")["user_id"].to_pylist()
         return np.unique(users, return_inverse=True)[1]
 
-    def interval_of(self, values: FloatArray) -> Interval:
-        """Mean of any (N,) values, history by history, with its interval over users."""
-        defined = ~np.isnan(values)
-        if not defined.any():
-            return Interval(np.nan, np.nan, np.nan, 0)
-        (means,) = resampled_means([values[defined]], self._users[defined], draws=DRAWS)
-        return Interval(float(values[defined].mean()), *percentiles(means), int(defined.sum()))
-
     def _record(self, method: str, metric: str, removal: str) -> Record:
-        found = self.interval(method, metric, removal)
-        apart = self.difference(method, "random", metric, removal)
+        interval = self.interval(method, metric, removal)
+        difference = self.difference(method, "random", metric, removal)
         return {
             "removal": removal,
             "method": method,
             "metric": metric,
             "better": METRICS[metric].better if metric in METRICS else "low",
-            "mean": _number(found.mean),
-            "low": _number(found.low),
-            "high": _number(found.high),
-            "histories": found.histories,
-            "difference": _number(apart.mean),
-            "difference_low": _number(apart.low),
-            "difference_high": _number(apart.high),
+            "mean": _number(interval.mean),
+            "low": _number(interval.low),
+            "high": _number(interval.high),
+            "histories": interval.histories,
+            "difference": _number(difference.mean),
+            "difference_low": _number(difference.low),
+            "difference_high": _number(difference.high),
         }
 
 
@@ -216,13 +233,8 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-ARROWS = {"high": "↑", "low": "↓", "zero": "→ 0"}
-UNDECIDED, UNDEFINED = "°", "n/a"
-"""Marks what is not better than random: the paired interval of the difference says so."""
-
-
 def to_markdown(result: FaithfulnessResult, removal: str | None = None) -> str:
-    """One row a method, one column a metric: mean and 95% interval over users."""
+    """A table with a row for each method and a column for each metric: mean and 95% interval."""
     removal = removal or result.removals[0]
     heads = [f"{name} {ARROWS[METRICS[name].better]}" for name in result.metrics]
     lines = [
@@ -235,13 +247,23 @@ def to_markdown(result: FaithfulnessResult, removal: str | None = None) -> str:
     for method in result.methods:
         cells = [_cell(result, method, metric, removal) for metric in result.metrics]
         evaluations = result.interval(method, "evaluations", removal).mean
-        name = f"`{method}`" + (" (reference)" if method in result.references else "")
+        name = f"`{method}`" + (" (baseline)" if method in result.baselines else "")
         lines.append("| " + " | ".join([name, *cells, f"{evaluations:.0f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
+def _cell(result: FaithfulnessResult, method: str, metric: str, removal: str) -> str:
+    interval = result.interval(method, metric, removal)
+    if not interval.histories:
+        return UNDEFINED
+    sign = SIGNS.get(METRICS[metric].better)
+    difference = result.difference(method, "random", metric, removal)
+    compared = sign is not None and method != "random" and difference.histories
+    return f"{interval}{UNDECIDED if compared and difference.sign != sign else ''}"
+
+
 def to_csv(result: FaithfulnessResult) -> str:
-    """`FaithfulnessResult.summary` as CSV, a row a removal, method and metric."""
+    """`FaithfulnessResult.summary` as CSV."""
     records = result.summary()
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
@@ -251,25 +273,74 @@ def to_csv(result: FaithfulnessResult) -> str:
 
 
 def misleading_lines(result: FaithfulnessResult, removal: str | None = None) -> list[str]:
-    """Plain sentences on methods that do not beat a reference on a decisive metric."""
+    """Sentences on methods that do not beat a baseline on a decisive metric."""
     return [
-        f"{found['method']} is {found['verdict']} {found['reference']} on {found['metric']}: "
-        f"difference {found['difference']:.3f} [{found['low']:.3f}, {found['high']:.3f}], "
-        f"{found['better']} is better"
-        for found in result.misleading(removal)
+        f"{row['method']} is {row['verdict']} {row['baseline']} on {row['metric']}: "
+        f"difference {row['difference']:.3f} [{row['low']:.3f}, {row['high']:.3f}], "
+        f"{row['better']} is better"
+        for row in result.misleading(removal)
     ]
 
 
-def _cell(result: FaithfulnessResult, method: str, metric: str, removal: str) -> str:
-    found = result.interval(method, metric, removal)
-    if not found.histories:
-        return UNDEFINED
-    better = METRICS[metric].better
-    wanted = {"high": 1, "low": -1}.get(better)
-    apart = result.difference(method, "random", metric, removal)
-    marked = wanted is not None and method != "random" and apart.sign != wanted and apart.histories
-    return _words(found) + (UNDECIDED if marked else "")
+def plot_curves(
+    result: FaithfulnessResult,
+    methods: Sequence[str] | None = None,
+    removal: str | None = None,
+) -> Figure:
+    """Deletion and insertion curves with 95% intervals, one line for each method.
+
+    The vertical axis is the change of the target from the whole history, user by user: users
+    differ far more in the target itself than methods do. Colours are safe for colour-blind
+    readers; baselines are grey and dashed.
+
+    Args:
+        result: What was measured.
+        methods: Methods to draw; default: all.
+        removal: Removal to draw; default: the first.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    figures = require("matplotlib.figure", extra="plot", purpose="plot_curves")
+    figure = figures.Figure(figsize=(13, 5.5), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, (name, (x_label, title)) in zip(axes, PANELS.items(), strict=True):
+        _draw(axis, result, name, methods or result.methods, removal)
+        axis.axhline(0, color="#D1D5DB", linewidth=0.8, zorder=0)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel("change of the target (log-odds)")
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xticks(STEPS)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
+    return figure
 
 
-def _words(found: Interval) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _draw(
+    axis: Axes, result: FaithfulnessResult, name: str, methods: Sequence[str], removal: str | None
+) -> None:
+    colors, markers = cycle(OKABE_ITO), cycle(MARKERS)
+    offsets = POINTS_WIDTH * ((np.arange(len(methods)) + 0.5) / len(methods) - 0.5)
+    for method, offset in zip(methods, offsets, strict=True):
+        whole = result.values(method, f"insertion@{STEPS[-1]}", removal)
+        points = [
+            result.interval_of(result.values(method, f"{name}@{step}", removal) - whole)
+            for step in STEPS
+        ]
+        mean, low, high = (
+            np.array([getattr(point, end) for point in points]) for end in ("mean", "low", "high")
+        )
+        is_baseline = method in result.baselines
+        axis.errorbar(
+            np.array(STEPS) + offset,
+            mean,
+            yerr=[mean - low, high - mean],
+            color=BASELINE if is_baseline else next(colors),
+            marker=next(markers),
+            linestyle="--" if is_baseline else "-",
+            markersize=4,
+            linewidth=1.2,
+            elinewidth=0.7,
+            label=method,
+        )

@@ -1,11 +1,12 @@
-"""Metrics on games whose answers are known."""
+"""Metrics on games with known answers."""
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from llm_influence.errors import ExplanationError
-from llm_influence.faithfulness.games import STEPS, probability
-from llm_influence.faithfulness.metrics import METRICS, exact_shapley, find_metrics
+from llm_influence.faithfulness.games import STEPS
+from llm_influence.faithfulness.metrics import METRICS, find_metrics
 from tests.faithfulness.games import additive, game, scored
 
 BASE = -1.0
@@ -51,7 +52,7 @@ def test_shapley_shares_a_pair_effect_in_halves():
     def both(mask):
         return 3.0 * (mask[:, 0] & mask[:, 2])
 
-    np.testing.assert_allclose(exact_shapley(game([both], [4]))[0], [1.5, 0, 1.5, 0], atol=1e-12)
+    np.testing.assert_allclose(game([both], [4]).exact[0], [1.5, 0, 1.5, 0], atol=1e-12)
 
 
 def test_curves_of_an_additive_game_are_partial_sums(exact):
@@ -62,15 +63,15 @@ def test_curves_of_an_additive_game_are_partial_sums(exact):
         left = BASE + weights.sum() - falling[counts]
         rising = np.concatenate([[0], np.cumsum(np.sort(weights))])
         least_first = BASE + weights.sum() - rising[counts]
-        whole = probability(np.array(BASE + weights.sum()))
+        whole = expit(np.array(BASE + weights.sum()))
         expected = {
             "deletion_auc": left.mean(),
             "insertion_auc": kept.mean(),
             "abpc": least_first.mean() - left.mean(),
-            "comprehensiveness_aopc": whole - probability(left).mean(),
-            "sufficiency_aopc": whole - probability(kept).mean(),
-            "comprehensiveness@20": whole - probability(left[1]),
-            "sufficiency@20": whole - probability(kept[1]),
+            "comprehensiveness_aopc": whole - expit(left).mean(),
+            "sufficiency_aopc": whole - expit(kept).mean(),
+            "comprehensiveness@20": whole - expit(left[1]),
+            "sufficiency@20": whole - expit(kept[1]),
         }
         for name, value in expected.items():
             assert measure(name, *exact)[row] == pytest.approx(value), name
@@ -84,7 +85,7 @@ def test_exact_scores_beat_wrong_ones(exact, name):
     assert (sign * measure(name, *exact) > sign * measure(name, played, wrong)).all()
 
 
-def test_reversed_scores_turn_the_area_between_the_curves_round(exact):
+def test_reversed_scores_reverse_the_area_between_the_curves(exact):
     played, _ = exact
     wrong = scored(played, [-weights for weights in WEIGHTS])
     np.testing.assert_allclose(measure("abpc", played, wrong), -measure("abpc", *exact))
@@ -99,7 +100,7 @@ def test_random_scores_are_near_zero(name):
     assert found.std() > 0.05  # and not because nothing was measured
 
 
-def test_scores_that_say_nothing_lend_no_recency_and_foretell_nothing():
+def test_constant_scores_have_no_recency_and_predict_nothing():
     sizes = [12] * 200
     played = additive([np.arange(size, dtype=float) for size in sizes])
     flat = scored(played, [np.ones(size) for size in sizes])
@@ -137,7 +138,7 @@ def ranked():
     return played, np.r_[np.ones(4), np.zeros(8)]
 
 
-def test_lists_and_flips_are_read_from_ranks(ranked):
+def test_list_and_counterfactual_metrics_read_ranks(ranked):
     played, good = ranked
     right, wrong = scored(played, [good]), scored(played, [-good])
     assert measure("pos@10,1", played, right).tolist() == [1]  # three good events are left
@@ -150,7 +151,7 @@ def test_lists_and_flips_are_read_from_ranks(ranked):
     assert measure("counterfactual_size", played, wrong).tolist() == [10]
 
 
-def test_without_a_flip_the_share_is_0_and_the_size_unknown(ranked):
+def test_without_a_counterfactual_the_share_is_0_and_the_size_unknown(ranked):
     played, good = ranked
     short = game([played.values], [12], ranks=[lambda mask: np.ones(len(mask))])
     found = scored(short, [good])
@@ -160,7 +161,7 @@ def test_without_a_flip_the_share_is_0_and_the_size_unknown(ranked):
     assert np.isnan(measure("counterfactual_share", never_first, found)).all()
 
 
-def test_a_history_that_would_be_deleted_whole_has_no_pos():
+def test_a_history_that_would_be_deleted_whole_has_no_list_metric():
     played = game([lambda mask: mask.sum(axis=1) * 1.0], [5])
     found = scored(played, [np.arange(5.0)])
     assert np.isnan(measure("pos@10,5", played, found)).all()
@@ -175,7 +176,7 @@ def test_sensitivity_is_the_largest_relative_change():
     assert np.isnan(measure("sensitivity", played, scored(played, [np.zeros(2)], jittered=moved)))
 
 
-def test_an_unknown_metric_is_named_with_its_neighbours():
+def test_an_unknown_metric_is_named_with_the_nearest_one():
     with pytest.raises(ExplanationError, match="did you mean 'insertion_auc'"):
         find_metrics(["insertion-auc"])
 

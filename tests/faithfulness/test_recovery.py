@@ -1,4 +1,4 @@
-"""Scores held against a known truth."""
+"""Scores compared with a known truth."""
 
 import numpy as np
 import pytest

@@ -1,11 +1,10 @@
-"""Intervals and comparisons of what was measured."""
+"""Intervals, differences, tables and warnings of a result."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from llm_influence.errors import ExplanationError
-from llm_influence.faithfulness.options import ComparedMethod
 from llm_influence.faithfulness.result import (
     SCHEMA,
     FaithfulnessResult,
@@ -16,7 +15,7 @@ from llm_influence.faithfulness.result import (
 
 
 def result(columns, users=None):
-    """``{method: {metric: values}}`` as a result; random is the reference."""
+    """``{method: {metric: values}}`` as a result; random is the baseline."""
     rows = [
         {
             "history": n,
@@ -30,11 +29,10 @@ def result(columns, users=None):
         for metric, values in metrics.items()
         for n, value in enumerate(values)
     ]
-    compared = [ComparedMethod(name, run=None, reference=name == "random") for name in columns]
-    return FaithfulnessResult.of(pa.Table.from_pylist(rows, schema=SCHEMA), compared)
+    return FaithfulnessResult(pa.Table.from_pylist(rows, schema=SCHEMA), list(columns), ["random"])
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_intervals_cover_the_truth_about_as_often_as_claimed():
     draw = np.random.default_rng(0)
     found = [
         result({"random": {"lds": draw.normal(0.3, 1, size=50)}}).interval("random", "lds")
@@ -76,7 +74,7 @@ def test_what_is_not_defined_is_left_out_and_counted():
         found.values("random", "abpc")
 
 
-def test_methods_that_do_not_beat_a_reference_are_named():
+def test_methods_that_do_not_beat_a_baseline_are_named():
     draw = np.random.default_rng(0)
     base = {"lds": draw.normal(size=40), "deletion_auc": draw.normal(size=40)}
     good = {"lds": base["lds"] + 1, "deletion_auc": base["deletion_auc"] - 1}
@@ -91,5 +89,5 @@ def test_methods_that_do_not_beat_a_reference_are_named():
     ]
     rows = {line.split("|")[1].strip(): line for line in to_markdown(found).splitlines()[4:]}
     assert "°" in rows["`bad`"]
-    assert "°" not in rows["`good`"] + rows["`random` (reference)"]
+    assert "°" not in rows["`good`"] + rows["`random` (baseline)"]
     assert len(to_csv(found).splitlines()) == 1 + 3 * 3
