@@ -4,10 +4,10 @@
     ├── DataError (ValueError)             a log, item or user table
     │   ├── SchemaError                    a column is missing, misnamed or of the wrong type
     │   ├── TimestampError                 a time cannot be read, or zones are mixed
-    │   ├── DuplicateError                 the same event stands twice
+    │   ├── DuplicateError                 an event, user or item is repeated
     │   ├── EmptyLogError                  nothing is left to read
-    │   ├── MissingFileError (FileNotFoundError)   a table that is not there
-    │   └── UnknownNameError (KeyError)    an item, behaviour or user that is not in the log or model
+    │   ├── MissingFileError (FileNotFoundError)   there is no such file
+    │   └── UnknownNameError (KeyError)    an item, behaviour or user not in the log or model
     ├── ConfigError (ValueError)           a configuration file, option or command-line override
     ├── TemplateError (ValueError)         a rendering template, or an event that does not fit
     ├── AssetError (OSError)               a model or data set that must be fetched and cannot be
@@ -16,8 +16,8 @@
     ├── ExplanationError (ValueError)      an unknown method, option, target or removal
     └── OutputError (OSError)              a place that cannot be written
 
-Every message has four parts: what was found, where, what was expected, and how to fix it. The
-repeated kinds have builders: `unknown`, `unreadable`, `missing`, `out_of_range`.
+Every message has four parts: what was found, where, what was expected, and how to fix it. Builders
+make the errors of frequent kinds: `unknown`, `unreadable`, `missing`, `out_of_range`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class InfluenceError(Exception):
 
     Args:
         found: What was found, as a short clause ("column 'timestamp' is missing").
-        where: The file, row, option or object where it stands.
+        where: The file, row, option or object with the error.
         expected: What would have been right.
         fix: What the user can do about it.
     """
@@ -72,7 +72,7 @@ class TimestampError(DataError):
 
 
 class DuplicateError(DataError):
-    """The same event (user, item, behaviour, time) stands more than once."""
+    """An event (user, item, behaviour, time), or the id of a table, is repeated."""
 
 
 class EmptyLogError(DataError):
@@ -80,7 +80,7 @@ class EmptyLogError(DataError):
 
 
 class MissingFileError(DataError, FileNotFoundError):
-    """A table that should be read is not there."""
+    """There is no file or folder of that name."""
 
 
 class UnknownNameError(DataError, KeyError):
@@ -171,9 +171,10 @@ def out_of_range(
     )
 
 
-def choices(names: Iterable[str], wrong: str | None = None) -> str:
-    """List valid names for a message, the nearest to ``wrong`` first if one is near."""
+def choices(names: Iterable[str], wrong: str | None = None, most: int = 50) -> str:
+    """List valid names for a message, at most ``most``, and the nearest to ``wrong`` if any."""
     known = sorted(names)
-    text = "one of " + ", ".join(repr(name) for name in known) if known else "nothing"
+    rest = f" and {len(known) - most:,} more" if len(known) > most else ""
+    text = "one of " + ", ".join(map(repr, known[:most])) + rest if known else "nothing"
     near = difflib.get_close_matches(wrong, known, n=1) if wrong else []
     return f"{text} (did you mean {near[0]!r}?)" if near else text

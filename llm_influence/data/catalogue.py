@@ -1,4 +1,4 @@
-"""The items: what they are called, and the text that a language model reads for each."""
+"""The items of a log: ids, titles, and the text that a language model reads for each."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from llm_influence.errors import DataError, SchemaError, UnknownNameError, choic
 from llm_influence.utils import write_whole
 
 TITLE, TEXT = "_title", "_text"
-"""Columns that a saved catalogue adds to the item table."""
+"""Columns that `Catalogue.save` adds to the item table."""
 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """All items of a log or model; an item's code is its place here.
+    """All items of a log or model; the code of an item is its place in the catalogue.
 
     Attributes:
         ids: (I,) item ids, each once.
-        titles: (I,) names for people; "" where an item has none.
-        texts: (I,) what a language model reads: the title, then the other texts, ". " between.
-        table: (I rows) every column of the item table, ids as text in `item_id`.
+        titles: (I,) titles for display; "" where an item has none.
+        texts: (I,) text for the language model: the title, then the other texts, joined by ". ".
+        table: (I rows) all columns of the item table, ids as text in `item_id`.
     """
 
     ids: pa.StringArray
@@ -48,21 +48,21 @@ class Catalogue:
         columns: Columns | None = None,
         where: str = "item table",
     ) -> Catalogue:
-        """Make a catalogue of an item table.
+        """Make a catalogue from an item table.
 
         Args:
-            table: One row an item: an `item_id` and any other columns.
-            item_text: Columns that make an item's text, in order; the title comes first whether
-                it is named or not. Default: all columns of text (or lists of texts).
-            item_title: The column shown to people. Default: the first column of text whose name
-                contains "title" or "name".
-            columns: May map ``item_id`` to the table's own name of it; used if there is a
-                column of that name.
-            where: What messages call the table.
+            table: One row for each item: an `item_id` and any other columns.
+            item_text: Columns that form an item's text, in order; the title always comes first.
+                Default: all columns of text (or lists of texts).
+            item_title: The column of titles. Default: the first column of text with "title" or
+                "name" in its name.
+            columns: May map ``item_id`` to the table's own name; used if the table has that
+                column.
+            where: Name of the table in messages.
 
         Raises:
             SchemaError: A named column is missing, or an id is empty.
-            DuplicateError: An item stands twice.
+            DuplicateError: An item is repeated.
             EmptyLogError: The table has no rows.
         """
         table = with_key(table, "item_id", columns, where)
@@ -81,10 +81,10 @@ class Catalogue:
 
     @classmethod
     def from_ids(cls, ids: pa.Array | Sequence[str]) -> Catalogue:
-        """A catalogue without an item table: no titles, the id is the text.
+        """A catalogue without an item table: no titles, the ids are the texts.
 
         Raises:
-            DuplicateError: An item stands twice.
+            DuplicateError: An item is repeated.
         """
         ids = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
         check_distinct(ids, name="item_id", where="item ids")
@@ -100,14 +100,14 @@ class Catalogue:
 
     def find(self, ids: pa.Array) -> npt.NDArray[np.int32]:
         """(N,) item codes of (N,) ids, -1 where an id is not in the catalogue."""
-        found = pc.index_in(ids.cast(pa.string()), value_set=self.ids)
-        return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+        codes = pc.index_in(ids.cast(pa.string()), value_set=self.ids)
+        return codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
     def index(self, ids: pa.Array | Sequence[str]) -> npt.NDArray[np.int32]:
         """(N,) item codes of (N,) ids.
 
         Raises:
-            UnknownNameError: Names the first id that is not in the catalogue.
+            UnknownNameError: An id is not in the catalogue; the message names the first one.
         """
         ids = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
         codes = self.find(ids)
@@ -116,7 +116,7 @@ class Catalogue:
         return codes
 
     def unknown(self, item: str, *, where: str) -> UnknownNameError:
-        """The error that says that ``item`` is not in the catalogue, to be raised."""
+        """The error for an item that is not in the catalogue."""
         return UnknownNameError(
             f"item {item!r} is not in the catalogue",
             where=where,
@@ -139,13 +139,13 @@ class Catalogue:
             UnknownNameError: An item is not in the catalogue.
         """
         ids, code_of = list(ids), self._code_of
-        unknown = [item for item in ids if item not in code_of]
-        if unknown:
-            raise self.unknown(unknown[0], where="catalogue")
+        for item in ids:
+            if item not in code_of:
+                raise self.unknown(item, where="catalogue")
         return {item: self.titles[code_of[item]] for item in ids}
 
     def take(self, codes: npt.ArrayLike) -> Catalogue:
-        """The items at ``codes`` (integers or a (I,) mask) alone, in that order."""
+        """Only the items at ``codes`` (integers or a (I,) mask), in that order."""
         places = np.arange(len(self))[np.asarray(codes)]
         rows = pa.array(places)
         return Catalogue(
@@ -156,7 +156,7 @@ class Catalogue:
         )
 
     def extend(self, other: Catalogue) -> Catalogue:
-        """A catalogue with the items of ``other`` behind these, whose codes stay.
+        """A catalogue with the items of ``other`` added at the end; existing codes stay.
 
         Raises:
             DuplicateError: An item of ``other`` is already here.
@@ -167,12 +167,9 @@ class Catalogue:
         try:
             table = pa.concat_tables([self.table, other.table], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise SchemaError(
-                f"the item tables do not fit together ({error})",
-                where="catalogue",
-                expected="columns of the same type",
-                fix="give the new items' columns the types of the old ones",
-            ) from error
+            found, expected = f"the item tables differ ({error})", "columns of the same type"
+            fix = "give the columns of the new items the types of the old ones"
+            raise SchemaError(found, where="catalogue", expected=expected, fix=fix) from error
         return Catalogue(ids, self.titles + other.titles, self.texts + other.texts, table)
 
     def save(self, path: str | Path) -> None:
@@ -190,7 +187,8 @@ class Catalogue:
         """Read a saved catalogue.
 
         Raises:
-            DataError: The file is missing or is not a saved catalogue.
+            MissingFileError: There is no such file.
+            DataError: It is not a saved catalogue.
         """
         table = read_table(path, text=())
         if not {"item_id", TITLE, TEXT} <= set(table.column_names):
@@ -240,10 +238,10 @@ def _check_column(name: str, table: pa.Table, where: str) -> None:
 
 
 def _join(ids: pa.StringArray, parts: Sequence[pa.ChunkedArray]) -> list[str]:
-    """(I,) the parts with ". " between, empty ones left out; the id where all are empty."""
+    """(I,) the non-empty parts joined by ". "; the id where all are empty."""
     if not parts:
         return ids.to_pylist()
-    # Not null_handling="skip": Arrow then loses the rows in which every part is null.
+    # Not null_handling="skip": Arrow then loses the rows with only null parts.
     ended = [
         pc.if_else(pc.equal(part, ""), "", pc.binary_join_element_wise(part, ". ", ""))
         for part in parts

@@ -1,7 +1,7 @@
-"""A behaviour log: all events of all users, sorted into histories and held as a few arrays.
+"""A behaviour log: the events of all users, sorted into histories and kept as a few arrays.
 
-The order is (user id as text, time, order of the file). The last is the pinned tie break: events
-of the same moment stay as the file has them.
+The order is: user id as text, time, order of the file. So ties, events at the same time, keep the
+order of the file.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ import pyarrow.compute as pc
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.reading import read_log, read_users
 from llm_influence.data.schema import Columns, nearest
-from llm_influence.errors import DataError, EmptyLogError, UnknownNameError, choices
+from llm_influence.errors import DataError, EmptyLogError, UnknownNameError, unknown
 from llm_influence.types import NO_FEATURES, CodeNames, History, time_span
 
 
 @dataclass(frozen=True, eq=False)
 class BehaviorLog:
-    """Events of U users, N in all, as arrays; a `History` is a view on them.
+    """N events of U users as arrays. ``log["196"]`` is the `History` of a user, a view on them.
+
+    ``len(log)`` is the number of users, iteration gives all histories, ``"196" in log`` tests for a
+    user.
 
     Attributes:
         user_ids: (U,) user ids, each once.
@@ -36,10 +39,10 @@ class BehaviorLog:
         timestamps: (N,) int64 Unix seconds, never decreasing within a user.
         values: (N,) float32, NaN where an event has no value.
         catalogue: The items.
-        code_names: What the codes mean; its ``items`` is ``catalogue.ids``.
+        code_names: The names behind the codes; its ``items`` is ``catalogue.ids``.
         users: (U rows) user features as text, "" where unknown; None without a user table.
-        labels: (N,) float32 of what each event led to, NaN where it has no label; None without
-            such a column. No history shows them: they may be known long after the event.
+        labels: (N,) float32 outcome of each event, NaN without one; None without such a column.
+            Histories never show labels: they may be known long after the event.
     """
 
     user_ids: pa.StringArray
@@ -71,25 +74,26 @@ class BehaviorLog:
 
         Args:
             source: The events: anything `read_table` reads.
-            items: The item table, a `Catalogue`, or None: the items are those met in the log.
-            users: The user table with a `user_id` column, or None. Users that it lacks get "".
+            items: The item table, a `Catalogue`, or None for the items that occur in the log.
+            users: The user table with a `user_id` column, or None. Users not in it get "".
             columns: Contract name -> the file's own name (see `llm_influence.data.schema`).
-            item_text: Item columns that make an item's text (see `Catalogue.from_table`).
-            item_title: Item column shown to people.
-            default_behavior: The behaviour of all events of a log without that column.
-            timezone: IANA name of the zone of times written without one.
-            duplicates: What to do with events that repeat an earlier row: refuse the log, drop
-                all but the first, or keep them.
+            item_text: Item columns that form an item's text (see `Catalogue.from_table`).
+            item_title: Item column with the title.
+            default_behavior: The behaviour of all events if the log has no such column.
+            timezone: IANA name of the zone of times without one.
+            duplicates: ``error`` refuses a log with repeated events, ``drop`` keeps the first of
+                each, ``keep`` keeps all.
 
         Raises:
             SchemaError: A column is missing, misnamed or of the wrong type, or a key is empty.
             TimestampError: A time cannot be read, or its zone is not clear.
-            DuplicateError: An event stands twice and ``duplicates`` is "error".
+            DuplicateError: An event is repeated and ``duplicates`` is "error".
             UnknownNameError: An item is not in the item table.
             EmptyLogError: The log has no rows.
-            DataError: A file is missing or cannot be read.
+            MissingFileError: There is no such file.
+            DataError: A file cannot be read.
         """
-        rows = read_log(
+        fields = read_log(
             source,
             items,
             columns=columns,
@@ -99,18 +103,9 @@ class BehaviorLog:
             timezone=timezone,
             duplicates=duplicates,
         )
-        return cls(
-            rows.user_ids,
-            rows.offsets,
-            rows.items,
-            rows.behaviors,
-            rows.timestamps,
-            rows.values,
-            rows.catalogue,
-            CodeNames(rows.catalogue.ids, rows.behavior_names),
-            None if users is None else read_users(users, rows.user_ids, columns=columns),
-            rows.labels,
-        )
+        if users is not None:
+            fields["users"] = read_users(users, fields["user_ids"], columns=columns)
+        return cls(**fields)
 
     @classmethod
     def from_arrays(
@@ -127,11 +122,11 @@ class BehaviorLog:
         users: pa.Table | None = None,
         labels: npt.ArrayLike | None = None,
     ) -> BehaviorLog:
-        """A log of arrays that are already sorted into histories (shapes: see the class).
+        """A log from arrays that are already sorted into histories; shapes as in the class.
 
         Args:
             user_ids: (U,) user ids, each once.
-            offsets: (U+1,) where each user's events start, and the end.
+            offsets: (U+1,) start of each user's events, and the end.
             items: (N,) places in ``catalogue``.
             timestamps: (N,) Unix seconds, never decreasing within a user.
             catalogue: The items.
@@ -182,7 +177,7 @@ class BehaviorLog:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(U,) how many events each user has."""
+        """(U,) number of events of each user."""
         return np.diff(self.offsets)
 
     def rows_of_users(self) -> npt.NDArray[np.int64]:
@@ -194,7 +189,7 @@ class BehaviorLog:
         return np.arange(self.num_events) - np.repeat(self.offsets[:-1], self.lengths)
 
     def __getitem__(self, user_id: str) -> History:
-        """A user's history by id; no event is copied. Searches U ids: to read all, iterate.
+        """The history of a user; nothing is copied. To read all users, iterate instead.
 
         Raises:
             UnknownNameError: The user is not in the log.
@@ -223,12 +218,9 @@ class BehaviorLog:
             UnknownNameError: There is no user of that number.
         """
         if not 0 <= index < len(self):
-            raise UnknownNameError(
-                f"there is no user number {index}",
-                where="behaviour log",
-                expected=f"a number from 0 to {len(self) - 1}",
-                fix="use log[user_id] for a user id",
-            )
+            found, expected = f"there is no user number {index}", f"0 to {len(self) - 1}"
+            fix = "use log[user_id] for a user id"
+            raise UnknownNameError(found, where="behaviour log", expected=expected, fix=fix)
         start, end = int(self.offsets[index]), int(self.offsets[index + 1])
         span = slice(start, end if stop is None else min(end, start + stop))
         return History(
@@ -251,7 +243,7 @@ class BehaviorLog:
     def prefix(self, lengths: npt.ArrayLike) -> BehaviorLog:
         """The log with only the first ``lengths[u]`` events of each user; all codes stay.
 
-        Users of whom nothing is left are left out, so numbers of users may change.
+        Users without any event left are dropped.
 
         Args:
             lengths: (U,) from 0 to the user's number of events.
@@ -259,20 +251,20 @@ class BehaviorLog:
         Raises:
             DataError: A length is out of range.
         """
-        wanted = np.asarray(lengths, dtype=np.int64)
-        if wanted.shape != (len(self),) or (wanted < 0).any() or (wanted > self.lengths).any():
+        lengths = np.asarray(lengths, dtype=np.int64)
+        if lengths.shape != (len(self),) or (lengths < 0).any() or (lengths > self.lengths).any():
             raise DataError(
-                f"lengths of shape {wanted.shape} do not fit the histories",
+                f"lengths of shape {lengths.shape} do not fit the histories",
                 where="BehaviorLog.prefix",
                 expected=f"({len(self)},) lengths from 0 to each user's number of events",
                 fix="start from log.lengths",
             )
-        kept = np.flatnonzero(self.positions() < np.repeat(wanted, self.lengths))
-        users = np.flatnonzero(wanted)
+        kept = np.flatnonzero(self.positions() < np.repeat(lengths, self.lengths))
+        users = np.flatnonzero(lengths)
         return replace(
             self,
             user_ids=self.user_ids.take(pa.array(users)),
-            offsets=np.concatenate([[0], np.cumsum(wanted[users])]),
+            offsets=np.concatenate([[0], np.cumsum(lengths[users])]),
             items=self.items[kept],
             behaviors=self.behaviors[kept],
             timestamps=self.timestamps[kept],
@@ -289,11 +281,11 @@ class BehaviorLog:
         """
         for user_id in user_ids:
             self[user_id]
-        wanted = pc.is_in(self.user_ids, value_set=pa.array(user_ids, pa.string()))
-        return self.prefix(np.where(wanted.to_numpy(zero_copy_only=False), self.lengths, 0))
+        selected = pc.is_in(self.user_ids, value_set=pa.array(user_ids, pa.string()))
+        return self.prefix(np.where(selected.to_numpy(zero_copy_only=False), self.lengths, 0))
 
     def align(self, catalogue: Catalogue, behaviors: tuple[str, ...]) -> BehaviorLog:
-        """The same events coded by another catalogue and list of behaviours, as a model has them.
+        """The same events with the codes of another catalogue and behaviours, as those of a model.
 
         Args:
             catalogue: Must hold every item that occurs in the log.
@@ -313,12 +305,9 @@ class BehaviorLog:
         if (recoded < 0).any():
             event = int(np.argmax(recoded < 0))
             name = self.code_names.behaviors[self.behaviors[event]]
-            raise UnknownNameError(
-                f"behaviour {name!r} is not known",
-                where=self._place(event),
-                expected=choices(behaviors, name),
-                fix="rename the behaviour, remove its events, or use a model trained on it",
-            )
+            fix = "rename the behaviour, remove its events, or use a model trained on it"
+            place = self._place(event)
+            raise unknown(UnknownNameError, "behaviour", name, behaviors, where=place, fix=fix)
         code_names = CodeNames(catalogue.ids, tuple(behaviors))
         return replace(
             self, items=items, behaviors=recoded, catalogue=catalogue, code_names=code_names
@@ -346,18 +335,12 @@ class BehaviorLog:
 
 
 def _check(log: BehaviorLog) -> None:
-    """Refuse arrays that are no log.
-
-    Raises:
-        EmptyLogError: There is no event.
-        DataError: Lengths, codes or times do not fit together.
-    """
+    """Refuse arrays that do not form a log."""
+    where = "BehaviorLog.from_arrays"
     if not log.num_events:
+        fix = "check the source of the arrays"
         raise EmptyLogError(
-            "there is no event",
-            where="BehaviorLog.from_arrays",
-            expected="at least one event",
-            fix="check what made the arrays",
+            "there is no event", where=where, expected="at least one event", fix=fix
         )
     starts = log.timestamps[1:] >= log.timestamps[:-1]
     starts[log.offsets[1:-1] - 1] = True
@@ -369,7 +352,7 @@ def _check(log: BehaviorLog) -> None:
         or log.offsets[0] != 0
         or log.offsets[-1] != log.num_events
         or bool((np.diff(log.offsets) <= 0).any()),
-        "a user stands twice": pc.count_distinct(log.user_ids).as_py() != len(log),
+        "a user occurs twice": pc.count_distinct(log.user_ids).as_py() != len(log),
         "an item code is out of range": not _within(log.items, len(log.catalogue)),
         "a behaviour code is out of range": not _within(
             log.behaviors, len(log.code_names.behaviors)
@@ -380,12 +363,9 @@ def _check(log: BehaviorLog) -> None:
     }
     for found, is_wrong in wrong.items():
         if is_wrong:
-            raise DataError(
-                found,
-                where="BehaviorLog.from_arrays",
-                expected="arrays sorted into histories, as the class describes them",
-                fix="pass unsorted rows as a table to BehaviorLog.read",
-            )
+            expected = "arrays sorted into histories, as the class describes them"
+            fix = "pass unsorted rows as a table to BehaviorLog.read"
+            raise DataError(found, where=where, expected=expected, fix=fix)
 
 
 def _within(codes: npt.NDArray[np.int32], size: int) -> bool:

@@ -1,27 +1,34 @@
-"""One function that reads a table from any of the places it may lie in.
+"""`read_table`: one function for tables in files and in memory.
 
-Files: Parquet (a file or a folder of them), CSV, TSV, JSON lines, RecBole atomic files. In memory:
-Arrow tables, pandas and polars frames, a Hugging Face `datasets.Dataset`; these libraries are
-recognised, never imported. A format is one function in `FORMATS`.
+Files: Parquet (a file or a folder), CSV, TSV, JSON lines, RecBole atomic files. In memory: Arrow
+tables, pandas and polars frames, a Hugging Face `datasets.Dataset`; these libraries are recognised,
+never imported. `FORMATS` holds one function for each file format.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 
-from llm_influence.errors import DataError, EmptyLogError, SchemaError
+from llm_influence.errors import (
+    DataError,
+    EmptyLogError,
+    MissingFileError,
+    SchemaError,
+    unreadable,
+)
 
 Select = Callable[[Sequence[str]], Sequence[str]]
-"""Given a table's column names, the ones to read."""
+"""Chooses the columns to read from a table's column names."""
 
 BLOCK = 16 * 2**20
-"""Bytes a reader takes at a time; a line of JSON must fit into one block."""
+"""Bytes read at a time; a line of JSON must fit into one block."""
 
 
 def read_table(
@@ -37,14 +44,15 @@ def read_table(
         source: A path (.parquet, .csv, .tsv, .jsonl, .ndjson, .inter, .item, .user, .kg, .link;
             text files may end in .gz), a folder of Parquet files, an Arrow table, a pandas or
             polars frame, or a `datasets.Dataset`.
-        where: What messages call the source. Default: its path or type.
-        text: Columns that a CSV file holds as text although they may look like numbers, so that
-            the id 007 stays 007.
-        select: Chooses the columns to read; the others cost no memory.
+        where: Name of the source in messages. Default: its path or type.
+        text: Columns of a CSV file to read as text even if they look like numbers, so that the id
+            007 stays 007.
+        select: Chooses the columns to read; the others use no memory.
 
     Raises:
-        DataError: The file is missing, cannot be read, or is of no known format.
+        MissingFileError: There is no such file.
         EmptyLogError: The file is empty.
+        DataError: The file cannot be read, or its format is unknown.
     """
     where = where or describe(source)
     if isinstance(source, (str, Path)):
@@ -54,7 +62,7 @@ def read_table(
 
 
 def describe(source: object) -> str:
-    """What messages call a source: its path, or the type of an object in memory."""
+    """Name of a source in messages: its path, or the type of an object in memory."""
     if isinstance(source, (str, Path)):
         return str(source)
     return f"{type(source).__module__.partition('.')[0]} {type(source).__name__}"
@@ -62,14 +70,13 @@ def describe(source: object) -> str:
 
 def _read_file(path: Path, where: str, text: Sequence[str], select: Select) -> pa.Table:
     if not path.exists():
-        raise DataError(
-            "no such file", where=where, expected="an existing file or folder", fix="check the path"
-        )
+        expected = "an existing file or folder"
+        raise MissingFileError("no such file", where=where, expected=expected, fix="check the path")
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     reader = _read_parquet if path.is_dir() else FORMATS.get(suffix.lower())
     if reader is None:
         raise DataError(
-            f"files ending in {suffix!r} are not known",
+            f"unknown file format {suffix!r}",
             where=where,
             expected="one of " + ", ".join(FORMATS),
             fix="convert the file, or read it yourself and pass the pandas or Arrow table",
@@ -84,46 +91,36 @@ def _read_file(path: Path, where: str, text: Sequence[str], select: Select) -> p
 def _read_parquet(path: Path, text: Sequence[str], select: Select) -> pa.Table:
     import pyarrow.dataset  # here, because it imports pandas where there is one
 
-    # Parquet stores repeated text as a dictionary: keeping it saves most of the memory and time.
+    # Parquet stores repeated text as dictionaries: keeping them saves most of the memory and time.
     options = pyarrow.dataset.ParquetReadOptions(dictionary_columns=list(text))
     data = pyarrow.dataset.dataset(
         path, format=pyarrow.dataset.ParquetFileFormat(read_options=options), partitioning="hive"
     )
-    # Large batches: every batch brings a dictionary of its own, and joining them costs time.
+    # Large batches, because each has its own dictionary and joining these costs time.
     return data.to_table(columns=list(select(data.schema.names)), batch_size=2**20)
 
 
-def _read_csv(path: Path, text: Sequence[str], select: Select) -> pa.Table:
-    return _read_delimited(path, text, select, ",")
+def _read_delimited(path: Path, text: Sequence[str], select: Select, *, delimiter: str) -> pa.Table:
+    def read(*, newlines_in_values: bool) -> pa.Table:
+        parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=newlines_in_values)
+        names = _header(path, parse)
+        types = {name: pa.string() for name in text if name in names}
+        return _parse(path, parse, types, select(names), pyarrow.csv.ReadOptions(block_size=BLOCK))
 
-
-def _read_tsv(path: Path, text: Sequence[str], select: Select) -> pa.Table:
-    return _read_delimited(path, text, select, "\t")
-
-
-def _read_delimited(path: Path, text: Sequence[str], select: Select, delimiter: str) -> pa.Table:
     try:
-        parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
-        return _parse(path, text, select, parse)
-    except pa.ArrowInvalid:
-        # Perhaps a quoted cell holds a line break, which the fast parser refuses.
-        parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        return _parse(path, text, select, parse)
+        return read(newlines_in_values=False)
+    except pa.ArrowInvalid:  # perhaps a line break in a quoted cell, which the fast parser refuses
+        return read(newlines_in_values=True)
 
 
-def _parse(
-    path: Path, text: Sequence[str], select: Select, parse: pyarrow.csv.ParseOptions
-) -> pa.Table:
-    names = _header(path, parse)
-    types = {name: pa.string() for name in text if name in names}
-    return pyarrow.csv.read_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(block_size=BLOCK),
-        parse_options=parse,
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=types, include_columns=list(select(names))
-        ),
-    )
+def _read_atomic(path: Path, text: Sequence[str], select: Select) -> pa.Table:
+    """A RecBole atomic file: tabs, no quotes, a header of ``name:type``."""
+    del text  # the header has the types
+    parse = pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False)
+    types = dict(_atomic_type(field, path) for field in _header(path, parse))
+    names = list(types)
+    read = pyarrow.csv.ReadOptions(block_size=BLOCK, column_names=names, skip_rows=1)
+    return _parse(path, parse, types, select(names), read)
 
 
 def _header(path: Path, parse: pyarrow.csv.ParseOptions) -> list[str]:
@@ -131,24 +128,22 @@ def _header(path: Path, parse: pyarrow.csv.ParseOptions) -> list[str]:
         return list(reader.schema.names)
 
 
-def _read_atomic(path: Path, text: Sequence[str], select: Select) -> pa.Table:
-    """A RecBole atomic file: tabs, no quotes, a header of ``name:type``."""
-    parse = pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False)
-    types = dict(_atomic_type(field, path) for field in _header(path, parse))
-    names = list(types)
+def _parse(
+    path: Path,
+    parse: pyarrow.csv.ParseOptions,
+    types: dict[str, pa.DataType],
+    columns: Sequence[str],
+    read: pyarrow.csv.ReadOptions,
+) -> pa.Table:
+    convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(columns))
     return pyarrow.csv.read_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(block_size=BLOCK, column_names=names, skip_rows=1),
-        parse_options=parse,
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=types, include_columns=list(select(names))
-        ),
+        path, read_options=read, parse_options=parse, convert_options=convert
     )
 
 
 def _atomic_type(field: str, path: Path) -> tuple[str, pa.DataType]:
     name, colon, kind = field.rpartition(":")
-    # Floats that are sequences stay text: nothing in a log reads them as numbers.
+    # Sequences of floats stay text: no column of a log is such a sequence.
     known = {"token": pa.string(), "float": pa.float64()}
     known |= {"token_seq": pa.string(), "float_seq": pa.string()}
     if not colon or kind not in known:
@@ -162,11 +157,11 @@ def _atomic_type(field: str, path: Path) -> tuple[str, pa.DataType]:
 
 
 def _read_json(path: Path, text: Sequence[str], select: Select) -> pa.Table:
-    del text  # JSON says itself what is text
+    del text  # JSON has types of its own
     options = pyarrow.json.ReadOptions(block_size=BLOCK)
     table = pyarrow.json.read_json(path, read_options=options)
     times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
-    if times:  # Arrow guesses times from text and drops their zone: read them as they stand
+    if times:  # Arrow infers times from text and drops their zone: read them as text
         schema = pa.schema([(name, pa.string()) for name in times])
         parse = pyarrow.json.ParseOptions(explicit_schema=schema)
         table = pyarrow.json.read_json(path, read_options=options, parse_options=parse)
@@ -175,8 +170,8 @@ def _read_json(path: Path, text: Sequence[str], select: Select) -> pa.Table:
 
 FORMATS: dict[str, Callable[[Path, Sequence[str], Select], pa.Table]] = {
     ".parquet": _read_parquet,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": partial(_read_delimited, delimiter=","),
+    ".tsv": partial(_read_delimited, delimiter="\t"),
     ".jsonl": _read_json,
     ".ndjson": _read_json,
     **dict.fromkeys((".inter", ".item", ".user", ".kg", ".link"), _read_atomic),
@@ -205,7 +200,7 @@ def _from_memory(source: object, where: str) -> pa.Table:
 
 
 def _check_utf8(table: pa.Table, where: str) -> pa.Table:
-    """Arrow reads text that is not UTF-8 as bytes; nothing here can use those."""
+    """Refuse text that is not UTF-8, which Arrow reads as bytes."""
     for field in table.schema:
         if pa.types.is_binary(field.type):
             raise DataError(
@@ -220,12 +215,7 @@ def _check_utf8(table: pa.Table, where: str) -> pa.Table:
 def _unreadable(error: Exception, where: str) -> DataError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if reason.startswith("Empty "):
-        return EmptyLogError(
-            "the file is empty", where=where, expected="rows", fix="check how it was written"
-        )
-    return DataError(
-        f"cannot be read ({reason.rstrip('.')})",
-        where=where,
-        expected="a well-formed table",
-        fix="correct the file, or read it yourself and pass the pandas or Arrow table",
-    )
+        fix = "check how it was written"
+        return EmptyLogError("the file is empty", where=where, expected="rows", fix=fix)
+    fix = "correct the file, or read it yourself and pass the pandas or Arrow table"
+    return unreadable(DataError, where, reason.rstrip("."), expected="a well-formed table", fix=fix)

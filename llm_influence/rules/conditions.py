@@ -1,9 +1,14 @@
-"""One condition of a rule, bound to the items that it will be asked about."""
+"""Conditions of recommendation rules, bound to a catalogue.
+
+A field `subject.name` says what a test applies to: a feature of the user, the length or behaviours
+of the history, or items (all candidates, the last event's, or any event's).
+"""
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,26 +23,32 @@ from llm_influence.errors import ConfigError, choices
 from llm_influence.types import BoolArray, History, IntArray
 
 Answer = bool | BoolArray
-"""Of all items alike, or (I,) of each."""
+"""One answer for all items, or one for each: (I,)."""
 
 Condition = Callable[[History, IntArray], Answer]
-"""What holds after a history whose (E,) items have these codes."""
+"""Whether a test holds after a history whose events have these (E,) item codes."""
 
 Value = tuple[str, ...]
-"""A cell as texts: its entries, the whole of a text; empty where it is unknown."""
+"""A cell as texts: the entries of a list, or the whole of a text; empty if unknown."""
 
 SEPARATORS = re.compile(r"[,;|]\s*|\s+")
 ENTITY, ID = "entity", "id"
+BOUNDS = {
+    "below": operator.lt,
+    "above": operator.gt,
+    "at_least": operator.ge,
+    "at_most": operator.le,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What conditions are asked of.
+class RuleContext:
+    """The data that conditions are bound to.
 
     Attributes:
         catalogue: The items by code.
-        facts: What a graph says of them, if there is one.
-        behaviors: The behaviours that events may have.
+        facts: The items' attributes in the knowledge graph, if the model has one.
+        behaviors: The behaviours of events.
     """
 
     catalogue: Catalogue
@@ -45,63 +56,74 @@ class Known:
     behaviors: Sequence[str]
 
 
-def bind(field: str, test: Test, known: Known, where: str) -> Condition:
-    """Bind one condition.
+def bind(field: str, test: Test, context: RuleContext, where: str) -> Condition:
+    """Bind the test of one field.
 
     Args:
-        field: As a rule names it.
-        test: What it must be.
-        known: What it is asked of.
+        field: Name of the field in the rule.
+        test: The test of its value.
+        context: The data that the field refers to.
         where: The rule and its field, for messages.
 
     Raises:
-        ConfigError: The field is not known here, or a value to be compared is no number.
+        ConfigError: The field is unknown, or a value to compare is not a number.
     """
     if isinstance(test, SharesTest):
-        return _shares(test, known, where)
+        return _shares(test, context, where)
     subject, _, name = field.partition(".")
     if subject == "user":
-        return lambda history, codes: _of_user(name, test, history, where)
+        return lambda history, codes: _user_holds(name, test, history, where)
     if field == "history.length":
         return lambda history, codes: holds(test, (str(len(history)),), where)
     if field == "history.behavior":
-        _check_behaviors(test.has or [], known, where)
+        for behavior in test.has or []:
+            _check_behavior(behavior, context, where)
         return lambda history, codes: holds(test, _behaviors(history), where)
-    mask = item_mask(name, test, known, where)
-    if subject == "item":
-        return lambda history, codes: mask
-    if subject == "last":
-        return lambda history, codes: bool(len(codes) and mask[codes[-1]])
-    return lambda history, codes: bool(mask[codes].any())
+    mask = item_mask(name, test, context, where)
+    conditions: dict[str, Condition] = {
+        "item": lambda history, codes: mask,
+        "last": lambda history, codes: bool(len(codes) and mask[codes[-1]]),
+        "history": lambda history, codes: bool(mask[codes].any()),
+    }
+    return conditions[subject]
 
 
 def holds(test: ValueTest, value: Value, where: str) -> bool:
-    """Whether a value evaluations a test.
+    """Whether a value passes a test.
 
     Raises:
-        ConfigError: It is compared and is no number.
+        ConfigError: The value is compared and is not a number.
     """
     if test.known is not None and bool(value) != test.known:
         return False
     if test.has is not None:
-        words = _words(value)
-        if not any(each.casefold() in words for each in test.has):
+        entries = [entry.casefold() for entry in value]
+        words = set(entries).union(*(SEPARATORS.split(entry) for entry in entries))
+        if not any(wanted.casefold() in words for wanted in test.has):
             return False
-    return not test.numeric or (bool(value) and _within(test, value, where))
+    if not test.numeric or not value:
+        return not test.numeric
+    try:
+        (number,) = map(float, value)
+    except ValueError as error:
+        raise ConfigError(
+            f"{', '.join(value)!r} is no number",
+            where=where,
+            expected="a number to compare",
+            fix="test with has, or correct the value",
+        ) from error
+    bounds = {name: getattr(test, name) for name in BOUNDS}
+    return all(BOUNDS[name](number, bound) for name, bound in bounds.items() if bound is not None)
 
 
-def item_mask(name: str, test: ValueTest, known: Known, where: str) -> BoolArray:
-    """(I,) whether each item's column, id or entities pass a test; equal cells are asked once."""
-    answers: dict[Value, bool] = {}
-    found = np.zeros(len(known.catalogue), dtype=bool)
-    for place, value in enumerate(_values(name, known, where)):
-        if value not in answers:
-            answers[value] = holds(test, value, where)
-        found[place] = answers[value]
-    return found
+def item_mask(name: str, test: ValueTest, context: RuleContext, where: str) -> BoolArray:
+    """(I,) whether each item's column, id or entities pass a test; equal cells are tested once."""
+    values = _values(name, context, where)
+    passes = {value: holds(test, value, where) for value in dict.fromkeys(values)}
+    return np.array([passes[value] for value in values], dtype=bool)
 
 
-def _of_user(name: str, test: ValueTest, history: History, where: str) -> bool:
+def _user_holds(name: str, test: ValueTest, history: History, where: str) -> bool:
     if history.user and name not in history.user:
         raise ConfigError(
             f"user {history.user_id!r} has no feature {name!r}",
@@ -117,47 +139,37 @@ def _behaviors(history: History) -> Value:
     return tuple(history.code_names.behaviors[code] for code in np.unique(history.behaviors))
 
 
-def _check_behaviors(names: Iterable[str], known: Known, where: str) -> None:
-    for name in names:
-        if name not in known.behaviors:
-            raise ConfigError(
-                f"no event has the behaviour {name!r}",
-                where=where,
-                expected=choices(known.behaviors, name),
-                fix="correct the name",
-            )
-
-
-def _shares(test: SharesTest, known: Known, where: str) -> Condition:
-    facts = _facts(known, where)
-    _check_behaviors(test.behaviors, known, where)
+def _shares(test: SharesTest, context: RuleContext, where: str) -> Condition:
+    facts = _facts(context, where)
+    for name in test.behaviors:
+        _check_behavior(name, context, where)
     for name in test.relations:
         _check_relation(name, facts, where)
-    has = facts.incidence(known.catalogue.ids, test.relations)
+    has = facts.incidence(context.catalogue.ids, test.relations)
 
     def shares(history: History, codes: IntArray) -> Answer:
         counted = np.ones(len(history), dtype=bool)
         if test.value_from is not None:
-            counted &= history.values >= test.value_from  # False of an event without a value
+            counted &= history.values >= test.value_from  # False for an event without a value
         if test.behaviors:
             names = np.array(history.code_names.behaviors)
             counted &= np.isin(names[history.behaviors], test.behaviors)
-        those = codes[counted][-1:] if test.with_ == "last" else codes[counted]
-        if not len(those):  # nothing to share with: the rule says nothing
+        shared_with = codes[counted][-1:] if test.with_ == "last" else codes[counted]
+        if not len(shared_with):  # the rule does not apply
             return False
-        entities = has[np.unique(those)].sum(axis=0) > 0
+        entities = has[np.unique(shared_with)].sum(axis=0) > 0
         return np.asarray(has @ entities.astype(np.float64) > 0)
 
     return shares
 
 
-def _values(name: str, known: Known, where: str) -> list[Value]:
+def _values(name: str, context: RuleContext, where: str) -> list[Value]:
     """I values of a column of the items, of their ids or of their entities."""
-    catalogue = known.catalogue
+    catalogue = context.catalogue
     if name == ID:
         return [(item,) for item in catalogue.ids.to_pylist()]
     if name == ENTITY or name.startswith(f"{ENTITY}."):
-        return _entities(name.partition(".")[2], known, where)
+        return _entities(name.partition(".")[2], context, where)
     if name not in catalogue.table.column_names:
         raise ConfigError(
             f"the items have no column {name!r}",
@@ -172,62 +184,40 @@ def _values(name: str, known: Known, where: str) -> list[Value]:
     return [(text,) if text else () for text in texts]
 
 
-def _entities(relation: str, known: Known, where: str) -> list[Value]:
+def _entities(relation: str, context: RuleContext, where: str) -> list[Value]:
     """Ids and names of each item's entities."""
-    facts = _facts(known, where)
+    facts = _facts(context, where)
     table = facts.table
     if relation:
         _check_relation(relation, facts, where)
         table = table.filter(pc.equal(table["relation"], relation))
-    found: list[list[str]] = [[] for _ in range(len(known.catalogue))]
-    codes = known.catalogue.find(table["item_id"])
+    entities: list[list[str]] = [[] for _ in range(len(context.catalogue))]
+    codes = context.catalogue.find(table["item_id"])
     names = zip(codes.tolist(), table["entity"].to_pylist(), table["name"].to_pylist(), strict=True)
     for code, entity, name in names:
         if code >= 0:
-            found[code] += [entity, *([name] if name else [])]
-    return [tuple(each) for each in found]
+            entities[code] += [entity, *([name] if name else [])]
+    return [tuple(values) for values in entities]
 
 
-def _facts(known: Known, where: str) -> ItemFacts:
-    if known.facts is None:
+def _facts(context: RuleContext, where: str) -> ItemFacts:
+    if context.facts is None:
         raise ConfigError(
             "the model knows no graph",
             where=where,
             expected="a model trained with data.knowledge.source",
-            fix="name a graph there, or ask for a column of the items",
+            fix="set data.knowledge.source, or test a column of the items",
         )
-    return known.facts
+    return context.facts
+
+
+def _check_behavior(name: str, context: RuleContext, where: str) -> None:
+    if name not in context.behaviors:
+        found, expected = f"no event has the behaviour {name!r}", choices(context.behaviors, name)
+        raise ConfigError(found, where=where, expected=expected, fix="correct the name")
 
 
 def _check_relation(name: str, facts: ItemFacts, where: str) -> None:
     if name not in facts.relations:
-        raise ConfigError(
-            f"the graph has no relation {name!r}",
-            where=where,
-            expected=choices(facts.relations, name),
-            fix="correct the name",
-        )
-
-
-def _words(value: Value) -> set[str]:
-    """The entries of a value and the words of each, in small letters."""
-    entries = [entry.casefold() for entry in value]
-    return set(entries).union(*(SEPARATORS.split(entry) for entry in entries))
-
-
-def _within(test: ValueTest, value: Value, where: str) -> bool:
-    try:
-        (number,) = map(float, value)
-    except ValueError as error:
-        raise ConfigError(
-            f"{', '.join(value)!r} is no number",
-            where=where,
-            expected="a number to compare",
-            fix="ask for has, or correct the value",
-        ) from error
-    return (
-        (test.below is None or number < test.below)
-        and (test.above is None or number > test.above)
-        and (test.at_least is None or number >= test.at_least)
-        and (test.at_most is None or number <= test.at_most)
-    )
+        found, expected = f"the graph has no relation {name!r}", choices(facts.relations, name)
+        raise ConfigError(found, where=where, expected=expected, fix="correct the name")

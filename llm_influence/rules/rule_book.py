@@ -1,7 +1,4 @@
-"""Which rule changed which recommendation: for people who ask why something is not there.
-
-Rules bound to a catalogue: what they change in the scores after a history.
-"""
+"""Rules bound to a catalogue: their effect on the scores, and the changes they made."""
 
 from __future__ import annotations
 
@@ -13,21 +10,24 @@ import numpy as np
 from llm_influence.config.rules import Rule, Test
 from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.rendering.vocabulary import Vocabulary
-from llm_influence.rules.conditions import Answer, Condition, Known, bind
+from llm_influence.rules.conditions import Answer, Condition, RuleContext, bind
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
+
+EXCLUDED = -np.inf
+"""Change of the score of an item that a rule excludes."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleChange:
-    """One rule and one item that is recommended, or would be without the rules.
+    """The change of one item by one rule, for an item recommended with or without the rules.
 
     Attributes:
         rule: The rule's name.
         item: Item id.
-        title: Its name for people; the id where there is none.
-        boost: What the rule adds to the item's logit; None where it excludes the item.
-        before: The item's place without any rule, from 1.
-        after: Its place with all of them; None where it is excluded.
+        title: The item's title, or its id without one.
+        boost: Number that the rule adds to the item's logit; None if it excludes the item.
+        before: The item's rank without any rule, from 1.
+        after: Its rank with all rules; None if it is excluded.
     """
 
     rule: str
@@ -41,24 +41,18 @@ class RuleChange:
         """One line: ``no horror for children: Scream (1996) left out, else at place 3``."""
         if self.boost is None:
             return f"{self.rule}: {self.title} left out, else at place {self.before}"
-        places = f"place {self.before} to " + (
-            "left out" if self.after is None else f"place {self.after}"
-        )
-        return f"{self.rule}: {self.title} by {self.boost:+g}, {places}"
-
-
-EXCLUDED = -np.inf
-"""Change of the score of an item that may not be recommended."""
+        after = "left out" if self.after is None else f"place {self.after}"
+        return f"{self.rule}: {self.title} by {self.boost:+g}, place {self.before} to {after}"
 
 
 @dataclass(frozen=True, slots=True)
 class RuleEffect:
-    """What one rule does after one history.
+    """The effect of one rule after one history.
 
     Attributes:
-        rule: Its name.
+        rule: The rule's name.
         items: (I,) bool, the items that it excludes or boosts.
-        change: Of their scores; `EXCLUDED` where it excludes them.
+        change: The change of their scores; `EXCLUDED` for an exclusion.
     """
 
     rule: str
@@ -74,38 +68,44 @@ class _Bound:
 
 
 class RuleBook:
-    """Rules, ready to be applied.
+    """Rules bound to the items and behaviours of a model.
 
-    A rule concerns a history if its conditions about user and history hold, and then those items
-    that its conditions about items hold of. ``require`` excludes the others. What several rules
-    add to an item's score is summed; what any of them excludes is excluded.
+    A rule applies to a history if its conditions on user and history hold. It then affects the
+    items that pass its conditions on items; ``require`` excludes all other items. Boosts of several
+    rules add up. An item is excluded if any rule excludes it.
 
     Args:
         rules: The rules.
         vocabulary: Items and behaviours by code.
-        facts: What a graph says of the items, if there is one.
+        facts: The items' attributes in the knowledge graph, if the model has one.
 
     Raises:
-        ConfigError: A field of a rule is not known here; names the rule and the field.
+        ConfigError: A field of a rule is unknown; the message names the rule and the field.
     """
 
     def __init__(
         self, rules: Sequence[Rule], vocabulary: Vocabulary, facts: ItemFacts | None
     ) -> None:
-        self.rules, self._lexicon = list(rules), vocabulary
-        known = Known(vocabulary.catalogue, facts, vocabulary.behaviors)
+        self.rules, self._vocabulary = list(rules), vocabulary
+        context = RuleContext(vocabulary.catalogue, facts, vocabulary.behaviors)
+
+        def bound(tests: dict[str, Test], place: str) -> list[Condition]:
+            return [
+                bind(field, test, context, f"{place}, {field}") for field, test in tests.items()
+            ]
+
         self._bound = [
             _Bound(
                 rule,
-                _bind_all(rule.conditions, known, f"rule {rule.name!r}, if"),
-                _bind_all(rule.unless, known, f"rule {rule.name!r}, unless"),
+                bound(rule.conditions, f"rule {rule.name!r}, if"),
+                bound(rule.unless, f"rule {rule.name!r}, unless"),
             )
             for rule in self.rules
         ]
 
     def effects(self, history: History) -> Iterator[RuleEffect]:
-        """What each rule that concerns a history does, in the order of the rules."""
-        codes = self._lexicon.item_codes(history)
+        """The effects of all rules that apply to a history, in the order of the rules."""
+        codes = self._vocabulary.item_codes(history)
         for bound in self._bound:
             items = self._items(bound, history, codes)
             if items is not None:
@@ -114,35 +114,31 @@ class RuleBook:
                 yield RuleEffect(bound.rule.name, items, change)
 
     def changes(self, histories: Sequence[History]) -> FloatArray:
-        """(B, I) what is added to the scores of all items after B histories.
+        """(B, I) total changes of the scores of all items after B histories.
 
         Raises:
-            ConfigError: A user lacks a feature, or it is to be compared and is no number.
+            ConfigError: A user lacks a feature, or a feature to compare is not a number.
         """
-        found = np.zeros((len(histories), len(self._lexicon.catalogue)), dtype=np.float32)
-        for row, history in zip(found, histories, strict=True):
+        changes = np.zeros((len(histories), len(self._vocabulary.catalogue)), dtype=np.float32)
+        for row, history in zip(changes, histories, strict=True):
             for effect in self.effects(history):
                 row[effect.items] += effect.change
-        return found
+        return changes
 
     def _items(self, bound: _Bound, history: History, codes: IntArray) -> BoolArray | None:
-        """(I,) the items that a rule excludes or boosts; None where it does not concern them."""
+        """(I,) the items that a rule excludes or boosts; None if it does not apply."""
         answers = [condition(history, codes) for condition in bound.conditions]
         if any(answer is False for answer in answers):
             return None
-        matching = self._all(answers)
+        items = self._all(answers)
         if bound.rule.then.kind == "require":
-            matching = ~matching
+            items = ~items
         if bound.unless:
-            matching &= ~self._all([condition(history, codes) for condition in bound.unless])
-        return matching if matching.any() else None
+            items &= ~self._all([condition(history, codes) for condition in bound.unless])
+        return items if items.any() else None
 
     def _all(self, answers: Sequence[Answer]) -> BoolArray:
-        found = np.ones(len(self._lexicon.catalogue), dtype=bool)
+        items = np.ones(len(self._vocabulary.catalogue), dtype=bool)
         for answer in answers:
-            found &= answer
-        return found
-
-
-def _bind_all(tests: dict[str, Test], known: Known, where: str) -> list[Condition]:
-    return [bind(field, test, known, f"{where}, {field}") for field, test in tests.items()]
+            items &= answer
+        return items

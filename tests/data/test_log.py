@@ -177,7 +177,7 @@ def test_duplicates_name_both_rows_and_the_count():
         BehaviorLog.read(table(*rows))
     assert BehaviorLog.read(table(*rows), duplicates="drop").num_events == 3
     assert BehaviorLog.read(table(*rows), duplicates="keep").num_events == 5
-    with pytest.raises(DataError, match=r"duplicates='ignore'.*'drop', 'error', 'keep'"):
+    with pytest.raises(DataError, match=r"duplicates is 'ignore'.*'drop', 'error', 'keep'"):
         BehaviorLog.read(table(*rows), duplicates="ignore")
 
 

@@ -108,7 +108,7 @@ def test_only_the_selected_columns_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
-        ("log.xlsx", b"x", DataError, r"'.xlsx' are not known.*\.parquet, \.csv"),
+        ("log.xlsx", b"x", DataError, r"unknown file format '.xlsx'.*\.parquet, \.csv"),
         ("log.csv", b"", EmptyLogError, "the file is empty"),
         ("log.jsonl", b"", EmptyLogError, "the file is empty"),
         ("log.csv", b"a,b\n1\n", DataError, "Expected 2 columns, got 1"),
