@@ -71,7 +71,7 @@ class KnowledgeGraph:
 
         Raises:
             SchemaError: A column is missing, of another type, or has an empty cell.
-            DuplicateError: An item or a name's entity stands twice.
+            DuplicateError: An item, or the entity of a name, is repeated.
             EmptyLogError: A table has no rows.
             DataError: A file is missing or cannot be read, or no linked entity is in the graph.
         """
@@ -176,13 +176,13 @@ class ItemFacts:
         starting = _joined(graph, "head_id", "tail_id")
         ending = _joined(graph, "tail_id", "head_id")
         inverse = pc.is_in(_pairs(ending), value_set=_pairs(starting))
-        found = pa.concat_tables([own, starting, ending.filter(pc.invert(inverse))])
+        table = pa.concat_tables([own, starting, ending.filter(pc.invert(inverse))])
         if relations:
-            found = found.filter(pc.is_in(found["relation"], value_set=pa.array(relations)))
-        found = found.group_by(list(COLUMNS[:3])).aggregate([])
-        found = found.sort_by([(name, "ascending") for name in COLUMNS[:3]])
-        names = [graph.names.get(entity, "") for entity in found["entity"].to_pylist()]
-        return cls(found.append_column("name", pa.array(names, pa.string())))
+            table = table.filter(pc.is_in(table["relation"], value_set=pa.array(relations)))
+        table = table.group_by(list(COLUMNS[:3])).aggregate([])
+        table = table.sort_by([(name, "ascending") for name in COLUMNS[:3]])
+        names = [graph.names.get(entity, "") for entity in table["entity"].to_pylist()]
+        return cls(table.append_column("name", pa.array(names, pa.string())))
 
     @cached_property
     def entities(self) -> pa.StringArray:
@@ -216,7 +216,7 @@ class ItemFacts:
         Entities of none or of all of the (I,) items ``among`` have weight 0.
 
         Raises:
-            DataError: The graph knows none of ``among``.
+            DataError: The graph has no fact about ``among``.
         """
         held = self.incidence(among)
         if not held.nnz:
@@ -241,7 +241,7 @@ class ItemFacts:
             among: (I,) items to search and to count rarities in; default: ``ids``.
 
         Raises:
-            DataError: The graph knows none of ``among``.
+            DataError: The graph has no fact about ``among``.
         """
         among = ids if among is None else among
         searched, queries = (self.directions(items, among=among) for items in (among, ids))
@@ -288,8 +288,8 @@ class ItemFacts:
 
 def _joined(graph: KnowledgeGraph, item: str, entity: str) -> pa.Table:
     """Item, relation and entity of the triples with an item's entity at the end ``item``."""
-    found = graph.triples.join(graph.links, item, "entity_id", join_type="inner")
-    return pa.table([found["item_id"], found["relation_id"], found[entity]], COLUMNS[:3])
+    joined = graph.triples.join(graph.links, item, "entity_id", join_type="inner")
+    return pa.table([joined["item_id"], joined["relation_id"], joined[entity]], COLUMNS[:3])
 
 
 def _pairs(facts: pa.Table) -> pa.ChunkedArray:
@@ -371,8 +371,8 @@ def _names_enrichment(
             fix="set data.knowledge.names to a table of entity_id and name, "
             "or data.knowledge.text to neighbors",
         )
-    held = pc.value_counts(table["entity"])
-    count = {each["values"].as_py(): each["counts"].as_py() for each in held}
+    counts = pc.value_counts(table["entity"])
+    count = {pair["values"].as_py(): pair["counts"].as_py() for pair in counts}
     by_relation: dict[str, dict[str, list[tuple[int, str]]]] = {}
     for row in table.to_pylist():
         by_item = by_relation.setdefault(row["relation"], {})

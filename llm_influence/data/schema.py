@@ -275,7 +275,7 @@ def with_key(table: pa.Table, key: str, columns: Columns | None, where: str) -> 
 
     Raises:
         SchemaError: The key column is missing, of another type, or has an empty cell.
-        DuplicateError: A key stands twice.
+        DuplicateError: A key is repeated.
         EmptyLogError: The table has no rows.
     """
     own = check_mapping(columns).get(key, key)
@@ -311,7 +311,7 @@ def check_rows(table: pa.Table, where: str, what: str = "table") -> None:
 
 
 def check_distinct(ids: pa.Array, *, name: str, where: str) -> None:
-    """Refuse an id that stands in two rows; the error names both."""
+    """Refuse an id in two rows; the error names both rows."""
     if pc.count_distinct(ids).as_py() == len(ids):
         return
     codes = ids.dictionary_encode().indices.to_numpy()

@@ -108,15 +108,15 @@ def _purchases(folder: Path) -> pa.Table:
     rows = rows.append_column("item_id", products["item_id"].combine_chunks().take(place))
     rows = rows.filter(pc.is_valid(rows["item_id"]))
     keys = ["household_id", "transaction_timestamp", "item_id"]
-    found = rows.group_by(keys).aggregate([("sales_value", "sum")])
+    bought = rows.group_by(keys).aggregate([("sales_value", "sum")])
     order = [(key, "ascending") for key in keys]
-    found = found.sort_by([*order[:2], ("sales_value_sum", "descending"), order[2]])
+    bought = bought.sort_by([*order[:2], ("sales_value_sum", "descending"), order[2]])
     return _events(
-        found["household_id"],
-        found["item_id"],
-        found["transaction_timestamp"].cast(pa.timestamp("s"), safe=False),
+        bought["household_id"],
+        bought["item_id"],
+        bought["transaction_timestamp"].cast(pa.timestamp("s"), safe=False),
         "purchase",
-        value=found["sales_value_sum"],
+        value=bought["sales_value_sum"],
     )
 
 
@@ -124,10 +124,10 @@ def _main_categories(purchases: pa.Table) -> pa.Table:
     """The first purchase of every visit with the dollars of all of them."""
     visit = ["user_id", "timestamp"]
     numbered = purchases.append_column("row", pa.array(range(len(purchases))))
-    found = numbered.group_by(visit).aggregate([("value", "sum"), ("row", "min")])
-    found = found.sort_by("row_min")
-    first = purchases.take(found["row_min"])
-    return first.set_column(first.column_names.index("value"), "value", found["value_sum"])
+    visits = numbered.group_by(visit).aggregate([("value", "sum"), ("row", "min")])
+    visits = visits.sort_by("row_min")
+    first = purchases.take(visits["row_min"])
+    return first.set_column(first.column_names.index("value"), "value", visits["value_sum"])
 
 
 def _contacts(folder: Path) -> pa.Table:
@@ -158,23 +158,23 @@ def _redemptions(folder: Path) -> pa.Table:
 
     A few redemptions have no discount on any bill: these get the day's last visit.
     """
-    found = _read_redemptions(folder)
+    redeemed = _read_redemptions(folder)
     days = ["household_id", "redemption_date"]
-    found = found.group_by([*days, "coupon_upc"]).aggregate([])
+    redeemed = redeemed.group_by([*days, "coupon_upc"]).aggregate([])
     visits = _read(folder, "transactions", ("household_id", "transaction_timestamp", "coupon_disc"))
     visits = visits.append_column("redemption_date", _local_day(visits["transaction_timestamp"]))
     used = visits.filter(pc.greater(visits["coupon_disc"], 0))
     for name, table in (("used", used), ("any", visits)):
         latest = table.group_by(days).aggregate([("transaction_timestamp", "max")])
         latest = latest.rename_columns([*days, name])
-        found = found.join(latest, days)
-    found = found.append_column("moment", pc.coalesce(found["used"], found["any"]))
+        redeemed = redeemed.join(latest, days)
+    redeemed = redeemed.append_column("moment", pc.coalesce(redeemed["used"], redeemed["any"]))
     order = ("household_id", "moment", "coupon_upc")
-    found = found.sort_by([(name, "ascending") for name in order])
+    redeemed = redeemed.sort_by([(name, "ascending") for name in order])
     return _events(
-        found["household_id"],
-        _coupon(found["coupon_upc"]),
-        found["moment"].cast(pa.timestamp("s"), safe=False),
+        redeemed["household_id"],
+        _coupon(redeemed["coupon_upc"]),
+        redeemed["moment"].cast(pa.timestamp("s"), safe=False),
         "redeem",
     )
 
@@ -263,8 +263,8 @@ def _with_campaign(folder: Path, table: pa.Table) -> pa.Table:
 def _covered_days(folder: Path) -> tuple[pa.Scalar, pa.Scalar]:
     """First and last day with purchases."""
     moments = _read(folder, "transactions", ("transaction_timestamp",))["transaction_timestamp"]
-    found = pc.min_max(_local_day(moments))
-    return found["min"], found["max"]
+    ends = pc.min_max(_local_day(moments))
+    return ends["min"], ends["max"]
 
 
 def _local_day(moments: pa.ChunkedArray) -> pa.ChunkedArray:

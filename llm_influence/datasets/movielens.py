@@ -84,7 +84,7 @@ def load_movielens_graph() -> KnowledgeGraph:
     folder = asset_path("movielens_100k")
     films = read_table(asset_path("movielens_1m_films"))["item_id"].to_pylist()
     numbers = np.setdiff1d(np.arange(1, len(films) + len(UNUSED) + 1), UNUSED)
-    named = {str(n): each for n, each in zip(numbers.tolist(), films, strict=True)}
+    named = {str(number): film for number, film in zip(numbers.tolist(), films, strict=True)}
     links = read_table(folder / "ml-100k.link")
     entity_of = {
         named[number]: entity

@@ -71,11 +71,12 @@ def open_data(config: DataConfig) -> BehaviorLog:
         ConfigError: An option for own files is set with a named data set.
         AssetError: A public data set cannot be fetched.
     """
-    log, wanted = _read(config), config.knowledge
-    facts = None if wanted.text == "none" else open_knowledge(config)
-    if facts is None or wanted.text == "none":
+    log, text = _read(config), config.knowledge.text
+    facts = None if text == "none" else open_knowledge(config)
+    if facts is None or text == "none":
         return log
-    return replace(log, catalogue=enriched(log.catalogue, facts, wanted.text, named=wanted.named))
+    catalogue = enriched(log.catalogue, facts, text, named=config.knowledge.named)
+    return replace(log, catalogue=catalogue)
 
 
 def open_knowledge(config: DataConfig) -> ItemFacts | None:
@@ -85,23 +86,23 @@ def open_knowledge(config: DataConfig) -> ItemFacts | None:
         DataError: The graph cannot be read, is no graph, or has no such relation.
         AssetError: A public data set cannot be fetched.
     """
-    wanted = config.knowledge
-    if wanted.source is None:
+    options = config.knowledge
+    if options.source is None:
         return None
-    public = PUBLIC.get(wanted.source)
+    public = PUBLIC.get(options.source)
     if public is not None and public.knowledge is not None:
         graph = public.knowledge()
-    elif Path(wanted.source).exists():
-        graph = KnowledgeGraph.read(wanted.source, wanted.links, wanted.names)
+    elif Path(options.source).exists():
+        graph = KnowledgeGraph.read(options.source, options.links, options.names)
     else:
         having = [name for name, each in PUBLIC.items() if each.knowledge is not None]
         raise DataError(
-            f"{wanted.source!r} is neither a file nor a public data set with a graph",
+            f"{options.source!r} is neither a file nor a public data set with a graph",
             where="data.knowledge.source",
-            expected=f"an existing path, or {choices(having, wanted.source)}",
+            expected=f"an existing path, or {choices(having, options.source)}",
             fix="check the path, or the name",
         )
-    return ItemFacts.of(graph, wanted.relations)
+    return ItemFacts.of(graph, options.relations)
 
 
 def _read(config: DataConfig) -> BehaviorLog:

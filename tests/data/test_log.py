@@ -1,3 +1,5 @@
+"""Behaviour logs: order, ties, duplicates, labels, and the checks of bad input."""
+
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
@@ -97,7 +99,7 @@ def test_times_too_far_apart_for_one_sort_key(monkeypatch):
     assert events(BehaviorLog.read(table(*rows))) == usual
 
 
-def test_histories_are_views_that_share_the_vocabulary():
+def test_histories_are_views_that_share_the_code_names():
     log = BehaviorLog.read(TWO_USERS)
     history = log["a"]
     assert np.shares_memory(history.items, log.items)
@@ -106,6 +108,20 @@ def test_histories_are_views_that_share_the_vocabulary():
     assert log.at(0, 2).item_ids() == ["x", "y"]
     assert len(log.at(1, 9)) == 2
     assert [event.value for event in history.events()] == [None, 2.5, None]
+
+
+def test_users_can_be_tested_and_a_log_is_shown_in_two_lines():
+    log = BehaviorLog.read(TWO_USERS)
+    assert "a" in log
+    assert "c" not in log
+    assert repr(log).splitlines() == [
+        "BehaviorLog(5 events, 2 users, 3 items, cart, view,",
+        "            1970-01-01 00:00:10 to 1970-01-01 00:00:30 UTC)",
+    ]
+    start, end = "1970-01-01 00:00:10", "1970-01-01 00:00:20"
+    assert repr(log["a"]) == f"History(user 'a', 3 events, {start} to {end} UTC)"
+    assert repr(log["a"].keep(slice(0))) == "History(user 'a', 0 events, no time)"
+    assert repr(log.catalogue) == "Catalogue(3 items, columns item_id)"
 
 
 def test_one_event_is_a_history():
@@ -118,6 +134,8 @@ def test_unknown_user():
     log = BehaviorLog.read(table(("user-1", "x", 1)))
     with pytest.raises(UnknownNameError, match=r"'usr-1'.*its 1 users \(did you mean 'user-1'"):
         log["usr-1"]
+    with pytest.raises(KeyError):
+        log[7]
     for index in (-1, 1):
         with pytest.raises(UnknownNameError, match=f"no user number {index}"):
             log.at(index)
@@ -187,10 +205,10 @@ def test_prefix_keeps_the_first_events_of_every_user(rows, data):
     log = BehaviorLog.read(table(*rows), duplicates="keep")
     lengths = [data.draw(st.integers(0, int(length))) for length in log.lengths]
     part = log.prefix(lengths)
-    wanted = [history.keep(slice(0, n)) for history, n in zip(log, lengths, strict=True) if n]
-    assert [one.user_id for one in part] == [one.user_id for one in wanted]
-    for got, want in zip(part, wanted, strict=True):
-        assert got.events() == want.events()
+    expected = [history.keep(slice(0, n)) for history, n in zip(log, lengths, strict=True) if n]
+    assert [one.user_id for one in part] == [one.user_id for one in expected]
+    for one, other in zip(part, expected, strict=True):
+        assert one.events() == other.events()
 
 
 def test_prefix_checks_the_lengths():
@@ -229,8 +247,7 @@ def test_labels_stay_with_their_events_and_out_of_histories(tmp_path):
     np.testing.assert_array_equal(log.prefix([1, 2]).labels, [0, 5, 7])
     np.testing.assert_array_equal(log.select(["b"]).labels, [5, 7, 1])
     assert np.isnan(log.values).all()
-    shown = log["b"]
-    assert [event.value for event in shown.events()] == [None, None, None]
+    assert [event.value for event in log["b"].events()] == [None, None, None]
     assert BehaviorLog.read(rows.drop_columns("label")).labels is None
     split = split_log(log, SplitConfig())
     split.save(tmp_path)
@@ -246,7 +263,7 @@ def test_labels_stay_with_their_events_and_out_of_histories(tmp_path):
         )
 
 
-def test_from_arrays_checks_what_it_is_given():
+def test_from_arrays_checks_its_arguments():
     items = Catalogue.from_ids(pa.array(["x", "y"]))
     good = {
         "user_ids": ["b", "a"],

@@ -1,3 +1,5 @@
+"""Splits: leave-one-out, global time, several targets, saving and loading."""
+
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
@@ -28,8 +30,8 @@ BY_TIME = SplitConfig(
 )
 
 
-def asked(examples):
-    """(history, target) item ids of every question, by user."""
+def examples_of(examples):
+    """(history, target) item ids of every example, by user."""
     ids = examples.log.catalogue.ids
     return {
         examples.history(n).user_id: (
@@ -42,11 +44,14 @@ def asked(examples):
 
 def test_leave_one_out():
     split = split_log(LOG, SplitConfig())
-    assert asked(split.test) == {
+    assert examples_of(split.test) == {
         "long": (["i0", "i1", "i2", "i3"], "i4"),
         "three": (["i3", "i6"], "i9"),
     }
-    assert asked(split.validation) == {"long": (["i0", "i1", "i2"], "i3"), "three": (["i3"], "i6")}
+    assert examples_of(split.validation) == {
+        "long": (["i0", "i1", "i2"], "i3"),
+        "three": (["i3"], "i6"),
+    }
     assert {one.user_id: one.item_ids() for one in split.train} == {
         "long": ["i0", "i1", "i2"],
         "short": ["i7", "i9"],
@@ -58,10 +63,10 @@ def test_leave_one_out():
     assert split.description["test_rows"] == 2
 
 
-def test_global_time_asks_for_the_first_event_after_each_cut():
+def test_global_time_takes_the_first_event_after_each_cut():
     split = split_log(LOG, BY_TIME)
-    assert asked(split.validation) == {"long": (["i0", "i1", "i2"], "i3")}
-    assert asked(split.test) == {"short": (["i7"], "i9"), "three": (["i3", "i6"], "i9")}
+    assert examples_of(split.validation) == {"long": (["i0", "i1", "i2"], "i3")}
+    assert examples_of(split.test) == {"short": (["i7"], "i9"), "three": (["i3", "i6"], "i9")}
     assert [one.user_id for one in split.train] == ["long"]
     parts = [PARTS[part] for part in split.parts()]
     assert parts == ["train"] * 3 + ["validation", "rest"] + ["rest", "test"] + ["rest"] * 2 + [
@@ -84,13 +89,13 @@ def test_quantile_cuts():
         ({"validation_from": 0.9, "test_from": 0.5}, "is not before test_from"),
     ],
 )
-def test_cuts_that_cannot_be(change, message):
+def test_wrong_cuts_are_refused(change, message):
     config = SplitConfig(**{"kind": "global_time", "validation_from": 0.1} | change)
     with pytest.raises(ConfigError, match=message):
         split_log(LOG, config)
 
 
-def test_nobody_to_test():
+def test_a_log_without_test_users_is_refused():
     log = BehaviorLog.read(table(("a", "x", 1), ("b", "x", 1), ("b", "y", 2)))
     with pytest.raises(EmptyLogError, match="no user can be tested: 2 users have 3 events"):
         split_log(log, SplitConfig())
@@ -140,8 +145,8 @@ def test_parts_cover_every_event_once(rows, config):
         assert not trained.any()
 
 
-def questions_of(rows):
-    """(user, position) of every question."""
+def places_of(rows):
+    """(user, position) of every target."""
     return list(
         zip(
             rows.log.user_ids.take(pa.array(rows.users)).to_pylist(),
@@ -153,39 +158,39 @@ def questions_of(rows):
 
 def test_several_events_of_a_user_are_held_out_each_with_all_before_it_as_history():
     split = split_log(LOG, SplitConfig(held_out=2, min_events=4))
-    assert questions_of(split.validation) == [("long", 1), ("long", 2)]
-    assert questions_of(split.test) == [("long", 3), ("long", 4)]
+    assert places_of(split.validation) == [("long", 1), ("long", 2)]
+    assert places_of(split.test) == [("long", 3), ("long", 4)]
     assert split.train["long"].item_ids() == ["i0"]
     assert len(split.train["short"]) == 2  # too few events: they only train
     assert split.test.history(1).item_ids() == ["i0", "i1", "i2", "i3"]
     assert "last 2 events" in split.description["rule"]
 
 
-def test_every_event_after_a_moment_may_be_asked():
+def test_every_event_after_a_cut_can_be_an_example():
     split = split_log(LOG, BY_TIME.model_copy(update={"examples": "all"}))
-    assert questions_of(split.validation) == [("long", 3), ("long", 4), ("three", 1)]
-    assert questions_of(split.test) == [("short", 1), ("three", 2)]
+    assert places_of(split.validation) == [("long", 3), ("long", 4), ("three", 1)]
+    assert places_of(split.test) == [("short", 1), ("three", 2)]
     one = split_log(LOG, BY_TIME)
-    assert questions_of(one.validation) == [("long", 3)]
+    assert places_of(one.validation) == [("long", 3)]
     assert one.train.num_events == split.train.num_events
 
 
-def test_a_question_is_asked_when_its_event_happens():
+def test_the_query_time_is_the_time_of_the_target():
     rows = split_log(LOG, SplitConfig()).test
     assert [rows.history(n).query_time for n in range(len(rows))] == [4, 9]
     assert LOG["long"].query_time is None
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"held_out": 3, "min_events": 5}, "min_events of at least 6"),
         ({"kind": "global_time", "held_out": 2}, "no held_out"),
         ({"examples": "all"}, "no examples"),
     ],
 )
-def test_options_that_do_not_fit_the_kind_are_refused(options, said):
-    with pytest.raises(ValidationError, match=said):
+def test_options_that_do_not_fit_the_kind_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
         SplitConfig(**options)
 
 
@@ -196,13 +201,13 @@ def test_save_and_load(tmp_path, config):
     back = Split.load(tmp_path, catalogue=LOG.catalogue)
     assert events(back.log) == events(LOG)
     assert events(back.train) == events(split.train)
-    assert (asked(back.validation), asked(back.test)) == (
-        asked(split.validation),
-        asked(split.test),
+    assert (examples_of(back.validation), examples_of(back.test)) == (
+        examples_of(split.validation),
+        examples_of(split.test),
     )
     assert back.description == split.description
     assert dict(back.log["long"].user) == {"age": "30"}
-    assert asked(Split.load(tmp_path).test) == asked(split.test)
+    assert examples_of(Split.load(tmp_path).test) == examples_of(split.test)
 
 
 def test_loading_keeps_the_order_as_written(tmp_path):
@@ -218,7 +223,7 @@ def test_loading_keeps_the_order_as_written(tmp_path):
     assert [row[:3] for row in events(Split.load(tmp_path).log)] == rows
 
 
-def test_loading_says_what_is_wrong(tmp_path):
+def test_damaged_splits_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         Split.load(tmp_path)
     split_log(LOG, SplitConfig()).save(tmp_path)
@@ -229,7 +234,7 @@ def test_loading_says_what_is_wrong(tmp_path):
         Split.load(tmp_path)
 
 
-def test_only_events_of_the_named_behaviours_are_asked():
+def test_only_events_of_the_named_behaviours_are_targets():
     log = BehaviorLog.from_arrays(
         user_ids=["a"],
         offsets=[0, 6],
@@ -244,6 +249,6 @@ def test_only_events_of_the_named_behaviours_are_asked():
     split = split_log(log, config)
     assert split.validation.positions.tolist() == [3]
     assert split.test.positions.tolist() == [5]
-    assert len(split.test.history(0).items) == 5  # what is not asked is history all the same
+    assert len(split.test.history(0).items) == 5  # other behaviours stay in the history
     with pytest.raises(UnknownNameError, match=r"'male'.*did you mean 'mail'"):
         split_log(log, SplitConfig(behaviors=["male"]))

@@ -7,6 +7,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.movielens import _films, load_movielens_100k
 from llm_influence.datasets.sources import open_data
 from llm_influence.errors import ConfigError, DataError
+from tests import graph, tiny
 from tests.data.helpers import TWO_USERS, events
 
 
@@ -61,3 +62,24 @@ def test_movielens_100k():
     history = log["196"]
     assert dict(history.user) == {"age": "49", "gender": "M", "occupation": "writer"}
     assert history.values.min() >= 1
+
+
+def test_the_configuration_enriches_a_log(tmp_path):
+    pa.parquet.write_table(tiny.events_table(), tmp_path / "log.parquet")
+    pa.parquet.write_table(tiny.items_table(), tmp_path / "items.parquet")
+    own = {"source": str(tmp_path / "log.parquet"), "items": str(tmp_path / "items.parquet")}
+    plain = open_data(DataConfig(**own))
+    for text in ("none", "neighbors"):
+        knowledge = {"source": str(graph.write(tmp_path)), "text": text}
+        log = open_data(DataConfig.model_validate(own | {"knowledge": knowledge}))
+        texts = zip(log.catalogue.texts, plain.catalogue.texts, strict=True)
+        changed = [place for place, (one, other) in enumerate(texts) if one != other]
+        assert changed == ([] if text == "none" else [0, 1, 2, 3])
+        assert (log.items == plain.items).all()
+
+
+def test_graph_options_without_a_graph_are_refused():
+    with pytest.raises(ValueError, match="source, the graph"):
+        DataConfig.model_validate({"knowledge": {"text": "neighbors"}})
+    with pytest.raises(DataError, match=r"'ml'.*neither a file nor.*'movielens_100k'"):
+        open_data(DataConfig.model_validate({"knowledge": {"source": "ml", "text": "neighbors"}}))

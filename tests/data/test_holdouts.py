@@ -1,4 +1,4 @@
-"""The task of new items: what training may not know, and what is asked."""
+"""The split of new items: training without them, and their examples."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def ids(log, codes):
     return set(log.catalogue.ids.take(tiny.pa.array(codes)).to_pylist())
 
 
-def test_training_never_hears_of_a_new_item(whole, task):
+def test_training_has_no_new_item(whole, task):
     new = set(task.new_items.ids.to_pylist())
     old = set(task.old.train.catalogue.ids.to_pylist())
     assert len(new) == 15
@@ -37,7 +37,7 @@ def test_training_never_hears_of_a_new_item(whole, task):
         assert dict(history.user) == dict(first.user)
 
 
-def test_what_trains_lies_before_all_that_is_asked(whole, task):
+def test_training_events_lie_before_all_targets(whole, task):
     trained = {h.user_id: h.events() for h in task.old.train}
     for rows in (task.validation, task.test, task.old.validation, task.old.test):
         assert len(rows)
@@ -48,10 +48,10 @@ def test_what_trains_lies_before_all_that_is_asked(whole, task):
             assert len(trained.get(user, [])) <= 0.6 * len(whole[user])
 
 
-def test_questions_are_all_later_events_of_the_items_kept_back(whole, task):
-    asked = [ids(task.log, rows.target_items) for rows in (task.validation, task.test)]
-    assert not asked[0] & asked[1]
-    assert asked[0] | asked[1] <= set(task.new_items.ids.to_pylist())
+def test_examples_are_all_later_events_of_the_new_items(whole, task):
+    targets = [ids(task.log, rows.target_items) for rows in (task.validation, task.test)]
+    assert not targets[0] & targets[1]
+    assert targets[0] | targets[1] <= set(task.new_items.ids.to_pylist())
     expected = 0
     for history in whole:
         events, trained = history.item_ids(), int(0.6 * len(history))
@@ -61,7 +61,7 @@ def test_questions_are_all_later_events_of_the_items_kept_back(whole, task):
     assert min(task.validation.positions.min(), task.test.positions.min()) >= 3
 
 
-def test_histories_of_questions_are_whole_and_coded_as_a_model_with_the_items_added(whole, task):
+def test_histories_of_examples_are_whole_and_coded_as_a_model_with_the_items_added(whole, task):
     catalogue = task.old.train.catalogue.extend(task.new_items)
     assert task.log.catalogue.ids.equals(catalogue.ids)
     assert catalogue.titles == task.log.catalogue.titles
@@ -73,7 +73,7 @@ def test_histories_of_questions_are_whole_and_coded_as_a_model_with_the_items_ad
     assert task.test.target_items.min() >= len(task.old.train.catalogue)
 
 
-def test_another_seed_keeps_other_items_back(whole, task):
+def test_another_seed_draws_other_items(whole, task):
     options = {"validation_items": 0.2, "test_items": 0.3, "later_part": 0.4, "min_history": 3}
     same, other = (split_new_items(whole, seed=seed, **options) for seed in (0, 1))
     assert same.new_items.ids.equals(task.new_items.ids)
@@ -83,6 +83,6 @@ def test_another_seed_keeps_other_items_back(whole, task):
     )
 
 
-def test_a_log_without_questions_is_refused(whole):
+def test_a_log_without_examples_is_refused(whole):
     with pytest.raises(EmptyLogError, match="0 examples validate, 0 test"):
         split_new_items(whole, min_history=100)
