@@ -34,7 +34,7 @@ check: install ## lint, format, types, import contract
 
 docs: install ## build the documentation site, strictly, in site/
 	$(BIN)/python -m benchmarks.docs_pages.reference
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: install ## repeat the benchmarks of docs/benchmarks but the peers' (some hours)
 	$(BIN)/python -m benchmarks.data.readers

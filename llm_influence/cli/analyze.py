@@ -18,7 +18,7 @@ from llm_influence.cli.options import ItemsFile, LogSource, ModelFolder, UsersFi
 from llm_influence.errors import ConfigError, choices
 
 if TYPE_CHECKING:
-    from llm_influence.analysis.event_cells import Response
+    from llm_influence.analysis.levels import Response
     from llm_influence.analysis.output import Analysis
     from llm_influence.analysis.tables import InfluenceView
 
@@ -164,14 +164,15 @@ def attribution(
     resamples: Annotated[int, typer.Option(min=1, help="of users, for intervals")] = 200,
     seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
 ) -> None:
-    """Lay conversions to channels: the model's removal effect beside attribution rules, Markov, Shapley.
+    """Credit conversions to channels: the model beside attribution rules, Markov chain and Shapley.
 
     Writes attribution.json, and attribution_shares, attribution_channels and
     attribution_distances as CSV and figures.
     """
-    from llm_influence.analysis.channels import ESTIMATORS, AttributionOptions, analyze_attribution
+    from llm_influence.analysis.attribution_rules import ESTIMATORS
+    from llm_influence.analysis.channels import ChannelOptions, analyze_channels
 
-    options = AttributionOptions(
+    options = ChannelOptions(
         channel=channel,
         touches=None if touches is None else tuple(touches),
         outcomes=outcomes,
@@ -183,7 +184,7 @@ def attribution(
         seed=seed,
     )
     with shared.open() as view:
-        shared.finish(analyze_attribution(view, options))
+        shared.finish(analyze_channels(view, options))
 
 
 @analyze.command()
@@ -209,7 +210,7 @@ def audit(
     """Ask whether sensitive features of users decide what they get.
 
     Reads fairness_test.parquet beside the tables too, if `llm-influence fairness-test` wrote it. Writes audit.json,
-    and audit_verdict, audit_gaps, audit_proxies and audit_flips as CSV and figures.
+    and audit_verdict, audit_differences, audit_proxies and audit_fairness_test as CSV and figures.
     """
     from llm_influence.analysis.audit import AuditOptions, analyze_audit
 

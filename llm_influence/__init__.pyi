@@ -1,0 +1,126 @@
+"""The public names, by room. `__init__.py` reads this file, and so do editors."""
+
+# Data
+from .data.catalogue import Catalogue
+from .data.knowledge_graph import ItemFacts, KnowledgeGraph
+from .data.log import BehaviorLog
+from .data.readers import read_table
+from .data.splits import EvaluationSet, Split, split_log
+from .types import Event, History
+
+# Data sets
+from .datasets.complete_journey import load_complete_journey
+from .datasets.fraud import make_fraud
+from .datasets.movielens import load_movielens_100k
+from .datasets.planted import make_planted
+from .datasets.sources import open_data
+
+# Configuration
+from .config.data import DataConfig, SplitConfig
+from .config.model import ModelConfig, ScratchConfig
+from .config.rules import Rule, load_rules
+from .config.run import RunConfig, SearchConfig
+from .config.synthetic import PlantedConfig, PlantedFraudConfig
+
+# Models
+from .modeling.model import InfluenceModel
+from .modeling.scoring import Recommendation
+from .modeling.scratch import make_backbone
+from .modeling.session import Session
+from .rendering.encoder import Encoder
+from .rendering.template import Template
+from .rendering.vocabulary import Vocabulary
+
+# Training and evaluation
+from .evaluation.evaluate import compare_heads
+from .run import Run
+from .training.continual import update
+from .training.finetune import finetune
+from .training.sweep import search
+
+# Explanations
+from .attribution.explainer import AdapterEffect, Explainer, adapter_effect
+from .attribution.renderings import Players
+from .attribution.target import Behavior, Contrast, Feedback, Item, Slate
+from .influence.influence import Influence, InfluenceMatrix, Player, QualityCard
+
+# More questions to a model
+from .attribution.counterfactual import Attack, Counterfactual, attack, counterfactual
+from .attribution.functions import FunctionInfluence, explain_function
+from .attribution.interactions import Interactions, interactions
+from .attribution.matrix import influence_matrix
+
+# Attribution methods
+from .attribution.methods import (
+    METHODS,
+    AttentionFlow,
+    AttentionGradient,
+    AttentionLast,
+    AttentionRollout,
+    AttentionValueNorm,
+    AttentionXGradient,
+    CoarseToFine,
+    EventPathIntegratedGradients,
+    ExactShapley,
+    ExpectedGradients,
+    InputXGradient,
+    IntegratedGradients,
+    ItemSimilarity,
+    LeaveOneOut,
+    PermutationShapley,
+    Popularity,
+    RandomScores,
+    Recency,
+    Saliency,
+    Shapley,
+    SmoothGrad,
+    SparseSurrogate,
+)
+
+# Batch and reports
+from .batch.explain import explain_batch
+from .batch.fairness_test import run_fairness_test
+from .influence.influence import from_arrow, to_arrow
+from .influence.table_files import read_tables, write_table
+from .report.page import build_report
+from .report.tables import ReportFacts
+
+# Faithfulness
+from .batch.faithfulness_job import measure_faithfulness
+from .faithfulness.evaluate import (
+    ComparedMethod,
+    FaithfulnessOptions,
+    compared_method,
+    evaluate_faithfulness,
+)
+from .faithfulness.recovery import recovery
+
+# Analyses
+from .analysis.audit import AuditOptions, analyze_audit
+from .analysis.channels import ChannelOptions, analyze_channels
+from .analysis.dynamics import DynamicsOptions, analyze_dynamics
+from .analysis.factors import FactorOptions, analyze_factors
+from .analysis.review import read_queue, update_queue
+from .analysis.tables import InfluenceView
+
+# Errors
+from .errors import (
+    AssetError,
+    ConfigError,
+    DataError,
+    DuplicateError,
+    EmptyLogError,
+    ExplanationError,
+    InfluenceError,
+    MissingFileError,
+    ModelError,
+    ModelFolderError,
+    OutputError,
+    SchemaError,
+    TemplateError,
+    TimestampError,
+    UnknownNameError,
+)
+
+__version__: str
+__all__: list[str]
