@@ -1,29 +1,38 @@
-"""To whom conversions are laid, from what was seen alone: attribution rules, Markov, Shapley.
+"""Credit of channels for conversions, read off paths of touches: rules, Markov chain, Shapley.
 
-A path is what a user met before an outcome, converted or not: touches, each of a channel. All
-functions here are of arrays and know neither tables nor models. None of them is a causal
-effect: docs/analysis_attribution.md says when each misleads.
-
-Explained histories as paths of touches by channel, streamed.
+A path holds what a user met before an outcome: touches, each of a channel, and whether the user
+converted. All functions take arrays. No estimator is a causal effect: docs/analysis_attribution.md
+says when each misleads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 from scipy import sparse
-from scipy.special import comb
 
-from llm_influence.analysis.bins import quoted
-from llm_influence.analysis.columns import select
-from llm_influence.analysis.levels import OTHER
-from llm_influence.analysis.tables import InfluenceView
-from llm_influence.errors import DataError, choices
+from llm_influence.analysis.columns import DAY
+from llm_influence.analysis.statistics import divide, user_weights
+from llm_influence.numerics import every_coalition, exact_shapley
 from llm_influence.types import BoolArray, FloatArray, IntArray
+
+Estimator = Literal[
+    "model",
+    "last_touch",
+    "first_touch",
+    "linear",
+    "time_decay",
+    "markov",
+    "shapley",
+    "shapley_rates",
+]
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+RULES = ("last_touch", "first_touch", "linear", "time_decay")
+COMPARING = ("markov", "shapley_rates")
+"""Estimators that compare paths with and without a conversion."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,9 +40,9 @@ class Paths:
     """P paths of T touches in all, path after path, the oldest touch first.
 
     Attributes:
-        channels: (T,) code of each touch's channel, 0 to C - 1.
-        ages: (T,) seconds from the touch to one moment, the same for all touches of a path.
-        starts: (P + 1,) where each path begins, and T. A path may have no touch.
+        channels: (T,) channel of each touch, 0 to C - 1.
+        ages: (T,) seconds from each touch to a time that is the same for all touches of a path.
+        starts: (P + 1,) place of each path's first touch, and T. A path may have no touch.
         converted: (P,) bool.
         count: C.
     """
@@ -50,42 +59,55 @@ class Paths:
 
     @property
     def lengths(self) -> IntArray:
-        """(P,) touches of each path."""
+        """(P,) number of touches of each path."""
         return np.diff(self.starts)
 
     @property
     def owners(self) -> IntArray:
-        """(T,) number of each touch's path."""
+        """(T,) path of each touch."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
 
-# --- rules: one conversion shared among its touches ------------------------------------------
+@dataclass(frozen=True, slots=True, eq=False)
+class ExplainedPaths:
+    """P paths with their explanations.
+
+    Attributes:
+        paths: The paths.
+        users: (P,) user codes, never decreasing.
+        scores: (P, C) summed influence of each channel's touches.
+        full: (P,) value of the explained target with all events.
+    """
+
+    paths: Paths
+    users: IntArray
+    scores: FloatArray
+    full: FloatArray
+
+
+# --- attribution rules: shares of one conversion among its touches ---------------------------
 
 
 def last_touch(paths: Paths) -> FloatArray:
-    """(P, C) all of each path's credit to its last touch: what most reports show."""
-    return _spread(paths, _at(paths, paths.starts[1:] - 1))
+    """(P, C) the whole credit of each path to its last touch, as in most reports."""
+    return _credit(paths, _at(paths, paths.starts[1:] - 1))
 
 
 def first_touch(paths: Paths) -> FloatArray:
-    """(P, C) all of each path's credit to its first touch."""
-    return _spread(paths, _at(paths, paths.starts[:-1]))
+    """(P, C) the whole credit of each path to its first touch."""
+    return _credit(paths, _at(paths, paths.starts[:-1]))
 
 
 def linear(paths: Paths) -> FloatArray:
-    """(P, C) each path's credit shared evenly among its touches."""
-    return _spread(paths, np.ones(len(paths.channels)))
+    """(P, C) the credit of each path in equal parts to its touches."""
+    return _credit(paths, np.ones(len(paths.channels)))
 
 
 def time_decay(paths: Paths, half_life: float) -> FloatArray:
-    """(P, C) a touch counts half as much as one ``half_life`` seconds later.
-
-    Only differences of ages count, so it does not matter to which moment ages are measured.
-    """
-    ages = paths.ages.astype(np.float64)
+    """(P, C) a touch gets half the credit of one that is ``half_life`` seconds later."""
     latest = np.full(len(paths), np.inf)
-    np.minimum.at(latest, paths.owners, ages)
-    return _spread(paths, 0.5 ** ((ages - latest[paths.owners]) / half_life))
+    np.minimum.at(latest, paths.owners, paths.ages)
+    return _credit(paths, 0.5 ** ((paths.ages - latest[paths.owners]) / half_life))
 
 
 def _at(paths: Paths, places: IntArray) -> FloatArray:
@@ -95,21 +117,21 @@ def _at(paths: Paths, places: IntArray) -> FloatArray:
     return weights
 
 
-def _spread(paths: Paths, weights: FloatArray) -> FloatArray:
-    """(P, C) shares of (T,) weights by channel; rows of paths without a touch are zero."""
+def _credit(paths: Paths, weights: FloatArray) -> FloatArray:
+    """(P, C) shares of (T,) weights by channel; 0 for paths without a touch."""
     totals = np.zeros((len(paths), paths.count))
     np.add.at(totals, (paths.owners, paths.channels), weights)
-    whole = totals.sum(axis=1, keepdims=True)
-    return np.divide(totals, whole, out=totals, where=whole > 0)
+    return divide(totals, totals.sum(axis=1, keepdims=True), none=0.0)
 
 
-# --- Markov chain ------------------------------------------------------------------------------
+# --- Markov chain ----------------------------------------------------------------------------
 
 
 def transitions(paths: Paths) -> sparse.csr_array:
-    """(P, (C + 1)(C + 2)) steps of each path between states.
+    """(P, (C + 1)(C + 2)) counts of each path's steps between states.
 
-    From the C channels and the start (C) to the C channels, conversion (C) and null (C + 1).
+    Steps lead from the C channels and the start (C) to the C channels, conversion (C) and null
+    (C + 1).
     """
     count = paths.count
     owners, channels = paths.owners, paths.channels.astype(np.int64)
@@ -128,226 +150,189 @@ def transitions(paths: Paths) -> sparse.csr_array:
 def removal_effects(counts: FloatArray) -> FloatArray:
     """(..., C) share of conversions that a first-order Markov chain loses without each channel.
 
-    The chain walks from the start through channels to conversion or null, by the shares of the
-    counted steps; without a channel, what would have gone there goes to null (Anderl, Becker,
-    von Wangenheim and Schumann 2016, doi:10.1016/j.ijresmar.2016.03.001). It takes every path that
-    met the channel for lost, so an effect is the larger the more paths meet it.
+    The chain goes from the start through channels to conversion or null, with the observed shares
+    of steps. Without a channel, steps to it lead to null (Anderl, Becker, von Wangenheim and
+    Schumann 2016, doi:10.1016/j.ijresmar.2016.03.001). Every path through the channel counts as
+    lost, so frequent channels have large effects.
 
     Args:
-        counts: (..., C + 1, C + 2) steps between states, see `transitions`. Where none leads to a
-            conversion the effects are nan.
+        counts: (..., C + 1, C + 2) steps between states, see `transitions`. Effects are nan where
+            no step leads to conversion.
     """
-    totals = counts.sum(axis=-1, keepdims=True)
-    chances = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    chances = divide(counts, counts.sum(axis=-1, keepdims=True), none=0.0)
     count = counts.shape[-1] - 2
-    whole = _conversion(chances)
     without = np.empty((*counts.shape[:-2], count))
     for channel in range(count):
-        gone = chances.copy()
-        gone[..., channel] = 0.0
-        without[..., channel] = _conversion(gone)
-    known = whole[..., None] > 0
-    return 1 - np.divide(without, whole[..., None], out=np.full_like(without, np.nan), where=known)
+        removed = chances.copy()
+        removed[..., channel] = 0.0
+        without[..., channel] = _conversion(removed)
+    return 1 - divide(without, _conversion(chances)[..., None])
 
 
 def _conversion(chances: FloatArray) -> FloatArray:
-    """(...) chance to convert from the start, by (..., C + 1, C + 2) chances of steps."""
+    """(...) probability to convert from the start, with (..., C + 1, C + 2) step probabilities."""
     count = chances.shape[-1] - 2
     inner, out = chances[..., :count, :count], chances[..., :count, count]
     reached = np.linalg.solve(np.eye(count) - inner, out[..., None])[..., 0]
     start = chances[..., count, :]
-    found: FloatArray = (start[..., :count] * reached).sum(axis=-1) + start[..., count]
-    return found
+    converted: FloatArray = (start[..., :count] * reached).sum(axis=-1) + start[..., count]
+    return converted
 
 
 # --- Shapley values --------------------------------------------------------------------------
 
 
 def channel_sets(paths: Paths) -> IntArray:
-    """(P,) the set of channels that each path met, channel c as bit c."""
+    """(P,) the set of channels on each path, channel c as bit c."""
     sets = np.zeros(len(paths), dtype=np.int64)
     np.bitwise_or.at(sets, paths.owners, 1 << paths.channels.astype(np.int64))
     return sets
 
 
 def shapley_of_counts(conversions: FloatArray) -> FloatArray:
-    """(..., C) conversions by channel, shared evenly among the channels of each set.
+    """(..., C) Shapley values of conversions: each set's are shared evenly among its channels.
 
-    That is the Shapley value where a coalition is worth the conversions of paths that met none but
-    its channels (Zhao, Mahboobi and Bagheri 2018, arXiv:1804.05327). Paths that did not convert
-    do not matter.
+    The value of a coalition is the number of conversions of paths with its channels alone (Zhao,
+    Mahboobi and Bagheri 2018, arXiv:1804.05327). Paths without a conversion do not matter.
 
     Args:
         conversions: (..., 2^C) conversions by set of channels, see `channel_sets`.
     """
-    members = _members(conversions.shape[-1])
+    members = every_coalition(conversions.shape[-1].bit_length() - 1).astype(np.int64)
     return conversions @ (members / np.maximum(members.sum(axis=1, keepdims=True), 1))
 
 
 def shapley_of_rates(conversions: FloatArray, paths: FloatArray) -> FloatArray:
-    """(..., C) what each channel adds to the conversion rate.
+    """(..., C) Shapley values of the conversion rate.
 
-    The Shapley value where a coalition is worth the conversion rate of the paths that met none but
-    its channels, after Dalessandro, Perlich, Stitelman and Provost (2012,
-    doi:10.1145/2351356.2351363), who take rates of exact sets; pooled, few sets are empty. One
-    that no path stayed in is worth nothing. Values add up to the overall rate less that of paths
-    without a touch. A channel met by those who would have converted anyway gets a value too.
+    The value of a coalition is the conversion rate of the paths with its channels alone, and 0
+    without such a path. Dalessandro, Perlich, Stitelman and Provost (2012,
+    doi:10.1145/2351356.2351363) take rates of exact sets; with subsets pooled, few are empty.
+    Values add up to the overall rate minus the rate of paths without a touch. A channel gets a
+    value even if its users would have converted without it.
 
     Args:
         conversions: (..., 2^C) conversions by set of channels, see `channel_sets`.
-        paths: (..., 2^C) paths, likewise.
+        paths: (..., 2^C) paths by set of channels.
     """
-    inside, all_paths = _inside(conversions), _inside(paths)
-    worth = np.divide(inside, all_paths, out=np.zeros_like(inside), where=all_paths > 0)
-    size = conversions.shape[-1]
-    sets, members = np.arange(size), _members(size)
-    count, others = members.shape[1], members.sum(axis=1)
-    values = np.empty((*conversions.shape[:-1], count))
-    for channel in range(count):
-        without = sets[members[:, channel] == 0]
-        weights = 1 / (count * comb(count - 1, others[without]))
-        gains = worth[..., without | (1 << channel)] - worth[..., without]
-        values[..., channel] = gains @ weights
-    return values
+    return exact_shapley(divide(_subset_sums(conversions), _subset_sums(paths), none=0.0))
 
 
-def _members(size: int) -> npt.NDArray[np.int64]:
-    """(2^C, C) 1 where a set has the channel."""
-    return (np.arange(size)[:, None] >> np.arange(size.bit_length() - 1)) & 1
-
-
-def _inside(numbers: FloatArray) -> FloatArray:
+def _subset_sums(values: FloatArray) -> FloatArray:
     """(..., 2^C) sums over all subsets of each set, bit after bit."""
-    found = numbers.astype(np.float64)
-    for bit in range(numbers.shape[-1].bit_length() - 1):
-        halves = found.reshape(*numbers.shape[:-1], -1, 2, 1 << bit)
+    sums = values.astype(np.float64)
+    for bit in range(values.shape[-1].bit_length() - 1):
+        halves = sums.reshape(*values.shape[:-1], -1, 2, 1 << bit)
         halves[..., 1, :] += halves[..., 0, :]
-    return found
+    return sums
 
 
-MOST_CHANNELS = 12
-"""With more, the most frequent keep their names and the rest is one: sets of channels double with
-each."""
-_NONE = 255
-"""Code of an event that is no touch."""
+# --- sums over the stream --------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Explained:
-    """P paths with what the model says of them.
+@dataclass(slots=True)
+class Sums:
+    """Sums over paths in R resamples of the users; the first is the data. There are C channels.
 
     Attributes:
-        paths: The paths.
-        users: (P,) codes of users, never decreasing.
-        scores: (P, C) summed influence of each channel's touches.
-        full: (P,) the explained target with all events.
+        conversions: (R,) all conversions.
+        touched: (R,) conversions of paths with a touch.
+        model: (R, C) parts of conversions that are lost without the channel's influence.
+        score: (R, C) summed influence on conversions.
+        steps: (R, C + 1, C + 2) steps of the Markov chain.
+        sets: (2, R, 2^C) paths and conversions by set of channels.
+        touches: (C,) touches on all paths.
+        rules: (R, C) credit by attribution rule.
     """
 
-    paths: Paths
-    users: IntArray
-    scores: FloatArray
-    full: FloatArray
+    conversions: FloatArray
+    touched: FloatArray
+    model: FloatArray
+    score: FloatArray
+    steps: FloatArray
+    sets: FloatArray
+    touches: FloatArray
+    rules: dict[str, FloatArray]
 
 
-class ChannelPaths:
-    """The explained histories that have an outcome, as paths.
-
-    Needs table ``outcome_of`` (`analysis.outcomes`). Events are coded and sorted once, in the
-    view's database; memory does not grow with them.
+def gather(
+    batches: Iterable[ExplainedPaths], count: int, *, half_life: float, resamples: int, seed: int
+) -> Sums:
+    """Sum what the estimators need over ``count`` channels, in one pass.
 
     Args:
-        view: The influence tables.
-        channel: Column whose values are channels; an event without one is no touch.
-        touches: Behaviours that are touches; default: all.
-
-    Attributes:
-        channels: Names in the order of their codes, the most frequent first.
-
-    Raises:
-        DataError: An unknown column or behaviour, or fewer than two channels.
+        batches: The paths; those of a user may be in several batches.
+        count: Number of channels C.
+        half_life: Half-life of time decay, in days.
+        resamples: R - 1 bootstrap resamples of the users.
+        seed: Seed of the resamples.
     """
-
-    def __init__(
-        self, view: InfluenceView, channel: str, touches: tuple[str, ...] | None = None
-    ) -> None:
-        self._view = view
-        view.select(channel)  # refuses a name that is none
-        names = ("explanation", "position", "age_seconds", "score", "full_value", "behavior")
-        columns = {name: view.columns[name] for name in names} | {"value": view.columns[channel]}
-        events = f"({select(columns, parts=view.parts)})"
-        isin = "TRUE" if touches is None else f"behavior IN ({_listed(view, touches)})"
-        named, rare = self._names(f"{events} WHERE {isin} AND value IS NOT NULL", channel)
-        self.channels = (*named, OTHER) if rare else named
-        cases = " ".join(
-            f"WHEN value::VARCHAR = {quoted(name)} THEN {code}" for code, name in enumerate(named)
-        )
-        view.execute("DROP TABLE IF EXISTS touches")
-        view.execute(
-            'CREATE TABLE touches AS SELECT o.user_code AS "user", explanation, o.converted, '
-            f"(CASE WHEN value IS NULL OR NOT ({isin}) THEN {_NONE} {cases} ELSE {len(named)} END)"
-            "::UTINYINT AS channel, age_seconds, score, full_value "
-            f"FROM {events} JOIN outcome_of AS o USING (explanation) "
-            'ORDER BY "user", explanation, position'
-        )
-
-    def __iter__(self) -> Iterator[Explained]:
-        """All paths, those of a user together, in pieces."""
-        rest: pa.Table | None = None
-        for table in self._view.batches("SELECT * FROM touches"):
-            whole = table if rest is None else pa.concat_tables([rest, table])
-            explanation = whole["explanation"].to_numpy()
-            cut = int(np.flatnonzero(explanation != explanation[-1]).max(initial=-1)) + 1
-            if cut:
-                yield self._explained(whole.slice(0, cut))
-            rest = whole.slice(cut)
-        if rest is not None:
-            yield self._explained(rest)
-
-    def _names(self, touched: str, channel: str) -> tuple[tuple[str, ...], bool]:
-        """Channels that keep their names, and whether there are others."""
-        found = self._view.table(
-            "SELECT value::VARCHAR AS name, count(*) AS events "
-            f"FROM {touched} GROUP BY 1 ORDER BY events DESC, name"
-        )["name"].to_pylist()
-        if len(found) < 2:
-            raise DataError(
-                f"{f'one channel, {found[0]!r}' if found else 'no channel'}",
-                where=f"column {channel!r} of the touches",
-                expected="at least two, to tell what each is worth",
-                fix="name another column with --channel, or more behaviours with --touches",
-            )
-        rare = len(found) > MOST_CHANNELS
-        return tuple(found[: MOST_CHANNELS - 1] if rare else found), rare
-
-    def _explained(self, rows: pa.Table) -> Explained:
-        explanation = rows["explanation"].to_numpy()
-        starts = np.flatnonzero(np.diff(explanation, prepend=explanation[0] - 1))
-        code, score = rows["channel"].to_numpy(), rows["score"].to_numpy()
-        touch = code != _NONE
-        owner = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))[touch]
-        channels = code[touch].astype(np.int64)
-        scores = np.zeros((len(starts), len(self.channels)))
-        np.add.at(scores, (owner, channels), score[touch])
-        paths = Paths(
-            channels=channels,
-            ages=rows["age_seconds"].to_numpy()[touch].astype(np.float64),
-            starts=np.searchsorted(owner, np.arange(len(starts) + 1)),
-            converted=rows["converted"].to_numpy(zero_copy_only=False)[starts],
-            count=len(self.channels),
-        )
-        full = rows["full_value"].to_numpy()[starts]
-        return Explained(paths, rows["user"].to_numpy()[starts], scores, full)
+    size = 1 + resamples
+    per_channel = np.zeros((2 + len(RULES), size, count))
+    sums = Sums(
+        np.zeros(size),
+        np.zeros(size),
+        per_channel[0],
+        per_channel[1],
+        np.zeros((size, count + 1, count + 2)),
+        np.zeros((2, size, 1 << count)),
+        np.zeros(count),
+        dict(zip(RULES, per_channel[2:], strict=True)),
+    )
+    for batch in batches:
+        paths = batch.paths
+        weights = user_weights(batch.users, resamples, seed)
+        hits = weights * paths.converted[:, None]
+        sums.conversions += hits.sum(axis=0)
+        sums.touched += hits[paths.lengths > 0].sum(axis=0)
+        credit = {
+            "last_touch": last_touch(paths),
+            "first_touch": first_touch(paths),
+            "linear": linear(paths),
+            "time_decay": time_decay(paths, half_life * DAY),
+        }
+        for rule, values in credit.items():
+            sums.rules[rule] += hits.T @ values
+        full = batch.full[:, None]
+        log_ratio = np.logaddexp(0, -full) - np.logaddexp(0, batch.scores - full)
+        sums.model += hits.T @ -np.expm1(log_ratio)
+        sums.score += hits.T @ batch.scores
+        steps = (transitions(paths).T @ weights).T
+        sums.steps += steps.reshape(sums.steps.shape)
+        sets = channel_sets(paths)
+        for kind, rows in enumerate((weights, hits)):
+            np.add.at(sums.sets[kind].T, sets, rows)
+        sums.touches += np.bincount(paths.channels, minlength=count)
+    return sums
 
 
-def _listed(view: InfluenceView, touches: tuple[str, ...]) -> str:
-    query = f"SELECT DISTINCT behavior FROM ({view.select('behavior')}) ORDER BY behavior"
-    known = view.table(query)["behavior"].to_pylist()
-    for name in touches:
-        if name not in known:
-            raise DataError(
-                f"no event with behaviour {name!r}",
-                where="--touches",
-                expected=choices(known, name),
-                fix="name behaviours of the explained events",
-            )
-    return ", ".join(quoted(name) for name in touches)
+# --- estimates -------------------------------------------------------------------------------
+
+
+def _of_conversions(credit: FloatArray, sums: Sums) -> FloatArray:
+    """(R, C) credit as parts of all conversions; nan in a resample without a conversion."""
+    return divide(credit, sums.conversions[:, None])
+
+
+def _rates(sums: Sums) -> FloatArray:
+    """What each channel adds to the conversion rate, as a part of that rate."""
+    paths, conversions = sums.sets
+    added = shapley_of_rates(conversions, paths)
+    return _of_conversions(added * paths.sum(axis=1, keepdims=True), sums)
+
+
+EFFECTS: dict[Estimator, Callable[[Sums], FloatArray]] = {
+    "model": lambda sums: _of_conversions(sums.model, sums),
+    "last_touch": lambda sums: _of_conversions(sums.rules["last_touch"], sums),
+    "first_touch": lambda sums: _of_conversions(sums.rules["first_touch"], sums),
+    "linear": lambda sums: _of_conversions(sums.rules["linear"], sums),
+    "time_decay": lambda sums: _of_conversions(sums.rules["time_decay"], sums),
+    "markov": lambda sums: removal_effects(sums.steps),
+    "shapley": lambda sums: _of_conversions(shapley_of_counts(sums.sets[1]), sums),
+    "shapley_rates": _rates,
+}
+
+
+def shares_of(effects: FloatArray) -> FloatArray:
+    """(..., C) effects divided by the sum of their sizes; signs stay."""
+    return divide(effects, np.abs(effects).sum(axis=-1, keepdims=True))

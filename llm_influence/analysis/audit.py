@@ -1,156 +1,210 @@
-"""Do sensitive features of users decide what they get? From influence tables alone.
+"""Do sensitive features of users decide what they get? An audit from influence tables alone.
 
-What the tables can say, by feature: how much influence passes through the users' features and
-through behaviour that gives the feature away (`analysis.proxies`), whether groups get something
-else, and still do among users with the same history (`analysis.gaps`), and whether the feature
-alone changes the recommendation (`analysis.flips`).
-
-The verdict rests on the last two: a gap that the history explains is shown, but is no verdict. Both
-tests are corrected for each other (Holm), so that a feature that means nothing is accused with
-chance alpha at most.
+For each feature the audit measures the influence of the feature itself and of behaviour that is a
+proxy for it; whether groups of users get something different, also among users with the same
+history; and whether the feature alone changes the recommendation (the counterfactual fairness
+test, if it was run). The verdict rests on the last two. Their p-values are corrected for each
+other (Holm), so a feature without any effect is accused with probability alpha at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from llm_influence.analysis.audit_tests import (
-    Flips,
-    Gaps,
-    Proxies,
-    find_proxies,
-    flips_beside,
-    flips_of,
-    gaps,
-    same_history,
-    told_by_history,
+from llm_influence.analysis.audit_users import (
+    AuditUsers,
+    FairnessTest,
+    Measure,
+    fairness_test_of,
+    find_fairness_test,
+    interval_record,
+    large_groups,
 )
-from llm_influence.analysis.audit_users import AuditUsers, Measure, large_groups
-from llm_influence.analysis.output import Analysis, Table, aligned
-from llm_influence.analysis.plots import draw_flips, draw_gaps, draw_proxies
-from llm_influence.analysis.regression import holm
-from llm_influence.analysis.statistics import mean_of
+from llm_influence.analysis.output import (
+    BLUE,
+    ORANGE,
+    Analysis,
+    Record,
+    Records,
+    Table,
+    aligned,
+    draw_rows,
+    finish_rows,
+    left_out_lines,
+    new_figure,
+    numbers,
+    points,
+)
+from llm_influence.analysis.statistics import (
+    Associations,
+    GroupDifferences,
+    associations,
+    group_auc,
+    group_differences,
+    history_controls,
+    holm,
+)
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.errors import ConfigError, DataError
-from llm_influence.types import FloatArray, IntArray
+from llm_influence.errors import ConfigError, DataError, out_of_range
+from llm_influence.influence.plots import MARKERS, OKABE_ITO
+from llm_influence.types import IntArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEAST_USERS = 20
 LEAST_GROUP = 10
+"""A group with fewer users is left out."""
 EXPECTED = 5
-"""What is recommended so rarely that a group could expect fewer users with it is not compared."""
+"""What is recommended is compared if so many users of each group would get it by chance."""
+LEAST_SHUFFLES = 99
 MOST_SHOWN = 15
+"""Proxies of the figure."""
 PREFIX = "user:"
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """What is asked.
+    """Options of `analyze_audit`; each is described by its ``help``."""
 
-    Attributes:
-        sensitive: Columns of the view that should decide nothing: ``user:gender``.
-        alpha: Chance of accusing a feature that means nothing.
-        tolerated: Share of users whose first recommendation may change with the feature alone.
-        shuffles: For every permutation test.
-        most_users: Drawn for the tests where there are more.
-        seed: Of the shuffles and the drawn users.
-    """
-
-    sensitive: tuple[str, ...]
-    alpha: float = 0.05
-    tolerated: float = 0.05
-    shuffles: int = 999
-    most_users: int = 20_000
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """What was found of one feature."""
-
-    feature: str
-    groups: tuple[str, ...]
-    sizes: IntArray
-    unknown: int
-    measures: list[Measure]
-    plain: Gaps
-    given: Gaps
-    proxies: Proxies
-    carried: FloatArray
-    through: FloatArray
-    told: float
-    flips: Flips | None
+    sensitive: tuple[str, ...] = field(
+        metadata={"help": "sensitive feature of users, for example user:gender"}
+    )
+    alpha: float = field(
+        default=0.05, metadata={"help": "false-positive rate for a feature without effect"}
+    )
+    tolerated: float = field(
+        default=0.05,
+        metadata={
+            "help": "tolerated share of users whose first recommendation changes with the feature "
+            "alone"
+        },
+    )
+    shuffles: int = field(default=999, metadata={"help": "shuffles of each permutation test"})
+    most_users: int = field(
+        default=20_000, metadata={"help": "users of the tests; more are sampled down"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of the shuffles and of the sampled users"})
 
 
 def analyze_audit(view: InfluenceView, options: AuditOptions) -> Analysis:
     """Audit every sensitive feature.
 
+    Args:
+        view: The tables, with at least `LEAST_USERS` users.
+        options: Sensitive features and tests.
+
+    Returns:
+        Tables ``verdict``, ``differences``, ``proxies`` and ``fairness_test``.
+
     Raises:
-        DataError: Too few users, no such feature, fewer than two groups of users, or nothing to
-            compare them by.
-        SchemaError: The flips beside the tables are of another version.
-        ConfigError: No feature was named, or an option is out of range.
+        DataError: There are too few users, an unknown feature, fewer than two groups of users, or
+            nothing in which users differ.
+        SchemaError: The table of the counterfactual fairness test has another version.
+        ConfigError: No feature is named, or an option is out of range.
     """
     _check(options)
     view.require_users(LEAST_USERS, "groups of users are compared")
-    users, flipped = AuditUsers(view), flips_beside(view.sources)
+    users, tested = AuditUsers(view), find_fairness_test(view.sources)
     if not users.measures:
         raise DataError(
             "nothing differs between users: " + "; ".join(users.left_out),
             where="influence tables",
             expected="recommendations or predictions that differ",
-            fix="explain each user's own recommendation, --target top1",
+            fix="explain each user's own recommendation with --target top1",
         )
-    found = [_audited(users, name, flipped, options) for name in dict.fromkeys(options.sensitive)]
-    verdicts = [_verdict(each, users, options) for each in found]
-    compared = [row for each in found for row in _gap_rows(each, options)]
-    telling = [row for each in found for row in _proxy_rows(each, options)]
-    pairs = [row for each in found if each.flips for row in each.flips.pairs]
+    audited = [_audit(users, name, tested, options) for name in dict.fromkeys(options.sensitive)]
+    rows = {key: [row for feature in audited for row in feature[key]] for key in audited[0]}
     tables = {
-        "verdict": Table(verdicts),
-        "gaps": Table(compared, draw_gaps(compared)),
-        "proxies": Table(telling, draw_proxies(telling, MOST_SHOWN)),
-        **({"flips": Table(pairs, draw_flips(pairs))} if pairs else {}),
+        "verdict": Table(rows["verdict"]),
+        "differences": Table(rows["differences"], draw_differences(rows["differences"])),
+        "proxies": Table(rows["proxies"], draw_proxies(rows["proxies"])),
     }
-    facts = {
-        "method": view.method,
-        "units": view.units,
-        "events": view.events,
-        "explanations": view.explanations,
-        "users": view.users,
-        "options": asdict(options),
-        "left_out": users.left_out,
-    }
-    return Analysis("audit", facts, tables, _shown(facts, verdicts, compared, telling))
+    if pairs := rows["fairness_test"]:
+        tables["fairness_test"] = Table(pairs, draw_fairness_test(pairs))
+    facts = view.facts(options) | {"left_out": users.left_out}
+    return Analysis("audit", facts, tables, _shown(facts, rows))
 
 
 def _check(options: AuditOptions) -> None:
     wrong = [name for name in options.sensitive if not name.startswith(PREFIX)]
     if wrong or not options.sensitive:
         raise ConfigError(
-            f"{wrong[0]!r} is no feature of users" if wrong else "no sensitive feature was named",
+            f"{wrong[0]!r} is no feature of users" if wrong else "no sensitive feature is named",
             where="sensitive features",
             expected="a column of the user table as user:NAME",
-            fix="name it as in --sensitive user:gender",
+            fix="name it, for example --sensitive user:gender",
         )
-    if not 0 <= options.tolerated < 1 or not 0 < options.alpha < 1 or options.shuffles < 99:
-        raise ConfigError(
-            f"alpha {options.alpha}, tolerated {options.tolerated}, shuffles {options.shuffles}",
-            where="options of the audit",
-            expected="alpha and tolerated below 1, and at least 99 shuffles",
-            fix="correct the option",
-        )
+    for name, low in (("alpha", 1e-9), ("tolerated", 0)):
+        if not low <= getattr(options, name) < 1:
+            value = getattr(options, name)
+            raise out_of_range(ConfigError, name, value, expected="at least 0 and below 1")
+    if options.shuffles < LEAST_SHUFFLES:
+        expected = f"at least {LEAST_SHUFFLES}"
+        raise out_of_range(ConfigError, "shuffles", options.shuffles, expected=expected)
 
 
-def _audited(
-    users: AuditUsers, feature: str, flipped: pa.Table | None, options: AuditOptions
-) -> Found:
+def _audit(
+    users: AuditUsers, feature: str, tested: pa.Table | None, options: AuditOptions
+) -> dict[str, list[Record]]:
+    """The rows of one feature, by table."""
+    names, members, groups, without = _members(users, feature, options)
+    facts = users.facts[members]
+    measures = [m for m in users.measures if _is_common(m, members, groups)]
+    if not measures:
+        raise DataError(
+            f"too few of {len(members)} users differ in what is recommended",
+            where=feature,
+            expected=f"recommendations that {EXPECTED} users of each group would get by chance",
+            fix="explain more users, or join small groups in the user table",
+        )
+    measured = np.column_stack([measure.values[members] for measure in measures])
+    seeds = {"shuffles": options.shuffles, "seed": options.seed}
+    plain = group_differences(measured, groups, None, **seeds)
+    given = group_differences(measured, groups, history_controls(facts, groups), **seeds)
+    ranks = np.column_stack([kind.of(members).ranks() for kind in users.kinds])
+    proxies = associations(ranks, groups, **seeds)
+    kinds = np.array([kind.name for kind in users.kinds for _ in kind.levels])
+    strengths = np.where(proxies.p_values <= options.alpha, proxies.strengths, 0.0)
+    through = users.weighted({kind.name: strengths[kinds == kind.name] for kind in users.kinds})
+    name = feature.removeprefix(PREFIX)
+    test = None if tested is None else fairness_test_of(tested, name, options.tolerated)
+    head: Record = {"feature": feature}
+    verdict = {
+        **head,
+        **_verdict(float(given.p_values.min()), test, options.alpha),
+        "groups": " / ".join(names),
+        "users": len(members),
+        "users_without_group": without,
+        "p_difference": float(plain.p_values.min()),
+        "p_given_history": float(given.p_values.min()),
+        "changed": test.changed if test else None,
+        "p_fairness_test": test.p_value if test else None,
+        **interval_record("user_share", users.user_shares() if users.has_user else None),
+        "proxies": int((proxies.p_values <= options.alpha).sum()),
+        **interval_record("proxy_share", through),
+        "history_auc": group_auc(facts, groups, options.seed),
+    }
+    differences = _difference_rows(
+        names, np.bincount(groups), measures, plain, given, options.alpha
+    )
+    return {
+        "verdict": [verdict],
+        "differences": [head | row for row in differences],
+        "proxies": [head | row for row in _proxy_rows(users, names, proxies, options.alpha)],
+        "fairness_test": test.pairs if test else [],
+    }
+
+
+def _members(
+    users: AuditUsers, feature: str, options: AuditOptions
+) -> tuple[list[str], IntArray, IntArray, int]:
+    """Names of the large groups, their (n,) users and codes, and the number of other users."""
     levels, codes = users.groups(feature)
     kept = large_groups(feature, levels, codes, LEAST_GROUP)
     members = np.flatnonzero(np.isin(codes, kept))
@@ -159,139 +213,163 @@ def _audited(
         members = np.sort(drawn)
         kept = large_groups(feature, levels, codes[members], LEAST_GROUP)
         members = members[np.isin(codes[members], kept)]
-    groups = np.searchsorted(kept, codes[members])
-    facts = users.facts[members]
-    measures = [each for each in users.measures if _common(each, members, groups)]
-    if not measures:
-        raise DataError(
-            f"what is recommended differs for too few of {len(members)} users",
-            where=feature,
-            expected=f"recommendations of a kind that {EXPECTED} users of each group could expect",
-            fix="explain more users, or join small groups in the user table",
-        )
-    measured = np.column_stack([each.values[members] for each in measures])
-    draws = {"shuffles": options.shuffles, "seed": options.seed}
-    kinds = [kind.of(members) for kind in users.kinds]
-    proxies = find_proxies(kinds, groups, **draws)
-    return Found(
-        feature=feature,
-        groups=tuple(levels[place] for place in kept),
-        sizes=np.bincount(groups),
-        unknown=int(len(codes) - np.isin(codes, kept).sum()),
-        measures=measures,
-        plain=gaps(measured, groups, None, **draws),
-        given=gaps(measured, groups, same_history(facts, groups), **draws),
-        proxies=proxies,
-        carried=np.column_stack([users.shares(kind) for kind in users.kinds]),
-        through=users.weighted(proxies.weights(options.alpha)),
-        told=told_by_history(facts, groups, options.seed),
-        flips=None
-        if flipped is None
-        else flips_of(flipped, feature[len(PREFIX) :], options.tolerated),
-    )
+    without = int(len(codes) - np.isin(codes, kept).sum())
+    return [levels[c] for c in kept], members, np.searchsorted(kept, codes[members]), without
 
 
-def _common(measure: Measure, members: IntArray, groups: IntArray) -> bool:
-    """Whether the smallest group could expect enough users (Cochran's rule), and any difference."""
+def _is_common(measure: Measure, members: IntArray, groups: IntArray) -> bool:
+    """Whether the smallest group could expect enough users (Cochran's rule), and users differ."""
     values = measure.values[members]
-    there = (values > 0).mean() if measure.kind == "exposure" else 1.0
-    return bool(np.ptp(values) > 0 and there * np.bincount(groups).min() >= EXPECTED)
+    share = (values > 0).mean() if measure.kind == "exposure" else 1.0
+    return bool(np.ptp(values) > 0 and share * np.bincount(groups).min() >= EXPECTED)
 
 
-def _verdict(found: Found, users: AuditUsers, options: AuditOptions) -> Record:
-    tests = {"gap given history": float(found.given.p_values.min())}
-    if found.flips is not None:
-        tests["flips"] = found.flips.p_value
-    corrected = dict(zip(tests, holm(list(tests.values())), strict=True))
-    reasons = [name for name, p in corrected.items() if p <= options.alpha]
-    through = mean_of(found.through)
-    direct = mean_of(users.user_shares()) if users.has_user else None
+def _verdict(given: float, test: FairnessTest | None, alpha: float) -> Record:
+    p_values = {"difference given history": given}
+    if test is not None:
+        p_values["counterfactual fairness test"] = test.p_value
+    corrected = holm(list(p_values.values()))
+    reasons = [name for name, p in zip(p_values, corrected, strict=True) if p <= alpha]
     return {
-        "feature": found.feature,
         "unfair": bool(reasons),
         "because": " and ".join(reasons),
-        "p_value": float(min(corrected.values())),
-        "groups": " / ".join(found.groups),
-        "users": int(found.sizes.sum()),
-        "users_aside": found.unknown,
-        "p_gap": float(found.plain.p_values.min()),
-        "p_gap_given_history": tests["gap given history"],
-        "flips": None if found.flips is None else found.flips.changed,
-        "p_flips": None if found.flips is None else found.flips.p_value,
-        "user_share": None if direct is None else direct.value,
-        "user_share_low": None if direct is None else direct.low,
-        "user_share_high": None if direct is None else direct.high,
-        "proxies": int((found.proxies.p_values <= options.alpha).sum()),
-        "proxy_share": through.value,
-        "proxy_share_low": through.low,
-        "proxy_share_high": through.high,
-        "told_by_history": found.told,
+        "p_value": float(corrected.min()),
     }
 
 
-def _gap_rows(found: Found, options: AuditOptions) -> list[Record]:
-    """One record a measure and group; of two groups the first says it all."""
-    shown = range(1) if len(found.groups) == 2 else range(len(found.groups))
-    rows = []
-    for column, measure in enumerate(found.measures):
-        for place in shown:
-            row: Record = {"feature": found.feature, "kind": measure.kind, "measure": measure.name}
-            row |= {"group": found.groups[place], "users": int(found.sizes[place])}
-            row["mean"] = float(found.plain.means[place, column])
-            row["spread"] = float(measure.values.std())
-            for name, gap in (("gap", found.plain), ("given_history", found.given)):
-                value, error = gap.differences[place, column], gap.errors[place, column]
+def _difference_rows(
+    names: list[str],
+    sizes: IntArray,
+    measures: list[Measure],
+    plain: GroupDifferences,
+    given: GroupDifferences,
+    alpha: float,
+) -> Iterator[Record]:
+    """One record per measure and group; of two groups only the first."""
+    for column, measure in enumerate(measures):
+        for place in range(1 if len(names) == 2 else len(names)):
+            row: Record = {
+                "kind": measure.kind,
+                "measure": measure.name,
+                "group": names[place],
+                "users": int(sizes[place]),
+                "mean": float(plain.means[place, column]),
+                "spread": float(measure.values.std()),
+            }
+            for name, test in (("difference", plain), ("given_history", given)):
+                value = test.differences[place, column]
+                half = test.errors[place, column] * test.critical
                 row[name] = float(value)
-                row[f"{name}_low"] = float(value - gap.critical * error)
-                row[f"{name}_high"] = float(value + gap.critical * error)
-                row[f"p_{name}"] = float(gap.p_values[column])
-            row["found"] = bool(found.given.p_values[column] <= options.alpha)
-            rows.append(row)
-    return rows
+                row[f"{name}_low"] = float(value - half)
+                row[f"{name}_high"] = float(value + half)
+                row[f"p_{name}"] = float(test.p_values[column])
+            yield row | {"significant": bool(row["p_given_history"] <= alpha)}
 
 
-def _proxy_rows(found: Found, options: AuditOptions) -> list[Record]:
-    """One record a proxy, those through which most influence evaluations first."""
+def _proxy_rows(
+    users: AuditUsers, names: list[str], proxies: Associations, alpha: float
+) -> list[Record]:
+    """One record per proxy, the one with the most weighted influence first."""
+    levels = [(kind.name, level) for kind in users.kinds for level in kind.levels]
+    shares = np.column_stack([users.shares(kind) for kind in users.kinds])
     rows = []
-    for place in np.flatnonzero(found.proxies.p_values <= options.alpha):
-        share = mean_of(found.carried[:, place])
-        strength = float(found.proxies.strengths[place])
+    for place in np.flatnonzero(proxies.p_values <= alpha):
+        share, strength = interval_record("share", shares[:, place]), proxies.strengths[place]
         rows.append(
             {
-                "feature": found.feature,
-                "kind": found.proxies.kinds[place],
-                "level": found.proxies.levels[place],
-                "group": found.groups[found.proxies.group[place]],
-                "strength": strength,
-                "auc": float(found.proxies.aucs[place]),
-                "p_value": float(found.proxies.p_values[place]),
-                "share": share.value,
-                "share_low": share.low,
-                "share_high": share.high,
-                "through": strength * share.value,
+                "kind": levels[place][0],
+                "level": levels[place][1],
+                "group": names[proxies.group[place]],
+                "strength": float(strength),
+                "auc": float(proxies.aucs[place]),
+                "p_value": float(proxies.p_values[place]),
+                **share,
+                "through": float(strength * share["share"]),
             }
         )
     return sorted(rows, key=lambda row: -row["through"])
 
 
-def _shown(
-    facts: Record, verdicts: Sequence[Record], compared: Sequence[Record], telling: Sequence[Record]
-) -> list[str]:
+def _shown(facts: Record, rows: Mapping[str, Records]) -> list[str]:
+    verdicts, differences, proxies = (rows[key] for key in ("verdict", "differences", "proxies"))
     lines = [
         f"{facts['explanations']:,} explanations of {facts['users']:,} users, {facts['method']}"
     ]
     for row in verdicts:
-        said = f"unfairness found ({row['because']})" if row["unfair"] else "unfairness not found"
-        lines.append(f"{row['feature']} ({row['groups']}): {said}, p {row['p_value']:.3g}")
-    columns = ["feature", "p_gap", "p_gap_given_history", "flips", "user_share", "proxies"]
-    lines += ["", *aligned(verdicts, [*columns, "proxy_share", "told_by_history"])]
-    strong = sorted(
-        (row for row in compared if row["found"]), key=lambda row: row["p_given_history"]
+        text = f"unfairness found ({row['because']})" if row["unfair"] else "unfairness not found"
+        lines.append(f"{row['feature']} ({row['groups']}): {text}, p {row['p_value']:.3g}")
+    columns = ["feature", "p_difference", "p_given_history", "changed", "user_share", "proxies"]
+    lines += ["", *aligned(verdicts, [*columns, "proxy_share", "history_auc"])]
+    significant = sorted(
+        (row for row in differences if row["significant"]), key=lambda row: row["p_given_history"]
     )
-    if strong:
-        columns = ["feature", "measure", "group", "mean", "gap", "given_history", "p_given_history"]
-        lines += ["", *aligned(strong[:8], columns)]
-    if telling:
+    if significant:
+        columns = ["feature", "measure", "group", "mean", "difference", "given_history"]
+        lines += ["", *aligned(significant[:8], [*columns, "p_given_history"])]
+    if proxies:
         columns = ["feature", "kind", "level", "group", "strength", "share", "through"]
-        lines += ["", *aligned(telling[:8], columns)]
-    return lines + [f"left out: {name} ({why})" for name, why in facts["left_out"].items()]
+        lines += ["", *aligned(proxies[:8], columns)]
+    return lines + left_out_lines(facts["left_out"])
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+MOST_DIFFERENCES = 30
+"""Rows of the figure of group differences; the table has all."""
+
+
+def draw_differences(rows: Records) -> Figure:
+    """Group differences in standard deviations, plain and among users with the same history."""
+    order = sorted(
+        rows,
+        key=lambda row: (not row["significant"], row["p_given_history"], row["p_difference"]),
+    )
+    kept = {id(row) for row in order[:MOST_DIFFERENCES]}
+    drawn = [row for row in rows if id(row) in kept]
+    figure = new_figure(9, 1.4 + 0.3 * len(drawn))
+    axis = figure.subplots()
+    labels = {
+        "difference": "all users",
+        "given_history": "among users with the same history",
+    }
+    for number, (name, label) in enumerate(labels.items()):
+        points(
+            axis,
+            drawn,
+            (name, f"{name}_low", f"{name}_high"),
+            places=np.arange(len(drawn)) + 0.2 * number - 0.1,
+            scale=numbers(drawn, "spread"),
+            color=OKABE_ITO[number],
+            marker=MARKERS[number],
+            label=label,
+        )
+    finish_rows(
+        axis,
+        [f"{r['measure']}, {r['group']}" + (" *" if r["significant"] else "") for r in drawn],
+        "difference from all other users, in standard deviations over users\n"
+        "(95% intervals of single measures; *: significant over all measures)",
+    )
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def draw_proxies(rows: Records) -> Figure | None:
+    """How well each proxy separates the groups, and its share of influence."""
+    drawn = list(rows[:MOST_SHOWN])
+    if not drawn:
+        return None
+    figure = new_figure(10, 1.3 + 0.34 * len(drawn))
+    left, right = figure.subplots(1, 2, sharey=True)
+    left.barh(np.arange(len(drawn)), numbers(drawn, "strength"), color=BLUE, height=0.6)
+    points(right, drawn, ("share", "share_low", "share_high"), color=ORANGE, marker="s")
+    names = [f"{row['level']} ({row['group']})" for row in drawn]
+    finish_rows(left, names, "strength of association with the groups (0 to 1)")
+    finish_rows(right, names, "share of all influence")
+    return figure
+
+
+def draw_fairness_test(rows: Records) -> Figure:
+    """Share of users who get another first recommendation, by the value that replaces theirs."""
+    names = [f"{row['feature']}: {row['value']} as {row['other']}" for row in rows]
+    label = "share of users whose first recommendation changes"
+    return draw_rows(rows, ("changed", "changed_low", "changed_high"), names, label)

@@ -1,141 +1,287 @@
-"""Sums and means in SQL that come out the same to the last digit, whoever adds them up.
+"""Columns of an `InfluenceView` in SQL, and the ranges and calendar windows that cut them.
 
-The sum of floating-point numbers depends on their order, and the threads of a database finish in
-any. Whole multiples of 2^-40 are added without an error, in any order: numbers are rounded to such
-(by less than 1e-12, far below what influence is known to) and added up as integers of 128 bits.
-
-What is known of items and users, from the files beside the influence tables or others.
-
-The columns of the view: what each is in SQL, and which tables it needs.
+Sums are exact: floating-point sums depend on the order of rows, and a database adds in any order.
+`exact_sum` rounds each number to a multiple of 2^-40 (an error below 1e-12) and adds 128-bit
+integers, so that the result is the same in any order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.analysis.bins import (
-    AGES,
-    DAY_PARTS,
-    GAPS,
-    RECENCY,
-    SESSIONS,
-    WEEKDAYS,
-    Buckets,
-    quoted,
-)
 from llm_influence.data.readers import read_table
 from llm_influence.data.schema import as_text, is_text, with_key
-from llm_influence.errors import DataError
-from llm_influence.influence.table_files import SCHEMA, SIDE_TABLES
+from llm_influence.errors import ConfigError, DataError, choices, out_of_range
+from llm_influence.influence.table import SCHEMA
+from llm_influence.influence.table_files import SIDE_TABLES
+from llm_influence.types import IntArray
 
-UNIT = 2**40
-"""Of these make one. Sums up to 1e26 fit."""
+MINUTE, HOUR, DAY = 60, 3_600, 86_400
+SESSION_GAP = 30 * MINUTE
+"""A longer pause starts a new session."""
+UNITS_IN_ONE = 2**40
+"""Resolution of exact sums, which may be as large as 1e26."""
 
 
-def total(number: str, where: str | None = None) -> str:
-    """SQL of the sum of a numeric expression; null where there is nothing to add.
+def sql_text(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def sql_name(name: str) -> str:
+    """A quoted column name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def exact_sum(number: str, where: str | None = None) -> str:
+    """SQL of a sum that does not depend on the order of rows; null without rows.
 
     Args:
-        number: The expression, over a row. Null is left out; it is never nan nor infinite.
-        where: Condition of the rows that count; default: all.
+        number: Numeric expression over a row. Null is skipped; nan and infinity are not allowed.
+        where: Condition of the rows to add. Default: all rows.
     """
     chosen = f" FILTER ({where})" if where else ""
-    return f"(sum((({number}) * {UNIT})::HUGEINT){chosen}::DOUBLE / {UNIT})"
+    return f"(sum((({number}) * {UNITS_IN_ONE})::HUGEINT){chosen}::DOUBLE / {UNITS_IN_ONE})"
 
 
-def mean(number: str) -> str:
-    """SQL of the mean of a numeric expression where it is not null."""
-    return f"({total(number)} / count({number}))"
+def exact_mean(number: str) -> str:
+    """SQL of the mean of a numeric expression where it is not null; see `exact_sum`."""
+    return f"({exact_sum(number)} / count({number}))"
 
 
-KEYS = ("item_id", "user_id")
-NAMES = ("title", "_title", "_text")
-"""Columns that name or spell out an item and so group nothing."""
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Named ranges of a number; the last range has no upper edge.
+
+    Attributes:
+        edges: (K,) lower edges, increasing.
+        labels: (K,) names of the ranges.
+        missing: Name for rows without the number; None if every row has one.
+    """
+
+    edges: tuple[int, ...]
+    labels: tuple[str, ...]
+    missing: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names in order, ``missing`` first."""
+        return self.labels if self.missing is None else (self.missing, *self.labels)
+
+    def codes(self, numbers: IntArray) -> IntArray:
+        """(N,) places in ``names``; with a ``missing`` name, negative numbers are missing."""
+        places = np.searchsorted(np.array(self.edges), numbers, side="right")
+        return places - (self.missing is None)
+
+    def sql(self, number: str) -> str:
+        """SQL of the name of ``number``'s range."""
+        return self._cases(number, [sql_text(name) for name in self.names])
+
+    def codes_sql(self, number: str) -> str:
+        """SQL of the place of ``number``'s range in ``names``."""
+        return self._cases(number, [str(code) for code in range(len(self.names))])
+
+    def _cases(self, number: str, results: list[str]) -> str:
+        none = "NULL" if self.missing is None else results.pop(0)
+        cuts = zip(self.edges[1:], results[:-1], strict=True)
+        cases = " ".join(f"WHEN {number} < {edge} THEN {result}" for edge, result in cuts)
+        return f"CASE WHEN {number} IS NULL THEN {none} {cases} ELSE {results[-1]} END"
+
+
+def _counted(edges: tuple[int, ...]) -> Buckets:
+    """Ranges of a count that starts at 0, with labels that start at 1: ``1``, ``2 to 3``."""
+    labels = [
+        f"{low + 1}" if high == low + 1 else f"{low + 1} to {high}" for low, high in pairwise(edges)
+    ]
+    return Buckets(edges, (*labels, f"over {edges[-1]}"))
+
+
+GAPS = Buckets(
+    (0, 1, MINUTE, HOUR, DAY, 7 * DAY, 30 * DAY),
+    (
+        *("same moment", "under a minute", "under an hour", "under a day", "under a week"),
+        *("under a month", "a month or more"),
+    ),
+    missing="first event",
+)
+"""Seconds since the previous event."""
+RECENCY = _counted((0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200))
+"""Number of later events in the history: ``1`` is the latest event."""
+AGES = Buckets(
+    (0, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY),
+    (
+        *("under a minute", "1 to 10 minutes", "10 to 60 minutes", "1 to 6 hours"),
+        *("6 to 24 hours", "1 to 3 days", "3 to 7 days", "7 to 30 days", "30 to 90 days"),
+        "over 90 days",
+    ),
+)
+"""Seconds from the event to the last event of its history."""
+SESSIONS = Buckets(
+    (0, 1, 2, 4, 10), ("last session", "1 back", "2 to 3 back", "4 to 9 back", "10 or more back")
+)
+"""Number of sessions that began after the event."""
+DAY_PARTS = Buckets(
+    tuple(range(0, 24, 4)), tuple(f"{hour:02}:00-{hour + 3:02}:59" for hour in range(0, 24, 4))
+)
+"""Hour of the day, UTC."""
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+MOST_WINDOWS = 200
+MOST_DAYS, WEEK = 31, 7
+"""By default windows are days for at most `MOST_DAYS` days, then weeks, then months."""
+EPOCH = date(1970, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """W consecutive calendar windows, UTC.
+
+    Attributes:
+        kind: ``day``, ``week`` (from Monday), ``month``, or ``N days``.
+        starts: (W,) first day of each window.
+        sql: SQL of the window's place; ``{0}`` stands for a time in Unix seconds.
+    """
+
+    kind: str
+    starts: tuple[date, ...]
+    sql: str
+
+
+def windows_of(first: int, last: int, kind: str | None = None) -> Windows:
+    """Cut the time between two predictions into windows.
+
+    Args:
+        first: Unix seconds of the first prediction.
+        last: Unix seconds of the last prediction.
+        kind: ``day``, ``week``, ``month`` or a number of days. Default: depends on the time span.
+
+    Raises:
+        ConfigError: ``kind`` is none of these, or gives more than `MOST_WINDOWS` windows.
+        DataError: ``kind`` is given and there is only one window.
+    """
+    days = first // DAY, last // DAY
+    given, span = kind, days[1] - days[0] + 1
+    if kind is None:
+        kind = "day" if span <= MOST_DAYS else "week" if span <= MOST_DAYS * WEEK else "month"
+    if kind == "month":
+        begin, end = (EPOCH + timedelta(day) for day in days)
+        origin = begin.year * 12 + begin.month - 1
+        count = end.year * 12 + end.month - origin
+        starts = [date(n // 12, n % 12 + 1, 1) for n in range(origin, origin + count)]
+        moment = "make_timestamp({0}::BIGINT * 1000000)"
+        sql = f"(year({moment}) * 12 + month({moment}) - {origin + 1})"
+    else:
+        size, origin = _days_of(kind), days[0]
+        if kind == "week":
+            origin -= (days[0] + 3) % WEEK  # 1 January 1970 was a Thursday
+        count = (days[1] - origin) // size + 1
+        places = range(min(count, MOST_WINDOWS))
+        starts = [EPOCH + timedelta(origin + size * place) for place in places]
+        sql = f"floor(({{0}} - {origin * DAY}) / {size * DAY})"
+    if count > MOST_WINDOWS:
+        raise ConfigError(
+            f"{count:,} windows of a {kind.removesuffix(' days')}",
+            where="--window",
+            expected=f"at most {MOST_WINDOWS}",
+            fix="choose longer windows: --window month",
+        )
+    if given and len(starts) == 1:
+        raise DataError(
+            f"all predictions fall into one window, the {kind} from {starts[0]}",
+            where="drift",
+            expected="at least two windows to compare",
+            fix="choose a shorter --window, or explain predictions of other times",
+        )
+    return Windows(kind, tuple(starts), f"{sql}::INTEGER")
+
+
+def _days_of(kind: str) -> int:
+    if kind in ("day", "week"):
+        return 1 if kind == "day" else WEEK
+    number = kind.removesuffix(" days")
+    if not number.isdecimal() or int(number) < 1:
+        expected = choices(("day", "week", "month"), kind) + ", or a number of days"
+        raise out_of_range(ConfigError, "--window", kind, expected=expected)
+    return int(number)
+
+
+_NO_GROUP = ("title", "_title", "_text")
+"""Columns that name or describe an item, and so do not group items."""
 
 
 def read_side_tables(
     sources: Sequence[Path], items: Path | None, users: Path | None
 ) -> tuple[pa.Table, pa.Table]:
-    """The item table and the user table, each with its key first; without rows where there is none.
+    """The item table and the user table, each with its key first; empty where there is no file.
+
+    Numbers become float64, every other column text; empty text becomes null.
 
     Args:
-        sources: The influence tables: files, or folders of them.
-        items: The item table; default: ``items.parquet`` beside the influence tables.
-        users: The user table; default: ``users.parquet`` beside them.
+        sources: The influence tables: files or folders.
+        items: The item table. Default: ``items.parquet`` beside the influence tables.
+        users: The user table. Default: ``users.parquet`` beside the influence tables.
 
     Raises:
-        DataError: A file is missing or damaged, or several influence tables have different ones.
+        DataError: A file is missing or damaged, or the influence tables have different ones.
     """
-    found = [
-        _read(_beside(sources, file) if given is None else [given], key)
-        for file, key, given in zip(SIDE_TABLES, KEYS, (items, users), strict=True)
-    ]
-    return found[0], found[1]
+    tables = []
+    for key, given, name in zip(("item_id", "user_id"), (items, users), SIDE_TABLES, strict=True):
+        files = beside(sources, name) if given is None else [given]
+        read = [_columns(read_table(file, text=(key,)), key, str(file)) for file in files]
+        for file, table in zip(files[1:], read[1:], strict=True):
+            if not table.equals(read[0]):
+                raise DataError(
+                    f"differs from {files[0]}",
+                    where=str(file),
+                    expected="the same table beside all influence tables",
+                    fix=f"name the table to use with --{key.removesuffix('_id')}s",
+                )
+        tables.append(read[0] if read else pa.table({key: pa.array([], pa.string())}))
+    return tables[0], tables[1]
 
 
-def numbers(table: pa.Table) -> dict[str, bool]:
-    """Columns beside the key, and whether each holds numbers, be they written as text."""
-    return {name: _is_number(table[name]) for name in table.column_names[1:]}
-
-
-def _beside(sources: Sequence[Path], file: str) -> list[Path]:
+def beside(sources: Sequence[Path], name: str) -> list[Path]:
+    """Files with this name in the folders of influence tables."""
     folders = dict.fromkeys(place if place.is_dir() else place.parent for place in sources)
-    return [folder / file for folder in folders if (folder / file).exists()]
+    return [folder / name for folder in folders if (folder / name).exists()]
 
 
-def _read(files: list[Path], key: str) -> pa.Table:
-    tables = [_columns(read_table(file, text=(key,)), key, str(file)) for file in files]
-    for file, table in zip(files[1:], tables[1:], strict=True):
-        if not table.equals(tables[0]):
-            raise DataError(
-                f"differs from {files[0]}",
-                where=str(file),
-                expected="one and the same table beside all influence tables",
-                fix=f"name the one to use with --{key.removesuffix('_id')}s",
-            )
-    return tables[0] if tables else pa.table({key: pa.array([], pa.string())})
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _columns(table: pa.Table, key: str, where: str) -> pa.Table:
-    """The key, numbers as float64, and everything else that can be text, empty text as null."""
     table = with_key(table, key, None, where)
     columns = {key: table[key].cast(pa.string())}
     for name in table.column_names[1:]:
-        if name in NAMES or pa.types.is_struct(table[name].type):
+        column = table[name]
+        if name in _NO_GROUP or pa.types.is_struct(column.type):
             continue
-        kind = table[name].type
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            columns[name] = table[name].cast(pa.float64())
-        else:
-            columns[name] = _empty_as_null(as_text(table[name], name=name, where=where))
+        if not _is_number(column.type):
+            column = as_text(column, name=name, where=where)
+            column = pc.if_else(pc.equal(column, ""), None, column)
+        try:
+            columns[name] = column.cast(pa.float64())
+        except pa.ArrowInvalid:
+            columns[name] = column
     return pa.table(columns)
 
 
-def _empty_as_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text, null where it is empty; text that reads as numbers throughout as float64."""
-    column = pc.if_else(pc.equal(column, ""), None, column)
-    try:
-        return column.cast(pa.float64())
-    except pa.ArrowInvalid:
-        return column
-
-
-def _is_number(column: pa.ChunkedArray) -> bool:
-    return not is_text(column.type)
-
-
-JOINS = {
+_JOINS = {
     "items": "LEFT JOIN items AS i ON i.item_id = r.item_id",
     "users": "LEFT JOIN users AS u ON u.user_id = r.user_id",
     "chosen": "LEFT JOIN items AS chosen ON chosen.item_id = x.chosen",
     "other": "LEFT JOIN items AS other ON other.item_id = x.other",
 }
-"""Tables that a column may need beside the rows ``r`` and their explanations ``x``."""
+MATCHES = ("target", "other", "neither")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +289,12 @@ class Column:
     """A column of the view.
 
     Attributes:
-        sql: Its expression over ``r`` (an event's row) and ``x`` (its explanation).
-        needs: Columns of the influence table that ``sql`` reads of ``r``.
-        joins: Keys of `JOINS`.
-        levels: Its names in order, where they are fixed.
-        codes: Then the expression of their places in this order.
-        number: It may be a number: with many distinct values it is cut into ranges.
+        sql: Expression over ``r`` (an event's row) and ``x`` (its explanation).
+        needs: Columns of the influence table that ``sql`` reads from ``r``.
+        joins: Further tables that ``sql`` reads: ``items``, ``users``, ``chosen``, ``other``.
+        levels: Its values in order, where they are fixed.
+        codes: Expression of the value's place in ``levels``.
+        number: True for numbers; many distinct numbers are cut into ranges.
     """
 
     sql: str
@@ -159,7 +305,6 @@ class Column:
     number: bool = False
 
 
-_OF_EVENTS = [name for name in SCHEMA.names if name not in ("player", "field", "rank")]
 _FROM_END = "(x.events - 1 - r.position)"
 _AGE = "(x.last_time - r.timestamp)"
 _BACK = "coalesce(len(list_filter(x.session_starts, lambda place: place > r.position)), 0)"
@@ -172,13 +317,12 @@ def _ranges(buckets: Buckets, number: str, need: str) -> Column:
     return Column(sql, (need,), levels=buckets.names, codes=codes)
 
 
-def _counts(name: str) -> bool:
-    kind = SCHEMA.field(name).type
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
 COLUMNS: dict[str, Column] = {
-    **{name: Column(f"r.{name}", (name,), number=_counts(name)) for name in _OF_EVENTS},
+    **{
+        field.name: Column(f"r.{field.name}", (field.name,), number=_is_number(field.type))
+        for field in SCHEMA
+        if field.name not in ("player", "field", "rank")
+    },
     "explanation": Column("r.explanation", number=True),
     "user": Column("x.user_code", number=True),
     "events": Column("x.events", number=True),
@@ -196,73 +340,57 @@ COLUMNS: dict[str, Column] = {
     ),
     "session": _ranges(SESSIONS, _BACK, "position"),
 }
-"""Columns that every influence table has. All times are UTC; a session ends with a pause of more
-than half an hour."""
-
-MATCHES = ("target", "other", "neither")
+"""Columns of every influence table. Times are UTC; see `SESSION_GAP` for sessions."""
 
 
-def side_columns(items: Mapping[str, bool], users: Mapping[str, bool]) -> dict[str, Column]:
-    """Columns of the side tables: ``item:genres``, ``user:age``, ``match:genres``.
+def side_columns(items: pa.Table, users: pa.Table) -> dict[str, Column]:
+    """Columns of the item and user tables: ``item:genres``, ``user:age``, ``match:genres``.
 
-    ``match`` says whether the event's item shares the column with the target's item (``target``),
-    with the item that a contrast holds against it (``other``) or with none of them.
-
-    Args:
-        items: Columns of the item table beside `item_id`, and whether they are numbers.
-        users: Columns of the user table beside `user_id`, likewise.
+    ``match:genres`` compares the event's item with the items of the target: ``target`` (the same
+    genre as the target's item), ``other`` (the same as the item of a contrast), or ``neither``.
     """
-    found = {}
-    for name, number in items.items():
-        own = f"i.{named(name)}"
-        found[f"item:{name}"] = Column(own, ("item_id",), ("items",), number=number)
-        found[f"match:{name}"] = _match(name)
-    for name, number in users.items():
-        own = f"u.{named(name)}"
-        found[f"user:{name}"] = Column(own, ("user_id",), ("users",), number=number)
-    return found
-
-
-def _match(name: str) -> Column:
-    own, chosen, other = (f"{table}.{named(name)}" for table in ("i", "chosen", "other"))
-    cases = (
-        f"CASE WHEN {own} IS NULL OR {chosen} IS NULL THEN NULL WHEN {own} = {chosen} THEN {{}} "
-        f"WHEN {own} = {other} THEN {{}} ELSE {{}} END"
-    )
-    return Column(
-        cases.format(*map(quoted, MATCHES)),
-        ("item_id",),
-        ("items", "chosen", "other"),
-        levels=MATCHES,
-        codes=cases.format(0, 1, 2),
-    )
+    columns: dict[str, Column] = {}
+    for name in items.column_names[1:]:
+        number = not is_text(items[name].type)
+        own, chosen, other = (f"{table}.{sql_name(name)}" for table in ("i", "chosen", "other"))
+        columns[f"item:{name}"] = Column(own, ("item_id",), ("items",), number=number)
+        cases = (
+            f"CASE WHEN {own} IS NULL OR {chosen} IS NULL THEN NULL WHEN {own} = {chosen} THEN {{}}"
+            f" WHEN {own} = {other} THEN {{}} ELSE {{}} END"
+        )
+        columns[f"match:{name}"] = Column(
+            cases.format(*map(sql_text, MATCHES)),
+            ("item_id",),
+            ("items", "chosen", "other"),
+            levels=MATCHES,
+            codes=cases.format(0, 1, 2),
+        )
+    for name in users.column_names[1:]:
+        sql, number = f"u.{sql_name(name)}", not is_text(users[name].type)
+        columns[f"user:{name}"] = Column(sql, ("user_id",), ("users",), number=number)
+    return columns
 
 
 def select(columns: Mapping[str, Column], *, parts: bool) -> str:
     """A query that gives these columns of every event.
 
     Args:
-        columns: By the name they get.
-        parts: The rows are of parts of events and have to be added up first.
+        columns: Columns by the name they get.
+        parts: True if the rows are parts of events: they are summed per event first.
     """
-    listed = ", ".join(f"{column.sql} AS {named(name)}" for name, column in columns.items())
+    listed = ", ".join(f"{column.sql} AS {sql_name(name)}" for name, column in columns.items())
     needed = sorted({name for column in columns.values() for name in column.needs} - {"position"})
-    wanted = {join for column in columns.values() for join in column.joins}
-    joins = " ".join(sql for name, sql in JOINS.items() if name in wanted)
-    source = _added_up(needed) if parts else "influence_rows"
+    joined = {name for column in columns.values() for name in column.joins}
+    joins = " ".join(sql for name, sql in _JOINS.items() if name in joined)
+    source = _summed_parts(needed) if parts else "influence_rows"
     return (
         f"SELECT {listed} FROM {source} AS r JOIN explanations AS x "
         f"ON x.explanation = r.explanation {joins} WHERE r.position IS NOT NULL"
     )
 
 
-def named(name: str) -> str:
-    """A column's name as SQL writes it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _added_up(needed: Iterable[str]) -> str:
+def _summed_parts(needed: Iterable[str]) -> str:
     one = [f"any_value({name}) AS {name}" for name in needed if name != "score"]
-    columns = ", ".join(["explanation", "position", *one, f"{total('score')} AS score"])
+    columns = ", ".join(["explanation", "position", *one, f"{exact_sum('score')} AS score"])
     grouped = f"SELECT {columns} FROM influence_rows WHERE position IS NOT NULL"
     return f"({grouped} GROUP BY explanation, position ORDER BY explanation, position)"

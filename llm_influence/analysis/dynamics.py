@@ -1,57 +1,80 @@
-"""How influence moves in time: decay with age, drift over the calendar, before and after."""
+"""How influence changes in time: decay with age, drift over the calendar, before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm_influence.analysis.comparison import compare
-from llm_influence.analysis.decay import POWER, Decay, FittedForm, corrected, curve, decay_of
-from llm_influence.analysis.drift import Drift, drift_of
-from llm_influence.analysis.event_cells import Cells, Response, gather_cells
-from llm_influence.analysis.levels import Factor, Windows, factor_of, windows_of
-from llm_influence.analysis.output import Analysis, Table, aligned
-from llm_influence.analysis.plots import draw_decay, draw_drift, draw_moved
-from llm_influence.analysis.statistics import LEAST_PARTS
+from llm_influence.analysis.changes import Drift, compare, drift_of
+from llm_influence.analysis.columns import HOUR, Windows, windows_of
+from llm_influence.analysis.decay import POWER, Decay, curve, decay_of
+from llm_influence.analysis.levels import Cells, Response, factors_of, gather_cells
+from llm_influence.analysis.output import (
+    Analysis,
+    Record,
+    Records,
+    Table,
+    aligned,
+    draw_rows,
+    left_out_lines,
+    numbers,
+    panels,
+)
+from llm_influence.analysis.statistics import LEAST_GROUPS, holm
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import DataError
+from llm_influence.influence.plots import BASELINE, MARKERS, OKABE_ITO
 from llm_influence.rendering.time_words import human_duration
 
-HOUR = 3600
-LONGEST = 1e7
-"""Hours; a longer half-life is not spelled out."""
-UNFITTED = {"zero": "no influence", "unknown": "too few"}
-"""What stands in place of a form where none could be fitted."""
-SHOWN = 12
-"""Lines of a table for the terminal."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-Record = dict[str, Any]
+LONGEST = 1e7
+"""Hours; a longer half-life is not printed."""
+NO_FORM = {"zero": "no influence", "unknown": "too few"}
+"""Printed instead of a form where none is fitted."""
+MOST_SHOWN = 12
+"""Lines of a table in the terminal, and items of the figure of changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class DynamicsOptions:
-    """What is asked.
+    """Options of `analyze_dynamics`; each is described by its ``help``."""
 
-    Attributes:
-        by: Columns of the view whose levels are told apart; default: ``behavior``, and every
-            column of the item table that has few distinct values.
-        window: ``day``, ``week``, ``month`` or a number of days; default: by the time covered.
-        response: ``score`` keeps the sign, ``size`` asks how strong whatever the direction.
-        match: Column that tells which events speak for the target (`parts.speaking`).
-        alpha: Chance of any false alarm: among the decays, among the change points, and among the
-            levels of each factor of a comparison.
-        seed: Of the signs drawn for change points.
-    """
-
-    by: tuple[str, ...] | None = None
-    window: str | None = None
-    response: Response = "score"
-    match: str | None = None
-    alpha: float = 0.05
-    seed: int = 0
+    by: tuple[str, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "column whose values get curves of their own, for example behavior or "
+            "item:genres; default: behavior and columns of the item table with few distinct values"
+        },
+    )
+    window: str | None = field(
+        default=None,
+        metadata={"help": "day, week, month or a number of days; default: by the time covered"},
+    )
+    response: Response = field(
+        default="score", metadata={"help": "score, or size: the score without its sign"}
+    )
+    match: str | None = field(
+        default=None,
+        metadata={"help": "column, for example match:genres: which events support the target"},
+    )
+    alpha: float = field(
+        default=0.05,
+        metadata={
+            "help": "false-positive rate over all decays, over all change points, and over all "
+            "levels and all items of a comparison",
+            "min": 0,
+            "max": 1,
+        },
+    )
+    seed: int = field(default=0, metadata={"help": "seed of the test for change points"})
 
 
 def analyze_dynamics(
@@ -59,83 +82,57 @@ def analyze_dynamics(
     options: DynamicsOptions | None = None,
     against: InfluenceView | None = None,
 ) -> Analysis:
-    """Decay curves and half-lives, drift over calendar windows, and what changed.
+    """Measure how influence falls with age, when it changed, and what differs between two tables.
 
     Args:
         view: The tables.
-        options: What is asked.
-        against: Tables of another model or period, the earlier ones, to compare with
-            (`llm_influence.analysis.comparison`).
+        options: Columns, windows and tests. Default: `DynamicsOptions`.
+        against: Earlier tables, or those of another model, to compare with; see `compare`.
+
+    Returns:
+        Tables ``half_lives``, ``decay``, ``drift``, ``changes`` and ``moved``.
 
     Raises:
-        DataError: Too few users, an unknown column, a column without two levels, all predictions
-            in one window of the size asked for, no event that matches, all scores zero, or tables
-            that cannot be compared.
-        ConfigError: The window or the match is not one.
+        DataError: There are too few users, an unknown column, a column with one value, one window
+            of the given size, no event that matches, only scores of zero, or tables that cannot
+            be compared.
+        ConfigError: The window or the match is invalid.
     """
     options = options or DynamicsOptions()
-    view.require_users(LEAST_PARTS, "standard errors are over users")
-    factors, left_out = factors_by(view, options.by)
-    windows = _windows(view, options.window)
+    view.require_users(LEAST_GROUPS, "standard errors are over users")
+    usual = ("behavior", *(name for name in view.columns if name.startswith("item:")))
+    required = options.by is not None
+    factors, left_out = factors_of(view, options.by or usual, required=required)
+    times = view.table("SELECT min(last_time) AS low, max(last_time) AS high FROM explanations")
+    windows = windows_of(times["low"][0].as_py(), times["high"][0].as_py(), options.window)
     groups = list(
         gather_cells(view, factors, windows, response=options.response, match=options.match)
     )
-    _refuse_nothing(groups, options)
-    decays = [decay_of(cells) for cells in groups]
-    tables = _decay_tables(decays, options.alpha)
+    _check(groups, options)
+    tables = _decay_tables([decay_of(cells) for cells in groups], options.alpha)
     if len(windows.starts) > 1:
-        drifts = [
-            drift_of(cells, groups=len(groups), alpha=options.alpha, seed=options.seed)
-            for cells in groups
-        ]
-        tables |= _drift_tables(drifts, windows)
+        test = {"tests": len(groups), "alpha": options.alpha, "seed": options.seed}
+        tables |= _drift_tables([drift_of(cells, **test) for cells in groups], windows)
     else:
         left_out["drift"] = f"all predictions fall into one {windows.kind}"
-    facts: dict[str, Any] = {
-        "method": view.method,
-        "units": view.units,
-        "events": view.events,
-        "explanations": view.explanations,
-        "users": view.users,
-        "options": asdict(options),
+    facts: dict[str, Any] = view.facts(options) | {
         "windows": windows.kind,
         "from": windows.starts[0].isoformat(),
         "left_out": left_out,
     }
     if against is not None:
-        found = compare(view, against, factors, options.response, options.match)
-        moved = [asdict(row) for row in found.moved(options.alpha)]
-        facts["comparison"] = found.facts
+        chosen = {name: getattr(options, name) for name in ("alpha", "response", "match")}
+        facts["comparison"], moved = compare(view, against, factors, **chosen)
         tables["moved"] = Table(moved, draw_moved(moved))
     return Analysis("dynamics", facts, tables, _shown(facts, tables))
 
 
-def factors_by(
-    view: InfluenceView, asked: Sequence[str] | None
-) -> tuple[list[Factor], dict[str, str]]:
-    """The factors whose levels are told apart, and why others are none."""
-    names = (
-        ["behavior", *(name for name in view.columns if name.startswith("item:"))]
-        if asked is None
-        else list(dict.fromkeys(asked))
-    )
-    cut = {name: factor_of(view, name, asked=asked is not None) for name in names}
-    factors = [found for found in cut.values() if isinstance(found, Factor)]
-    return factors, {name: why for name, why in cut.items() if isinstance(why, str)}
-
-
-def _windows(view: InfluenceView, asked: str | None) -> Windows:
-    times = view.table("SELECT min(last_time) AS low, max(last_time) AS high FROM explanations")
-    return windows_of(times["low"][0].as_py(), times["high"][0].as_py(), asked)
-
-
-def _refuse_nothing(groups: Sequence[Cells], options: DynamicsOptions) -> None:
-    everything = groups[0] if groups else None
-    if everything is None or not everything.events.any():
+def _check(groups: Sequence[Cells], options: DynamicsOptions) -> None:
+    if not groups or not groups[0].events.any():
         raise DataError(
             f"no event matches by {options.match!r}",
             where="influence tables",
-            expected="events whose item shares it with the target's item",
+            expected="events whose item has the same value as the target's item",
             fix="name another column with --match, or none",
         )
     if not any(cells.totals.any() for cells in groups):
@@ -143,57 +140,52 @@ def _refuse_nothing(groups: Sequence[Cells], options: DynamicsOptions) -> None:
             "every score is zero",
             where="influence tables",
             expected="scores that differ",
-            fix="explain with a method that tells events apart",
+            fix="explain with a method that gives events different scores",
         )
 
 
 def _decay_tables(decays: Sequence[Decay], alpha: float) -> dict[str, Table]:
-    """Half-lives, a record a group, and the curves behind them."""
-    lives, curves = [], []
-    for decay, p_holm in zip(decays, corrected(decays), strict=True):
-        life = _half_life(decay, float(p_holm), alpha)
-        lives.append(life)
-        curves += list(_curve(decay, life))
-    return {
-        "half_lives": Table(lives),
-        "decay": Table(curves, draw_decay(curves, lives)),
-    }
+    """Half-lives, one record for all events and each level, and the curves."""
+    lives: list[Record] = []
+    curves: list[Record] = []
+    for decay, p_holm in zip(decays, holm([decay.p_value for decay in decays]), strict=True):
+        lives.append(_half_life(decay, float(p_holm), alpha))
+        curves += _curve(decay, fitted=lives[-1]["half_life_hours"] is not None)
+    labels = {(life["factor"], life["level"]): _label(life) for life in lives}
+    return {"half_lives": Table(lives), "decay": Table(curves, draw_decay(curves, labels))}
 
 
 def _half_life(decay: Decay, p_holm: float, alpha: float) -> Record:
-    cells, sure = decay.cells, p_holm <= alpha
-    found = decay.chosen if decay.trend == "fades" and sure else None
-    form = found.form.name if found else UNFITTED.get(decay.trend, "grows" if sure else "no decay")
-    own = np.exp(found.parameters) if found and found.form is POWER else None
+    cells, significant = decay.cells, p_holm <= alpha
+    best = decay.chosen if decay.trend == "fades" and significant else None
+    none = NO_FORM.get(decay.trend, "grows" if significant else "no decay")
+    power = np.exp(best.parameters) if best and best.form is POWER else None
+    beyond = best is not None and best.half_life > float(np.nanmax(cells.ages))
     return {
         "factor": cells.factor,
         "level": cells.level,
         "events": int(cells.events.sum()),
-        "form": form,
-        "half_life_hours": found.half_life / HOUR if found else None,
-        "bound": _bound(found, float(np.nanmax(cells.ages))) if found else "",
-        "low": found.interval[0] / HOUR if found else None,
-        "high": found.interval[1] / HOUR if found else None,
-        "start": found.start if found else None,
-        "exponent": None if own is None else float(own[1]),
-        "scale_hours": None if own is None else float(own[0]) / HOUR,
-        "explained": found.explained if found else None,
+        "form": best.form.name if best else none,
+        "half_life_hours": best.half_life / HOUR if best else None,
+        # "beyond" is longer than any age in the tables.
+        "bound": "at most" if best and best.too_short else "beyond" if beyond else "",
+        "low": best.interval[0] / HOUR if best else None,
+        "high": best.interval[1] / HOUR if best else None,
+        "start": best.start if best else None,
+        "exponent": None if power is None else float(power[1]),
+        "scale_hours": None if power is None else float(power[0]) / HOUR,
+        "explained": best.explained if best else None,
         "p_value": decay.p_value,
         "p_holm": p_holm,
         "power_better": decay.better,
     }
 
 
-def _bound(found: FittedForm, oldest: float) -> str:
-    """``at most`` where no more is known; ``beyond`` where it is longer than any age seen."""
-    return "at most" if found.too_short else "beyond" if found.half_life > oldest else ""
-
-
-def _curve(decay: Decay, life: Record) -> Iterator[Record]:
-    """One record a doubling of age that has events."""
-    found = curve(decay.cells, decay.chosen if life["half_life_hours"] is not None else None)
-    columns = (found.edges, found.ages, found.events, found.means, found.halves, found.fitted)
-    for low, age, events, mean, half, fitted in zip(*columns, strict=True):
+def _curve(decay: Decay, *, fitted: bool) -> Iterator[Record]:
+    """One record per doubling of age that has events."""
+    ages = curve(decay.cells, decay.chosen if fitted else None)
+    columns = (ages.edges, ages.ages, ages.events, ages.means, ages.halves, ages.fitted)
+    for low, age, events, mean, half, value in zip(*columns, strict=True):
         yield {
             "factor": decay.cells.factor,
             "level": decay.cells.level,
@@ -203,46 +195,57 @@ def _curve(decay: Decay, life: Record) -> Iterator[Record]:
             "mean": float(mean),
             "low": float(mean - half),
             "high": float(mean + half),
-            "fitted": None if np.isnan(fitted) else float(fitted),
+            "fitted": None if np.isnan(value) else float(value),
         }
 
 
 def _drift_tables(drifts: Sequence[Drift], windows: Windows) -> dict[str, Table]:
-    """Every window of every group, and the changes."""
-    rows, changes = [], []
+    """Every window of all events and each level, and the change points."""
+    rows: list[Record] = []
+    changes: list[Record] = []
+    starts = [start.isoformat() for start in windows.starts]
     for drift in drifts:
         name = {"factor": drift.cells.factor, "level": drift.cells.level}
-        for place, start in enumerate(windows.starts):
-            if not drift.events[place]:
-                continue
+        for place in np.flatnonzero(drift.events):
             mean, half = float(drift.values[place]), float(drift.halves[place])
             rows.append(
                 {
                     **name,
-                    "window": start.isoformat(),
+                    "window": starts[place],
                     "events": int(drift.events[place]),
                     "mean": mean,
                     "low": mean - half,
                     "high": mean + half,
-                    "segment": sum(change.window <= place for change in drift.changes),
+                    "segment": sum(change["window"] <= place for change in drift.changes),
                 }
             )
-        for change in drift.changes:
-            moved = change.after - change.before
-            changes.append(
-                {
-                    **name,
-                    "window": windows.starts[change.window].isoformat(),
-                    "before": change.before,
-                    "after": change.after,
-                    "change": moved,
-                    "low": moved - change.half,
-                    "high": moved + change.half,
-                    "p_corrected": change.p_value,
-                }
-            )
-    found = {"drift": Table(rows, draw_drift(rows, changes))}
-    return found | ({"changes": Table(changes)} if changes else {})
+        changes += [{**name, **c, "window": starts[c["window"]]} for c in drift.changes]
+    tables = {"drift": Table(rows, draw_drift(rows, changes))}
+    return tables | ({"changes": Table(changes)} if changes else {})
+
+
+_DURATIONS = {"half-life": "half_life_hours", "from": "low", "to": "high"}
+
+
+def _shown(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
+    lines = [f"{facts['events']:,} events of {facts['users']:,} users, {facts['method']}"]
+    lives = [
+        {**row, **{name: _duration(row[key]) for name, key in _DURATIONS.items()}}
+        for row in tables["half_lives"].records[:MOST_SHOWN]
+    ]
+    columns = ["factor", "level", "events", "form", "bound", *_DURATIONS, "p_holm"]
+    lines += aligned(lives, columns)
+    if "changes" in tables:
+        columns = ["factor", "level", "window", "before", "after", "low", "high", "p_corrected"]
+        lines += ["", *aligned(tables["changes"].records[:MOST_SHOWN], columns)]
+    elif "drift" in tables:
+        lines += ["", f"no significant change between windows ({facts['windows']})"]
+    if "moved" in tables:
+        lines += ["", f"{facts['comparison']['paired_events']:,} events in both tables"]
+        moved = [row for row in tables["moved"].records if row["moved"]][:MOST_SHOWN]
+        columns = ["factor", "level", "how", "before", "after", "change", "low", "high", "p_holm"]
+        lines += aligned(moved, columns)
+    return lines + left_out_lines(facts["left_out"])
 
 
 def _duration(hours: float | None) -> str | None:
@@ -251,32 +254,112 @@ def _duration(hours: float | None) -> str | None:
     return human_duration(round(hours * HOUR))
 
 
-def _shown(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
-    lines = [f"{facts['events']:,} events of {facts['users']:,} users, {facts['method']}"]
-    lives = [
-        {**row, **{name: _duration(row[key]) for name, key in _LIFE.items()}}
-        for row in tables["half_lives"].records
+# --- figures ---------------------------------------------------------------------------------
+
+MOST_LINES = 6
+"""Lines of a panel; a factor with more levels shows those with the most events."""
+TICKS = ((1 / 60, "1 min"), (1, "1 h"), (24, "1 d"), (24 * 30, "30 d"), (24 * 365, "1 y"))
+
+
+def _label(life: Record) -> str:
+    """Label of a curve: its level, form and half-life, at three digits in a suitable unit."""
+    hours, text = life["half_life_hours"], str(life["form"])
+    if hours is not None:
+        units = ((24.0, "d"), (1.0, "h"), (1 / 60, "min"), (1 / 3600, "s"))
+        unit, name = next((u for u in units if hours >= 2 * u[0]), units[-1])
+        text += f", half-life {life['bound']} ".rstrip() + f" {hours / unit:.3g} {name}"
+    return f"{life['level']}: {text}" if life["level"] else text
+
+
+def draw_moved(rows: Records) -> Figure:
+    """Changes with intervals: every level, and the items with the most significant changes."""
+    items = [row for row in rows if row["factor"] == "item"][:MOST_SHOWN]
+    drawn = [row for row in rows if row["factor"] != "item"] + items
+    names = [
+        " ".join(part for part in (row["factor"], row["title"] or row["level"]) if part)
+        + (" (unpaired)" if row["how"] == "unpaired" else "")
+        + ("" if row["moved"] else " (n.s.)")
+        for row in drawn
     ]
-    lines += aligned(
-        lives[:SHOWN], ["factor", "level", "events", "form", "bound", *_LIFE, "p_holm"]
+    label = "change of mean influence, after minus before"
+    return draw_rows(drawn, ("change", "low", "high"), names, label)
+
+
+def draw_decay(curves: Records, labels: Mapping[tuple[str, str], str]) -> Figure:
+    """A panel for each factor: mean influence by age with intervals, and the fitted curve.
+
+    Args:
+        curves: Records of the table of decay.
+        labels: Label of the line of each factor and level.
+    """
+    figure, drawn = panels(curves, 5.2, 3.6, 2)
+    for axis, factor, rows in drawn:
+        for number, (level, own) in enumerate(_lines(rows)):
+            _line(axis, numbers(own, "age_hours") + 1 / 60, own, number, labels[factor, level], "")
+            if own[0]["fitted"] is not None:
+                ages = numbers(own, "age_hours") + 1 / 60
+                axis.plot(ages, numbers(own, "fitted"), color=OKABE_ITO[number], linewidth=1.2)
+        axis.set_xscale("log")
+        axis.minorticks_off()
+        lowest, highest = axis.get_xlim()
+        ticks = [tick for tick in TICKS if lowest <= tick[0] <= highest]
+        axis.set_xticks([at for at, _ in ticks], [name for _, name in ticks])
+        axis.set_xlabel("1 minute + age of the event at the prediction")
+        _finish_lines(axis, factor, "mean influence")
+    return figure
+
+
+def draw_drift(rows: Records, changes: Records) -> Figure:
+    """A panel for each factor: mean influence by window, and changes as vertical lines."""
+    figure, drawn = panels(rows, 5.2, 3.6, 2)
+    for axis, factor, records in drawn:
+        for number, (level, own) in enumerate(_lines(records)):
+            days = np.array([date.fromisoformat(row["window"]).toordinal() for row in own])
+            _line(axis, days, own, number, level or "all events", "-")
+            for change in changes:
+                if (change["factor"], change["level"]) == (factor, level):
+                    at = date.fromisoformat(change["window"]).toordinal()
+                    axis.axvline(at, color=OKABE_ITO[number], linestyle="--", linewidth=1)
+        ticks = [int(at) for at in axis.get_xticks() if at >= 1][::2]
+        axis.set_xticks(ticks, [date.fromordinal(at).isoformat() for at in ticks])
+        axis.set_xlabel("first day of the window; dashed: a change point")
+        _finish_lines(axis, factor, "mean influence at usual ages")
+    return figure
+
+
+def _lines(rows: Records) -> list[tuple[str, Records]]:
+    """The levels with the most events, in their order."""
+    levels = [(str(name), list(own)) for name, own in groupby(rows, key=lambda row: row["level"])]
+    sizes = [sum(row["events"] for row in own) for _, own in levels]
+    least = sorted(sizes, reverse=True)[min(MOST_LINES, len(sizes)) - 1]
+    return [line for line, size in zip(levels, sizes, strict=True) if size >= least][:MOST_LINES]
+
+
+def _line(
+    axis: Axes, along: np.ndarray, rows: Records, number: int, label: str, linestyle: str
+) -> None:
+    """Means with intervals, without those of too few users, which only the CSV has."""
+    known = ~np.isnan(numbers(rows, "low"))
+    middle, low, high = (numbers(rows, name)[known] for name in ("mean", "low", "high"))
+    axis.errorbar(
+        along[known],
+        middle,
+        yerr=[np.maximum(middle - low, 0), np.maximum(high - middle, 0)],
+        fmt=MARKERS[number],
+        linestyle=linestyle or "none",
+        color=OKABE_ITO[number],
+        markersize=4,
+        linewidth=0.8,
+        elinewidth=0.9,
+        capsize=1.5,
+        label=label.replace("$", r"\$"),
     )
-    if "drift" in tables:
-        lines += ["", *_shown_changes(facts, tables)]
-    if "moved" in tables:
-        told = facts["comparison"]
-        lines += ["", f"{told['paired_events']:,} events in both tables"]
-        lines += aligned(
-            [row for row in tables["moved"].records if row["moved"]][:SHOWN],
-            ["factor", "level", "how", "before", "after", "change", "low", "high", "p_holm"],
-        )
-    return lines + [f"left out: {name} ({why})" for name, why in facts["left_out"].items()]
 
 
-_LIFE = {"half-life": "half_life_hours", "from": "low", "to": "high"}
-
-
-def _shown_changes(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
-    if "changes" not in tables:
-        return [f"no change over windows ({facts['windows']}) that is more than chance"]
-    columns = ["factor", "level", "window", "before", "after", "low", "high", "p_corrected"]
-    return aligned(tables["changes"].records[:SHOWN], columns)
+def _finish_lines(axis: Axes, title: str, label: str) -> None:
+    axis.axhline(0, color=BASELINE, linewidth=0.8, zorder=0)
+    axis.set_ylabel(label)
+    axis.set_title(title, loc="left", fontsize=10, parse_math=False)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=7, frameon=False)

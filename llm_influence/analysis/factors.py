@@ -1,184 +1,103 @@
-"""Pairs of factors whose effect together differs from the sum of their effects.
+"""Which properties of events go with their influence: ranking, effects, pairs of factors, weights.
 
-For each pair the dummies of its cells are added to the regression of all factors. By the theorem of
-Frisch, Waugh and Lovell their coefficients follow from the residuals of that regression:
-
-    g = (Z~'Z~)^-1 Z'e,   Z~ = Z - X (X'X)^-1 X'Z,
-
-so that one more pass serves all pairs. The test is the score test, its variance over users.
-
-Which factors of events go with their influence: ranking, effects, pairs, weights.
+Every event is one observation. Effects come from a regression of all factors at once over all
+events (`regression`). Importance, without a functional form, comes from shuffled columns of boosted
+trees. Weights of behaviours compare what one event counts at equal age.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations, groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
 
 from llm_influence.analysis.decay import behavior_weights
-from llm_influence.analysis.event_cells import Batch, CodedEvents, Response
-from llm_influence.analysis.levels import Factor, factor_of
-from llm_influence.analysis.output import Analysis, Table, aligned
-from llm_influence.analysis.permutation import Importance, permutation_importance
-from llm_influence.analysis.plots import draw_effects, draw_interactions, draw_ranking, draw_weights
-from llm_influence.analysis.regression import (
-    SINGULAR,
-    Fit,
-    UserSums,
-    columns_of,
-    fit,
-    gather,
-    holm,
-    small_sample,
-    spread_of,
-    with_residuals,
-    zero_test,
+from llm_influence.analysis.levels import Batch, CodedEvents, Factor, Response, factors_of
+from llm_influence.analysis.output import (
+    ORANGE,
+    Analysis,
+    Record,
+    Records,
+    Table,
+    aligned,
+    draw_rows,
+    finish_rows,
+    left_out_lines,
+    new_figure,
+    numbers,
+    panels,
+    points,
 )
+from llm_influence.analysis.regression import Fit, Interaction, fit, gather, interactions
+from llm_influence.analysis.statistics import holm
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import DataError
-from llm_influence.types import FloatArray, IntArray
+from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.types import FloatArray
 
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Interaction:
-    """One pair.
-
-    Attributes:
-        pair: Numbers of the two factors.
-        spread: Standard deviation over events of what the pair adds to both effects, freed of
-            chance, with the ends of its interval.
-        p_value: Of nothing being added; nan where no cell is left to test, or where there are not
-            more users than cells.
-        counts: (A, B) events in each cell.
-        effects: (A, B) what each cell adds; nan where it has no event.
-    """
-
-    pair: Pair
-    spread: tuple[float, float, float]
-    p_value: float
-    counts: FloatArray
-    effects: FloatArray
-
-
-class _Sums:
-    """What a pair needs of the data, gathered batch by batch."""
-
-    def __init__(self, pair: Pair, fit: Fit) -> None:
-        self._pair, self._fit, sizes = pair, fit, fit.moments.sizes
-        self.shape = (sizes[pair[0]], sizes[pair[1]])
-        self.cells = self.shape[0] * self.shape[1]
-        self.moved = np.zeros(self.cells)  # Z'e
-        self.crossed = np.zeros((self.cells, sum(sizes)))  # Z' times every level
-        self.meat = np.zeros((self.cells + len(fit.coefficients),) * 2)
-        self._users = UserSums((self.cells, *sizes))
-
-    def add(self, batch: Batch, columns: Sequence[IntArray], residuals: FloatArray) -> None:
-        first, second = self._pair
-        cell = columns[first] * self.shape[1] + columns[second]
-        self.moved += np.bincount(cell, residuals, minlength=self.cells)
-        moments = self._fit.moments
-        for codes, size, block in zip(columns, moments.sizes, moments.blocks, strict=True):
-            both = np.bincount(cell * size + codes, minlength=self.cells * size)
-            self.crossed[:, block] += both.reshape(self.cells, size)
-        self._add_meat(self._users.add(batch.user, [cell, *columns], residuals))
-
-    def finish(self) -> Interaction:
-        self._add_meat(self._users.last())
-        fit, cells = self._fit, self.cells
-        crossed = columns_of(self.crossed, fit.moments.sizes, fit.kept)  # Z'X
-        along = crossed @ fit.inverse
-        counts = crossed[:, 0]
-        own = np.diag(counts) - along @ crossed.T  # Z~'Z~
-        change = np.concatenate([np.eye(cells), -along], axis=1)
-        covariance = small_sample(fit.users) * change @ self.meat @ change.T  # of Z~'e
-        sizes, axes = np.linalg.eigh(own)
-        kept = sizes > SINGULAR * max(float(counts.max()), 1.0)
-        axes, sizes = axes[:, kept], sizes[kept]
-        inverse = (axes / sizes) @ axes.T
-        gamma, errors = inverse @ self.moved, inverse @ covariance @ inverse
-        return Interaction(
-            self._pair,
-            spread_of(gamma, errors, own / fit.moments.events),
-            zero_test(axes.T @ self.moved, axes.T @ covariance @ axes, fit.users),
-            counts.reshape(self.shape),
-            _net(gamma.reshape(self.shape), counts.reshape(self.shape)),
-        )
-
-    def _add_meat(self, sums: FloatArray) -> None:
-        levels = columns_of(sums[:, self.cells :], self._fit.moments.sizes, self._fit.kept)
-        scores = np.concatenate([sums[:, : self.cells], levels], axis=1)
-        self.meat += scores.T @ scores
-
-
-def interactions(fit: Fit, batches: Iterable[Batch], pairs: Sequence[Pair]) -> list[Interaction]:
-    """Test pairs of factors in one pass over the batches that ``fit`` was fitted to."""
-    sums = [_Sums(pair, fit) for pair in pairs]
-    sizes = fit.moments.sizes
-    for batch, residuals in with_residuals(sizes, fit.kept, fit.coefficients, batches):
-        columns = batch.columns()
-        for each in sums:
-            each.add(batch, columns, residuals)
-    return [each.finish() for each in sums]
-
-
-def _net(effects: FloatArray, counts: FloatArray) -> FloatArray:
-    """(A, B) effects without what a row or a column has in common, weighted by events."""
-    rows, columns = np.indices(effects.shape).reshape(2, -1)
-    base = np.concatenate([np.eye(effects.shape[0])[rows], np.eye(effects.shape[1])[columns]], 1)
-    root = np.sqrt(counts.ravel())
-    common = np.linalg.lstsq(base * root[:, None], effects.ravel() * root)[0]
-    net = (effects.ravel() - base @ common).reshape(effects.shape)
-    return np.where(counts > 0, net, np.nan)
-
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 USUAL = ("behavior", "gap", "recency", "session", "value")
-"""Factors that every table may have; categories of items and features of users are added."""
+"""Default factors of every table; columns of the item and user tables are added."""
 LEAST_USERS = 10
 MOST_PAIRED = 6
-"""The factors that spread most are paired with each other."""
-
-Record = dict[str, Any]
+"""So many factors with the largest spread are paired with each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class FactorOptions:
-    """What is asked.
+    """Options of `analyze_factors`; each is described by its ``help``."""
 
-    Attributes:
-        factors: Columns of the view; default: `USUAL`, and every column of the item and user
-            tables that has few distinct values.
-        response: ``score`` keeps the sign, ``size`` asks how strong whatever the direction.
-        match: Column that tells which events speak for the target, for the weights of behaviours
-            (`llm_influence.analysis.weights`); default: none.
-        alpha: Chance of any false alarm among the factors, and among the pairs.
-        sample: Events for permutation importance, about.
-        seed: Of the sample and the shuffles.
-    """
-
-    factors: tuple[str, ...] | None = None
-    response: Response = "score"
-    match: str | None = None
-    alpha: float = 0.05
-    sample: int = 100_000
-    seed: int = 0
+    factors: tuple[str, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "column to analyse, for example behavior, gap or user:age; default: the usual "
+            "columns and those of the item and user tables with few distinct values"
+        },
+    )
+    response: Response = field(
+        default="score", metadata={"help": "score, or size: the score without its sign"}
+    )
+    match: str | None = field(
+        default=None,
+        metadata={
+            "help": "column, for example match:genres, that says which events support the target; "
+            "used for the weights of behaviours"
+        },
+    )
+    alpha: float = field(
+        default=0.05,
+        metadata={
+            "help": "false-positive rate over all factors, and over all pairs",
+            "min": 0,
+            "max": 1,
+        },
+    )
+    sample: int = field(
+        default=100_000,
+        metadata={"help": "approximate events for permutation importance", "min": 1},
+    )
+    seed: int = field(default=0, metadata={"help": "seed of the sample and the shuffles"})
 
 
 def analyze_factors(view: InfluenceView, options: FactorOptions | None = None) -> Analysis:
-    """Find which factors matter.
+    """Rank properties of events by how far they move influence.
 
-    Every event is one observation. Effects come from a regression of all factors at once over all
-    events (`analysis.regression`), importance without a form assumed from shuffled columns on a
-    sample (`analysis.permutation`), pairs from `analysis.interactions`.
+    Args:
+        view: The tables, with at least `LEAST_USERS` users.
+        options: Factors, response and tests. Default: `FactorOptions`.
+
+    Returns:
+        Tables ``ranking``, ``effects``, ``interactions``, ``interaction_cells`` and ``weights``.
 
     Raises:
-        DataError: Too few users, an unknown factor, one without two levels, or nothing to explain:
-            all scores are the same.
+        DataError: There are too few users, an unknown column, a column with one value, or all
+            scores are equal.
     """
     options = options or FactorOptions()
     view.require_users(LEAST_USERS, "standard errors are over users")
@@ -190,27 +109,24 @@ def analyze_factors(view: InfluenceView, options: FactorOptions | None = None) -
             f"every {options.response} is {moments.total / moments.events:g}",
             where="influence tables",
             expected="scores that differ",
-            fix="explain with a method that tells events apart",
+            fix="explain with a method that gives events different scores",
         )
-    found = fit(moments, coded.batches(), view.users)
-    trees = permutation_importance(coded, most=options.sample, seed=options.seed)
-    ranking = _ranking(factors, found, trees, options.alpha)
-    paired = interactions(found, coded.batches(), _pairs(factors, ranking))
+    fitted = fit(moments, coded.batches(), view.users)
+    trees = permutation_importance(coded, sample=options.sample, seed=options.seed)
+    ranking = _ranking(factors, fitted, trees, options.alpha)
+    place = {factor.name: number for number, factor in enumerate(factors)}
+    widest = sorted(place[record["factor"]] for record in ranking[:MOST_PAIRED])
+    paired = interactions(fitted, coded.batches(), list(combinations(widest, 2)))
+    effects = _effects(factors, fitted, trees)
     tables = {
         "ranking": Table(ranking, draw_ranking(ranking)),
-        "effects": _effects(factors, found, trees),
+        "effects": Table(effects, draw_effects(effects)),
         **_interaction_tables(factors, paired, options.alpha),
-        **_weights(view, options.match),
+        **_weights_table(view, options.match),
     }
-    facts = {
-        "method": view.method,
-        "units": view.units,
-        "events": view.events,
-        "explanations": view.explanations,
-        "users": view.users,
-        "options": asdict(options),
+    facts = view.facts(options) | {
         "left_out": left_out,
-        "regression_r_squared": found.r_squared,
+        "regression_r_squared": fitted.r_squared,
         "trees_r_squared": trees.r_squared,
         "sample_events": trees.events,
         "sample_users": trees.users,
@@ -219,15 +135,14 @@ def analyze_factors(view: InfluenceView, options: FactorOptions | None = None) -
 
 
 def _factors(
-    view: InfluenceView, asked: tuple[str, ...] | None
+    view: InfluenceView, names: tuple[str, ...] | None
 ) -> tuple[list[Factor], dict[str, str]]:
-    """The factors, and why others are none."""
+    """The factors, and why other columns are none."""
     side = [name for name in view.columns if name.startswith(("item:", "match:", "user:"))]
-    numbers = {name.partition(":")[2] for name in side if view.columns[name].number}
-    usual = [n for n in side if not (n.startswith("match:") and n.partition(":")[2] in numbers)]
-    names = list(dict.fromkeys(asked)) if asked is not None else [*USUAL, *usual]
-    cut = {name: factor_of(view, name, asked=asked is not None) for name in names}
-    factors = [found for found in cut.values() if isinstance(found, Factor)]
+    is_number = {name.partition(":")[2] for name in side if view.columns[name].number}
+    usual = [n for n in side if not (n.startswith("match:") and n.partition(":")[2] in is_number)]
+    required = names is not None
+    factors, left_out = factors_of(view, names or (*USUAL, *usual), required=required)
     if not factors:
         raise DataError(
             "no factor with two levels",
@@ -235,20 +150,20 @@ def _factors(
             expected="at least one column in which events differ",
             fix="name columns with --factors",
         )
-    return factors, {name: why for name, why in cut.items() if isinstance(why, str)}
+    return factors, left_out
 
 
-def _ranking(factors: list[Factor], found: Fit, trees: Importance, alpha: float) -> list[Record]:
-    """One record a factor, the widest first."""
-    p_values = [found.wald(place) for place in range(len(factors))]
+def _ranking(factors: list[Factor], fitted: Fit, trees: Importance, alpha: float) -> list[Record]:
+    """One record per factor, the largest spread first."""
+    p_values = [fitted.wald(place) for place in range(len(factors))]
     records = []
     for place, (factor, corrected) in enumerate(zip(factors, holm(p_values), strict=True)):
-        spread, low, high = found.spread(place)
+        spread, low, high = fitted.spread(place)
         share, share_low, share_high = trees.shares[place]
         records.append(
             {
                 "factor": factor.name,
-                "levels": int((found.moments.shares[found.moments.blocks[place]] > 0).sum()),
+                "levels": int((fitted.moments.shares[fitted.moments.blocks[place]] > 0).sum()),
                 "spread": spread,
                 "spread_low": low,
                 "spread_high": high,
@@ -263,16 +178,16 @@ def _ranking(factors: list[Factor], found: Fit, trees: Importance, alpha: float)
     return sorted(records, key=lambda record: (-record["spread"], record["factor"]))
 
 
-def _effects(factors: list[Factor], found: Fit, trees: Importance) -> Table:
-    """One record a level that occurs, in order."""
-    moments, (values, errors) = found.moments, found.effects()
+def _effects(factors: list[Factor], fitted: Fit, trees: Importance) -> list[Record]:
+    """One record per level that occurs, in order."""
+    moments, (values, errors) = fitted.moments, fitted.effects()
     records = []
     for place, (factor, block) in enumerate(zip(factors, moments.blocks, strict=True)):
         for code, level in enumerate(factor.levels):
             at = block.start + code
             if not moments.counts[at, at]:
                 continue
-            half = found.critical * errors[at]
+            half = fitted.critical * errors[at]
             records.append(
                 {
                     "factor": factor.name,
@@ -286,82 +201,192 @@ def _effects(factors: list[Factor], found: Fit, trees: Importance) -> Table:
                     "partial_dependence": float(trees.dependence[place][code]),
                 }
             )
-    return Table(records, draw_effects(records))
-
-
-def _pairs(factors: list[Factor], ranking: list[Record]) -> list[tuple[int, int]]:
-    place = {factor.name: number for number, factor in enumerate(factors)}
-    widest = sorted(place[record["factor"]] for record in ranking[:MOST_PAIRED])
-    return list(combinations(widest, 2))
+    return records
 
 
 def _interaction_tables(
     factors: list[Factor], paired: list[Interaction], alpha: float
 ) -> dict[str, Table]:
-    """The pairs, the widest first, and the cells of those that matter."""
-    corrected = holm([each.p_value for each in paired])
+    """The pairs, the largest spread first, and the cells of significant pairs."""
+    if not paired:
+        return {}
     rows: list[Record] = []
     cells: list[Record] = []
-    for each, p in sorted(zip(paired, corrected, strict=True), key=lambda two: -two[0].spread[0]):
-        first, second = (factors[place] for place in each.pair)
-        spread, low, high = each.spread
+    corrected = holm([interaction.p_value for interaction in paired])
+    by_spread = sorted(zip(paired, corrected, strict=True), key=lambda two: -two[0].spread[0])
+    for interaction, p in by_spread:
+        first, second = (factors[place] for place in interaction.pair)
+        spread, low, high = interaction.spread
         names = {"first": first.name, "second": second.name}
-        tested = {"p_value": each.p_value, "p_holm": float(p), "matters": bool(p <= alpha)}
+        tested = {"p_value": interaction.p_value, "p_holm": float(p), "matters": bool(p <= alpha)}
         rows.append({**names, "spread": spread, "low": low, "high": high, **tested})
         if p <= alpha:
-            cells += list(_cells(each, first, second))
-    if not rows:
-        return {}
-    tables = {"interactions": Table(rows, draw_interactions(rows))}
+            cells += _cells(interaction, first, second)
+    pairs = [f"{r['first']} x {r['second']}" + ("" if r["matters"] else " (n.s.)") for r in rows]
+    label = "standard deviation of the added effect (units of influence)"
+    tables = {"interactions": Table(rows, draw_rows(rows, ("spread", "low", "high"), pairs, label))}
     return tables | ({"interaction_cells": Table(cells)} if cells else {})
 
 
-def _cells(found: Interaction, first: Factor, second: Factor) -> Iterator[Record]:
-    for row, column in zip(*np.nonzero(found.counts), strict=True):
+def _cells(interaction: Interaction, first: Factor, second: Factor) -> Iterator[Record]:
+    for row, column in zip(*np.nonzero(interaction.counts), strict=True):
         yield {
             "first": first.name,
             "first_level": first.levels[row],
             "second": second.name,
             "second_level": second.levels[column],
-            "events": int(found.counts[row, column]),
-            "effect": float(found.effects[row, column]),
+            "events": int(interaction.counts[row, column]),
+            "effect": float(interaction.effects[row, column]),
         }
 
 
-def _weights(view: InfluenceView, match: str | None) -> dict[str, Table]:
-    """Weights of behaviours, where there are several."""
-    found = behavior_weights(view, match)
-    if len(found.behaviors) < 2:
+def _weights_table(view: InfluenceView, match: str | None) -> dict[str, Table]:
+    weights = behavior_weights(view, match)
+    if len(weights) < 2:
         return {}
-    half = found.critical * found.errors
-    columns = (found.behaviors, found.values, found.errors, half, found.events)
-    records: list[Record] = [
-        {
-            "behavior": name,
-            "weight": float(value),
-            "standard_error": float(error),
-            "low": float(value - width),
-            "high": float(value + width),
-            "events": int(events),
-        }
-        for name, value, error, width, events in zip(*columns, strict=True)
-    ]
-    records.sort(key=lambda record: -record["weight"])
-    return {"weights": Table(records, draw_weights(records))}
+    names = [str(row["behavior"]) for row in weights]
+    label = "weight of one event at equal age, the largest is 1"
+    return {"weights": Table(weights, draw_rows(weights, ("weight", "low", "high"), names, label))}
 
 
 def _shown(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
     lines = [
         f"{facts['events']:,} events of {facts['users']:,} users, {facts['method']}; all factors "
         f"explain {facts['regression_r_squared']:.1%} of the variance, trees "
-        f"{facts['trees_r_squared']:.1%} on unseen users"
+        f"{facts['trees_r_squared']:.1%} for unseen users"
     ]
     columns = ["factor", "spread", "spread_low", "spread_high", "p_holm", "matters"]
     lines += aligned(tables["ranking"].records, [*columns, "permutation_share"])
-    every = tables["interactions"].records if "interactions" in tables else []
-    pairs = [row for row in every if row["matters"]][:5]
+    rows = tables["interactions"].records if "interactions" in tables else []
+    pairs = [row for row in rows if row["matters"]][:5]
     if pairs:
         lines += ["", *aligned(pairs, ["first", "second", "spread", "low", "high", "p_holm"])]
     if "weights" in tables:
         lines += ["", *aligned(tables["weights"].records, ["behavior", "weight", "low", "high"])]
-    return lines + [f"left out: {name} ({why})" for name, why in facts["left_out"].items()]
+    return lines + left_out_lines(facts["left_out"])
+
+
+def draw_ranking(ranking: Records) -> Figure:
+    """Two panels of the same factors: spread of effects, and permutation importance."""
+    figure = new_figure(10, 1.3 + 0.36 * len(ranking))
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = [str(row["factor"]) + ("" if row["matters"] else " (n.s.)") for row in ranking]
+    points(left, ranking, ("spread", "spread_low", "spread_high"))
+    columns = ("permutation_share", "permutation_low", "permutation_high")
+    points(right, ranking, columns, color=ORANGE, marker="s")
+    finish_rows(left, names, "standard deviation of its effects (units of influence)")
+    finish_rows(right, names, "permutation importance (share of variance)")
+    return figure
+
+
+def draw_effects(effects: Records) -> Figure:
+    """A panel for each factor: effects with intervals, and partial dependence of the trees."""
+    most = max(len(list(rows)) for _, rows in groupby(effects, key=lambda row: row["factor"]))
+    figure, drawn = panels(effects, 4.4, 1.3 + 0.24 * most, 3)
+    for axis, factor, rows in drawn:
+        effect = points(axis, rows, ("effect", "low", "high"))
+        (trees,) = axis.plot(
+            numbers(rows, "partial_dependence"),
+            np.arange(len(rows)),
+            color=ORANGE,
+            marker="s",
+            markersize=5,
+            markerfacecolor="none",
+            ls="none",
+        )
+        finish_rows(axis, [str(row["level"]) for row in rows], "")
+        axis.locator_params(axis="x", nbins=5)
+        axis.set_title(factor, loc="left", fontsize=10, parse_math=False)
+    figure.legend(
+        [effect, trees],
+        ["regression effect, 95% interval over users", "partial dependence of the trees"],
+        loc="outside lower center",
+        ncols=2,
+        title="change of influence against the average event",
+        fontsize=8,
+        title_fontsize=9,
+        frameon=False,
+    )
+    return figure
+
+
+# --- permutation importance ------------------------------------------------------------------
+
+REPEATS = 5
+MOST_DEPENDENCE = 10_000
+"""Partial dependence averages over so many events."""
+DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Importance:
+    """Importance of F factors for boosted trees.
+
+    Attributes:
+        shares: (F, 3) increase of the squared error when a factor is shuffled, as a share of the
+            response's variance, with the ends of its 95% bootstrap interval over users.
+        r_squared: Share of the variance that the trees explain for unseen users.
+        dependence: F arrays (L,), mean prediction at each level minus the mean of all events.
+        events: Events of the sample.
+        users: Users of the sample.
+    """
+
+    shares: FloatArray
+    r_squared: float
+    dependence: list[FloatArray]
+    events: int
+    users: int
+
+
+def permutation_importance(coded: CodedEvents, *, sample: int, seed: int) -> Importance:
+    """Train trees on half of a sample of users, and shuffle factors on the other half.
+
+    Importance is from Breiman 2001 (doi:10.1023/A:1010933404324) and Fisher, Rudin and Dominici
+    2019 (arXiv:1801.01489), partial dependence from Friedman 2001 (doi:10.1214/aos/1013203451).
+
+    Args:
+        coded: The events.
+        sample: Approximate number of events; whole users are drawn.
+        seed: Seed of the sample, the trees and the shuffles.
+    """
+    random, view = np.random.default_rng(seed), coded.view
+    size = max(4, int(view.users * min(1.0, sample / view.events)))
+    users = random.permutation(view.users)[:size]
+    train, test = (coded.of_users(half) for half in (users[: size // 2], users[size // 2 :]))
+    trees = HistGradientBoostingRegressor(
+        categorical_features=np.ones(len(coded.factors), dtype=bool),
+        early_stopping=False,
+        random_state=seed,
+    )
+    trees.fit(train.codes, train.response)
+    variance = float(test.response.var())
+    loss = (trees.predict(test.codes) - test.response) ** 2
+    shares = np.zeros((len(coded.factors), 3))
+    for place in range(len(coded.factors)):
+        growth, codes = np.zeros(len(loss)), test.codes.copy()
+        for _ in range(REPEATS):
+            codes[:, place] = random.permutation(test.codes[:, place])
+            growth += ((trees.predict(codes) - test.response) ** 2 - loss) / REPEATS
+        if variance:
+            interval = bootstrap_interval(growth / variance, test.user, draws=DRAWS)
+            shares[place] = growth.mean() / variance, *interval
+    return Importance(
+        shares,
+        1 - float(loss.mean()) / variance if variance else 0.0,
+        _dependence(trees, test, [len(factor.levels) for factor in coded.factors]),
+        len(train.response) + len(test.response),
+        size,
+    )
+
+
+def _dependence(
+    trees: HistGradientBoostingRegressor, batch: Batch, sizes: list[int]
+) -> list[FloatArray]:
+    events = batch.codes[:: -(-len(batch.codes) // MOST_DEPENDENCE)]
+    mean, curves = float(trees.predict(events).mean()), [np.zeros(size) for size in sizes]
+    for place, curve in enumerate(curves):
+        codes = events.copy()
+        for level in range(len(curve)):
+            codes[:, place] = level
+            curve[level] = trees.predict(codes).mean() - mean
+    return curves

@@ -1,171 +1,106 @@
-"""Calendar windows, UTC, into which predictions fall.
-
-Factors: columns of the view cut into few levels, each with its code.
-"""
+"""Factors, which are columns cut into a few levels, and events coded and summed by them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-from llm_influence.analysis.bins import DAY, quoted
-from llm_influence.analysis.columns import Column
+from llm_influence.analysis.columns import (
+    MINUTE,
+    Column,
+    Windows,
+    exact_sum,
+    select,
+    sql_name,
+    sql_text,
+)
+from llm_influence.analysis.statistics import GROUPS
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.errors import ConfigError, DataError, choices
+from llm_influence.errors import DataError
 from llm_influence.influence.facts import plain
+from llm_influence.types import FloatArray, IntArray
 
-NAMED = ("day", "week", "month")
-MOST_WINDOWS = 200
-"""More say little of each, and make the answer long."""
-FEW, WEEK = 31, 7
-"""Without a wish: days while there are at most `FEW`, then weeks, then months."""
-EPOCH = date(1970, 1, 1)
+Response = Literal["score", "size"]
+"""The score with its sign, or its absolute value."""
 
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """W windows one after another.
-
-    Attributes:
-        kind: ``day``, ``week`` (from Monday), ``month``, or ``N days``.
-        starts: (W,) first day of each.
-        sql: Expression over ``{0}``, Unix seconds, that gives the place of its window.
-    """
-
-    kind: str
-    starts: tuple[date, ...]
-    sql: str
-
-    def place_of(self, day: date) -> int:
-        """Which window a day falls into; -1 before the first."""
-        return sum(start <= day for start in self.starts) - 1
-
-
-def windows_of(first: int, last: int, asked: str | None = None) -> Windows:
-    """Cut the time from ``first`` to ``last``, Unix seconds, into windows.
-
-    Args:
-        first: The first prediction.
-        last: The last one.
-        asked: ``day``, ``week``, ``month``, or a number of days; default: by the time covered.
-
-    Raises:
-        ConfigError: ``asked`` is none of these, or gives more than `MOST_WINDOWS`.
-        DataError: It was asked for, and everything falls into one window.
-    """
-    days = first // DAY, last // DAY
-    kind = asked or _by_length(days[1] - days[0] + 1)
-    if kind == "month":
-        begin, end = (_month(day) for day in days)
-        starts = [date(number // 12, number % 12 + 1, 1) for number in range(begin, end + 1)]
-        moment = "make_timestamp({0}::BIGINT * 1000000)"
-        sql = f"(year({moment}) * 12 + month({moment}) - {begin + 1})"
-    else:
-        size, origin = _size(kind), days[0]
-        if kind == "week":
-            origin -= (days[0] + 3) % WEEK  # 1 January 1970 was a Thursday
-        count = (days[1] - origin) // size + 1
-        _refuse_many(count, kind)
-        starts = [EPOCH + timedelta(origin + size * place) for place in range(count)]
-        sql = f"floor(({{0}} - {origin * DAY}) / {size * DAY})"
-    _refuse_many(len(starts), kind)
-    if asked and len(starts) == 1:
-        raise DataError(
-            f"all predictions fall into one window, the {kind} from {starts[0]}",
-            where="drift",
-            expected="at least two windows to compare",
-            fix="narrow --window, or explain predictions of other times",
-        )
-    return Windows(kind, tuple(starts), f"{sql}::INTEGER")
-
-
-def _by_length(days: int) -> str:
-    if days <= FEW:
-        return "day"
-    return "week" if days <= FEW * WEEK else "month"
-
-
-def _size(kind: str) -> int:
-    """Days of a window."""
-    if kind in ("day", "week"):
-        return 1 if kind == "day" else WEEK
-    number = kind.removesuffix(" days")
-    if not number.isdecimal() or int(number) < 1:
-        raise ConfigError(
-            f"window {kind!r}",
-            where="--window",
-            expected=choices(NAMED, kind) + ", or a number of days",
-            fix="write it as week, or 14",
-        )
-    return int(number)
-
-
-def _month(day: int) -> int:
-    moment = EPOCH + timedelta(day)
-    return moment.year * 12 + moment.month - 1
-
-
-def _refuse_many(count: int, kind: str) -> None:
-    if count > MOST_WINDOWS:
-        raise ConfigError(
-            f"{count:,} windows of a {kind.removesuffix(' days')}",
-            where="--window",
-            expected=f"at most {MOST_WINDOWS}",
-            fix="ask for wider windows, as month",
-        )
-
+# --- factors ---------------------------------------------------------------------------------
 
 MOST_LEVELS = 12
 """A column with more distinct values is cut: numbers into ranges, names into the most frequent."""
 MOST_NAMES = 1000
-"""A column with more distinct names is free text and no factor unless it is asked for."""
+"""By default, a column with more distinct names is taken as free text and left out."""
 RANGES = 5
 LEAST_USERS = 5
-"""A user feature's level with fewer users is no level of its own: nothing is known of how such
-users differ among themselves."""
+"""A value of a user feature with fewer users is no level of its own."""
 UNKNOWN, OTHER = "(unknown)", "(others)"
 
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A column with levels.
+    """A column cut into levels.
 
     Attributes:
-        name: The column's name in the view.
-        levels: (L,) names, in the order of their codes 0, 1...; they need not all occur.
-        codes: SQL over the column ``{}`` that gives the code, or over the rows if ``of_rows``.
-        of_rows: ``codes`` is a column of its own (`Column.codes`).
+        name: Name of the column in the view.
+        levels: (L,) names in the order of their codes 0, 1...; some may not occur.
+        codes: SQL of the code. ``{0}`` stands for the column, unless ``of_rows`` is true.
+        of_rows: ``codes`` reads the rows of the view itself, as `Column.codes`.
     """
 
     name: str
     levels: tuple[str, ...]
     codes: str
-    of_rows: bool
+    of_rows: bool = False
+
+    def column(self, view: InfluenceView) -> Column:
+        """The view's column with the codes of the levels."""
+        column = view.columns[self.name]
+        sql = self.codes if self.of_rows else self.codes.format(column.sql)
+        return Column(sql, column.needs, column.joins)
+
+    def of_table(self, table: str) -> str:
+        """SQL of the code over a table that holds the column under its own name."""
+        return self.codes.format(f"{table}.{sql_name(self.name.partition(':')[2] or self.name)}")
 
 
-def factor_of(view: InfluenceView, name: str, *, asked: bool = True) -> Factor | str:
-    """Cut a column into levels, or say why it is no factor.
+def factors_of(
+    view: InfluenceView, names: Iterable[str], *, required: bool
+) -> tuple[list[Factor], dict[str, str]]:
+    """The factors among some columns, and the reason why each other column is none.
+
+    Raises:
+        DataError: As `factor_of`.
+    """
+    cut = {name: factor_of(view, name, required=required) for name in dict.fromkeys(names)}
+    factors = [factor for factor in cut.values() if isinstance(factor, Factor)]
+    return factors, {name: reason for name, reason in cut.items() if isinstance(reason, str)}
+
+
+def factor_of(view: InfluenceView, name: str, *, required: bool = True) -> Factor | str:
+    """Cut a column into levels.
 
     Args:
         view: The tables.
         name: A column of the view.
-        asked: The user named it: free text is cut too, and a column without difference is an
-            error.
+        required: Cut free text too, and raise if all values are equal.
+
+    Returns:
+        The factor, or the reason why the column is none.
 
     Raises:
-        DataError: There is no such column; or it is ``asked`` for and the same everywhere.
+        DataError: There is no such column, or it is ``required`` and has only one value.
     """
     view.select(name)
     column = view.columns[name]
     counts = _counts(view, name)
     values, events, users = counts["level"], counts["events"], counts["users"]
     if len(values) < 2:
-        if asked:
+        if required:
             raise DataError(
                 f"{name!r} is {values[0] if values else 'nothing'!r} on every row",
                 where="factors",
@@ -174,17 +109,23 @@ def factor_of(view: InfluenceView, name: str, *, asked: bool = True) -> Factor |
             )
         return f"the same everywhere: {UNKNOWN if values[0] is None else values[0]}"
     if column.levels:
-        return _fixed(name, column, None in values)
+        levels = (*column.levels, UNKNOWN) if None in values else column.levels
+        return Factor(name, levels, f"coalesce({column.codes}, {len(column.levels)})", of_rows=True)
     if column.number:
         return _numbers(name, values, events, users)
-    if len(values) > MOST_NAMES and not asked:
+    if len(values) > MOST_NAMES and not required:
         return f"{len(values):,} distinct values, more than {MOST_NAMES:,}"
     return _names(name, values, users)
 
 
 def _counts(view: InfluenceView, name: str) -> dict[str, list[Any]]:
-    """Distinct values, the most frequent first, with events and (of user features) users."""
-    level = _level(view.columns[name])
+    """Distinct values, the most frequent first, with their events and (user features) users."""
+    level = "v::VARCHAR"
+    if view.columns[name].number:  # three digits, so that amounts of money are few values
+        level = (
+            "CASE WHEN isnan(v) THEN NULL WHEN v = 0 THEN 0 "
+            "ELSE round(v::DOUBLE, 2 - floor(log10(abs(v::DOUBLE)))::INTEGER) END"
+        )
     if name.startswith("user:"):
         query = (
             f"SELECT {level} AS level, sum(events)::BIGINT AS events, "
@@ -200,40 +141,28 @@ def _counts(view: InfluenceView, name: str) -> dict[str, list[Any]]:
     return view.table(f"{query} ORDER BY events DESC, level").to_pydict()
 
 
-def _level(column: Column) -> str:
-    """Numbers are counted at three digits, so that amounts of money stay a short list."""
-    if not column.number:
-        return "v::VARCHAR"
-    return (
-        "CASE WHEN isnan(v) THEN NULL WHEN v = 0 THEN 0 "
-        "ELSE round(v::DOUBLE, 2 - floor(log10(abs(v::DOUBLE)))::INTEGER) END"
-    )
-
-
-def _fixed(name: str, column: Column, unknown: bool) -> Factor:
-    levels = (*column.levels, UNKNOWN) if unknown else column.levels
-    return Factor(name, levels, f"coalesce({column.codes}, {len(column.levels)})", of_rows=True)
-
-
 def _names(name: str, values: Sequence[str | None], users: Sequence[int]) -> Factor:
-    """The most frequent names, the others together."""
+    """The most frequent names, and the others as one level."""
     known = [value for value in values if value is not None]
     unknown = len(known) < len(values)
-    often = {v for v, n in zip(values, users, strict=True) if n >= LEAST_USERS}
-    kept = [value for value in known if value in often]
+    frequent = {value for value, n in zip(values, users, strict=True) if n >= LEAST_USERS}
+    kept = [value for value in known if value in frequent]
     if len(known) > MOST_LEVELS:
         kept = kept[: MOST_LEVELS - 1]
     tail = ([OTHER] if len(kept) < len(known) else []) + ([UNKNOWN] if unknown else [])
-    cases = " ".join(f"WHEN {{0}} = {quoted(text)} THEN {code}" for code, text in enumerate(kept))
+    cases = " ".join(f"WHEN {{0}} = {sql_text(text)} THEN {code}" for code, text in enumerate(kept))
     last = len(kept) + len(tail) - 1
-    codes = f"CASE WHEN {{0}} IS NULL THEN {last} {cases} ELSE {len(kept)} END"
-    return Factor(name, (*kept, *tail), codes, of_rows=False)
+    return Factor(
+        name,
+        (*kept, *tail),
+        f"CASE WHEN {{0}} IS NULL THEN {last} {cases} ELSE {len(kept)} END",
+    )
 
 
 def _numbers(
     name: str, values: Sequence[float | None], events: Sequence[int], users: Sequence[int]
 ) -> Factor:
-    """Each number a level, or ranges with about as many events each."""
+    """Every number as a level, or ranges with about the same number of events."""
     numbers = np.array([value for value in values if value is not None])
     weights = np.array([n for value, n in zip(values, events, strict=True) if value is not None])
     order = np.argsort(numbers)
@@ -249,9 +178,200 @@ def _numbers(
         labels = [f"{plain(low)} to {plain(high)}" for low, high in zip(edges, ends, strict=True)]
     middles = (edges[1:] + numbers[np.searchsorted(numbers, edges[1:]) - 1]) / 2
     cases = " ".join(f"WHEN {{0}} < {float(cut)!r} THEN {code}" for code, cut in enumerate(middles))
-    unknown = [UNKNOWN] if None in values else []
-    codes = (
-        f"CASE WHEN {{0}} IS NULL OR isnan({{0}}) THEN {len(labels)} "
-        f"{cases} ELSE {len(labels) - 1} END"
+    none = f"CASE WHEN {{0}} IS NULL OR isnan({{0}}) THEN {len(labels)}"
+    return Factor(
+        name,
+        (*labels, *([UNKNOWN] if None in values else [])),
+        f"{none} {cases} ELSE {len(labels) - 1} END",
     )
-    return Factor(name, (*labels, *unknown), codes, of_rows=False)
+
+
+# --- every event as integer codes and a score ------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Some events; all events of a user are in one batch.
+
+    Attributes:
+        user: (n,) user codes, never decreasing.
+        codes: (n, F) level of each factor.
+        response: (n,) score or its absolute value.
+    """
+
+    user: IntArray
+    codes: npt.NDArray[np.uint8]
+    response: FloatArray
+
+    def columns(self) -> list[IntArray]:
+        """F arrays (n,) of codes as int64, so that products do not overflow."""
+        return [self.codes[:, f].astype(np.int64) for f in range(self.codes.shape[1])]
+
+
+class CodedEvents:
+    """The events of a view coded by F factors, in a temporary table of its database.
+
+    Args:
+        view: The tables; every event is coded and sorted once, into about twenty bytes.
+        factors: The factors.
+        response: ``size`` drops the sign of scores.
+    """
+
+    def __init__(self, view: InfluenceView, factors: Sequence[Factor], response: Response) -> None:
+        self.view, self.factors = view, tuple(factors)
+        columns = {
+            "user": view.columns["user"],
+            "explanation": view.columns["explanation"],
+            "position": view.columns["position"],
+            "response": view.columns["score"],
+            **{f"f{place}": factor.column(view) for place, factor in enumerate(factors)},
+        }
+        codes = ", ".join(f"f{place}::UTINYINT AS f{place}" for place in range(len(factors)))
+        score = "abs(response)" if response == "size" else "response"
+        view.execute("DROP TABLE IF EXISTS coded")
+        view.execute(
+            f'CREATE TABLE coded AS SELECT "user", {codes}, {score} AS response '
+            f"FROM ({select(columns, parts=view.parts)}) "
+            'ORDER BY "user", explanation, position'
+        )
+
+    def batches(self) -> Iterator[Batch]:
+        """All events, in batches of whole users."""
+        yield from map(self._batch, self.view.grouped_batches("SELECT * FROM coded", "user"))
+
+    def of_users(self, users: IntArray) -> Batch:
+        """The events of some users, in memory."""
+        listed = ", ".join(str(int(user)) for user in np.sort(users))
+        return self._batch(self.view.table(f'SELECT * FROM coded WHERE "user" IN ({listed})'))
+
+    def _batch(self, table: pa.Table) -> Batch:
+        codes = [table[f"f{place}"].to_numpy() for place in range(len(self.factors))]
+        return Batch(
+            table["user"].to_numpy(), np.stack(codes, axis=1), table["response"].to_numpy()
+        )
+
+
+# --- sums by group of users, age and window --------------------------------------------------
+
+EVERYTHING = "all events"
+FINE = 4
+"""Decay curves cut each doubling of (1 minute + age) into so many ages..."""
+BINS = 26 * FINE
+"""... up to about a century."""
+WIDE = 2
+"""Fine ages that are one age of a window."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """Sums over the events of one level of a factor, or over all events.
+
+    Users are dealt into G groups (`statistics.GROUPS`), the units of standard errors.
+
+    Attributes:
+        factor: Name of the factor; `EVERYTHING` for all events.
+        level: Name of the level; empty for all events.
+        totals: (G, K) summed scores by group of users and age, K = `BINS`.
+        events: (G, K) numbers of events.
+        ages: (K,) mean age in seconds, nan without events.
+        window_totals: (G, W, C) summed scores by group, window of the prediction and wide age.
+        window_events: (G, W, C) numbers of events.
+    """
+
+    factor: str
+    level: str
+    totals: FloatArray
+    events: FloatArray
+    ages: FloatArray
+    window_totals: FloatArray
+    window_events: FloatArray
+
+
+def gather_cells(
+    view: InfluenceView,
+    factors: Sequence[Factor],
+    windows: Windows,
+    *,
+    response: Response = "score",
+    match: str | None = None,
+) -> Iterator[Cells]:
+    """Sum all events, and those of each level that occurs, in one pass over the tables.
+
+    Args:
+        view: The tables.
+        factors: The factors with the levels.
+        windows: Windows of the last event of each history, which is the time of the prediction.
+        response: ``size`` drops the sign of scores.
+        match: Which events support the target's item (`InfluenceView.sign_of`).
+    """
+    flags = ["by_window", *(f"f{place}" for place in range(len(factors)))]
+    sums = view.table(_query(view, factors, windows, response, match))
+    grouped_by = {name: sums[f"of_{name}"].to_numpy() == 0 for name in flags}
+    by_window = grouped_by.pop("by_window")
+    everything = ~np.any([np.zeros(len(sums), dtype=bool), *grouped_by.values()], axis=0)
+    yield _cells(sums, everything, by_window, (EVERYTHING, ""), windows)
+    for place, factor in enumerate(factors):
+        codes = sums[f"f{place}"].fill_null(0).to_numpy()
+        for code, level in enumerate(factor.levels):
+            rows = grouped_by[f"f{place}"] & (codes == code)
+            if rows.any():
+                yield _cells(sums, rows, by_window, (factor.name, level), windows)
+
+
+def _query(
+    view: InfluenceView,
+    factors: Sequence[Factor],
+    windows: Windows,
+    response: Response,
+    match: str | None,
+) -> str:
+    names = ["user", "age_seconds", "last_time", "score", *([match] if match else [])]
+    sign = view.sign_of(match)
+    columns: dict[str, Column] = {
+        **{"side" if name == match else name: view.columns[name] for name in names},
+        **{f"f{place}": factor.column(view) for place, factor in enumerate(factors)},
+    }
+    codes = [f"f{place}" for place in range(len(factors))]
+    score = f"abs(score * {sign})" if response == "size" else f"score * {sign}"
+    fine = f"least(floor({FINE} * log2(1 + age_seconds / {MINUTE})), {BINS - 1})::INTEGER"
+    events = (
+        f'SELECT "user" % {GROUPS} AS part, age_seconds AS age, {fine} AS fine, '
+        f"{fine} // {WIDE} AS wide, "
+        f"{windows.sql.format('last_time')} AS by_window, {score} AS score"
+        + "".join(f", {name}" for name in codes)
+        + f" FROM ({select(columns, parts=view.parts)}) WHERE {sign} IS NOT NULL"
+    )
+    sets = ", ".join(
+        f"({', '.join([*cut, *own])})"
+        for own in ([], *([name] for name in codes))
+        for cut in (("part", "fine"), ("part", "by_window", "wide"))
+    )
+    flags = "".join(f", grouping({name}) AS of_{name}" for name in ("by_window", *codes))
+    return (
+        f"SELECT part, fine, by_window, wide{''.join(f', {name}' for name in codes)}{flags}, "
+        f"{exact_sum('score')} AS total, count(*) AS events, sum(age)::DOUBLE AS age "
+        f"FROM ({events}) GROUP BY GROUPING SETS ({sets})"
+    )
+
+
+def _cells(
+    sums: pa.Table,
+    rows: np.ndarray,
+    by_window: np.ndarray,
+    name: tuple[str, str],
+    windows: Windows,
+) -> Cells:
+    tables = [sums.filter(pa.array(rows & chosen)) for chosen in (~by_window, by_window)]
+    shapes = ((GROUPS, BINS), (GROUPS, len(windows.starts), BINS // WIDE))
+    keys = (("part", "fine"), ("part", "by_window", "wide"))
+
+    def dense(kind: int, values: str) -> FloatArray:
+        filled = np.zeros(shapes[kind])
+        places = tuple(tables[kind][key].to_numpy() for key in keys[kind])
+        filled[places] = tables[kind][values].to_numpy()
+        return filled
+
+    events = dense(0, "events")
+    count = events.sum(axis=0)
+    ages = np.divide(dense(0, "age").sum(axis=0), count, out=np.full(BINS, np.nan), where=count > 0)
+    return Cells(*name, dense(0, "total"), events, ages, dense(1, "total"), dense(1, "events"))

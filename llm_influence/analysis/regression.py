@@ -1,13 +1,17 @@
-"""Effects of factors by least squares over events, standard errors clustered by user.
+"""Linear regression of influence on factors, with standard errors clustered by user.
 
-Events of one user are alike, so they are no independent witnesses: the sandwich estimator of Liang
-and Zeger (1986) takes users as units. Levels are dummies; all that is needed of the data are
-counts and sums, gathered batch by batch, so that no design matrix ever exists.
+Events of one user are similar, so the sandwich estimator of Liang and Zeger (1986) takes users as
+units. Levels are dummy variables. The fit needs only counts and sums, gathered batch by batch, so
+there is never a design matrix:
 
     b = (X'X)^-1 X'y,   V = c (X'X)^-1 [sum over users of X_u' e_u e_u' X_u] (X'X)^-1,
     c = U / (U - 1) * (n - 1) / (n - p)
 
-Two evaluations: counts and sums, then residuals.
+There are two passes: counts and sums, then residuals. One more pass tests all pairs of factors:
+the dummies of a pair's cells are added to the regression. By the theorem of Frisch, Waugh and
+Lovell their coefficients follow from the residuals,
+
+    g = (Z~'Z~)^-1 Z'e,   Z~ = Z - X (X'X)^-1 X'Z.
 """
 
 from __future__ import annotations
@@ -17,27 +21,28 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy import linalg, stats
+from scipy import stats
 
-from llm_influence.analysis.event_cells import Batch
+from llm_influence.analysis.levels import Batch
 from llm_influence.analysis.statistics import LEVEL
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 SINGULAR = 1e-9
-"""Share of a column's own variation below which the columns before it have said it all."""
+"""A column whose variation beyond the earlier columns is a smaller part of it adds nothing."""
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Counts and sums of n events.
+    """Counts and sums of n events by the levels of F factors.
 
     Attributes:
-        sizes: (F,) how many levels each factor has; P is their sum.
+        sizes: (F,) number of levels of each factor; P is their sum.
         counts: (P, P) events that have both levels; the diagonal counts each level.
-        sums: (P,) responses added up by level.
+        sums: (P,) summed responses by level.
         events: n.
         total: Sum of all responses.
-        squares: Sum of their squares.
+        squares: Sum of all squared responses.
     """
 
     sizes: tuple[int, ...]
@@ -50,7 +55,7 @@ class Moments:
     @property
     def blocks(self) -> list[slice]:
         """The places of each factor's levels among the P."""
-        return blocks_of(self.sizes)
+        return _blocks(self.sizes)
 
     @property
     def shares(self) -> FloatArray:
@@ -59,8 +64,35 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """Of the response over events."""
+        """Variance of the response over events."""
         return self.squares / self.events - (self.total / self.events) ** 2
+
+    @property
+    def bases(self) -> list[int]:
+        """The place of each factor's most frequent level, which has no coefficient."""
+        counts = np.diag(self.counts)
+        return [block.start + int(counts[block].argmax()) for block in self.blocks]
+
+    def design(self, kept: IntArray) -> tuple[FloatArray, FloatArray]:
+        """X'X and X'y of the intercept and the ``kept`` levels."""
+        own = np.diag(self.counts)[kept]
+        gram = np.empty((1 + len(kept), 1 + len(kept)))
+        gram[0, 0], gram[0, 1:], gram[1:, 0] = self.events, own, own
+        gram[1:, 1:] = self.counts[np.ix_(kept, kept)]
+        return gram, np.concatenate([[self.total], self.sums[kept]])
+
+    def independent(self) -> IntArray:
+        """Levels that the earlier levels do not determine, by elimination in their order."""
+        counts, bases = np.diag(self.counts), set(self.bases)
+        places = [place for place, n in enumerate(counts) if n and place not in bases]
+        candidates = np.array(places, dtype=np.int64)
+        rest, _ = self.design(candidates)
+        own, kept = np.diag(rest).copy(), []
+        for column in range(len(rest)):
+            if rest[column, column] > SINGULAR * own[column]:
+                kept.append(column)
+                rest -= np.outer(rest[:, column], rest[column]) / rest[column, column]
+        return candidates[np.array(kept[1:], dtype=np.int64) - 1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,13 +100,13 @@ class Fit:
     """A fitted regression.
 
     Attributes:
-        moments: Of the data.
-        kept: (p,) places of the levels that have a coefficient: each factor's most frequent level
-            is the base, and what the levels before it say already is left out.
-        inverse: (1 + p, 1 + p) of X'X, the intercept first.
+        moments: Counts and sums of the data.
+        kept: (p,) places of the levels that have a coefficient: neither a factor's most frequent
+            level, nor one that the levels before it determine.
+        inverse: (1 + p, 1 + p) inverse of X'X, the intercept first.
         coefficients: (1 + p,).
-        covariance: (1 + p, 1 + p) of the coefficients, over users.
-        users: U.
+        covariance: (1 + p, 1 + p) of the coefficients, clustered by user.
+        users: Number of users U.
     """
 
     moments: Moments
@@ -87,57 +119,65 @@ class Fit:
     @property
     def r_squared(self) -> float:
         """Share of the response's variance that the factors explain."""
-        m, moved = self.moments, design(self.moments, self.kept)[1]
+        m, (_, moved) = self.moments, self.moments.design(self.kept)
         explained = self.coefficients @ moved - m.total**2 / m.events
         return float(explained / (m.variance * m.events)) if m.variance else 0.0
-
-    def effects(self) -> tuple[FloatArray, FloatArray]:
-        """(P,) effects against the average event, and their standard errors.
-
-        nan where the level does not occur or is told by the levels before it.
-        """
-        contrast = self._contrast()
-        values = contrast @ self.coefficients
-        errors = np.sqrt(np.einsum("pi,ij,pj->p", contrast, self.covariance, contrast))
-        missing = ~self.estimable
-        values[missing], errors[missing] = np.nan, np.nan
-        return values, errors
 
     @property
     def estimable(self) -> BoolArray:
         """(P,) whether a level has an effect of its own."""
-        found = np.zeros(len(self.moments.sums), dtype=bool)
-        found[self.kept] = True
-        found[list(bases(self.moments))] = True
-        return found
+        own = np.zeros(len(self.moments.sums), dtype=bool)
+        own[self.kept] = True
+        own[self.moments.bases] = True
+        return own
 
     @property
     def critical(self) -> float:
-        """Half the width of a 95% interval, in standard errors: Student's t over users."""
+        """Half the width of a 95% t interval over users, in standard errors."""
         return float(stats.t.ppf((1 + LEVEL) / 2, self.users - 1))
 
+    def effects(self) -> tuple[FloatArray, FloatArray]:
+        """(P,) effects against the average event, and their standard errors.
+
+        Both are nan where the level does not occur or other levels determine it.
+        """
+        contrast = self._contrast()
+        values = contrast @ self.coefficients
+        errors = np.sqrt(np.einsum("pi,ij,pj->p", contrast, self.covariance, contrast))
+        values[~self.estimable], errors[~self.estimable] = np.nan, np.nan
+        return values, errors
+
     def wald(self, factor: int) -> float:
-        """The p-value of all of a factor's effects being zero; nan where it has none of its own."""
-        places = 1 + np.flatnonzero(self._of(factor))
+        """The p-value of no effect of a factor; nan where it has no coefficient."""
+        block = self.moments.blocks[factor]
+        own = (self.kept >= block.start) & (self.kept < block.stop)
+        places = 1 + np.flatnonzero(own)
         covariance = self.covariance[np.ix_(places, places)]
         return zero_test(self.coefficients[places], covariance, self.users)
 
     def spread(self, factor: int) -> tuple[float, float, float]:
-        """Standard deviation over events of a factor's effect, with the ends of its interval.
-
-        The square is freed of what chance adds to it (the trace of its covariance), the interval
-        is that of a quadratic form of normal coefficients.
-        """
+        """Standard deviation of a factor's effect over events, with interval; see `spread_of`."""
         rows = self._contrast()[self.moments.blocks[factor]]
         shares = self.moments.shares[self.moments.blocks[factor]]
         return spread_of(rows @ self.coefficients, rows @ self.covariance @ rows.T, np.diag(shares))
 
-    def _of(self, factor: int) -> BoolArray:
-        block = self.moments.blocks[factor]
-        return (self.kept >= block.start) & (self.kept < block.stop)
+    def columns(self, levels: FloatArray) -> FloatArray:
+        """(N, P) sums by level as (N, 1 + p) sums by column of the design."""
+        first = levels[:, : self.moments.sizes[0]].sum(axis=1, keepdims=True)
+        return np.concatenate([first, levels[:, self.kept]], axis=1)
+
+    def residuals(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, FloatArray]]:
+        """Each batch with its (n,) residuals."""
+        levels = np.zeros(len(self.moments.sums))
+        levels[self.kept] = self.coefficients[1:]
+        for batch in batches:
+            fitted = np.full(len(batch.response), self.coefficients[0])
+            for f, block in enumerate(self.moments.blocks):
+                fitted += levels[block][batch.codes[:, f]]
+            yield batch, batch.response - fitted
 
     def _contrast(self) -> FloatArray:
-        """(P, 1 + p) from coefficients to effects against the average event."""
+        """(P, 1 + p) matrix from coefficients to effects against the average event."""
         chosen = np.zeros((len(self.moments.sums), 1 + len(self.kept)))
         chosen[self.kept, 1 + np.arange(len(self.kept))] = 1
         for block in self.moments.blocks:
@@ -146,15 +186,14 @@ class Fit:
 
 
 def gather(batches: Iterable[Batch], sizes: Sequence[int]) -> Moments:
-    """First pass: counts and sums."""
-    blocks, width = blocks_of(sizes), sum(sizes)
+    """First pass: counts and sums of events by the levels of factors with these sizes."""
+    blocks, width = _blocks(sizes), sum(sizes)
     counts, sums, events, total, squares = np.zeros((width, width)), np.zeros(width), 0, 0.0, 0.0
     for batch in batches:
         columns = batch.columns()
         for f, block in enumerate(blocks):
             sums[block] += np.bincount(columns[f], batch.response, minlength=sizes[f])
-            own = np.bincount(columns[f], minlength=sizes[f])
-            counts[block, block] += np.diag(own)
+            counts[block, block] += np.diag(np.bincount(columns[f], minlength=sizes[f]))
         for f, g in combinations(range(len(sizes)), 2):
             both = np.bincount(columns[f] * sizes[g] + columns[g], minlength=sizes[f] * sizes[g])
             counts[blocks[f], blocks[g]] += both.reshape(sizes[f], sizes[g])
@@ -167,101 +206,52 @@ def gather(batches: Iterable[Batch], sizes: Sequence[int]) -> Moments:
 
 
 def fit(moments: Moments, batches: Iterable[Batch], users: int) -> Fit:
-    """Solve, then a second pass over the same batches for the standard errors.
+    """Solve, then take a second pass for the standard errors.
 
     Args:
-        moments: Of the batches.
-        batches: Events, those of a user together.
-        users: How many users there are, at least 2.
+        moments: Counts and sums of the batches.
+        batches: The same events, all events of a user in one batch.
+        users: Number of users, at least 2.
     """
-    kept = _independent(moments)
-    gram, moved = design(moments, kept)
+    kept = moments.independent()
+    gram, moved = moments.design(kept)
     inverse = np.linalg.inv(gram)
-    coefficients = inverse @ moved
+    solved = Fit(moments, kept, inverse, inverse @ moved, np.zeros_like(gram), users)
     meat = np.zeros_like(gram)
-    sums = UserSums(moments.sizes)
-    for batch, residuals in with_residuals(moments.sizes, kept, coefficients, batches):
-        meat += _squares(sums.add(batch.user, batch.columns(), residuals), moments.sizes, kept)
-    meat += _squares(sums.last(), moments.sizes, kept)
-    n, p = moments.events, len(coefficients)
-    correction = small_sample(users) * (n - 1) / max(n - p, 1)
-    covariance = correction * inverse @ meat @ inverse
-    return Fit(moments, kept, inverse, coefficients, covariance, users)
+    for batch, residuals in solved.residuals(batches):
+        sums = sums_by_user(batch.user, batch.columns(), moments.sizes, residuals)
+        scores = solved.columns(sums)
+        meat += scores.T @ scores
+    n, p = moments.events, len(gram)
+    factor = users / (users - 1) * (n - 1) / max(n - p, 1)
+    covariance = factor * inverse @ meat @ inverse
+    return Fit(moments, kept, inverse, solved.coefficients, covariance, users)
 
 
-def with_residuals(
-    sizes: Sequence[int], kept: IntArray, coefficients: FloatArray, batches: Iterable[Batch]
-) -> Iterator[tuple[Batch, FloatArray]]:
-    """Each batch with what the regression leaves unexplained, (n,)."""
-    levels = np.zeros(sum(sizes))
-    levels[kept] = coefficients[1:]
-    blocks = blocks_of(sizes)
-    for batch in batches:
-        fitted = np.full(len(batch.response), coefficients[0])
-        for f, block in enumerate(blocks):
-            fitted += levels[block][batch.codes[:, f]]
-        yield batch, batch.response - fitted
-
-
-class UserSums:
-    """Sums of values by user and level, where a user may go on in the next batch."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._sizes = tuple(sizes)
-        self._user = -1
-        self._open = np.zeros(sum(sizes))
-
-    def add(self, user: IntArray, columns: Sequence[IntArray], values: FloatArray) -> FloatArray:
-        """(users, sum of sizes) of the users that are complete with this batch.
-
-        Args:
-            user: (n,) never decreasing.
-            columns: One (n,) array of codes for each size.
-            values: (n,) what is added up.
-        """
-        place = user - user[0]
-        rows = int(place[-1]) + 1
-        sums = np.concatenate(
-            [
-                np.bincount(place * size + codes, values, minlength=rows * size).reshape(rows, size)
-                for size, codes in zip(self._sizes, columns, strict=True)
-            ],
-            axis=1,
-        )
-        if user[0] == self._user:
-            sums[0] += self._open
-        elif self._user >= 0:
-            sums = np.concatenate([self._open[None], sums])
-        self._user, self._open = int(user[-1]), sums[-1].copy()
-        return sums[:-1]
-
-    def last(self) -> FloatArray:
-        """(1, sum of sizes) of the user who stood last."""
-        return self._open[None]
-
-
-def design(moments: Moments, kept: IntArray) -> tuple[FloatArray, FloatArray]:
-    """X'X and X'y of the intercept and the kept levels."""
-    own = np.diag(moments.counts)[kept]
-    gram = np.empty((1 + len(kept), 1 + len(kept)))
-    gram[0, 0], gram[0, 1:], gram[1:, 0] = moments.events, own, own
-    gram[1:, 1:] = moments.counts[np.ix_(kept, kept)]
-    return gram, np.concatenate([[moments.total], moments.sums[kept]])
-
-
-def columns_of(levels: FloatArray, sizes: Sequence[int], kept: IntArray) -> FloatArray:
-    """(N, P) sums by level to (N, 1 + p) sums by column of the design."""
-    return np.concatenate([levels[:, : sizes[0]].sum(axis=1, keepdims=True), levels[:, kept]], 1)
+def sums_by_user(
+    user: IntArray, columns: Sequence[IntArray], sizes: Sequence[int], values: FloatArray
+) -> FloatArray:
+    """(users, sum of sizes) sums of (n,) values by user and level of each column of codes."""
+    place = user - user[0]
+    rows = int(place[-1]) + 1
+    sums = [
+        np.bincount(place * size + codes, values, minlength=rows * size).reshape(rows, size)
+        for size, codes in zip(sizes, columns, strict=True)
+    ]
+    return np.concatenate(sums, axis=1)
 
 
 def spread_of(
     values: FloatArray, covariance: FloatArray, weights: FloatArray
 ) -> tuple[float, float, float]:
-    """Root of v'Wv without what chance adds, and the ends of its 95% interval.
+    """Root of v'Wv without the part that sampling error adds, and the ends of its 95% interval.
+
+    The trace of the covariance is subtracted from the square. The interval is that of a quadratic
+    form of normal variables.
 
     Args:
         values: (k,) estimates v.
-        covariance: (k, k) of them.
+        covariance: (k, k) of the estimates.
         weights: (k, k) W.
     """
     moved = weights @ covariance
@@ -273,10 +263,10 @@ def spread_of(
 
 
 def zero_test(values: FloatArray, covariance: FloatArray, users: int) -> float:
-    """The p-value of all values being zero, by Hotelling's F with users as observations.
+    """The p-value of all values being zero, by Hotelling's F test with users as observations.
 
-    Chi-square would promise too much where users are few. nan where there is nothing to test, or
-    not more users than values.
+    A chi-square test would be too optimistic for few users. nan without values, or with no more
+    users than values.
     """
     rank = int(np.linalg.matrix_rank(covariance, hermitian=True)) if len(values) else 0
     if not rank or rank >= users:
@@ -286,54 +276,96 @@ def zero_test(values: FloatArray, covariance: FloatArray, users: int) -> float:
     return float(stats.f.sf(scaled, rank, users - rank))
 
 
-def small_sample(users: int) -> float:
-    """What the number of clusters adds to their variance."""
-    return users / (users - 1)
-
-
-def holm(p_values: Sequence[float]) -> FloatArray:
-    """Holm's (1979) p-values of a family: the chance of any false alarm stays below the level.
-
-    nan stays nan and counts for nothing.
-    """
-    values = np.asarray(p_values, dtype=np.float64)
-    adjusted = np.full(len(values), np.nan)
-    known = np.flatnonzero(~np.isnan(values))
-    order = known[np.argsort(values[known], kind="stable")]
-    scaled = values[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return adjusted
-
-
-def blocks_of(sizes: Sequence[int]) -> list[slice]:
-    """The places of each factor's levels, one factor after another."""
+def _blocks(sizes: Sequence[int]) -> list[slice]:
     ends = np.cumsum(sizes)
     return [slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True)]
 
 
-def bases(moments: Moments) -> list[int]:
-    """The place of each factor's most frequent level."""
-    counts = np.diag(moments.counts)
-    return [block.start + int(counts[block].argmax()) for block in moments.blocks]
+# --- pairs of factors ------------------------------------------------------------------------
 
 
-def _independent(moments: Moments) -> IntArray:
-    """Levels that say something of their own, by Gram and Schmidt in their order."""
-    counts, base = np.diag(moments.counts), set(bases(moments))
-    candidates = [place for place, n in enumerate(counts) if n and place not in base]
-    gram, _ = design(moments, np.array(candidates, dtype=np.int64))
-    kept, factor = [0], np.array([[np.sqrt(gram[0, 0])]])
-    for column in range(1, len(gram)):
-        along = linalg.solve_triangular(factor, gram[kept, column], lower=True)
-        rest = gram[column, column] - along @ along
-        if rest > SINGULAR * gram[column, column]:
-            factor = np.block(
-                [[factor, np.zeros((len(kept), 1))], [along[None], np.array([[np.sqrt(rest)]])]]
-            )
-            kept.append(column)
-    return np.array([candidates[column - 1] for column in kept[1:]], dtype=np.int64)
+@dataclass(frozen=True, slots=True, eq=False)
+class Interaction:
+    """What a pair of factors adds to the sum of their effects.
+
+    Attributes:
+        pair: Numbers of the two factors.
+        spread: Standard deviation of the added effect over events, and its interval; see
+            `spread_of`.
+        p_value: Score test of no added effect; nan where no cell is left to test, or where there
+            are not more users than cells.
+        counts: (A, B) events of each cell.
+        effects: (A, B) added effect of each cell; nan without events.
+    """
+
+    pair: Pair
+    spread: tuple[float, float, float]
+    p_value: float
+    counts: FloatArray
+    effects: FloatArray
 
 
-def _squares(sums: FloatArray, sizes: Sequence[int], kept: IntArray) -> FloatArray:
-    scores = columns_of(sums, sizes, kept)
-    return scores.T @ scores
+def interactions(fit: Fit, batches: Iterable[Batch], pairs: Sequence[Pair]) -> list[Interaction]:
+    """Test pairs of factors in one pass over the batches that ``fit`` was fitted to."""
+    sums = [_PairSums(pair, fit) for pair in pairs]
+    for batch, residuals in fit.residuals(batches):
+        columns = batch.columns()
+        for pair_sums in sums:
+            pair_sums.add(batch, columns, residuals)
+    return [pair_sums.finish() for pair_sums in sums]
+
+
+class _PairSums:
+    """Sums for the test of one pair, gathered batch by batch."""
+
+    def __init__(self, pair: Pair, fit: Fit) -> None:
+        sizes = fit.moments.sizes
+        self._pair, self._fit, self._shape = pair, fit, (sizes[pair[0]], sizes[pair[1]])
+        self._cells = self._shape[0] * self._shape[1]
+        self._moved = np.zeros(self._cells)  # Z'e
+        self._crossed = np.zeros((self._cells, sum(sizes)))  # Z' times every level
+        self._meat = np.zeros((self._cells + len(fit.coefficients),) * 2)
+
+    def add(self, batch: Batch, columns: Sequence[IntArray], residuals: FloatArray) -> None:
+        first, second = self._pair
+        cell, moments = columns[first] * self._shape[1] + columns[second], self._fit.moments
+        self._moved += np.bincount(cell, residuals, minlength=self._cells)
+        for codes, size, block in zip(columns, moments.sizes, moments.blocks, strict=True):
+            both = np.bincount(cell * size + codes, minlength=self._cells * size)
+            self._crossed[:, block] += both.reshape(self._cells, size)
+        sizes = (self._cells, *moments.sizes)
+        sums = sums_by_user(batch.user, [cell, *columns], sizes, residuals)
+        levels = self._fit.columns(sums[:, self._cells :])
+        scores = np.concatenate([sums[:, : self._cells], levels], axis=1)
+        self._meat += scores.T @ scores
+
+    def finish(self) -> Interaction:
+        fit, cells = self._fit, self._cells
+        crossed = fit.columns(self._crossed)  # Z'X
+        along = crossed @ fit.inverse
+        counts = crossed[:, 0]
+        own = np.diag(counts) - along @ crossed.T  # Z~'Z~
+        change = np.concatenate([np.eye(cells), -along], axis=1)
+        covariance = fit.users / (fit.users - 1) * change @ self._meat @ change.T  # of Z~'e
+        sizes, axes = np.linalg.eigh(own)
+        kept = sizes > SINGULAR * max(float(counts.max()), 1.0)
+        axes, sizes = axes[:, kept], sizes[kept]
+        inverse = (axes / sizes) @ axes.T
+        gamma, errors = inverse @ self._moved, inverse @ covariance @ inverse
+        return Interaction(
+            self._pair,
+            spread_of(gamma, errors, own / fit.moments.events),
+            zero_test(axes.T @ self._moved, axes.T @ covariance @ axes, fit.users),
+            counts.reshape(self._shape),
+            _without_margins(gamma.reshape(self._shape), counts.reshape(self._shape)),
+        )
+
+
+def _without_margins(effects: FloatArray, counts: FloatArray) -> FloatArray:
+    """(A, B) effects without the common part of each row and column, weighted by events."""
+    rows, columns = np.indices(effects.shape).reshape(2, -1)
+    base = np.concatenate([np.eye(effects.shape[0])[rows], np.eye(effects.shape[1])[columns]], 1)
+    root = np.sqrt(counts.ravel())
+    common = np.linalg.lstsq(base * root[:, None], effects.ravel() * root)[0]
+    net = (effects.ravel() - base @ common).reshape(effects.shape)
+    return np.where(counts > 0, net, np.nan)

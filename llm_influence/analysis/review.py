@@ -1,13 +1,13 @@
-"""A queue of explanations for people to look at: the risky ones first, each decided once.
+"""A queue of explanations for human review: risky ones first, each decided once.
 
-Risk is the mean of what is known of an explanation, each as its rank among all (0 to 1): how little
-its scores can be trusted (`lds`, else the completeness gap), how much influence the user's features
-have, how much a single event has, and whether the recommendation flips with a feature alone.
-Explanations are drawn with chances in proportion to the square of their risk (Efraimidis and
-Spirakis 2006), so that calm ones are looked at too, now and then.
+Risk is the mean rank (0 to 1) of an explanation in several signs of danger: low trust in its scores
+(``lds``, or else the completeness gap), much influence of the user's features, much influence of a
+single event, and a recommendation that changes with a feature alone. Explanations are drawn with
+probabilities in proportion to the square of their risk (Efraimidis and Spirakis 2006), so some
+harmless ones are reviewed too.
 
-People write ``accept`` or ``reject`` and a note into the CSV. What is decided is kept, never asked
-again, and what is rejected is withheld (`withhold`).
+People write ``accept`` or ``reject`` and a note into the CSV file. Decided explanations are kept,
+and rejected ones are withheld (`withhold`).
 """
 
 from __future__ import annotations
@@ -24,151 +24,154 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from llm_influence.analysis.audit_tests import flips_beside
-from llm_influence.analysis.columns import total
-from llm_influence.analysis.output import to_csv
+from llm_influence.analysis.audit_users import find_fairness_test
+from llm_influence.analysis.columns import exact_sum
+from llm_influence.analysis.output import Record, to_csv
+from llm_influence.analysis.statistics import divide
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.errors import ConfigError, DataError
+from llm_influence.errors import ConfigError, DataError, out_of_range
 from llm_influence.influence.influence import Key
 from llm_influence.types import FloatArray
 from llm_influence.utils import write_text
 
 KEY = ("user_id", "method", "target", "target_id")
-"""Columns of what an explanation is known by (`Influence.key`)."""
-SHOWN = ("target_name", "prediction", "risk", "reason", "strongest")
-PARTS = ("distrust", "user_share", "largest_share", "flips")
-ASKED = ("decision", "note")
-COLUMNS = (*KEY, *SHOWN, *PARTS, *ASKED)
-DECISIONS = ("accept", "reject")
-WHY = {
+"""Columns that identify an explanation (`Influence.key`)."""
+REASONS = {
     "distrust": "scores fit the model badly",
     "user_share": "features of the user have much influence",
     "largest_share": "one event has much influence",
-    "flips": "another value of a feature changes the recommendation",
+    "fairness_test": "another value of a feature changes the recommendation",
 }
+"""Signs of danger; a column of the queue each."""
+ANSWERS = ("decision", "note")
+COLUMNS = (
+    *(*KEY, "target_name", "prediction", "risk", "reason", "strongest"),
+    *(*REASONS, *ANSWERS),
+)
+DECISIONS = ("accept", "reject")
 
 _EXPLAINED = f"""
 SELECT x.*, e.largest, e.strongest FROM (
     SELECT explanation, any_value(user_id) AS user_id, any_value(method) AS method,
         any_value(target) AS target, any_value(target_id) AS target_id,
         any_value(target_name) AS target_name, any_value(prediction) AS prediction,
-        any_value(lds) AS lds, any_value(completeness_gap) AS gap, {total("abs(score)")} AS size,
-        coalesce({total("abs(score)", "position IS NULL")}, 0) AS user_size
+        any_value(lds) AS lds, any_value(completeness_gap) AS gap,
+        {exact_sum("abs(score)")} AS size,
+        coalesce({exact_sum("abs(score)", "position IS NULL")}, 0) AS user_size
     FROM influence_rows GROUP BY explanation) AS x
 JOIN (
     SELECT explanation, max(abs(score)) AS largest,
         arg_max(name || ' (' || behavior || ') ' || format('{{:+.3g}}', score), abs(score))
             AS strongest
     FROM (
-        SELECT explanation, position, {total("score")} AS score, any_value(behavior) AS behavior,
+        SELECT explanation, position, {exact_sum("score")} AS score,
+            any_value(behavior) AS behavior,
             any_value(CASE WHEN title = '' THEN item_id ELSE title END) AS name
         FROM influence_rows WHERE position IS NOT NULL GROUP BY explanation, position)
     GROUP BY explanation) AS e USING (explanation)
 ORDER BY explanation
 """
 
-Record = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What stands in the file now.
+    """The content of a review file.
 
     Attributes:
-        records: Decided ones first, then those that wait, the riskiest first.
+        records: Decided explanations first, then those that wait, the riskiest first.
     """
 
     records: list[Record]
 
     @property
     def waiting(self) -> int:
-        """Records without a decision."""
-        return sum(not record["decision"] for record in self.records)
+        """Number of records without a decision."""
+        return self.decided("")
 
     def decided(self, decision: str) -> int:
-        """Records with this decision."""
+        """Number of records with this decision."""
         return sum(record["decision"] == decision for record in self.records)
 
 
 def update_queue(view: InfluenceView, path: Path, *, size: int = 20, seed: int = 0) -> Queue:
-    """Draw explanations that nobody has decided on, and write them behind those decided.
+    """Draw explanations without a decision, and write them after the decided ones.
 
     Args:
         view: The tables.
-        path: The CSV; one that is there is read, its decisions and notes are kept.
-        size: How many are to wait.
-        seed: Of the draw; the same seed draws the same, whatever the order of the tables.
+        path: The CSV file; decisions and notes of an existing file are kept.
+        size: Number of explanations that wait for a decision.
+        seed: Seed of the draw; the order of the tables does not matter.
 
     Raises:
-        DataError: The file that is there is damaged; the message names row and column.
+        DataError: The existing file is damaged; the message names row and column.
         ConfigError: ``size`` is below 1.
         OutputError: The file cannot be written.
     """
     if size < 1:
-        raise ConfigError(
-            f"size is {size}", where="review", expected="at least 1", fix="ask for more"
-        )
-    there = read_queue(path) if path.exists() else []
-    known = [each for each in there if each["decision"] or each["note"]]
-    keys = {_key(record) for record in known}
-    found = [record for record in _risks(view) if _key(record) not in keys]
-    found.sort(key=lambda record: (-_drawn(record, seed), _key(record)))
-    wanted = max(0, size - sum(not each["decision"] for each in known))
-    drawn = sorted(found[:wanted], key=lambda record: (-record["risk"], _key(record)))
-    queue = Queue([*known, *drawn])
-    write_text(path, to_csv([{name: each[name] for name in COLUMNS} for each in queue.records]))
+        raise out_of_range(ConfigError, "--size", size, expected="at least 1")
+    existing = read_queue(path) if path.exists() else []
+    kept = [record for record in existing if record["decision"] or record["note"]]
+    keys = {_key(record) for record in kept}
+    waiting = size - sum(not record["decision"] for record in kept)
+    candidates = [record for record in _risks(view) if _key(record) not in keys]
+    candidates.sort(key=lambda record: (-_draw(record, seed), _key(record)))
+    drawn = candidates[: max(0, waiting)]
+    drawn.sort(key=lambda record: (-record["risk"], _key(record)))
+    queue = Queue([*kept, *drawn])
+    rows = [{name: record[name] for name in COLUMNS} for record in queue.records]
+    write_text(path, to_csv(rows))
     return queue
 
 
 def read_queue(path: Path) -> list[Record]:
-    """The records of a queue, texts as they stand there.
+    """The records of a review file; every cell is text.
 
     Raises:
-        DataError: It cannot be read, a column is missing, a decision is no known word, a key is
-            empty or stands twice; the message names row and column.
+        DataError: The file cannot be read, a column is missing, a decision is unknown, or a key is
+            empty or repeated; the message names row and column.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise _bad(path, f"cannot be read ({error})", "a CSV file in UTF-8") from error
+        raise _damaged(path, f"cannot be read ({error})", "a CSV file in UTF-8") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    missing = [name for name in (*KEY, *ASKED) if name not in (reader.fieldnames or [])]
+    missing = [name for name in (*KEY, *ANSWERS) if name not in (reader.fieldnames or [])]
     if missing:
         listed = ", ".join(f"column {name!r}" for name in missing)
-        raise _bad(path, f"row 1: {listed} missing", f"the columns {', '.join(COLUMNS)}")
-    try:
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise _bad(path, f"row {reader.line_num}: {error}", "rows of CSV") from error
+        raise _damaged(path, f"row 1: {listed} missing", f"the columns {', '.join(COLUMNS)}")
     records: dict[Key, Record] = {}
-    for line, row in rows:
-        record = _checked(path, line, row)
-        if _key(record) in records:
-            raise _bad(path, f"row {line}, column 'user_id': {_key(record)} again", "each one once")
-        records[_key(record)] = record
+    try:
+        for row in reader:
+            record, where = _checked(path, reader.line_num, row), f"row {reader.line_num}"
+            if _key(record) in records:
+                found = f"{where}, column 'user_id': {_key(record)} again"
+                raise _damaged(path, found, "each explanation once")
+            records[_key(record)] = record
+    except csv.Error as error:
+        raise _damaged(path, f"row {reader.line_num}: {error}", "rows of CSV") from error
     return list(records.values())
 
 
 def rejected(records: Iterable[Mapping[str, Any]]) -> frozenset[Key]:
-    """Which explanations were rejected, by `Influence.key`."""
+    """Keys of rejected explanations (`Influence.key`)."""
     return frozenset(_key(record) for record in records if record["decision"] == "reject")
 
 
 def withhold(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """An influence table without the explanations that were rejected.
+    """An influence table without the rejected explanations.
 
     Raises:
-        DataError: Nothing is left.
+        DataError: Every explanation was rejected.
     """
-    taken_out = rejected(records)
+    withheld = rejected(records)
     columns = [table[name].to_pylist() for name in KEY]
-    kept = [key not in taken_out for key in zip(*columns, strict=True)]
+    kept = [key not in withheld for key in zip(*columns, strict=True)]
     if len(table) and not any(kept):
         raise DataError(
             "every explanation was rejected",
             where="review",
-            expected="at least one that may be shown",
-            fix="explain other users, or look at the decisions again",
+            expected="at least one explanation that may be shown",
+            fix="explain other users, or change decisions in the review file",
         )
     return table.filter(pa.array(kept, pa.bool_()))
 
@@ -176,22 +179,21 @@ def withhold(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
 def _checked(path: Path, line: int, row: Mapping[str, str | None]) -> Record:
     """A row with all columns, its decision in lower case."""
     if None in row or None in row.values():
-        raise _bad(path, f"row {line}: another number of cells than columns", "one a column")
+        found = f"row {line}: another number of cells than columns"
+        raise _damaged(path, found, "one cell per column")
     record: Record = {name: row.get(name, "") for name in COLUMNS}
     for name in KEY:
         if not record[name]:
-            raise _bad(path, f"row {line}, column {name!r}: empty", "what `review` wrote there")
+            found = f"row {line}, column {name!r}: empty"
+            raise _damaged(path, found, "the value that `review` wrote")
     record["decision"] = str(record["decision"]).strip().lower()
     if record["decision"] not in ("", *DECISIONS):
-        raise _bad(
-            path,
-            f"row {line}, column 'decision': {row['decision']!r}",
-            f"{' or '.join(DECISIONS)}, or nothing",
-        )
+        found = f"row {line}, column 'decision': {row['decision']!r}"
+        raise _damaged(path, found, f"{' or '.join(DECISIONS)}, or an empty cell")
     return record
 
 
-def _bad(path: Path, found: str, expected: str) -> DataError:
+def _damaged(path: Path, found: str, expected: str) -> DataError:
     return DataError(found, where=str(path), expected=expected, fix="correct the file")
 
 
@@ -200,60 +202,52 @@ def _key(record: Mapping[str, Any]) -> Key:
 
 
 def _risks(view: InfluenceView) -> list[Record]:
-    """All explanations with their risk; of those that several runs made, the first."""
+    """All explanations with their risk; of several with the same key, the first."""
     table = view.table(_EXPLAINED)
     columns = {name: table[name].to_pylist() for name in (*KEY, "target_name", "prediction")}
-    numbers = {
-        name: table[name].to_numpy(zero_copy_only=False).astype(np.float64)
+    lds, gap, size, user_size, largest = (
+        table[name].to_numpy(zero_copy_only=False).astype(np.float64)
         for name in ("lds", "gap", "size", "user_size", "largest")
+    )
+    changed = _changed(view)
+    signs = {
+        "distrust": 1 - np.where(np.isnan(lds), 1 - gap, lds),
+        "user_share": divide(user_size, size, none=0.0),
+        "largest_share": divide(largest, size, none=0.0),
+        "fairness_test": np.array([changed.get(user, np.nan) for user in columns["user_id"]]),
     }
-    whole = np.where(numbers["size"] > 0, numbers["size"], 1.0)
-    trusted = np.where(np.isnan(numbers["lds"]), 1 - numbers["gap"], numbers["lds"])
-    flipped = _flipped(view)
-    parts = {
-        "distrust": 1 - trusted,
-        "user_share": numbers["user_size"] / whole,
-        "largest_share": numbers["largest"] / whole,
-        "flips": np.array([flipped.get(user, np.nan) for user in columns["user_id"]], dtype=float),
-    }
-    ranks = {name: _ranks(part) for name, part in parts.items() if np.nanmax(_full(part)) > 0}
+    ranks = {name: _ranks(sign) for name, sign in signs.items() if np.nan_to_num(sign).max() > 0}
     risk = np.mean(list(ranks.values()), axis=0) if ranks else np.zeros(len(table))
-    found: dict[tuple[str, ...], Record] = {}
+    records: dict[Key, Record] = {}
     for row in range(len(table)):
         worst = max(ranks, key=lambda name: float(ranks[name][row]), default="")
         record = {name: column[row] for name, column in columns.items()}
-        record |= {name: float(part[row]) for name, part in parts.items()}
-        record |= {"risk": float(risk[row]), "reason": WHY.get(worst, "")}
+        record |= {name: float(sign[row]) for name, sign in signs.items()}
+        record |= {"risk": float(risk[row]), "reason": REASONS.get(worst, "")}
         record |= {"strongest": table["strongest"][row].as_py(), "decision": "", "note": ""}
-        found.setdefault(_key(record), record)
-    return list(found.values())
+        records.setdefault(_key(record), record)
+    return list(records.values())
 
 
-def _flipped(view: InfluenceView) -> dict[str, float]:
-    """Whether some other value changes a user's recommendation, of those who were asked."""
-    table = flips_beside(view.sources)
-    if table is None:
-        return {}
-    found: dict[str, float] = {}
-    pairs = zip(table["user_id"].to_pylist(), table["changed"].to_pylist(), strict=True)
-    for user, changed in pairs:
-        found[user] = max(found.get(user, 0.0), float(changed))
-    return found
+def _changed(view: InfluenceView) -> dict[str, float]:
+    """1 for users whose recommendation changes with a feature alone, 0 for other tested users."""
+    table = find_fairness_test(view.sources)
+    changed: dict[str, float] = {}
+    if table is not None:
+        pairs = zip(table["user_id"].to_pylist(), table["changed"].to_pylist(), strict=True)
+        for user, other in pairs:
+            changed[user] = max(changed.get(user, 0.0), float(other))
+    return changed
 
 
-def _full(part: FloatArray) -> FloatArray:
-    """Numbers with 0 for what is not known."""
-    return np.nan_to_num(part, nan=0.0)
-
-
-def _ranks(part: FloatArray) -> FloatArray:
-    """From near 0 to 1, the largest; equal numbers share a rank, what is not known stands low."""
-    ranks: FloatArray = stats.rankdata(_full(part)) / len(part)
+def _ranks(sign: FloatArray) -> FloatArray:
+    """Ranks from near 0 to 1, the largest; equal numbers share a rank, unknown ones count as 0."""
+    ranks: FloatArray = stats.rankdata(np.nan_to_num(sign, nan=0.0)) / len(sign)
     return ranks
 
 
-def _drawn(record: Record, seed: int) -> float:
-    """The key of weighted sampling: log(u) / weight, u from the record and the seed alone."""
+def _draw(record: Record, seed: int) -> float:
+    """The key of weighted sampling, log(u) / weight, with u from the record and the seed alone."""
     text = "\n".join([str(seed), *_key(record)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     uniform = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)

@@ -1,155 +1,340 @@
-"""Resampling of users in one pass: every user counts a Poisson number of times.
+"""Statistics of arrays in which users, not events, are the independent observations.
 
-A mean over users with its interval.
+Means of sums: users are dealt into `GROUPS` groups. Only the sums T_g of scores and N_g of events
+of each group are kept, however many events there are, and groups are the units of standard errors:
 
-Means and their errors from sums by parts of the users.
+    m = sum T_g / sum N_g,   V(m) = c sum over groups of (T_g - N_g m)^2 / (sum N_g)^2,
+    c = G / (G - 1) with G groups that have events
 
-Users are dealt into `PARTS` parts. Sums of each part are all that is kept of the events, however
-many these are; parts are then the units of standard errors, as users would be: events of a user
-stay together.
-
-    m = sum T_p / sum N_p,   V(m) = c sum over parts of (T_p - N_p m)^2 / (sum N_p)^2,
-    c = P / (P - 1) with P parts that have events
+Permutation tests shuffle users and compare with the largest statistic of all (Westfall and Young
+1993), so the chance of any false positive is bounded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from llm_influence.analysis.columns import MATCHES
-from llm_influence.analysis.tables import InfluenceView
-from llm_influence.errors import ConfigError, choices
+from llm_influence.numerics import splitmix64
 from llm_influence.types import FloatArray, IntArray
+from llm_influence.utils import require
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
+GROUPS = 100
+LEAST_GROUPS = 10
+"""With users in fewer groups no interval is given."""
+MOST_DRAWN = 12
+"""Poisson numbers of mean 1 are cut here; larger ones have a probability of 6e-11."""
+USERS_A_COMPONENT = 10
+"""History controls have at most one component for so many users."""
+FOLDS = 5
+NEARLY_ZERO = 1e-9
 
-_MOST = 12
-"""Of a Poisson number of mean 1; larger ones have a chance of 6e-11."""
+
+def holm(p_values: Sequence[float]) -> FloatArray:
+    """Holm's (1979) p-values, which bound the chance of any false positive; nan stays nan."""
+    adjusted = np.array(p_values, dtype=np.float64)
+    tested = ~np.isnan(adjusted)
+    if tested.any():
+        module, purpose = "statsmodels.stats.multitest", "correction for multiple tests"
+        multitest = require(module, extra="analysis", purpose=purpose)
+        adjusted[tested] = multitest.multipletests(adjusted[tested], method="holm")[1]
+    return adjusted
 
 
 def user_weights(users: IntArray, resamples: int, seed: int) -> FloatArray:
-    """(P, 1 + R) how often each row counts: once in column 0, a Poisson(1) number in the others.
+    """Bootstrap weights of rows: 1 in column 0, Poisson(1) numbers in the other columns.
 
-    The bootstrap whose draws do not depend on how many users there are (Hanley and MacGibbon 2006,
-    doi:10.1016/j.cmpb.2006.04.006), so sums over a stream can be resampled. A user's number comes
-    from the user, the resample and the seed alone, so all rows of a user count alike in any batch.
+    The Poisson bootstrap (Hanley and MacGibbon 2006, doi:10.1016/j.cmpb.2006.04.006) does not need
+    the number of users, so sums over a stream can be resampled. Weights depend on user, resample
+    and seed alone: all rows of a user have the same weights in any batch.
 
     Args:
-        users: (P,) codes of users.
+        users: (P,) user codes.
         resamples: R.
-        seed: Of the draws.
+        seed: Seed of the weights.
+
+    Returns:
+        (P, 1 + R) weights.
     """
-    mixed = _mix(users.astype(np.uint64) + _mix(np.full(1, seed, dtype=np.uint64)))
-    draws = _mix(mixed[:, None] + _mix(np.arange(1, resamples + 1, dtype=np.uint64)))
-    chances = (draws >> np.uint64(11)).astype(np.float64) / 2**53
-    numbers = np.searchsorted(stats.poisson(1).cdf(np.arange(_MOST)), chances, side="right")
+    seeded = splitmix64(users.astype(np.uint64) + splitmix64(np.full(1, seed, dtype=np.uint64)))
+    draws = splitmix64(seeded[:, None] + splitmix64(np.arange(1, resamples + 1, dtype=np.uint64)))
+    uniform = (draws >> np.uint64(11)).astype(np.float64) / 2**53
+    numbers = np.searchsorted(stats.poisson(1).cdf(np.arange(MOST_DRAWN)), uniform, side="right")
     return np.column_stack([np.ones(len(users)), numbers.astype(np.float64)])
 
 
-def _mix(numbers: np.ndarray) -> np.ndarray:
-    """SplitMix64 (Steele, Lea and Flood 2014): a stream of hashed counters."""
-    z = numbers + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """A mean and the ends of its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def mean_of(values: FloatArray) -> Mean:
-    """The mean of (n,) values, one a user, with Student's t interval; nan ends for one user."""
+def mean_interval(values: FloatArray) -> tuple[float, float, float]:
+    """Mean of (n,) values, one per user, and the ends of its t interval; nan ends for one user."""
     mean = float(np.mean(values))
     if len(values) < 2:
-        return Mean(mean, float("nan"), float("nan"))
+        return mean, float("nan"), float("nan")
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
-    return Mean(mean, mean - half, mean + half)
+    return mean, mean - half, mean + half
 
 
-PARTS = 100
-LEAST_PARTS = 10
-"""Fewer, which is fewer users still, say nothing that can be relied upon."""
+def divide(above: FloatArray | float, below: FloatArray, none: float = np.nan) -> FloatArray:
+    """The quotient, ``none`` where ``below`` is not above zero."""
+    shape = np.broadcast_shapes(np.shape(above), np.shape(below))
+    return np.divide(above, below, out=np.full(shape, none), where=np.asarray(below) > 0)
 
 
-def speaking(view: InfluenceView, match: str | None, side: str = "side") -> str:
-    """SQL of what an event's score counts for: itself, or what it says for the target.
-
-    An event that matches the target counts as it is, one that matches the contrast's other item
-    with its sign turned, any other not at all (null).
-
-    Args:
-        view: The tables.
-        match: A column ``match:...``; None counts every event as it is.
-        side: What the column is called in the query.
-
-    Raises:
-        ConfigError: It is another column.
-        DataError: There is no such column.
-    """
-    if match is None:
-        return "1"
-    view.select(match)
-    if view.columns[match].levels != MATCHES:
-        raise ConfigError(
-            f"{match!r} does not say which item an event matches",
-            where="--match",
-            expected=choices([name for name in view.columns if name.startswith("match:")]),
-            fix="name a column match:NAME, where NAME is a column of the item table",
-        )
-    return f"CASE {side} WHEN 'target' THEN 1 WHEN 'other' THEN -1 END"
+# --- means of sums by group of users ---------------------------------------------------------
 
 
 def occupied(events: FloatArray) -> IntArray:
-    """(...) how many of the P parts have events, of (P, ...) counts."""
-    found: IntArray = (events > 0).sum(axis=0)
-    return found
+    """(...) number of groups with events, from (G, ...) counts."""
+    count: IntArray = (events > 0).sum(axis=0)
+    return count
 
 
 def means(totals: FloatArray, events: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Means and standard errors of (P, ...) sums; nan where nothing can be said.
+    """Means and standard errors from (G, ...) sums by group of users.
 
     Returns:
-        (...) means, nan without events; (...) errors, nan with fewer than two parts.
+        (...) means, nan without events; (...) errors, nan with fewer than two groups.
     """
     total, count = totals.sum(axis=0), events.sum(axis=0)
-    middle = divide(total, count)
-    squares = ((totals - events * np.nan_to_num(middle)) ** 2).sum(axis=0)
-    return middle, np.sqrt(correction(occupied(events)) * squares) * divide(1.0, count)
+    mean = divide(total, count)
+    squares = ((totals - events * np.nan_to_num(mean)) ** 2).sum(axis=0)
+    return mean, np.sqrt(correction(occupied(events)) * squares) * divide(1.0, count)
 
 
-def correction(parts: IntArray | int) -> FloatArray:
-    """What the number of parts adds to a variance; nan for fewer than two."""
-    return np.where(np.asarray(parts) > 1, parts / np.maximum(np.asarray(parts) - 1, 1), np.nan)
+def difference(totals: FloatArray, events: FloatArray) -> tuple[float, float, float, int]:
+    """Compare the means of two samples, whose users may be the same.
+
+    Args:
+        totals: (2, G) summed scores of each sample by group of users.
+        events: (2, G) numbers of events.
+
+    Returns:
+        Both means, the standard error of their difference, and the number of groups with events.
+    """
+    middle = totals.sum(axis=1) / events.sum(axis=1)
+    added = (totals - events * middle[:, None]) / events.sum(axis=1, keepdims=True)
+    groups = int(occupied(events.sum(axis=0)))
+    error = np.sqrt(correction(groups) * ((added[1] - added[0]) ** 2).sum())
+    return float(middle[0]), float(middle[1]), float(error), groups
 
 
-def critical(parts: IntArray | int) -> FloatArray:
-    """Half the width of a 95% interval, in standard errors: Student's t over parts."""
-    return np.asarray(stats.t.ppf((1 + LEVEL) / 2, np.maximum(np.asarray(parts) - 1, 1)))
+def correction(groups: IntArray | int) -> FloatArray:
+    """G / (G - 1), the small-sample factor of a variance; nan for fewer than two groups."""
+    count = np.asarray(groups)
+    return np.where(count > 1, count / np.maximum(count - 1, 1), np.nan)
 
 
-def half_widths(errors: FloatArray, parts: IntArray) -> FloatArray:
-    """(...) half the widths of 95% intervals; nan with fewer than `LEAST_PARTS` parts."""
-    return np.where(parts >= LEAST_PARTS, errors * critical(parts), np.nan)
+def critical(groups: IntArray | int) -> FloatArray:
+    """Half the width of a 95% t interval over groups, in standard errors."""
+    return np.asarray(stats.t.ppf((1 + LEVEL) / 2, np.maximum(np.asarray(groups) - 1, 1)))
 
 
-def p_value(value: float, error: float, parts: int) -> float:
-    """Of the value being zero; nan where the error is not known."""
+def half_widths(errors: FloatArray, groups: IntArray) -> FloatArray:
+    """(...) half the widths of 95% intervals; nan with fewer than `LEAST_GROUPS` groups."""
+    return np.where(groups >= LEAST_GROUPS, errors * critical(groups), np.nan)
+
+
+def p_value(value: float, error: float, groups: int) -> float:
+    """The p-value of a t test against zero; nan where the error is not known."""
     if not error > 0:
         return float("nan") if np.isnan(error) or value == 0 else 0.0
-    return float(2 * stats.t.sf(abs(value) / error, max(parts - 1, 1)))
+    return float(2 * stats.t.sf(abs(value) / error, max(groups - 1, 1)))
 
 
-def divide(above: FloatArray | float, below: FloatArray) -> FloatArray:
-    """The quotient, nan where ``below`` is zero."""
-    shape = np.broadcast_shapes(np.shape(above), np.shape(below))
-    return np.divide(above, below, out=np.full(shape, np.nan), where=np.asarray(below) > 0)
+# --- tests of groups of users ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupDifferences:
+    """Differences between k groups of users in m measures.
+
+    Attributes:
+        means: (k, m) mean of each group.
+        differences: (k, m) mean of a group minus the mean of all other users.
+        errors: (k, m) standard errors of the differences.
+        statistics: (m,) test statistics T.
+        p_values: (m,) probability of a T as large in any measure if groups do not matter.
+    """
+
+    means: FloatArray
+    differences: FloatArray
+    errors: FloatArray
+    statistics: FloatArray
+    p_values: FloatArray
+
+    @property
+    def critical(self) -> float:
+        """Half the width of a 95% interval, in standard errors."""
+        return float(stats.norm.ppf((1 + LEVEL) / 2))
+
+
+def group_differences(
+    measures: FloatArray,
+    groups: IntArray,
+    controls: FloatArray | None,
+    *,
+    shuffles: int,
+    seed: int,
+) -> GroupDifferences:
+    """Test whether groups of users differ, also among users with the same history.
+
+    With y one number per user, D the groups and X the controls::
+
+        s = D' (I - P_X) y,   V = sum over users of d_u d_u' e_u^2,   T = s' V^-1 s
+
+    where e are the residuals of y on X, and d those of D: a score statistic that allows groups to
+    differ in variance. p-values come from shuffled residuals (Freedman and Lane 1983), with the
+    same shuffle for all measures; without controls they are exact.
+
+    Args:
+        measures: (n, m) numbers per user; every column varies.
+        groups: (n,) 0 to k - 1, each with users.
+        controls: (n, p) facts that explain equal treatment, see `history_controls`; None: nothing.
+        shuffles: Number of shuffles; p-values are at least 1 / (1 + shuffles).
+        seed: Seed of the shuffles.
+    """
+    members = (groups[:, None] == np.arange(groups.max() + 1)).astype(np.float64)
+    constant = np.ones((len(groups), 1))
+    basis = _basis(np.column_stack([constant, constant if controls is None else controls]))
+    residuals, apart = (x - basis @ (basis.T @ x) for x in (measures, members))
+    differences, errors = _coefficients(apart, residuals)
+    tested = _basis(apart[:, :-1])
+    observed = _score_statistics(tested, residuals)
+    random, beaten = np.random.default_rng(seed), np.zeros(measures.shape[1])
+    for _ in range(shuffles):
+        largest = _score_statistics(tested, residuals[random.permutation(len(groups))]).max()
+        beaten += largest >= observed * (1 - NEARLY_ZERO)
+    return GroupDifferences(
+        members.T @ measures / members.sum(axis=0)[:, None],
+        differences,
+        errors,
+        observed,
+        (1 + beaten) / (1 + shuffles),
+    )
+
+
+def history_controls(facts: FloatArray, groups: IntArray) -> FloatArray:
+    """(n, p) principal components of facts of histories, and the group probabilities they give.
+
+    With these probabilities among the controls, groups that differ only in their histories have no
+    effect, even if a measure depends on the history in a nonlinear way (Robins, Mark and Newey
+    1992).
+
+    Args:
+        facts: (n, q) facts of each user's history.
+        groups: (n,) 0 to k - 1.
+    """
+    spread = facts.std(axis=0)
+    varies = spread > NEARLY_ZERO
+    scaled = (facts - facts.mean(axis=0))[:, varies] / spread[varies]
+    left, strength, _ = np.linalg.svd(scaled, full_matrices=False)
+    kept = np.flatnonzero(strength > NEARLY_ZERO * strength.max(initial=0.0))
+    kept = kept[: len(groups) // USERS_A_COMPONENT]
+    if not len(kept):
+        return np.zeros((len(groups), 0))
+    components = left[:, kept] * np.sqrt(len(groups))
+    model = LogisticRegression(max_iter=1000).fit(components, groups)
+    probabilities = model.predict_proba(components)
+    logs = np.log(probabilities.clip(NEARLY_ZERO))
+    return np.column_stack([components, probabilities[:, 1:], logs[:, 1:] - logs[:, :1]])
+
+
+def _basis(columns: FloatArray) -> FloatArray:
+    """(n, r) orthonormal columns that span the same space."""
+    left, strength, _ = np.linalg.svd(columns, full_matrices=False)
+    return left[:, strength > NEARLY_ZERO * strength.max(initial=0.0)]
+
+
+def _coefficients(apart: FloatArray, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(k, m) coefficients of each group's own dummy, and their standard errors."""
+    values, errors = np.zeros((2, apart.shape[1], residuals.shape[1]))
+    for place, column in enumerate(apart.T):
+        own = column @ column
+        if own > NEARLY_ZERO:
+            values[place] = column @ residuals / own
+            left = residuals - np.outer(column, values[place])
+            errors[place] = np.sqrt((column[:, None] ** 2 * left**2).sum(axis=0)) / own
+    return values, errors
+
+
+def _score_statistics(tested: FloatArray, residuals: FloatArray) -> FloatArray:
+    """(m,) T of every measure."""
+    scores, identity = tested.T @ residuals, np.eye(tested.shape[1])
+    variance = np.einsum("nd,ne,nm->mde", tested, tested, residuals**2, optimize=True)
+    variance += NEARLY_ZERO * np.trace(variance, axis1=1, axis2=2)[:, None, None] * identity
+    variance += identity * np.finfo(float).tiny
+    return np.einsum("dm,dm->m", scores, np.linalg.solve(variance, scores.T[..., None])[..., 0].T)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Associations:
+    """How strongly each of L quantities is associated with groups of users.
+
+    Attributes:
+        strengths: (L,) correlation ratios of ranks, 0 to 1.
+        p_values: (L,) probability of a strength as large in any quantity if groups do not matter.
+        group: (L,) the group with the highest mean rank.
+        aucs: (L,) probability that a user of that group has more than a user of another group.
+    """
+
+    strengths: FloatArray
+    p_values: FloatArray
+    group: IntArray
+    aucs: FloatArray
+
+
+def associations(ranks: FloatArray, groups: IntArray, *, shuffles: int, seed: int) -> Associations:
+    """Test which quantities tell groups of users apart.
+
+    With z the ranks of a quantity over users,
+
+        strength^2 = sum over groups of n_g mean_g(z)^2 / sum over users of z^2 = H / (n - 1),
+
+    where H is the Kruskal-Wallis statistic. For a quantity of 0 and 1 this is Cramer's V.
+
+    Args:
+        ranks: (n, L) ranks with mean 0 and length 1; all 0 for a quantity that is not tested.
+        groups: (n,) 0 to k - 1.
+        shuffles: Number of shuffles of the groups.
+        seed: Seed of the shuffles.
+    """
+    sizes = np.bincount(groups)
+    members = (groups[:, None] == np.arange(len(sizes))).astype(np.float64)
+
+    def squares(sums: FloatArray) -> FloatArray:
+        ratios: FloatArray = (sums**2 / sizes[:, None]).sum(axis=0)
+        return ratios
+
+    sums = members.T @ ranks
+    observed = squares(sums)
+    random, beaten = np.random.default_rng(seed), np.zeros(len(observed))
+    for _ in range(shuffles):
+        shuffled = members[random.permutation(len(groups))]
+        beaten += squares(shuffled.T @ ranks).max(initial=0.0) >= observed * (1 - NEARLY_ZERO)
+    p_values = np.where(observed > 0, (1 + beaten) / (1 + shuffles), 1.0)
+    group = (sums / sizes[:, None]).argmax(axis=0)
+    aucs = np.full(ranks.shape[1], 0.5)
+    for place in np.unique(group):
+        mine, own = group == place, groups == place
+        order = stats.rankdata(ranks[:, mine], axis=0)  # Mann and Whitney's statistic
+        count = own.sum()
+        above = order[own].sum(axis=0) - count * (count + 1) / 2
+        aucs[mine] = above / (count * (len(groups) - count))
+    return Associations(np.sqrt(observed), p_values, group, aucs)
+
+
+def group_auc(facts: FloatArray, groups: IntArray, seed: int) -> float:
+    """Cross-validated AUC of the group predicted from facts; for several groups the mean AUC."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    chances = cross_val_predict(model, facts, groups, cv=folds, method="predict_proba")
+    scores = chances[:, 1] if chances.shape[1] == 2 else chances
+    return float(roc_auc_score(groups, scores, multi_class="ovr"))

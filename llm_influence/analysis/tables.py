@@ -1,8 +1,8 @@
-"""Influence tables, larger than memory, as one view with derived columns.
+"""`InfluenceView`: influence tables, larger than memory, as one table of events.
 
-DuckDB reads the Parquet files; nothing is loaded but what a question needs. The rows of an
-explanation stand together, player 0, 1, 2... So the row at which it begins, in its file, is its
-number, and no key of strings has to be compared.
+DuckDB reads the Parquet files and loads only what a query needs. The rows of an explanation
+follow each other, player 0, 1, 2... The number of its first row in its file therefore identifies
+an explanation, and no text keys need to be compared.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from llm_influence.analysis.bins import SESSION_GAP, quoted
 from llm_influence.analysis.columns import (
     COLUMNS,
+    MATCHES,
+    SESSION_GAP,
     Column,
-    numbers,
     read_side_tables,
     select,
     side_columns,
+    sql_text,
 )
-from llm_influence.errors import ConfigError, DataError, OutputError, choices
+from llm_influence.errors import ConfigError, DataError, OutputError, choices, unknown
 from llm_influence.influence.table_files import check_file, table_files
 from llm_influence.utils import require
 
@@ -39,7 +41,7 @@ SELECT *, (file_index::BIGINT << 40) + file_row_number - player AS explanation
 FROM read_parquet([{files}]) WHERE {where}
 """
 _EXPLANATIONS = """
-CREATE TABLE explanations AS
+CREATE TABLE all_explanations AS
 SELECT explanation, any_value(user_id) AS user_id,
     CASE any_value(target) WHEN 'item' THEN any_value(target_id)
         WHEN 'contrast' THEN split_part(any_value(target_id), ' over ', 1) END AS chosen,
@@ -54,65 +56,58 @@ FROM influence_rows GROUP BY explanation
 _USERS = """
 CREATE TABLE user_codes AS
 SELECT user_id, row_number() OVER (ORDER BY min(explanation)) - 1 AS user_code
-FROM explanations GROUP BY user_id
+FROM all_explanations GROUP BY user_id
 """
 _CODED = """
-CREATE TABLE coded_explanations AS
+CREATE TABLE explanations AS
 SELECT x.* EXCLUDE (user_id, whole), c.user_code::INTEGER AS user_code
-FROM explanations AS x JOIN user_codes AS c USING (user_id)
+FROM all_explanations AS x JOIN user_codes AS c USING (user_id)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What an analysis may use.
+    """Memory, disk and cores of an analysis; each option is described by its ``help``."""
 
-    Attributes:
-        memory: Of DuckDB, as "2GB"; beyond it, rows go to ``temp``.
-        temp: Folder for what does not fit; default: the system's own place for such files.
-        threads: Of DuckDB; default: all cores.
-    """
-
-    memory: str = "2GB"
-    temp: Path | None = None
-    threads: int | None = None
+    memory: str = field(
+        default="2GB", metadata={"help": "memory limit of DuckDB; more rows go to --temp"}
+    )
+    temp: Path | None = field(
+        default=None, metadata={"help": "folder for temporary files; default: the system's"}
+    )
+    threads: int | None = field(
+        default=None, metadata={"help": "threads of DuckDB; default: one per core", "min": 1}
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which explanations of the tables are analysed; None takes all.
+    """Which explanations of the tables are analysed; None takes all."""
 
-    Attributes:
-        method: Attribution method.
-        target: Kind of target: ``item``, ``contrast``, ``behavior``, ``slate``.
-        run: Where the explanations come from.
-    """
-
-    method: str | None = None
-    target: str | None = None
-    run: str | None = None
-
-    def conditions(self) -> dict[str, str]:
-        """What is asked for, by column."""
-        asked = {"method": self.method, "target": self.target, "run": self.run}
-        return {name: value for name, value in asked.items() if value is not None}
+    method: str | None = field(
+        default=None, metadata={"help": "use explanations of this attribution method only"}
+    )
+    target: str | None = field(
+        default=None,
+        metadata={"help": "use this kind of target only: item, contrast, behavior or slate"},
+    )
+    run: str | None = field(default=None, metadata={"help": "use explanations of this run only"})
 
 
 class InfluenceView:
-    """Influence tables opened for examples; use it in a ``with`` statement.
+    """Influence tables opened for analysis; use it in a ``with`` statement.
 
     Attributes:
-        columns: Every column that can be asked for, by name: `COLUMNS` and those of the items and
-            users (``item:genres``, ``match:genres``, ``user:age``).
-        method: The one attribution method of the rows.
+        columns: Every column by name: `COLUMNS`, and those of the item and user tables
+            (``item:genres``, ``match:genres``, ``user:age``).
+        method: The attribution method of the rows.
         units: ``target`` or ``share``, see the influence table.
-        explanations: How many there are.
-        events: Events explained, rows of the view.
-        users: How many users.
-        sources: The files and folders that were opened.
-        parts: The rows are of parts of events; the view adds them up.
-        sources: Files and folders as they were given.
-        folder: For temporary files; it goes with the view.
+        explanations: Number of explanations.
+        events: Number of explained events, the rows of the view.
+        users: Number of users.
+        parts: True if the rows are parts of events; the view sums them per event.
+        sources: The given files and folders.
+        folder: Folder for temporary files, removed by `close`.
     """
 
     def __init__(
@@ -124,43 +119,40 @@ class InfluenceView:
         choice: Choice | None = None,
         resources: Resources | None = None,
     ) -> None:
-        """Check the tables and count their explanations; one pass over a few columns.
+        """Check the tables and count their explanations, in one pass over a few columns.
 
         Args:
             tables: An influence table, a folder of them, or several of either.
-            items: The item table; default: ``items.parquet`` beside the tables, if there.
-            users: The user table; default: ``users.parquet`` beside the tables, if there.
-            choice: Which explanations to take.
+            items: The item table. Default: ``items.parquet`` beside the tables, if it exists.
+            users: The user table. Default: ``users.parquet`` beside the tables, if it exists.
+            choice: The explanations to analyse. Default: all.
             resources: Memory, temporary folder and threads.
 
         Raises:
-            DataError: Nothing is there or left, explanations are incomplete, or several
-                attribution methods stand in the tables.
+            DataError: There is no explanation, an explanation is incomplete, or the tables hold
+                several attribution methods.
             SchemaError: A column is missing or of another type, or the schema has another version.
-            ConfigError: DuckDB is not installed, or ``resources`` are not what it understands.
+            ConfigError: DuckDB is not installed, or rejects ``resources``.
         """
         sources = [tables] if isinstance(tables, (str, Path)) else list(tables)
         files = table_files(sources)
         for file in files:
             check_file(file)
-        item_table, user_table = read_side_tables([Path(s) for s in sources], items, users)
         self.sources = tuple(Path(place) for place in sources)
+        item_table, user_table = read_side_tables(self.sources, items, users)
         self._where = ", ".join(str(place) for place in sources)
         self._duckdb = require("duckdb", extra="analysis", purpose="analysis of influence tables")
         self._folder, self._connection = self._connect(resources or Resources())
         self.folder = Path(self._folder.name)
         try:
-            self.execute("SET enable_progress_bar = false")  # bars would stand in logs
+            self.execute("SET enable_progress_bar = false")
             self.load("items", item_table)
             self.load("users", user_table)
             self._define(files, choice or Choice())
         except BaseException:
             self.close()
             raise
-        self.columns: dict[str, Column] = {
-            **COLUMNS,
-            **side_columns(numbers(item_table), numbers(user_table)),
-        }
+        self.columns: dict[str, Column] = {**COLUMNS, **side_columns(item_table, user_table)}
 
     def __enter__(self) -> InfluenceView:
         return self
@@ -174,75 +166,102 @@ class InfluenceView:
         self.close()
 
     def close(self) -> None:
-        """Give back memory and temporary files."""
+        """Free the memory and delete the temporary files."""
         self._connection.close()
         self._folder.cleanup()
 
     def select(self, *names: str) -> str:
-        """A query, to be put into another in brackets: these columns of every event.
+        """A query that gives these columns of every event, to be used as a subquery.
 
         Raises:
             DataError: A name is no column of the view.
         """
         for name in names:
             if name not in self.columns:
-                raise DataError(
-                    f"no column {name!r}",
-                    where=self._where,
-                    expected=choices(self.columns, name),
-                    fix="correct the name, or pass the item or user table that has it",
-                )
+                fix = "correct the name, or pass the item or user table that has the column"
+                raise unknown(DataError, "column", name, self.columns, where=self._where, fix=fix)
         return select({name: self.columns[name] for name in names}, parts=self.parts)
 
-    def execute(self, statement: str) -> None:
-        """Run a statement that gives no rows, such as CREATE TABLE.
+    def sign_of(self, match: str | None, side: str = "side") -> str:
+        """SQL of the factor that turns an event's score into support for the target's item.
+
+        The factor is 1 for events that match the target's item, -1 for events that match the other
+        item of a contrast, and null for other events.
+
+        Args:
+            match: A column ``match:...``. None: the factor of every event is 1.
+            side: Name of the column in the query.
 
         Raises:
-            ConfigError: The memory does not suffice.
+            ConfigError: It is another column.
+            DataError: There is no such column.
+        """
+        if match is None:
+            return "1"
+        self.select(match)
+        if self.columns[match].levels != MATCHES:
+            raise ConfigError(
+                f"{match!r} does not say which item an event matches",
+                where="--match",
+                expected=choices([name for name in self.columns if name.startswith("match:")]),
+                fix="name a column match:NAME, where NAME is a column of the item table",
+            )
+        return f"CASE {side} WHEN 'target' THEN 1 WHEN 'other' THEN -1 END"
+
+    def execute(self, statement: str) -> None:
+        """Run a statement without a result, such as CREATE TABLE.
+
+        Raises:
+            ConfigError: There is not enough memory.
             OutputError: The temporary folder is full or cannot be written.
         """
         with self._translated():
             self._connection.execute(statement)
 
     def load(self, name: str, table: pa.Table) -> None:
-        """Put a table of our own beside the view's, under a name that is new.
-
-        Raises:
-            ConfigError, OutputError: As in `execute`.
-        """
+        """Add a table under a new name; raises the errors of `execute`."""
         self._connection.register("loading", table)
         self.execute(f"CREATE TABLE {name} AS SELECT * FROM loading")
         self._connection.unregister("loading")
 
     def table(self, query: str) -> pa.Table:
-        """The answer of a query that fits into memory.
-
-        Raises:
-            ConfigError, OutputError: As in `execute`.
-        """
+        """The result of a query, in memory; raises the errors of `execute`."""
         with self._translated():
             return self._connection.sql(query).to_arrow_table()
 
     def batches(self, query: str, size: int = BATCH) -> Iterator[pa.Table]:
-        """The answer of a query in pieces of ``size`` rows, in its own order.
-
-        Raises:
-            ConfigError, OutputError: As in `execute`.
-        """
+        """The result of a query in order, ``size`` rows at a time; raises as `execute`."""
         with self._translated():
             waiting: list[pa.Table] = []
             for batch in self._connection.sql(query).to_arrow_reader(size):
                 waiting.append(pa.Table.from_batches([batch]))
                 while sum(map(len, waiting)) >= size:
-                    whole = pa.concat_tables(waiting)
-                    yield whole.slice(0, size)
-                    waiting = [whole.slice(size)]
-            rest = pa.concat_tables(waiting) if waiting else None
-            if rest is not None and len(rest):
-                yield rest
+                    rows = pa.concat_tables(waiting)
+                    yield rows.slice(0, size)
+                    waiting = [rows.slice(size)]
+            if sum(map(len, waiting)):
+                yield pa.concat_tables(waiting)
+
+    def grouped_batches(self, query: str, key: str) -> Iterator[pa.Table]:
+        """As `batches`, but rows with the same ``key``, which follow each other, stay together."""
+        rest: pa.Table | None = None
+        for table in self.batches(query):
+            rows = table if rest is None else pa.concat_tables([rest, table])
+            keys = rows[key].to_numpy()
+            cut = int(np.flatnonzero(keys != keys[-1]).max(initial=-1)) + 1
+            if cut:
+                yield rows.slice(0, cut)
+            rest = rows.slice(cut)
+        if rest is not None:
+            yield rest
+
+    def facts(self, options: Any) -> dict[str, Any]:  # noqa: ANN401 - any options dataclass
+        """What was analysed, for the head of an analysis: sizes, method and options."""
+        names = ("method", "units", "events", "explanations", "users")
+        return {name: getattr(self, name) for name in names} | {"options": asdict(options)}
 
     def require_users(self, least: int, purpose: str) -> None:
-        """Refuse tables of too few users.
+        """Check the number of users.
 
         Raises:
             DataError: There are fewer than ``least``.
@@ -263,7 +282,7 @@ class InfluenceView:
                 f"cannot be written ({error.strerror})",
                 where=str(resources.temp or tempfile.gettempdir()),
                 expected="a folder with space for temporary files",
-                fix="name another with --temp",
+                fix="name another folder with --temp",
             ) from error
         settings: dict[str, str | int | bool] = {
             "memory_limit": resources.memory,
@@ -278,77 +297,75 @@ class InfluenceView:
         except self._duckdb.Error as error:
             folder.cleanup()
             raise ConfigError(
-                f"DuckDB refuses memory {resources.memory!r}, threads {resources.threads}",
+                f"DuckDB rejects memory {resources.memory!r}, threads {resources.threads}",
                 where="resources of the analysis",
-                expected="memory as '2GB', and at least one thread",
-                fix=f"correct them ({error})",
+                expected="memory like '2GB', and at least one thread",
+                fix=f"correct --memory or --threads ({error})",
             ) from error
 
     def _define(self, files: list[Path], choice: Choice) -> None:
-        """Make ``influence_rows`` and ``explanations``, and check what stands in them."""
-        asked = choice.conditions()
-        where = " AND ".join(f"{name} = {quoted(value)}" for name, value in asked.items())
-        listed = ", ".join(quoted(str(file)) for file in files)
+        """Create ``influence_rows``, ``explanations`` and ``user_codes``, and check them."""
+        chosen = {name: value for name, value in asdict(choice).items() if value is not None}
+        where = " AND ".join(f"{name} = {sql_text(value)}" for name, value in chosen.items())
+        listed = ", ".join(sql_text(str(file)) for file in files)
         self.execute(_ROWS.format(files=listed, where=where or "TRUE"))
-        self.method, self.units = self._method(asked)
+        self.method, self.units = self._method(chosen)
         self.execute(_EXPLANATIONS.format(session=SESSION_GAP))
         (counts,) = self.table(
             "SELECT count(*) AS explanations, sum(events)::BIGINT AS events, "
             "count(DISTINCT user_id) AS users, bool_or(parts) AS parts, bool_and(whole) AS whole "
-            "FROM explanations"
+            "FROM all_explanations"
         ).to_pylist()
         if not counts["whole"]:
             raise DataError(
                 "rows of an explanation are missing or out of order",
                 where=self._where,
                 expected="players 0, 1, 2... of each explanation, one row after another",
-                fix="keep explanations whole and in order when filtering",
+                fix="keep explanations complete and in order when you filter tables",
             )
         self.explanations: int = counts["explanations"]
         self.events: int = counts["events"]
         self.users: int = counts["users"]
         self.parts: bool = counts["parts"]
-        self.execute(_USERS)
-        self.execute(_CODED)
-        self.execute("DROP TABLE explanations")
-        self.execute("ALTER TABLE coded_explanations RENAME TO explanations")
+        for statement in (_USERS, _CODED, "DROP TABLE all_explanations"):
+            self.execute(statement)
 
-    def _method(self, asked: dict[str, str]) -> tuple[str, str]:
-        found = self.table("SELECT DISTINCT method, units FROM influence_rows ORDER BY ALL")
-        methods = found["method"].to_pylist()
+    def _method(self, chosen: dict[str, str]) -> tuple[str, str]:
+        rows = self.table("SELECT DISTINCT method, units FROM influence_rows ORDER BY ALL")
+        methods = rows["method"].to_pylist()
         if not methods:
+            wanted = ", ".join(f"{name} {value!r}" for name, value in chosen.items())
             raise DataError(
-                "no row with " + ", ".join(f"{name} {value!r}" for name, value in asked.items())
-                if asked
-                else "the tables have no rows",
+                f"no row with {wanted}" if chosen else "the tables have no rows",
                 where=self._where,
                 expected="explanations of at least one user",
-                fix="ask for a method, target and run that the tables hold",
+                fix="choose a --method, --target and --run that the tables hold",
             )
         if len(methods) > 1:
             raise DataError(
                 f"several attribution methods: {', '.join(sorted(set(methods)))}",
                 where=self._where,
-                expected="one: scores of different methods have different meanings",
-                fix=f"choose one, as in --method {methods[0]}",
+                expected="one method: scores of different methods have different meanings",
+                fix=f"choose one, for example --method {methods[0]}",
             )
-        return methods[0], found["units"][0].as_py()
+        return methods[0], rows["units"][0].as_py()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
+        """Raise errors of DuckDB as our own."""
         try:
             yield
         except self._duckdb.OutOfMemoryException as error:
             raise ConfigError(
-                f"the memory does not suffice ({error})",
+                f"not enough memory ({error})",
                 where="analysis of influence tables",
-                expected="room for the explanations' own facts",
-                fix="allow more with --memory",
+                expected="memory for one row per explanation",
+                fix="set a larger --memory",
             ) from error
         except self._duckdb.IOException as error:
             raise OutputError(
                 f"temporary files cannot be written ({error})",
                 where=self._folder.name,
-                expected="space for what does not fit into memory",
-                fix="name another place with --temp",
+                expected="free space for rows that do not fit into memory",
+                fix="name another folder with --temp",
             ) from error

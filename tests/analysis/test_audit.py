@@ -15,8 +15,12 @@ from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.datasets.planted import make_planted
 from llm_influence.errors import ConfigError, DataError, SchemaError
-from llm_influence.influence.table_files import FAIRNESS_TEST, FAIRNESS_TEST_SCHEMA, write_fairness_test
-from tests.analysis.tables import influences, write
+from llm_influence.influence.table_files import (
+    FAIRNESS_TEST,
+    FAIRNESS_TEST_SCHEMA,
+    write_fairness_test,
+)
+from tests.analysis.synthetic import influences, write
 
 PLANTED = {"users": 300, "clusters": 4, "temperature": 0.6, "group_share": 0.4, "max_events": 10}
 OPTIONS = AuditOptions(("user:group",), shuffles=199)
@@ -50,28 +54,28 @@ def verdict(analysis):
 def test_an_unfair_law_is_found_with_what_it_favours(found):
     row = verdict(found)
     assert row["unfair"]
-    assert row["because"] == "gap given history"
-    gaps = {each["measure"]: each for each in found.tables["gaps"].records}
-    favoured = gaps["cluster 0 recommended"]
+    assert row["because"] == "difference given history"
+    differences = {each["measure"]: each for each in found.tables["differences"].records}
+    favoured = differences["cluster 0 recommended"]
     assert favoured["group"] == "a"
-    assert favoured["gap_high"] < 0
-    assert gaps["influence of the user's features"]["mean"] == 0
-    assert gaps["influence of the user's features"]["found"]
+    assert favoured["difference_high"] < 0
+    assert differences["influence of the user's features"]["mean"] == 0
+    assert differences["influence of the user's features"]["significant"]
     assert 0 < row["user_share_low"] < row["user_share"] < row["user_share_high"] < 1
 
 
 def test_a_fair_law_is_not_accused_even_where_groups_do_different_things(tmp_path):
     row = verdict(audit(planted(tmp_path / "same")))
     assert not row["unfair"]
-    assert row["p_gap"] > 0.05
+    assert row["p_difference"] > 0.05
     assert row["proxies"] == 0
     assert row["proxy_share"] == 0
     row = verdict(audit(planted(tmp_path / "taste", group_taste=0.4, seed=1)))
     assert not row["unfair"]
-    assert row["p_gap"] <= 0.05  # the groups get different things all the same
+    assert row["p_difference"] <= 0.05  # the groups get different things all the same
     assert row["proxies"] > 0
     assert 0 < row["proxy_share_low"] < row["proxy_share"] < 1
-    assert row["told_by_history"] > 0.6
+    assert row["history_auc"] > 0.6
 
 
 def test_the_share_through_the_features_is_that_of_the_rows(unfair):
@@ -92,7 +96,7 @@ def test_what_passes_through_proxies_counts_each_event_once(found):
     assert max(each["through"] for each in proxies) <= row["proxy_share"] <= strongest
 
 
-def flips(folder, changed, users=60):
+def fairness_test(folder, changed, users=60):
     rows = [
         {
             "run": "run",
@@ -122,24 +126,27 @@ def fair_tables(folder):
     return folder
 
 
-def test_flips_beside_the_tables_decide_beyond_what_is_tolerated(tmp_path):
+def test_a_fairness_test_beside_the_tables_decide_beyond_what_is_tolerated(tmp_path):
     folder, options = fair_tables(tmp_path), AuditOptions(("user:age",), shuffles=199)
-    assert verdict(audit(folder, options))["flips"] is None
-    flips(folder, changed=2)
+    assert verdict(audit(folder, options))["changed"] is None
+    fairness_test(folder, changed=2)
     few = verdict(audit(folder, options))
-    assert few["flips"] == pytest.approx(2 / 60)
+    assert few["changed"] == pytest.approx(2 / 60)
     assert not few["unfair"]
-    flips(folder, changed=20)
+    fairness_test(folder, changed=20)
     many = audit(folder, options)
-    assert verdict(many)["because"] == "flips"
-    (pair,) = many.tables["flips"].records
+    assert verdict(many)["because"] == "counterfactual fairness test"
+    (pair,) = many.tables["fairness_test"].records
     assert pair["changed_low"] < pair["changed"] == pytest.approx(1 / 3)
     assert pair["log_odds_moved"] == -1
     assert not verdict(audit(folder, AuditOptions(("user:age",), tolerated=0.4)))["unfair"]
 
 
 def test_bad_tables_are_refused_with_what_to_do(tmp_path, unfair):
-    for feature, what in (("user:gendr", "no column"), ("item:cluster", "no feature of users")):
+    for feature, what in (
+        ("user:gendr", "unknown column"),
+        ("item:cluster", "no feature of users"),
+    ):
         with pytest.raises((DataError, ConfigError), match=what):
             audit(unfair, AuditOptions((feature,)))
     few = write(tmp_path / "few", influences(lambda *_: 1.0, users=1))
@@ -166,7 +173,7 @@ def test_users_of_unknown_groups_stand_aside(tmp_path):
     table = pa.table({"user_id": [f"u{u}" for u in range(60)], "age": ages})
     pq.write_table(table, folder / "users.parquet")
     row = verdict(audit(folder, AuditOptions(("user:age",), shuffles=199)))
-    assert (row["users"], row["users_aside"]) == (50, 10)
+    assert (row["users"], row["users_without_group"]) == (50, 10)
 
 
 def test_the_command_writes_every_table_the_same_each_time(unfair, tmp_path):
@@ -176,7 +183,9 @@ def test_the_command_writes_every_table_the_same_each_time(unfair, tmp_path):
         assert result.exit_code == 0, result.output
         assert "unfairness found" in result.output
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert {"audit.json", "audit_gaps.svg", "audit_proxies.csv", "audit_verdict.csv"} <= {*files}
+    assert {"audit.json", "audit_differences.svg", "audit_proxies.csv", "audit_verdict.csv"} <= {
+        *files
+    }
     for name in files:
         if not name.endswith(".png"):
             pair = [(tmp_path / each / name).read_bytes() for each in ("one", "two")]

@@ -9,15 +9,12 @@ from typer.testing import CliRunner
 
 from benchmarks.analysis.planted_tables import write_truth
 from llm_influence import cli
-from llm_influence.analysis.comparison import compare
 from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
-from llm_influence.analysis.levels import factor_of
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.synthetic import DriftConfig, PlantedConfig
 from llm_influence.datasets.planted import make_planted
 from llm_influence.errors import ConfigError, DataError
-from tests.analysis.tables import write
-from tests.analysis.timed import rescored, timed
+from tests.analysis.synthetic import rescored, timed, write
 
 HOUR = 3_600
 WEIGHTS = {"purchase": 1.0, "click": 0.5, "dismiss": -0.5}
@@ -87,7 +84,7 @@ def test_what_a_new_model_moved_is_found_event_by_event(tmp_path, folder, record
             [
                 s
                 for r in of
-                for e, s in zip(r.events, r.scores, strict=True)
+                for e, s in zip(r.events, r.values, strict=True)
                 if e.behavior == "click"
             ]
         )
@@ -98,69 +95,6 @@ def test_what_a_new_model_moved_is_found_event_by_event(tmp_path, folder, record
     items = rows(found, "moved", factor="item")
     assert len(items) == 9
     assert [row["p_value"] for row in items] == sorted(row["p_value"] for row in items)
-
-
-def test_other_periods_are_compared_without_pairs(tmp_path):
-    def law_of(weight):
-        return lambda behavior, _age, _moment, random: (
-            weight * (behavior == "click") + 0.1 * random.normal()
-        )
-
-    early = write(tmp_path / "a", timed(law_of(0.5), users=150, seed=1))
-    late = write(tmp_path / "b", timed(law_of(0.8), users=150, seed=2))
-    with InfluenceView(late) as after, InfluenceView(early) as before:
-        rows = compare(after, before, [factor_of(after, "behavior")]).moved(0.05)
-        assert not after.table("SHOW TABLES")["name"].to_pylist().count("both_events")
-    found = {row.level: row for row in rows if row.factor == "behavior"}
-    assert found["click"].how == "unpaired"
-    assert found["click"].low < 0.3 < found["click"].high
-    assert [row.level for row in rows if row.factor == "behavior" and row.moved] == ["click"]
-
-
-def test_events_alike_in_all_but_place_are_paired_once(tmp_path, records):
-    def twice(record):
-        events = tuple(
-            replace(event, timestamp=record.events[0].timestamp, item="i1", behavior="click")
-            for event in record.events
-        )
-        return replace(record, events=events)
-
-    double = [twice(record) for record in records[:40]]
-    one = write(tmp_path / "a", double)
-    two = write(tmp_path / "b", [replace(r, values=r.values + 1) for r in double])
-    with InfluenceView(two) as after, InfluenceView(one) as before:
-        found = compare(after, before, [])
-    assert found.facts["paired_events"] == 40 * 12
-    assert found.rows[0].change == pytest.approx(1)
-    assert found.rows[0].low == pytest.approx(1)
-
-
-def test_tables_that_cannot_be_compared_are_refused(tmp_path, folder, records):
-    other = write(
-        tmp_path / "o",
-        [replace(r, quality=replace(r.quality, method="shapley")) for r in records[:20]],
-    )
-    few = write(tmp_path / "f", records[:20])
-    half = write(tmp_path / "h", records[100:105])
-    double = [*records[:20], *records[:20]]
-    with InfluenceView(few) as view:
-        with (
-            InfluenceView(other) as earlier,
-            pytest.raises(DataError, match="method leave_one_out here, shapley"),
-        ):
-            compare(view, earlier, [])
-        with (
-            InfluenceView(half) as earlier,
-            pytest.raises(DataError, match="no events, levels or items"),
-        ):
-            compare(view, earlier, [])
-        with (
-            InfluenceView(write(tmp_path / "d", double)) as earlier,
-            pytest.raises(DataError, match="--against: user 'u0' is explained twice"),
-        ):
-            compare(view, earlier, [])
-        with InfluenceView(folder) as earlier:  # and a refusal leaves the view as it was
-            assert compare(view, earlier, []).facts["paired_explanations"] == 20
 
 
 def test_what_cannot_be_analysed_is_refused(tmp_path, folder, records):

@@ -11,7 +11,7 @@ from llm_influence.analysis.review import read_queue, update_queue, withhold
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import DataError
 from llm_influence.influence.table_files import read_tables
-from tests.analysis.tables import influences, write
+from tests.analysis.synthetic import influences, write
 
 
 def score(behavior, back, random):
@@ -22,7 +22,7 @@ def score(behavior, back, random):
 def folder(tmp_path):
     """Fifty explanations; one event of u7 has all the influence."""
     records = influences(score, users=50)
-    records[7].scores[:] = np.where(np.arange(12) == 3, 5.0, 0.0)
+    records[7].values[:] = np.where(np.arange(12) == 3, 5.0, 0.0)
     return write(tmp_path / "t", records)
 
 
@@ -51,10 +51,9 @@ def test_risky_explanations_are_drawn_more_often_and_the_same_each_time(folder, 
     assert by_user["u7"]["strongest"].endswith("+5")
     risks = [record["risk"] for record in queue.records]
     assert risks == sorted(risks, reverse=True)
-    drawn = [
-        [each["user_id"] for each in queued(folder, tmp_path / f"{s}.csv", size=5, seed=s).records]
-        for s in range(40)
-    ]
+    with InfluenceView(folder) as view:
+        queues = [update_queue(view, tmp_path / f"{s}.csv", size=5, seed=s) for s in range(40)]
+    drawn = [[record["user_id"] for record in queue.records] for queue in queues]
     assert np.mean(["u7" in users for users in drawn]) > 0.2  # evenly it would be 0.1
     assert len({tuple(users) for users in drawn}) > 30
     again = queued(folder, tmp_path / "again.csv", size=5, seed=3)

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm_influence.analysis.bins import AGES, GAPS, RECENCY
+from llm_influence.analysis.columns import AGES, GAPS, RECENCY
 from llm_influence.analysis.tables import Choice, InfluenceView, Resources
 from llm_influence.errors import ConfigError, DataError, SchemaError
-from llm_influence.influence.influence import Player
-from llm_influence.influence.table import to_arrow
+from llm_influence.influence.facts import Player
+from llm_influence.influence.influence import to_arrow
 from llm_influence.influence.table_files import read_tables, write_table
-from tests.analysis.tables import GENRES, influences, write
+from tests.analysis.synthetic import GENRES, influences, write
 
 NAMES = (
     *("user_id", "position", "timestamp", "score", "from_end", "age_seconds", "gap", "recency"),
@@ -54,7 +54,7 @@ def expected(record):
             "user_id": record.user_id,
             "position": place,
             "timestamp": event.timestamp,
-            "score": record.scores[place],
+            "score": record.values[place],
             "from_end": last - place,
             "age_seconds": times[-1] - times[place],
             "gap": gap,
@@ -92,7 +92,7 @@ def test_parts_of_events_are_added_up_and_the_users_part_is_left_out(tmp_path, r
     players = [Player(0, "behavior"), Player(0, "item"), Player(None, "user")]
     players += [Player(place, "item") for place in range(1, 12)]
     scores = np.arange(1.0, 15.0)
-    record = replace(whole, scores=scores, players=tuple(players))
+    record = replace(whole, values=scores, players=tuple(players))
     write_table(to_arrow([record]), tmp_path / "a.parquet")
     with InfluenceView(tmp_path) as view:
         rows = rows_of(view, "user_id", "position", "score", "from_end")
@@ -128,7 +128,7 @@ def test_a_choice_takes_one_method(tmp_path, records):
 def test_broken_tables_are_refused(folder, tmp_path):
     table = pq.read_table(folder / "part-0.parquet")
     pq.write_table(table.drop_columns("score"), tmp_path / "short.parquet")
-    with pytest.raises(SchemaError, match="missing column 'score'"):
+    with pytest.raises(SchemaError, match="lacks 'score'"):
         InfluenceView(tmp_path / "short.parquet")
     old = table.replace_schema_metadata({"llm_influence.schema": "1"})
     pq.write_table(old, tmp_path / "old.parquet")

@@ -6,9 +6,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from llm_influence.analysis import attribution_rules as touch
+from llm_influence.analysis import attribution_rules as rules
 from llm_influence.analysis.attribution_rules import Paths
-from llm_influence.analysis.statistics import user_weights
 
 DAY = 86_400.0
 
@@ -28,7 +27,7 @@ def paths_of(*rows, count=3):
 
 def counted(paths):
     """Paths and conversions by set of channels."""
-    sets, size = touch.channel_sets(paths), 1 << paths.count
+    sets, size = rules.channel_sets(paths), 1 << paths.count
     return [
         np.bincount(sets, weights=weights, minlength=size)
         for weights in (paths.converted.astype(float), np.ones(len(paths)))
@@ -40,25 +39,25 @@ PATHS = paths_of(
 )
 
 
-def test_touch_rules_share_each_path_as_written():
-    np.testing.assert_allclose(touch.last_touch(PATHS), [[1, 0, 0], [0, 0, 0], [0, 1, 0]])
-    np.testing.assert_allclose(touch.first_touch(PATHS), [[1, 0, 0], [0, 0, 0], [0, 0, 1]])
-    np.testing.assert_allclose(touch.linear(PATHS), [[0.5, 0.25, 0.25], [0, 0, 0], [0, 0.5, 0.5]])
+def test_attribution_rules_share_each_path_as_written():
+    np.testing.assert_allclose(rules.last_touch(PATHS), [[1, 0, 0], [0, 0, 0], [0, 1, 0]])
+    np.testing.assert_allclose(rules.first_touch(PATHS), [[1, 0, 0], [0, 0, 0], [0, 0, 1]])
+    np.testing.assert_allclose(rules.linear(PATHS), [[0.5, 0.25, 0.25], [0, 0, 0], [0, 0.5, 0.5]])
 
 
 def test_time_decay_halves_with_every_half_life_and_ignores_where_ages_begin():
     weights = np.array([2 ** (-9 / 7) + 1, 0.5, 1]) / (2 ** (-9 / 7) + 2.5)
-    found = touch.time_decay(PATHS, 7 * DAY)
+    found = rules.time_decay(PATHS, 7 * DAY)
     np.testing.assert_allclose(found[0], weights)
     np.testing.assert_allclose(
         found[2], [0, 2 ** (1 / 7) / (1 + 2 ** (1 / 7)), 1 / (1 + 2 ** (1 / 7))]
     )
     later = Paths(PATHS.channels, PATHS.ages + 1e9, PATHS.starts, PATHS.converted, 3)
-    np.testing.assert_allclose(touch.time_decay(later, 7 * DAY), found)
+    np.testing.assert_allclose(rules.time_decay(later, 7 * DAY), found)
 
 
 def test_markov_steps_are_those_of_the_paths():
-    steps = touch.transitions(PATHS).toarray().reshape(3, 4, 5)
+    steps = rules.transitions(PATHS).toarray().reshape(3, 4, 5)
     a, b, c, start, conversion, null = 0, 1, 2, 3, 3, 4
     wanted = np.zeros((3, 4, 5))
     for path, (one, other) in [
@@ -73,13 +72,13 @@ def test_markov_steps_are_those_of_the_paths():
 def test_removal_effects_are_those_of_the_chain_worked_out_by_hand():
     """a->conv, a->b->conv, b->null: from a half converts at once, half goes to b; b halves."""
     paths = paths_of(("a", [0], True), ("ab", [0, 0], True), ("b", [0], False), count=2)
-    counts = touch.transitions(paths).sum(axis=0).reshape(3, 4)
+    counts = rules.transitions(paths).sum(axis=0).reshape(3, 4)
     whole = 2 / 3 * (1 / 2 + 1 / 2 * 1 / 2) + 1 / 3 * 1 / 2
     without_a, without_b = 1 / 3 * 1 / 2, 2 / 3 * 1 / 2
     wanted = [1 - without_a / whole, 1 - without_b / whole]
-    np.testing.assert_allclose(touch.removal_effects(counts), wanted)
+    np.testing.assert_allclose(rules.removal_effects(counts), wanted)
     many = np.stack([counts, 3 * counts, np.zeros_like(counts)])
-    found = touch.removal_effects(many)
+    found = rules.removal_effects(many)
     np.testing.assert_allclose(found[:2], [wanted, wanted])
     assert np.isnan(found[2]).all()
 
@@ -91,8 +90,8 @@ def test_shapley_of_counts_shares_a_set_evenly_and_is_the_shapley_value_of_its_g
     def worth(coalition):
         return sum(n for s, n in enumerate(conversions) if s & ~coalition == 0)
 
-    assert touch.shapley_of_counts(np.eye(8)[0b101]) == pytest.approx([0.5, 0, 0.5])
-    np.testing.assert_allclose(touch.shapley_of_counts(conversions), by_orders(worth, 3))
+    assert rules.shapley_of_counts(np.eye(8)[0b101]) == pytest.approx([0.5, 0, 0.5])
+    np.testing.assert_allclose(rules.shapley_of_counts(conversions), by_orders(worth, 3))
 
 
 def test_shapley_of_rates_is_the_shapley_value_of_its_game():
@@ -106,10 +105,10 @@ def test_shapley_of_rates_is_the_shapley_value_of_its_game():
         stayed = sum(paths[s] for s in inside)
         return sum(conversions[s] for s in inside) / stayed if stayed else 0.0
 
-    found = touch.shapley_of_rates(conversions, paths)
+    found = rules.shapley_of_rates(conversions, paths)
     np.testing.assert_allclose(found, by_orders(worth, 3))
     assert found.sum() == pytest.approx(conversions.sum() / paths.sum())
-    many = touch.shapley_of_rates(np.stack([conversions] * 2), np.stack([paths] * 2))
+    many = rules.shapley_of_rates(np.stack([conversions] * 2), np.stack([paths] * 2))
     np.testing.assert_allclose(many, [found, found])
 
 
@@ -128,17 +127,3 @@ def test_sets_of_channels_and_their_counts():
     conversions, paths = counted(PATHS)
     assert (paths[0b111], paths[0], paths[0b110]) == (1, 1, 1)
     assert (conversions[0b111], conversions[0], conversions[0b110]) == (1, 1, 0)
-
-
-def test_a_user_counts_alike_in_every_batch_and_a_poisson_number_of_times():
-    users = np.arange(4000)
-    weights = user_weights(users, 50, seed=3)
-    assert (weights[:, 0] == 1).all()
-    np.testing.assert_array_equal(user_weights(users[7:9], 50, seed=3), weights[7:9])
-    assert not np.array_equal(user_weights(users, 50, seed=4), weights)
-    drawn = weights[:, 1:]
-    assert drawn.mean() == pytest.approx(1, abs=0.01)
-    assert drawn.var() == pytest.approx(1, abs=0.02)
-    assert (drawn == 0).mean() == pytest.approx(math.exp(-1), abs=0.005)
-    across = np.corrcoef(drawn.T) - np.eye(50)
-    assert np.abs(across).max() < 0.08

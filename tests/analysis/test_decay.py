@@ -3,12 +3,9 @@
 import numpy as np
 import pytest
 
-from llm_influence.analysis.decay import corrected, curve, decay_of
-from llm_influence.analysis.event_cells import gather_cells
-from llm_influence.analysis.levels import factor_of, windows_of
-from llm_influence.analysis.tables import InfluenceView
-from tests.analysis.tables import write
-from tests.analysis.timed import cells_of, drawn, timed
+from llm_influence.analysis.decay import curve, decay_of
+from llm_influence.analysis.statistics import holm
+from tests.analysis.synthetic import cells_of, drawn
 
 HOUR = 3_600
 
@@ -37,6 +34,7 @@ def test_the_form_that_was_planted_is_chosen_and_its_half_life_found(law, form, 
     assert found.chosen.start == pytest.approx(-2, rel=0.05)
 
 
+@pytest.mark.slow
 def test_intervals_of_the_half_life_cover_it_though_events_of_a_user_are_alike():
     """95% of 60 draws: the binomial's lower end is 52."""
     inside = 0
@@ -49,6 +47,7 @@ def test_intervals_of_the_half_life_cover_it_though_events_of_a_user_are_alike()
     assert inside >= 52
 
 
+@pytest.mark.slow
 def test_no_decay_is_reported_where_there_is_none():
     """False alarms at 5%, over 120 draws: the binomial's upper end is 12."""
     false = 0
@@ -71,53 +70,9 @@ def test_too_few_users_and_no_influence_are_no_decay():
     user, age, window, noise = drawn(0)
     decays = [decay_of(cells_of(user, age, window, x * exponential(age))) for x in (0, 1)]
     assert decays[0].trend == "zero"
-    assert np.isnan(corrected(decays)[0])
-    assert corrected(decays)[1] == decays[1].p_value
-
-
-def test_one_pass_over_the_tables_gives_the_sums_of_a_loop_however_they_are_cut(tmp_path):
-    def score(behavior, age, _moment, random):
-        return exponential(age) * (behavior != "dismiss") + 0.1 * random.normal()
-
-    records = timed(score, users=130)
-    rows = [(n, e, r) for n, r in enumerate(records) for e in zip(r.events, r.scores, strict=True)]
-    user = np.array([n for n, _, _ in rows])
-    behavior = np.array([event.behavior for _, (event, _), _ in rows])
-    age = np.array([r.events[-1].timestamp - event.timestamp for _, (event, _), r in rows])
-    last = np.array([r.events[-1].timestamp for _, _, r in rows])
-    scores = np.array([value for _, (_, value), _ in rows])
-    windows = windows_of(int(last.min()), int(last.max()), "week")
-    days = np.array([windows.starts[0].toordinal() - 719_163])
-    window = (last // 86_400 - days) // 7
-    for shards in (1, 3):
-        with InfluenceView(write(tmp_path / str(shards), records, shards=shards)) as view:
-            codes = {name: n for n, name in enumerate(_users(view))}
-            own = np.array([codes[records[n].user_id] for n in user])
-            found = list(gather_cells(view, [factor_of(view, "behavior")], windows))
-            sizes = list(gather_cells(view, [], windows, response="size"))
-        assert [cells.level for cells in found] == ["", *factor_levels(behavior)]
-        for cells in found:
-            rows = behavior == cells.level if cells.level else np.ones(len(own), dtype=bool)
-            wanted = cells_of(
-                own[rows], age[rows], window[rows], scores[rows], windows=len(windows.starts)
-            )
-            _same(cells, wanted)
-        _same(sizes[0], cells_of(own, age, window, np.abs(scores), windows=len(windows.starts)))
-
-
-def _users(view):
-    names = view.table("SELECT user_id FROM user_codes ORDER BY user_code")
-    return names["user_id"].to_pylist()
-
-
-def factor_levels(behavior):
-    names, counts = np.unique(behavior, return_counts=True)
-    return sorted(names, key=lambda name: (-counts[list(names).index(name)], name))
-
-
-def _same(cells, wanted):
-    for name in ("totals", "events", "ages", "window_totals", "window_events"):
-        np.testing.assert_allclose(getattr(cells, name), getattr(wanted, name), atol=1e-9)
+    corrected = holm([decay.p_value for decay in decays])
+    assert np.isnan(corrected[0])
+    assert corrected[1] == decays[1].p_value
 
 
 def test_the_curve_holds_every_event_once_at_its_age():

@@ -1,4 +1,4 @@
-"""Conversions laid to channels, from tables whose truth is known."""
+"""Conversions credited to channels, from tables with known scores."""
 
 import json
 from dataclasses import replace
@@ -10,18 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_influence import cli
-from llm_influence.analysis.attribution_rules import ChannelPaths
-from llm_influence.analysis.channels import (
-    ESTIMATORS,
-    AttributionOptions,
-    analyze_attribution,
-    shares_of,
-)
-from llm_influence.analysis.outcomes import join_outcomes
+from llm_influence.analysis.attribution_rules import ESTIMATORS, shares_of
+from llm_influence.analysis.channel_paths import ChannelPaths, join_outcomes
+from llm_influence.analysis.channels import ChannelOptions, analyze_channels
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import DataError, SchemaError
 from llm_influence.influence.table_files import read_tables
-from tests.analysis.tables import influences, write
+from tests.analysis.synthetic import influences, write
 
 WORTH = {"purchase": 0.8, "click": 0.2, "dismiss": -0.1}
 
@@ -55,7 +50,7 @@ def folder(tmp_path_factory, records):
 
 def analysed(folder, **options):
     with InfluenceView(folder) as view:
-        return analyze_attribution(view, AttributionOptions(**{"channel": "behavior", **options}))
+        return analyze_channels(view, ChannelOptions(**{"channel": "behavior", **options}))
 
 
 def column(found, estimator, name="share"):
@@ -120,7 +115,7 @@ def test_the_same_tables_give_the_same_shares_however_they_are_read(folder, monk
     with InfluenceView(folder) as view:
         read = view.batches
         monkeypatch.setattr(view, "batches", lambda query: read(query, size=7))
-        small = analyze_attribution(view, AttributionOptions("behavior"))
+        small = analyze_channels(view, ChannelOptions("behavior"))
     for row, other in zip(
         whole.tables["shares"].records, small.tables["shares"].records, strict=True
     ):
@@ -141,7 +136,7 @@ def test_touches_and_channels_of_items(folder, records):
 
 
 def test_rare_channels_are_one_and_keep_their_touches(folder, monkeypatch):
-    monkeypatch.setattr("llm_influence.analysis.attribution_rules.MOST_CHANNELS", 4)
+    monkeypatch.setattr("llm_influence.analysis.channel_paths.MOST_CHANNELS", 4)
     found = analysed(folder, channel="item_id")
     names = [row["channel"] for row in found.tables["channels"].records]
     assert len(names) == 4
@@ -155,7 +150,7 @@ def test_a_behaviour_can_be_the_conversion_and_a_user_can_have_many_questions(
     came = ["buy" if number % 2 else "leave" for number in range(len(records))]
     users = [f"u{number // 2}" for number in range(len(records))]
     longer = [
-        replace(r, user_id=user, events=r.events[n % 2 :], scores=r.scores[n % 2 :])
+        replace(r, user_id=user, events=r.events[n % 2 :], values=r.values[n % 2 :])
         for n, (r, user) in enumerate(zip(records, users, strict=True))
     ]
     columns = {"user_id": users, "before": [len(r.events) for r in longer], "behavior": came}
@@ -208,12 +203,12 @@ def test_bad_outcomes_are_refused(folder, tmp_path):
     assert only.facts["conversions"] == 60
 
 
-def test_what_cannot_be_laid_to_channels_is_refused(folder, tmp_path, records):
+def test_what_cannot_be_credited_to_channels_is_refused(folder, tmp_path, records):
     with pytest.raises(DataError, match="one channel, 'leave_one_out'"):
         analysed(folder, channel="method")
     with pytest.raises(DataError, match="did you mean 'behavior'"):
         analysed(folder, channel="behaviour")
-    with pytest.raises(DataError, match="no event with behaviour 'see'"):
+    with pytest.raises(DataError, match="unknown behaviour 'see'"):
         analysed(folder, touches=("see",))
     with pytest.raises(DataError, match="unknown estimator 'markow'"):
         analysed(folder, estimators=("markow",))
@@ -234,7 +229,7 @@ def test_outcomes_beside_tables_are_no_influence_table(folder):
     assert read_tables(folder).num_rows == 360
 
 
-def test_shares_keep_signs_and_are_nothing_where_nothing_is_laid():
+def test_shares_keep_signs_and_are_nothing_without_credit():
     found = shares_of(np.array([[3.0, -1.0], [0.0, 0.0]]))
     np.testing.assert_allclose(found, [[0.75, -0.25], [np.nan, np.nan]])
 
@@ -245,7 +240,7 @@ def test_paths_give_every_touch_once(folder, records):
         pieces = list(ChannelPaths(view, "behavior"))
     assert sum(len(piece.paths) for piece in pieces) == 60
     scores = np.concatenate([piece.scores for piece in pieces]).sum()
-    assert scores == pytest.approx(sum(record.scores.sum() for record in records))
+    assert scores == pytest.approx(sum(record.values.sum() for record in records))
 
 
 def test_the_command_writes_files_and_prints_shares(folder, tmp_path):
