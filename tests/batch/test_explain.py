@@ -62,6 +62,7 @@ def test_a_killed_job_continues_and_loses_or_doubles_no_row(kill, tmp_path, bert
     assert_same_rows(read_tables(out), read_tables(explained.folder))
 
 
+@pytest.mark.slow
 def test_the_command_on_two_processes_writes_the_rows_of_one(tmp_path, bert, log):
     run = tmp_path / "run"
     bert.save_pretrained(run)

@@ -34,6 +34,7 @@ def measure(bert, histories, out, options=OPTIONS, **how):
     return measure_faithfulness(bert, histories, ["leave_one_out"], out, options, **how)
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_continues_and_loses_nothing(kill, tmp_path, bert, histories):
     out = tmp_path / "out"
     kill(KILLED_JOB, out, shards=1)
