@@ -1,7 +1,7 @@
 """Credit of channels for conversions, read off paths of touches: rules, Markov chain, Shapley.
 
 A path holds what a user met before an outcome: touches, each of a channel, and whether the user
-converted. All functions take arrays. No estimator is a causal effect: docs/analysis_attribution.md
+converted. All functions take arrays. No estimator is a causal effect: docs/how-to/channels.md
 says when each misleads.
 """
 

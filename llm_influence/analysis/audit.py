@@ -80,10 +80,7 @@ class AuditOptions:
     )
     tolerated: float = field(
         default=0.05,
-        metadata={
-            "help": "tolerated share of users whose first recommendation changes with the feature "
-            "alone"
-        },
+        metadata={"help": "tolerated share of users whose recommendation the feature changes"},
     )
     shuffles: int = field(default=999, metadata={"help": "shuffles of each permutation test"})
     most_users: int = field(

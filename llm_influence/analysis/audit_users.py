@@ -95,9 +95,8 @@ class Kind:
         Users are ranked by the level's share of their events; for single items by whether the item
         occurs.
         """
-        if self.name == ITEM:
-            amounts = (self.counts > 0).astype(np.float64)
-        else:
+        amounts: FloatArray = (self.counts > 0).astype(np.float64)
+        if self.name != ITEM:
             amounts = divide(self.counts, self.counts.sum(axis=1, keepdims=True), none=0.0)
         ranks = stats.rankdata(amounts, axis=0) - (len(amounts) + 1) / 2
         lengths = np.linalg.norm(ranks, axis=0)
@@ -213,7 +212,7 @@ class AuditUsers:
         sums = np.zeros((3, self.view.users, len(levels)))
         for matrix, column in zip(sums, ("counts", "sizes", "late"), strict=True):
             matrix[where] = cells[column].to_numpy()
-        return Kind(name, levels, *sums, sql)
+        return Kind(name, levels, sums[0], sums[1], sums[2], sql)
 
     def _facts(self) -> FloatArray:
         """Shares of events by level, recent events by level, number and popularity of the items.
@@ -228,7 +227,7 @@ class AuditUsers:
         kinds = [kind for kind in self.kinds if kind.name != ITEM]
         pairs = [self._pair(done, item) for done in self._done for item in self._items]
         count = events["events"]
-        columns = [kind.counts / count[:, None] for kind in kinds]
+        columns: list[FloatArray] = [kind.counts / count[:, None] for kind in kinds]
         columns += [kind.late for kind in (*kinds, *pairs)]
         return np.column_stack([*columns, np.log(count), events["popularity"]])
 

@@ -55,10 +55,7 @@ class ChannelOptions:
     )
     outcomes: Path | None = field(
         default=None,
-        metadata={
-            "help": "table of what came after each history; default: outcomes.parquet beside the "
-            "influence tables"
-        },
+        metadata={"help": "table of outcomes; default: outcomes.parquet beside the tables"},
     )
     conversion: str | None = field(
         default=None, metadata={"help": "behaviour that is a conversion; default: use the label"}
@@ -107,8 +104,13 @@ def analyze_channels(view: InfluenceView, options: ChannelOptions) -> Analysis:
     )
     _check_outcomes(counts, options.estimators)
     paths = ChannelPaths(view, options.channel, options.touches)
-    test = {"resamples": options.resamples, "seed": options.seed}
-    sums = gather(paths, len(paths.channels), half_life=options.half_life, **test)
+    sums = gather(
+        paths,
+        len(paths.channels),
+        half_life=options.half_life,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
     effects = {name: EFFECTS[name](sums) for name in options.estimators}
     shares = _shares(paths.channels, effects)
     tables = {

@@ -45,14 +45,15 @@ MOST_SHOWN = 12
 
 @dataclass(frozen=True, slots=True)
 class DynamicsOptions:
-    """Options of `analyze_dynamics`; each is described by its ``help``."""
+    """Options of `analyze_dynamics`; each is described by its ``help``.
+
+    Families of tests are all decays, all change points, and all levels and all items of a
+    comparison.
+    """
 
     by: tuple[str, ...] | None = field(
         default=None,
-        metadata={
-            "help": "column whose values get curves of their own, for example behavior or "
-            "item:genres; default: behavior and columns of the item table with few distinct values"
-        },
+        metadata={"help": "column with a curve per value; default: behavior and item columns"},
     )
     window: str | None = field(
         default=None,
@@ -67,12 +68,7 @@ class DynamicsOptions:
     )
     alpha: float = field(
         default=0.05,
-        metadata={
-            "help": "false-positive rate over all decays, over all change points, and over all "
-            "levels and all items of a comparison",
-            "min": 0,
-            "max": 1,
-        },
+        metadata={"help": "false-positive rate of each family of tests", "min": 0, "max": 1},
     )
     seed: int = field(default=0, metadata={"help": "seed of the test for change points"})
 
@@ -111,8 +107,11 @@ def analyze_dynamics(
     _check(groups, options)
     tables = _decay_tables([decay_of(cells) for cells in groups], options.alpha)
     if len(windows.starts) > 1:
-        test = {"tests": len(groups), "alpha": options.alpha, "seed": options.seed}
-        tables |= _drift_tables([drift_of(cells, **test) for cells in groups], windows)
+        drifts = [
+            drift_of(cells, tests=len(groups), alpha=options.alpha, seed=options.seed)
+            for cells in groups
+        ]
+        tables |= _drift_tables(drifts, windows)
     else:
         left_out["drift"] = f"all predictions fall into one {windows.kind}"
     facts: dict[str, Any] = view.facts(options) | {
@@ -329,7 +328,9 @@ def draw_drift(rows: Records, changes: Records) -> Figure:
 
 def _lines(rows: Records) -> list[tuple[str, Records]]:
     """The levels with the most events, in their order."""
-    levels = [(str(name), list(own)) for name, own in groupby(rows, key=lambda row: row["level"])]
+    levels: list[tuple[str, Records]] = [
+        (str(name), list(own)) for name, own in groupby(rows, key=lambda row: row["level"])
+    ]
     sizes = [sum(row["events"] for row in own) for _, own in levels]
     least = sorted(sizes, reverse=True)[min(MOST_LINES, len(sizes)) - 1]
     return [line for line, size in zip(levels, sizes, strict=True) if size >= least][:MOST_LINES]

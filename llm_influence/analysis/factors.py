@@ -51,32 +51,26 @@ MOST_PAIRED = 6
 
 @dataclass(frozen=True, slots=True)
 class FactorOptions:
-    """Options of `analyze_factors`; each is described by its ``help``."""
+    """Options of `analyze_factors`; each is described by its ``help``.
+
+    By default the factors are `USUAL`, and columns of the item and user tables with few distinct
+    values. ``match`` is used for the weights of behaviours alone.
+    """
 
     factors: tuple[str, ...] | None = field(
         default=None,
-        metadata={
-            "help": "column to analyse, for example behavior, gap or user:age; default: the usual "
-            "columns and those of the item and user tables with few distinct values"
-        },
+        metadata={"help": "column to analyse, for example gap or user:age; default: usual columns"},
     )
     response: Response = field(
         default="score", metadata={"help": "score, or size: the score without its sign"}
     )
     match: str | None = field(
         default=None,
-        metadata={
-            "help": "column, for example match:genres, that says which events support the target; "
-            "used for the weights of behaviours"
-        },
+        metadata={"help": "column, for example match:genres: which events support the target"},
     )
     alpha: float = field(
         default=0.05,
-        metadata={
-            "help": "false-positive rate over all factors, and over all pairs",
-            "min": 0,
-            "max": 1,
-        },
+        metadata={"help": "false-positive rate over all factors or pairs", "min": 0, "max": 1},
     )
     sample: int = field(
         default=100_000,
@@ -383,7 +377,8 @@ def _dependence(
     trees: HistGradientBoostingRegressor, batch: Batch, sizes: list[int]
 ) -> list[FloatArray]:
     events = batch.codes[:: -(-len(batch.codes) // MOST_DEPENDENCE)]
-    mean, curves = float(trees.predict(events).mean()), [np.zeros(size) for size in sizes]
+    mean = float(trees.predict(events).mean())
+    curves: list[FloatArray] = [np.zeros(size) for size in sizes]
     for place, curve in enumerate(curves):
         codes = events.copy()
         for level in range(len(curve)):

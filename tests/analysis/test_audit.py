@@ -51,7 +51,7 @@ def verdict(analysis):
     return row
 
 
-def test_an_unfair_law_is_found_with_what_it_favours(found):
+def test_an_unfair_process_is_found_with_what_it_favours(found):
     row = verdict(found)
     assert row["unfair"]
     assert row["because"] == "difference given history"
@@ -64,7 +64,7 @@ def test_an_unfair_law_is_found_with_what_it_favours(found):
     assert 0 < row["user_share_low"] < row["user_share"] < row["user_share_high"] < 1
 
 
-def test_a_fair_law_is_not_accused_even_where_groups_do_different_things(tmp_path):
+def test_a_fair_process_is_not_accused_even_where_groups_do_different_things(tmp_path):
     row = verdict(audit(planted(tmp_path / "same")))
     assert not row["unfair"]
     assert row["p_difference"] > 0.05

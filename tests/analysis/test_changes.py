@@ -64,13 +64,13 @@ def records():
 
 
 def test_other_periods_are_compared_without_pairs(tmp_path):
-    def law_of(weight):
+    def scores_with(weight):
         return lambda behavior, _age, _moment, random: (
             weight * (behavior == "click") + 0.1 * random.normal()
         )
 
-    early = write(tmp_path / "a", timed(law_of(0.5), users=150, seed=1))
-    late = write(tmp_path / "b", timed(law_of(0.8), users=150, seed=2))
+    early = write(tmp_path / "a", timed(scores_with(0.5), users=150, seed=1))
+    late = write(tmp_path / "b", timed(scores_with(0.8), users=150, seed=2))
     with InfluenceView(late) as after, InfluenceView(early) as before:
         _, rows = compare(after, before, [factor_of(after, "behavior")])
         assert not after.table("SHOW TABLES")["name"].to_pylist().count("both_events")

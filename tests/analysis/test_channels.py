@@ -21,7 +21,7 @@ from tests.analysis.synthetic import influences, write
 WORTH = {"purchase": 0.8, "click": 0.2, "dismiss": -0.1}
 
 
-def law(behavior, _back, _random):
+def known_score(behavior, _back, _random):
     return WORTH[behavior]
 
 
@@ -40,7 +40,7 @@ def with_outcomes(folder, records, columns=None):
 
 @pytest.fixture(scope="module")
 def records():
-    return influences(law, users=60, length=6)
+    return influences(known_score, users=60, length=6)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Decay whose law is known: half-life, form, and none where there is none."""
+"""Decay with known scores: half-life, form, and none where there is none."""
 
 import numpy as np
 import pytest
@@ -19,11 +19,11 @@ def power(age):
 
 
 @pytest.mark.parametrize(
-    ("law", "form", "half_life"), [(exponential, "exponential", 6), (power, "power", 3)]
+    ("known_score", "form", "half_life"), [(exponential, "exponential", 6), (power, "power", 3)]
 )
-def test_the_form_that_was_planted_is_chosen_and_its_half_life_found(law, form, half_life):
+def test_the_form_that_was_planted_is_chosen_and_its_half_life_found(known_score, form, half_life):
     user, age, window, noise = drawn(0, users=2000)
-    found = decay_of(cells_of(user, age, window, -2 * law(age) + 0.3 * noise))
+    found = decay_of(cells_of(user, age, window, -2 * known_score(age) + 0.3 * noise))
     assert found.trend == "fades"
     assert found.p_value < 1e-6
     assert found.chosen.form.name == form

@@ -1,4 +1,4 @@
-"""Dynamics of tables whose law is known, before and after, and what is refused."""
+"""Dynamics of tables with known scores, before and after, and what is refused."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ CHANGE = 1_003_104_000
 """A Monday, 2001-10-15. From then on a dismissal counts for nothing."""
 
 
-def law(behavior, age, moment, random):
+def known_score(behavior, age, moment, random):
     """A weight halved with every half-life, and noise."""
     weight = 0.0 if behavior == "dismiss" and moment >= CHANGE else WEIGHTS[behavior]
     return weight * 0.5 ** (age / HOUR / HALF_LIVES[behavior]) + 0.05 * random.normal()
@@ -31,7 +31,7 @@ def law(behavior, age, moment, random):
 
 @pytest.fixture(scope="module")
 def records():
-    return timed(law, users=300)
+    return timed(known_score, users=300)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_half_lives_and_the_date_of_a_change_are_found(folder):
 
 def test_what_a_new_model_moved_is_found_event_by_event(tmp_path, folder, records):
     def moved(behavior, age, moment, random):
-        return law(behavior, age, moment, random) + 0.3 * (behavior == "click")
+        return known_score(behavior, age, moment, random) + 0.3 * (behavior == "click")
 
     later = write(tmp_path, rescored(records, moved))
     with InfluenceView(later) as after, InfluenceView(folder) as before:

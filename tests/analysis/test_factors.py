@@ -1,4 +1,4 @@
-"""Factors of tables whose law is known."""
+"""Factors of tables with known scores."""
 
 import json
 
@@ -19,14 +19,14 @@ from tests.analysis.synthetic import influences, write
 WEIGHTS = {"purchase": 1.0, "click": 0.5, "dismiss": -0.5}
 
 
-def law(behavior, back, random):
+def known_score(behavior, back, random):
     """A behaviour's weight, halved with every two events further back, and noise."""
     return WEIGHTS[behavior] * 0.5 ** (back / 2) + 0.05 * random.normal()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("t"), influences(law, users=60))
+    return write(tmp_path_factory.mktemp("t"), influences(known_score, users=60))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def found(folder):
         return analyze_factors(view, FactorOptions(seed=1))
 
 
-def test_factors_of_the_law_are_found_and_others_are_not(found):
+def test_factors_of_the_scores_are_found_and_others_are_not(found):
     rows = {row["factor"]: row for row in found.tables["ranking"].records}
     assert {name for name, row in rows.items() if row["matters"]} == {"behavior", "recency"}
     assert rows["behavior"]["permutation_low"] > 0.2
@@ -66,7 +66,7 @@ def test_the_pair_whose_effects_multiply_is_found(found):
     assert latest["purchase"] > 0.2 > -0.2 > latest["dismiss"]
 
 
-def test_weights_are_those_of_the_law(found):
+def test_weights_are_those_of_the_scores(found):
     rows = {row["behavior"]: row for row in found.tables["weights"].records}
     for name, weight in WEIGHTS.items():
         assert rows[name]["weight"] == pytest.approx(weight, abs=0.08)
@@ -84,7 +84,7 @@ def test_weights_of_a_planted_log_are_found_from_its_true_influences(tmp_path):
 
 
 def test_the_same_tables_give_the_same_answer_however_cut(tmp_path, found):
-    write(tmp_path, influences(law, users=60), shards=5)
+    write(tmp_path, influences(known_score, users=60), shards=5)
     with InfluenceView(tmp_path) as view:
         again = analyze_factors(view, FactorOptions(seed=1)).tables["ranking"].records
     for row, other in zip(found.tables["ranking"].records, again, strict=True):
@@ -101,7 +101,7 @@ def test_what_cannot_be_analysed_is_refused(folder, tmp_path):
             analyze_factors(view)
         with pytest.raises(DataError, match="'method' is 'leave_one_out' on every row"):
             analyze_factors(view, FactorOptions(factors=("method",)))
-    few = write(tmp_path / "few", influences(law, users=1), shards=1)
+    few = write(tmp_path / "few", influences(known_score, users=1), shards=1)
     with InfluenceView(few) as view, pytest.raises(DataError, match="explanations of 1 user"):
         analyze_factors(view)
     with InfluenceView(folder) as view, pytest.raises(DataError, match="did you mean 'recency'"):

@@ -130,9 +130,9 @@ def test_broken_tables_are_refused(folder, tmp_path):
     pq.write_table(table.drop_columns("score"), tmp_path / "short.parquet")
     with pytest.raises(SchemaError, match="lacks 'score'"):
         InfluenceView(tmp_path / "short.parquet")
-    old = table.replace_schema_metadata({"llm_influence.schema": "1"})
+    old = table.replace_schema_metadata({"llm_influence.schema": "0"})
     pq.write_table(old, tmp_path / "old.parquet")
-    with pytest.raises(SchemaError, match="schema version '1'"):
+    with pytest.raises(SchemaError, match="schema version '0'"):
         InfluenceView(tmp_path / "old.parquet")
     pq.write_table(table.slice(3), tmp_path / "cut.parquet")
     with pytest.raises(DataError, match="missing or out of order"):
