@@ -58,7 +58,7 @@ def compared_method(
 
     Args:
         method: Its name, or a method with options such as ``Shapley(evaluations=400)``.
-        options: FaithfulnessOptions of a method that is given by name.
+        options: Options of a method that is given by name.
         label: Its name in the comparison; default: the method's own name.
 
     Raises:
@@ -109,7 +109,7 @@ def methods_compared(
 
 @dataclass(frozen=True, slots=True)
 class FaithfulnessOptions:
-    """FaithfulnessOptions of a comparison.
+    """Options of a comparison.
 
     Attributes:
         removal: What "without an event" means, for all methods and metrics: drop, mask or replace.
