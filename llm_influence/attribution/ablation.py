@@ -174,7 +174,7 @@ class CoarseToFine(Sampling):
         ]
         for row in long:
             self.check_budget(task, row, 3 * (2 * self.blocks + 2))
-        groups = [np.arange(size) for size in sizes]
+        groups: list[IntArray] = [np.arange(size) for size in sizes]
         for row in long:
             groups[row] = groups[row] * self.blocks // max(sizes[row], self.blocks)
         coarse = _grouped_shapley(task, groups, long, most // 3)

@@ -88,7 +88,8 @@ class Popularity(Baseline):
                 expected="a model folder with counts.npy",
                 fix="fine-tune again, or use another baseline",
             )
-        return [vocabulary.counts[vocabulary.item_codes(history)] for history in task.histories]
+        counts = vocabulary.counts.astype(np.float64)
+        return [counts[vocabulary.item_codes(history)] for history in task.histories]
 
 
 @register

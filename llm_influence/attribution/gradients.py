@@ -22,6 +22,7 @@ from llm_influence.attribution.registry import (
     Attribution,
     Method,
     Task,
+    Units,
     register,
     share_attribution,
 )
@@ -43,7 +44,7 @@ class GradientMethod(Method):
     """A method that needs the target's gradient."""
 
     family = "gradient"
-    units = "target"
+    units: ClassVar[Units] = "target"
     gradients = True
 
 

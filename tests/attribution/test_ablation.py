@@ -32,7 +32,7 @@ def batch_of(model, history, events):
 
 
 @pytest.mark.parametrize("removal", ["drop", "mask"])
-def test_an_additive_model_is_explained_whole_in_two_passes_more_than_events(removal):
+def test_an_additive_model_is_explained_whole_in_two_evaluations_more_than_events(removal):
     history = typed("i3", "i9", "i4", "i12")
     explainer = Explainer(bag_model(), "leave_one_out", removal=removal)
     influence = explainer.explain(history, Contrast("i5", "i6"))
@@ -82,7 +82,7 @@ def test_mask_equals_hiding_the_tokens_of_the_event(model, log):
 # --- sparse surrogate ---
 
 
-def test_few_events_are_found_among_many_with_fewer_passes_than_events():
+def test_few_events_are_found_among_many_with_fewer_evaluations_than_events():
     worth = np.zeros(120)
     worth[[4, 50, 99]] = 2.0, -1.5, 3.0
     noise = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def test_short_histories_are_weighed_too(players):
     np.testing.assert_allclose(found.scores[0], worth, atol=1e-9)
 
 
-def test_too_few_passes_are_refused():
+def test_too_few_evaluations_are_refused():
     with pytest.raises(ExplanationError, match=r"9 evaluations for 20 events.*at least 10"):
         SparseSurrogate(evaluations=9).run(game_task([lambda m: m.sum(1)], [20]))
 
@@ -144,14 +144,14 @@ def test_needles_in_a_long_history_are_found_and_scored():
     assert (closed == closed[0]).all()
 
 
-def test_a_history_with_four_passes_an_event_is_explained_event_by_event():
+def test_a_history_with_four_evaluations_an_event_is_explained_event_by_event():
     _, game = needles(10, (1, 2))
     whole = Shapley(evaluations=40, tolerance=0).run(game_task([game], [10]))
     found = CoarseToFine(evaluations=40).run(game_task([game], [10]))
     np.testing.assert_array_equal(found.scores[0], whole.scores[0])
 
 
-def test_blocks_open_by_strength_as_far_as_the_passes_go():
+def test_blocks_open_by_strength_as_far_as_the_evaluations_go():
     rng = np.random.default_rng(0)
     worth = np.repeat([5.0, 0.1, 3.0, 0.1, 4.0], 20) * (1 + 0.1 * rng.normal(size=100))
     task = game_task([lambda masks: masks @ worth], [100])

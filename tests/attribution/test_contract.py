@@ -56,13 +56,18 @@ def refused(kind: str, style: str, method: str, options: dict | None = None) -> 
     return kind == "modernbert" and moves
 
 
+def is_fast(kind: tuple[str, str], removal: str | None) -> bool:
+    """Whether `make test` runs the case: every removal on one model, the default on the others."""
+    return kind == FAST[0] or (kind in FAST and removal in (None, "drop"))
+
+
 def cases(kinds, methods):
     """All of ``methods`` (name, removal, ...) on the kinds of models that they serve."""
     return [
         pytest.param(
             kind,
             *case,
-            marks=() if kind in FAST else pytest.mark.slow,
+            marks=() if is_fast(kind, case[1]) else pytest.mark.slow,
             id="-".join(map(str, (*kind, *case))),
         )
         for kind in kinds
@@ -96,6 +101,20 @@ def explainer(model: InfluenceModel, method: str, removal: str | None, **how: in
 def explained(model: InfluenceModel, method: str, removal: str | None) -> list[Influence]:
     log = tiny.small_log()
     return explainer(model, method, removal, seed=5).explain([log[u] for u in USERS])
+
+
+bag = functools.cache(bag_model)
+
+
+@functools.cache
+def without_effect(item: str) -> InfluenceModel:
+    """A linear model in which an item's vector is zero."""
+    model = bag_model()
+    row = model.first_item + int(model.catalogue.index([item])[0])
+    with torch.no_grad():
+        model.embeddings.words[row] = 0
+        model.embeddings.residual[row] = 0
+    return model
 
 
 @functools.cache
@@ -230,7 +249,7 @@ def test_the_gates_of_a_recurrence_stand_beside_its_scores(recurrence, bert, log
 
 
 @pytest.mark.parametrize("removal", REMOVALS)
-def test_a_recurrent_model_is_read_whole_whether_beginnings_may_be_shared_or_not(
+def test_a_recurrent_model_is_read_whole_whether_prefixes_may_be_shared_or_not(
     recurrence, log, removal
 ):
     masks = [np.tri(4, 4, dtype=bool)]
@@ -286,7 +305,7 @@ def test_other_families_keep_the_contract(other_family, log, method):
 
 @from_nothing
 def test_scores_are_the_weights_of_a_linear_model(method, removal, options):
-    model, history = bag_model(), typed("i3", "i9", "i4", "i12")
+    model, history = bag(), typed("i3", "i9", "i4", "i12")
     found = Explainer(model, method, removal=removal, **options).explain(
         history, Contrast("i5", "i6")
     )
@@ -297,7 +316,7 @@ def test_scores_are_the_weights_of_a_linear_model(method, removal, options):
 
 @from_neutral
 def test_replaced_events_get_their_weights_less_that_of_a_neutral_event(method, removal, options):
-    model, history = bag_model(), typed("i3", "i9", "i4", "i12")
+    model, history = bag(), typed("i3", "i9", "i4", "i12")
     found = Explainer(model, method, removal=removal, **options).explain(
         history, Contrast("i5", "i6")
     )
@@ -308,12 +327,7 @@ def test_replaced_events_get_their_weights_less_that_of_a_neutral_event(method, 
 
 @from_nothing
 def test_an_event_without_effect_gets_nothing(method, removal, options):
-    model = bag_model()
-    row = model.first_item + int(model.catalogue.index(["i9"])[0])
-    with torch.no_grad():
-        model.embeddings.words[row] = 0
-        model.embeddings.residual[row] = 0
-    found = Explainer(model, method, removal=removal, **options).explain(
+    found = Explainer(without_effect("i9"), method, removal=removal, **options).explain(
         typed("i3", "i9", "i4"), "i5"
     )
     assert found.values[1] == 0
@@ -343,7 +357,7 @@ def test_events_that_a_transformer_does_not_attend_to_get_nothing(
     [case for case in IN_TARGET_UNITS if case[0] != "event_path_integrated_gradients"],
 )  # to which the order of events matters
 def test_the_same_event_twice_gets_the_same_twice(method, removal, options):
-    found = Explainer(bag_model(), method, removal=removal, **options).explain(
+    found = Explainer(bag(), method, removal=removal, **options).explain(
         typed("i9", "i3", "i9", "i4"), "i5"
     )
     assert found.values[0] == pytest.approx(found.values[2], rel=1e-3)

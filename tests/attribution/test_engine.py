@@ -107,7 +107,7 @@ def test_the_budget_bounds_every_batch(bert, log, monkeypatch):
 
 @pytest.mark.parametrize("removal", REMOVALS)
 @pytest.mark.parametrize("budget", [None, 40])
-def test_shared_beginnings_change_no_value(model, log, removal, budget):
+def test_shared_prefixes_change_no_value(model, log, removal, budget):
     histories = [model.encoder.trim(log.at(row)) for row in (0, 3)]
     target = bind("top1", model, histories)
     sizes = [len(history) for history in histories]

@@ -147,8 +147,15 @@ def tuned_model(kind, log, noise=0.3):
     return model
 
 
-@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
-@pytest.mark.parametrize("method", ["leave_one_out", "integrated_gradients"])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("lora", "integrated_gradients"),
+        ("bottleneck", "leave_one_out"),
+        pytest.param("lora", "leave_one_out", marks=pytest.mark.slow),
+        pytest.param("bottleneck", "integrated_gradients", marks=pytest.mark.slow),
+    ],
+)
 def test_without_the_adapter_is_a_model_whose_adapter_does_nothing(log, kind, method):
     model = tuned_model(kind, log)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}

@@ -1,5 +1,7 @@
 """Gradient methods: exact where the model is linear, complete where they promise to be."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -197,6 +199,7 @@ def test_the_registry_says_which_gradients_can_be_taken_apart():
     assert able == BY_FIELD.keys()
 
 
+@functools.cache
 def with_residuals(template, style="token"):
     sections = {"template": template, "style": style}
     model = InfluenceModel.build(tiny.run_config(rendering=sections), tiny.small_log()).eval()
@@ -261,6 +264,7 @@ def test_in_a_linear_model_a_field_gets_what_is_lost_without_it(log, template):
     np.testing.assert_allclose(found, known, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_drawn_field_is_compared_with_the_field_that_was_drawn(log):
     """Expected gradients of a linear model: each part less the mean of all that may stand there."""
     model, history, target = bag_model("fused"), log.at(0), Contrast("i5", "i6")

@@ -57,7 +57,7 @@ def test_the_sets_depend_on_user_and_seed_and_hold_neither_none_nor_all():
         assert not found.all(axis=1).any()
 
 
-def test_passes_of_the_card_stand_apart_and_what_is_known_is_not_computed_again(bert, log):
+def test_evaluations_of_the_card_stand_apart_and_what_is_known_is_not_computed_again(bert, log):
     history = bert.encoder.trim(log.at(7))
     size = len(history)
     alone = Explainer(bert, fidelity_masks=0).explain(history).quality

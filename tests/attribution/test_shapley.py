@@ -115,7 +115,7 @@ def test_the_estimators_themselves_are_exact_when_all_is_seen(surrogate):
 
 @pytest.mark.parametrize("method", [PROCESS, LINEAR], ids=["process", "linear"])
 @pytest.mark.parametrize("players", [10, 40])
-def test_an_additive_game_is_exact_with_the_fewest_passes(method, players):
+def test_an_additive_game_is_exact_with_the_fewest_evaluations(method, players):
     weights = np.random.default_rng(1).normal(size=players)
     task = game_task([lambda masks: 3 + masks @ weights], [players])
     found = method(evaluations=2 * players + 2).run(task)
@@ -183,8 +183,12 @@ def errors(method, evaluations):
     return float(np.median(found))
 
 
-@SAMPLED
-def test_more_passes_come_nearer(method):
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(PROCESS, marks=pytest.mark.slow), LINEAR, PermutationShapley],
+    ids=["process", "linear", "permutation"],
+)
+def test_more_evaluations_come_nearer(method):
     few, some, many = (errors(method, evaluations) for evaluations in (60, 200, 500))
     assert few > 1.2 * some > 1.2 * 1.2 * many
 

@@ -48,7 +48,7 @@ def test_each_distinct_mask_is_read_once(bert, log, removal):
     assert values.evaluations.tolist() == [4, 2]  # all events of the second user were known
 
 
-def test_targets_that_share_an_engine_share_its_passes(model, histories, removal):
+def test_targets_that_share_an_engine_share_its_evaluations(model, histories, removal):
     engine, masks = Engine(model), some_masks(lengths(histories))
     first = ValueFunction(model, histories, bind("top1", model, histories), removal, engine=engine)
     first(masks)
