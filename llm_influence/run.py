@@ -172,7 +172,7 @@ class Run:
                 "Rendering": f"style {rendering.style}, template {rendering.template}",
                 "Events read": f"the last {self.model.encoder.max_events}",
             },
-            protocol=flat_facts(self.model.protocol),
+            protocol=flat_facts({k: v for k, v in self.model.protocol.items() if k != "metrics"}),
             # With one relevant item a row, recall@K is HR@K: one column is enough for a reader.
             metrics=[
                 {"head": head, **{k: v for k, v in record.items() if "recall@" not in k}}

@@ -24,7 +24,7 @@ from llm_influence.evaluation.baselines import LAST, POOLS, TextKNN
 from llm_influence.evaluation.bootstrap import bootstrap_interval
 from llm_influence.evaluation.metrics import evaluate, ndcg_of_rows, ranking_metrics
 from llm_influence.modeling.backbone import load_backbone
-from llm_influence.modeling.text_vectors import text_vectors
+from llm_influence.modeling.embeddings import text_vectors
 
 PARSER = arguments(
     __doc__,

@@ -31,7 +31,7 @@ from llm_influence.evaluation.bootstrap import bootstrap_interval
 from llm_influence.evaluation.metrics import ndcg_of_rows, ranking_metrics
 from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.modeling.text_vectors import text_vectors
+from llm_influence.modeling.embeddings import text_vectors
 
 GRAPH = "movielens_100k"
 PARSER = arguments(

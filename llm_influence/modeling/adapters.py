@@ -186,7 +186,7 @@ class PeftAdapter(Adapter):
     def state(self) -> dict[str, Tensor]:
         """See `Adapter.state`."""
         with self._untrimmed():
-            return peft.get_peft_model_state_dict(self.body)
+            return peft.get_peft_model_state_dict(self.body, save_embedding_layers=False)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """See `Adapter.load`."""
@@ -196,7 +196,8 @@ class PeftAdapter(Adapter):
     def save(self, folder: Path) -> None:
         """See `Adapter.save`."""
         with self._untrimmed():
-            self.body.save_pretrained(str(folder))
+            self.body.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's card; a model has its own
 
     def _untrimmed(self) -> AbstractContextManager[None]:
         """Context in which PEFT saves every entry of the adapter."""
@@ -341,9 +342,9 @@ def _lora(model: PreTrainedModel, config: AdapterConfig) -> PeftConfig:
 
 def _adalora(model: PreTrainedModel, config: AdapterConfig) -> PeftConfig:
     """AdaLoRA; `AdaLora.begin` sets the schedule."""
-    ranks = {"init_r": config.first_rank, "target_r": config.rank, "total_step": 1}
-    ranks |= {"orth_reg_weight": config.orthogonality}
-    return _checked(peft.AdaLoraConfig, config, **ranks, **_low_rank(model, config))
+    own = {"init_r": config.first_rank, "target_r": config.rank, "total_step": 1}
+    own |= {"orth_reg_weight": config.orthogonality, **_low_rank(model, config)}
+    return _checked(peft.AdaLoraConfig, config, **own)
 
 
 def _low_rank(model: PreTrainedModel, config: AdapterConfig) -> dict[str, Any]:
@@ -369,9 +370,8 @@ def _checked(kind: type[PeftConfig], config: AdapterConfig, **own: Any) -> PeftC
     free = {field.name for field in fields(kind) if field.init} - own.keys()
     for name in config.peft:
         if name not in free:
-            fix = "use another option of `model.adapter`" if name in own else "use one of these"
-            where = f"model.adapter.peft.{name}"
-            raise unknown(ConfigError, f"{kind.__name__} option", name, free, where=where, fix=fix)
+            what, where = f"or reserved {kind.__name__} option", f"model.adapter.peft.{name}"
+            raise unknown(ConfigError, what, name, free, where=where)
     try:
         return kind(**own, **config.peft)
     except (TypeError, ValueError) as error:
@@ -384,19 +384,13 @@ def _checked(kind: type[PeftConfig], config: AdapterConfig, **own: Any) -> PeftC
 
 
 PEFT_CONFIGS: dict[str, Callable[[PreTrainedModel, AdapterConfig], PeftConfig]] = {
-    "lora": _lora,
-    "dora": _lora,
-    "rslora": _lora,
-    "adalora": _adalora,
-    "ia3": _ia3,
+    **dict.fromkeys(("lora", "dora", "rslora"), _lora),
+    **{"adalora": _adalora, "ia3": _ia3},
 }
 """Function that makes PEFT's configuration, by kind."""
 KINDS: dict[str, type[Adapter]] = {
     **dict.fromkeys(PEFT_CONFIGS, PeftAdapter),
-    "adalora": AdaLora,
-    "bottleneck": BottleneckAdapter,
-    "full": Full,
-    "frozen": Adapter,
+    **{"adalora": AdaLora, "bottleneck": BottleneckAdapter, "full": Full, "frozen": Adapter},
 }
 """Class of every kind of ``model.adapter.kind``."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -106,7 +108,11 @@ _DROPOUTS = (
 )
 _ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout")
 """Always 0: dropout of attention weights rules out fused attention on a CPU (1/3 slower)."""
-MODEL_ASSETS = ("minilm", "smollm2-135m")
+MODEL_ASSETS = {
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
+"""Packaged backbones and their names on the hub."""
 UNBOUNDED = 1 << 31
 """Context of a backbone without a limit, in tokens."""
 
@@ -127,6 +133,11 @@ class Backbone:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     kind: Literal["encoder", "decoder", "recurrent"]
+
+    @property
+    def hub_name(self) -> str | None:
+        """Public name on the hub; None for a local folder and a recurrent backbone."""
+        return None if self.kind == "recurrent" else public_name(self.source)
 
     @property
     def width(self) -> int:
@@ -186,6 +197,12 @@ class Backbone:
         return 0 if padding is None else int(padding) + 1
 
 
+def public_name(source: str) -> str | None:
+    """Name on the hub of a packaged asset or hub id; None for a local folder."""
+    is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not Path(source).exists()
+    return MODEL_ASSETS.get(source, source if is_name else None)
+
+
 def load_backbone(
     source: str,
     *,
@@ -220,6 +237,8 @@ def load_backbone(
             **place, config=config, dtype=torch.float32, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(**place)
+    except ModelError:  # too many layers
+        raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"the backbone {source!r} cannot be loaded ({error})",
@@ -236,6 +255,7 @@ def load_backbone(
             expected="an encoder (BERT-like) or a decoder (GPT-like)",
             fix="choose another backbone",
         )
+    model.name_or_path = public_name(source) or ""  # never a path of this machine
     if config.model_type == "deberta-v2":
         _attend_in_pairs(model)
     if "gguf_file" in place:

@@ -20,11 +20,10 @@ from llm_influence.modeling.backbone import (
     inference,
     load_backbone,
 )
-from llm_influence.modeling.embeddings import Embeddings, item_bags
+from llm_influence.modeling.embeddings import Embeddings, item_bags, text_vectors
 from llm_influence.modeling.heads import FeedbackScale, make_heads
 from llm_influence.modeling.network import Network, Parts
 from llm_influence.modeling.recurrent import start_recurrent
-from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.rendering.batch import EncodedBatch, collate
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template

@@ -1,4 +1,4 @@
-"""Embeddings: vectors of the items and of the other tokens of style ``token``.
+"""Embeddings: vectors of the items and of the other tokens of style ``token``; text vectors.
 
 ``vector(v) = project(words(v)) + residual(v)``
 
@@ -12,54 +12,31 @@ share entities of a knowledge graph.
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from llm_influence.data.knowledge_graph import ItemFacts
+from llm_influence.errors import ModelError, ModelFolderError, unreadable
+from llm_influence.modeling.backbone import Backbone
+from llm_influence.utils import write_whole
 
-
-def item_bags(
-    facts: ItemFacts,
-    ids: pa.StringArray,
-    *,
-    count: int,
-    share: float,
-    first: int,
-    first_item: int,
-    known: pa.StringArray | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Token ids and weights of the weighted sums of N items, for `Embeddings.mix`.
-
-    Args:
-        facts: Facts on items.
-        ids: (N,) item ids; their token ids start at ``first``.
-        count: Maximum number of neighbours of an item.
-        share: Share of the neighbours in the vector.
-        first: Token id of the first of the N items.
-        first_item: Token id of the catalogue's first item.
-        known: (I,) items that may be neighbours; default: ``ids``. New items have only known items
-            as neighbours, and no known item has a new one.
-
-    Returns:
-        (N, 1 + K) token ids, the item itself first, and (N, 1 + K) weights: ``1 - share`` for the
-        item itself and ``share`` divided among its neighbours. An item without neighbours has
-        weight 1.
-    """
-    near = facts.neighbours(ids, count, among=known)
-    itself = np.arange(first, first + len(ids))[:, None]
-    others = np.where(near.codes >= 0, near.codes + first_item, itself)
-    shares = share * near.weights
-    bags = np.concatenate([itself, others], axis=1)
-    weights = np.concatenate([1 - shares.sum(axis=1, keepdims=True), shares], axis=1)
-    return torch.from_numpy(bags), torch.from_numpy(weights.astype(np.float32))
-
-
+SHARD = 16_384
+"""Distinct texts per shard of text vectors on disk."""
+MAX_TEXT_TOKENS = 128
+"""Tokens of a text that are read."""
 ROWS = 32_768
 """Text vectors normalised at a time; affects only memory."""
 NEW_ITEMS = 64
@@ -262,3 +239,149 @@ def _widening(rank: int, width: int) -> nn.Linear:
     widen = nn.Linear(rank, width, bias=False)
     nn.init.orthogonal_(widen.weight, gain=math.sqrt(width / rank))
     return widen
+
+
+def item_bags(
+    facts: ItemFacts,
+    ids: pa.StringArray,
+    *,
+    count: int,
+    share: float,
+    first: int,
+    first_item: int,
+    known: pa.StringArray | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Token ids and weights of the weighted sums of N items, for `Embeddings.mix`.
+
+    Args:
+        facts: Facts on items.
+        ids: (N,) item ids; their token ids start at ``first``.
+        count: Maximum number of neighbours of an item.
+        share: Share of the neighbours in the vector.
+        first: Token id of the first of the N items.
+        first_item: Token id of the catalogue's first item.
+        known: (I,) items that may be neighbours; default: ``ids``. New items have only known items
+            as neighbours, and no known item has a new one.
+
+    Returns:
+        (N, 1 + K) token ids, the item itself first, and (N, 1 + K) weights: ``1 - share`` for the
+        item itself and ``share`` divided among its neighbours. An item without neighbours has
+        weight 1.
+    """
+    near = facts.neighbours(ids, count, among=known)
+    itself = np.arange(first, first + len(ids))[:, None]
+    others = np.where(near.codes >= 0, near.codes + first_item, itself)
+    shares = share * near.weights
+    bags = np.concatenate([itself, others], axis=1)
+    weights = np.concatenate([1 - shares.sum(axis=1, keepdims=True), shares], axis=1)
+    return torch.from_numpy(bags), torch.from_numpy(weights.astype(np.float32))
+
+
+@torch.no_grad()
+def text_vectors(
+    backbone: Backbone, texts: Sequence[str], *, batch_size: int = 64, cache: Path | None = None
+) -> Tensor:
+    """Text vectors: the mean over a text's tokens of the backbone's last hidden states, length one.
+
+    On disk they are kept in shards, in a folder named by a hash of backbone and texts. A run that
+    was stopped continues with the first missing shard.
+
+    Args:
+        backbone: The backbone, without an active adapter.
+        texts: V texts; duplicates are encoded once.
+        batch_size: Texts at a time; affects only speed.
+        cache: Folder for the shards; default: nothing is kept on disk.
+
+    Returns:
+        (V, H) float32.
+
+    Raises:
+        ModelError: The backbone is a recurrent one.
+        ModelFolderError: A shard on disk cannot be read or does not fit.
+        OutputError: The cache cannot be written.
+    """
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))
+    place = {text: i for i, text in enumerate(distinct)}
+    code = np.fromiter((place[text] for text in texts), np.int64, len(texts))
+    by_code = np.argsort(code, kind="stable")
+    folder = cache / _digest(backbone, distinct) if cache is not None else None
+    vectors = torch.zeros(len(texts), backbone.width)
+    # only on a terminal, after 3 seconds
+    with tqdm(total=len(distinct), desc="item texts", unit="text", disable=None, delay=3) as bar:
+        for start in range(0, len(distinct), SHARD):
+            shard = distinct[start : start + SHARD]
+            path = folder / f"{start // SHARD:05d}.safetensors" if folder is not None else None
+            encoded = _shard(backbone, shard, batch_size, path, bar)
+            first, last = np.searchsorted(code, [start, start + len(shard)], sorter=by_code)
+            rows = by_code[first:last]
+            vectors[torch.from_numpy(rows)] = encoded[torch.from_numpy(code[rows] - start)]
+    return vectors
+
+
+def _shard(
+    backbone: Backbone, texts: list[str], batch_size: int, path: Path | None, bar: tqdm
+) -> Tensor:
+    """(S, H) vectors of a shard's texts, read from the disk if they are there."""
+    if path is not None and path.exists():
+        bar.update(len(texts))
+        return _read(path, (len(texts), backbone.width))
+    vectors = _encode(backbone, texts, batch_size, bar)
+    if path is not None:
+        write_whole(path, lambda temporary: save_file({"vectors": vectors}, temporary))
+    return vectors
+
+
+def _encode(backbone: Backbone, texts: list[str], batch_size: int, bar: tqdm) -> Tensor:
+    """(S, H) vectors of texts, a batch at a time."""
+    tokenizer, model = _tokenizer(backbone), backbone.model.eval()
+    most = min(MAX_TEXT_TOKENS, backbone.context)
+    parts = []
+    for start in range(0, len(texts), batch_size):
+        ids = tokenizer(texts[start : start + batch_size], truncation=True, max_length=most)
+        chunk = [tokens or [0] for tokens in ids["input_ids"]]
+        lengths = torch.tensor([len(tokens) for tokens in chunk])
+        real = torch.arange(int(lengths.max())) < lengths[:, None]
+        padded = torch.zeros_like(real, dtype=torch.long)
+        padded[real] = torch.tensor([token for tokens in chunk for token in tokens])
+        padded, weights = padded.to(model.device), real.long().to(model.device)
+        states = model(input_ids=padded, attention_mask=weights)[0].float()
+        weights = weights[..., None].float()
+        parts.append(((states * weights).sum(1) / weights.sum(1)).cpu())
+        bar.update(len(chunk))
+    return F.normalize(torch.cat(parts), dim=-1)
+
+
+def _tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
+    if backbone.tokenizer is None or backbone.kind == "recurrent":
+        raise ModelError(
+            f"the backbone {backbone.source!r} cannot read texts",
+            where="text_vectors",
+            expected="a transformer",
+            fix="set model.recurrent.words to a transformer",
+        )
+    return backbone.tokenizer
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Tensor:
+    fix = "delete the file; it is computed again"
+    try:
+        vectors = load_file(path)["vectors"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise unreadable(ModelFolderError, path, error, expected="text vectors", fix=fix) from error
+    if vectors.shape != shape:
+        reason = f"holds vectors of shape {tuple(vectors.shape)}"
+        raise ModelFolderError(reason, where=str(path), expected=f"shape {shape}", fix=fix)
+    return vectors
+
+
+def _digest(backbone: Backbone, texts: list[str]) -> str:
+    """Hash of the weights, the tokenizer and the texts."""
+    digest = hashlib.sha256(type(backbone.model).__name__.encode())
+    for name, tensor in backbone.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    vocabulary = sorted(_tokenizer(backbone).get_vocab().items())
+    digest.update(repr(vocabulary).encode())
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]

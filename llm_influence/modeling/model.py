@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,13 +17,13 @@ from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.data.log import BehaviorLog
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.build import build_parts, check_causality
-from llm_influence.modeling.embeddings import item_bags
+from llm_influence.modeling.embeddings import item_bags, text_vectors
 from llm_influence.modeling.heads import Heads
+from llm_influence.modeling.hub import find_folder, push_folder
 from llm_influence.modeling.network import Network, Parts, Prediction
 from llm_influence.modeling.saving import load_parts, save_parts
 from llm_influence.modeling.scoring import ItemScores, Recommendation, best_items, rule_changes
 from llm_influence.modeling.session import Session
-from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.rendering.batch import collate
 from llm_influence.rules.rule_book import RuleBook, RuleChange
 from llm_influence.types import History
@@ -66,16 +67,21 @@ class InfluenceModel(Network):
         return model
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
         """Load a model, ready to predict (eval mode, float32).
 
+        Args:
+            source: Local folder, or the name of a model on the Hugging Face Hub, "org/name".
+            revision: Branch, tag or commit on the hub; default: the main branch.
+
         Raises:
-            ModelFolderError: A file, head or adapter key is missing or does not fit.
+            ModelFolderError: There is neither such a folder nor such a model on the hub, or a file,
+                head or adapter key is missing or does not fit.
         """
-        return cls(load_parts(Path(folder))).eval()
+        return cls(load_parts(find_folder(source, revision))).eval()
 
     def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
-        """Write the model as one folder of safetensors, Parquet and JSON.
+        """Write the model as one folder of safetensors, Parquet and JSON, with a model card.
 
         Args:
             folder: The folder; it is created if needed.
@@ -86,6 +92,33 @@ class InfluenceModel(Network):
             OutputError: The folder cannot be written.
         """
         save_parts(self.parts, Path(folder), with_backbone=with_backbone)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
+        """Upload the model with its backbone and card to the Hugging Face Hub.
+
+        Args:
+            repo_id: Name of the repository, "org/name"; it is created if needed.
+            private: Create a private repository.
+            revision: Branch to write to; it is created if needed. Default: the main branch.
+            commit_message: Message of the commit.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            OutputError: The hub refuses the upload or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            options = {"private": private, "revision": revision, "commit_message": commit_message}
+            return push_folder(Path(folder), repo_id, **options)
 
     @property
     def parts(self) -> Parts:

@@ -1,6 +1,7 @@
 """Model folders: the parts of a model as safetensors, Parquet and JSON.
 
 model.json          format version, style, template, vocabulary, configuration, protocol, rules
+README.md           model card
 catalogue.parquet   items
 facts.parquet       facts of a knowledge graph on items (only with a graph)
 counts.npy          number of training events of each item
@@ -32,6 +33,7 @@ from llm_influence.modeling.adapters import DESCRIPTION, KINDS, TENSORS, Adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackScale, make_heads
+from llm_influence.modeling.model_card import model_card
 from llm_influence.modeling.network import Parts
 from llm_influence.modeling.recurrent import load_recurrent
 from llm_influence.rendering.encoder import Encoder
@@ -53,7 +55,8 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "rules": (),
 }
 """Keys of `model.json`, and keys inside them."""
-DESCRIBED, HEADS, CATALOGUE = "model.json", "heads.safetensors", "catalogue.parquet"
+DESCRIBED, CARD, HEADS = "model.json", "README.md", "heads.safetensors"
+CATALOGUE = "catalogue.parquet"
 COUNTS, FACTS, BACKBONE, ADAPTER = "counts.npy", "facts.parquet", "backbone", "adapter"
 
 
@@ -76,6 +79,7 @@ def save_parts(parts: Parts, folder: Path, *, with_backbone: bool) -> None:
             parts.facts.save(folder / FACTS)
         text = json.dumps(_description(parts), indent=2, ensure_ascii=False)
         write_text(folder / DESCRIBED, text + "\n")
+        write_text(folder / CARD, model_card(parts))
     except (OSError, SafetensorError) as error:
         raise unwritable(folder, error) from error
 

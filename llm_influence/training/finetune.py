@@ -153,18 +153,20 @@ def finish_folder(
     more: Mapping[str, object] | None = None,
 ) -> None:
     """Write the model and ``metrics.json``, with ``more`` sections in it."""
-    model.protocol = {
+    test = None if result.test is None else _grouped(result.test)
+    described = {
         "data": config.data.source,
         "split": split.description,
         "test": protocol(split.test, config.evaluation),
         **({"rules": [rule.name for rule in model.rules]} if model.rules else {}),
     }
+    model.protocol = described | ({} if test is None else {"metrics": test})  # for the model card
     model.save_pretrained(result.folder)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     metrics = {
         "validation": _grouped(result.validation),
-        "test": None if result.test is None else _grouped(result.test),
-        "protocol": model.protocol,
+        "test": test,
+        "protocol": described,
         "seconds": result.seconds,
         "trainable_parameters": trained,
         "history": history,

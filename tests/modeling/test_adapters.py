@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from llm_influence.config.model import ADAPTER_OPTIONS, AdapterConfig
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.errors import ModelError, ModelFolderError
+from llm_influence.errors import ConfigError, ModelError, ModelFolderError
 from llm_influence.modeling.adapters import KINDS, attach_adapter
 from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.layers import layer_places, linear_maps
@@ -253,3 +253,35 @@ def test_a_tuned_backbone_has_to_be_there_whole(damage, folders, tmp_path):
         InfluenceModel.from_pretrained(folder)
     with pytest.raises(ModelFolderError, match=named):
         restore_weights(built("full").parts, folder)
+
+
+# --- options of PEFT ---------------------------------------------------------------------------
+
+
+def test_more_options_reach_peft(tmp_path):
+    options = {"init_lora_weights": "gaussian", "layers_to_transform": [1]}
+    model = built("lora", targets=["output.dense"], peft=options)
+    assert all(".layer.1." in name for name in model.adapter.state())
+    assert model.adapter.peft_config.init_lora_weights == "gaussian"
+    model.save_pretrained(tmp_path)
+    loaded = InfluenceModel.from_pretrained(tmp_path)
+    assert loaded.config.adapter.peft == options
+    assert loaded.adapter.state().keys() == model.adapter.state().keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers_to_transfrom": [1]}, r"adapter\.peft\.layers_to_transfrom: .*mean 'layers_to_t"),
+        ({"r": 8}, r"adapter\.peft\.r: unknown or reserved LoraConfig option 'r'"),
+        ({"use_dora": True, "bias": "none"}, r"adapter\.peft\.use_dora"),
+    ],
+)
+def test_wrong_options_of_peft_are_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        built("lora", peft=options)
+
+
+def test_kinds_without_peft_refuse_its_options():
+    with pytest.raises(ValueError, match="no peft: an adapter of kind 'bottleneck'"):
+        AdapterConfig(kind="bottleneck", peft={"bias": "none"})

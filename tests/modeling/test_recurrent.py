@@ -10,9 +10,9 @@ from llm_influence.config.model import RECURRENT
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ConfigError, ModelError
 from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.embeddings import text_vectors
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.recurrent import RecurrentCache, RecurrentModel, RecurrentShape
-from llm_influence.modeling.text_vectors import text_vectors
 from llm_influence.rendering.batch import collate
 from tests import tiny
 
@@ -185,5 +185,5 @@ def test_what_has_no_text_is_refused(log):
     model = tiny.tiny_model("gru")
     with pytest.raises(ModelError, match="no untuned one left"):
         model.add_items(Catalogue.from_ids(["new"]))
-    with pytest.raises(ModelError, match="'gru' has learned no language"):
+    with pytest.raises(ModelError, match="'gru' cannot read texts"):
         text_vectors(replace(model.backbone), ["red lamp"])

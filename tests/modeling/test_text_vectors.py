@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from llm_influence.errors import ModelFolderError
-from llm_influence.modeling import text_vectors as module
+from llm_influence.modeling import embeddings as module
 from llm_influence.modeling.backbone import load_backbone
-from llm_influence.modeling.text_vectors import text_vectors
+from llm_influence.modeling.embeddings import text_vectors
 from tests import tiny
 
 TEXTS = ["red lamp", "", "small old blue chair", "red lamp", "film", "old film", "new book"]

@@ -1,0 +1,148 @@
+"""Model cards: the README.md of a model folder, for people and for the hub."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from llm_influence.datasets.sources import PUBLIC
+from llm_influence.modeling.network import Parts
+
+Metrics: TypeAlias = Mapping[str, Mapping[str, float | None]]
+"""Values by head and metric."""
+MAIN_METRICS = ("hr@", "ndcg@", "mrr", "auc", "log_loss", "accuracy", "rmse")
+"""Starts or ends of the names of metrics in the card's front matter."""
+_INTRODUCTION = """\
+# {title}
+
+This model reads what a user did (the *history*) and predicts the next item{behavior}{feedback}.
+It was trained with [llm_influence](https://pypi.org/project/llm-influence/), which also computes
+how much each event of the history counted for a prediction.
+
+Backbone: {backbone}. Adapter: {adapter}. Catalogue: {items:,} items. Behaviours: {behaviors}.
+
+## Use
+
+```python
+from llm_influence import BehaviorLog, Explainer, InfluenceModel
+
+model = InfluenceModel.from_pretrained("org/name")   # the name of this repository, or a folder
+history = BehaviorLog.read("events.parquet", items="items.parquet")["some user"]
+model.recommend(history, k=10)
+print(Explainer(model).explain(history).to_text())
+```
+"""
+_INFLUENCE = """\
+## What influence means
+
+The influence of an event is the change of the model's prediction when this event is removed from
+the history (or an average of such changes over sets of events, for Shapley values).
+
+- It describes the model, not the user: it does not say why a person did something.
+- It is not a causal effect on people: nothing was changed in the world.
+- It depends on the method and on how events are removed; every explanation reports both, with
+  checks of its quality.
+- It is no better than the model. Read the metrics above first.
+"""
+
+
+def model_card(parts: Parts) -> str:
+    """The card of a model, Markdown with YAML front matter.
+
+    Metrics are in the card if ``parts.protocol`` has them: ``metrics`` by head, and the rules of
+    the evaluation in ``test`` (`training.finetune` writes both).
+    """
+    protocol = parts.protocol
+    data, licence = _data(protocol)
+    front: dict[str, Any] = {"library_name": "llm-influence"}
+    if (base := parts.backbone.hub_name) is not None:
+        front["base_model"] = base
+    front["tags"] = ["recommendation", "sequential-recommendation", "explainability", "influence"]
+    metrics: Metrics = protocol.get("metrics") or {}
+    if metrics:
+        front["model-index"] = [_index(metrics, data)]
+    text = _INTRODUCTION.format(
+        title="A next-event model" + ("" if data is None else f" for {data}"),
+        behavior=" and behaviour" if len(parts.encoder.vocabulary.behaviors) > 1 else "",
+        feedback=", and feedback on it" if parts.heads.feedback is not None else "",
+        backbone=base or parts.config.backbone.rpartition("/")[2],
+        adapter=parts.config.adapter.describe(),
+        items=len(parts.encoder.vocabulary.catalogue),
+        behaviors=", ".join(parts.encoder.vocabulary.behaviors),
+    )
+    sections = [text, _metrics(metrics, protocol), _data_section(data, licence, protocol)]
+    header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+    return f"---\n{header}---\n\n" + "\n".join([*sections, _INFLUENCE])
+
+
+def _data(protocol: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Name of the data, without folders, and its licence."""
+    source = protocol.get("data")
+    if not isinstance(source, str):
+        return None, None
+    public = PUBLIC.get(source)
+    return Path(source).name, None if public is None else public.licence
+
+
+def _index(metrics: Metrics, data: str | None) -> dict[str, Any]:
+    """The entry of `model-index`, the format of results on the hub."""
+    name = data or "the test split"
+    values = [
+        {"type": metric, "name": f"{metric} ({head})", "value": round(value, 6)}
+        for head, group in metrics.items()
+        for metric, value in group.items()
+        if value is not None and any(part in metric for part in MAIN_METRICS)
+    ]
+    task = {"type": "recommendation", "name": "next event"}
+    dataset = {"name": name, "type": name, "split": "test"}
+    result = {"task": task, "dataset": dataset, "metrics": values}
+    return {"name": "llm-influence model", "results": [result]}
+
+
+def _metrics(metrics: Metrics, protocol: Mapping[str, Any]) -> str:
+    lines = ["## Metrics", ""]
+    if not metrics:
+        return "\n".join(
+            [*lines, "The test split was not measured when this card was written.", ""]
+        )
+    test = protocol.get("test") or {}
+    lines += ["| head | metric | value | 95% interval |", "|---|---|---|---|"]
+    for head, group in metrics.items():
+        for metric, value in group.items():
+            shown = "undefined" if value is None else f"{value:.4f}"
+            interval = ""
+            if value is not None and metric.startswith(("hr@", "recall@")) and test.get("rows"):
+                low, high = wilson(value, int(test["rows"]))
+                interval = f"{low:.4f} to {high:.4f}"
+            lines.append(f"| {head} | {metric} | {shown} | {interval} |")
+    lines += ["", "Measured once, on the test split. Protocol:", ""]
+    lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in test.items()]
+    note = "Intervals are Wilson intervals of a share over the test rows. `llm-influence evaluate`"
+    return "\n".join(
+        [*lines, "", note, "gives bootstrap intervals over users for all metrics.", ""]
+    )
+
+
+def wilson(share: float, rows: int, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson score interval of a share of ``rows`` (Wilson 1927); 95% for the default z."""
+    centre = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    half = math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2)) * z / (1 + z**2 / rows)
+    return centre - half, centre + half
+
+
+def _data_section(data: str | None, licence: str | None, protocol: Mapping[str, Any]) -> str:
+    lines = ["## Data", ""]
+    lines.append("Not recorded." if data is None else f"Training data: {data}.")
+    lines.append(f"Licence of the data: {licence or 'not recorded'}.")
+    if isinstance(split := protocol.get("split"), Mapping):
+        lines += ["", "Split:", ""]
+        lines += [f"- {name.replace('_', ' ')}: {_plain(value)}" for name, value in split.items()]
+    return "\n".join([*lines, ""])
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
