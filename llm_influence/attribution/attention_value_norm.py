@@ -76,7 +76,7 @@ class AttentionValueNorm(AttentionShares):
 
 @torch.no_grad()
 def value_norms(model: InfluenceModel, batch: EncodedBatch) -> list[Tensor]:
-    """(B, T, T) of each layer: the length of what attention carries to each token from each.
+    """(B, T, T) of each layer: length of the vector that attention moves to a token from another.
 
     Raises:
         ModelError: The backbone's attention is not ``weights @ values`` of a value map, and then
@@ -117,7 +117,7 @@ def _carried_lengths(weights: Tensor, values: Tensor, output: Tensor) -> Tensor:
 
 
 def _head_values(mapped: Tensor, weights: Tensor, context: Tensor) -> Tensor:
-    """(B, heads, T, D) values from what the value map gave; shared ones are repeated.
+    """(B, heads, T, D) values from the output of the value map; shared heads are repeated.
 
     Args:
         mapped: (B, T, any), where queries, keys and values come together the values are last.
@@ -133,9 +133,9 @@ def _head_values(mapped: Tensor, weights: Tensor, context: Tensor) -> Tensor:
 
 
 def _matrix(output: nn.Module, width: int) -> Tensor:
-    """(width, H) matrix of a linear map with what an adapter adds to it.
+    """(width, H) matrix of a linear map, with its adapter.
 
-    Hooks are passed by: a bottleneck after the map is not linear, so it is no part of it.
+    Hooks are not applied: a bottleneck after the map is not linear, so it is not part of it.
     """
     parameter = next(output.parameters())
     rows = torch.eye(width, dtype=parameter.dtype, device=parameter.device)
@@ -150,14 +150,14 @@ def _without_adapter_parts(place: LayerPlaces) -> LayerPlaces:
 
 
 def _value_map(place: LayerPlaces) -> str:
-    """The map that makes values: one named after them, else the only one there is."""
+    """Name of the value map: the input map whose name begins with v, else the only one."""
     own = [name for name in place.attention_inputs if name.rpartition(".")[2].startswith("v")]
     return own[0] if own else place.attention_inputs[0]
 
 
 @contextmanager
 def _watched(backbone: nn.Module, places: list[LayerPlaces]) -> Iterator[dict[str, Tensor]]:
-    """What value maps give and what output maps are given, by full name, as the model runs."""
+    """Outputs of value maps and inputs of output maps, by full name, filled as the model runs."""
     seen: dict[str, Tensor] = {}
     hooks = []
     for place in places:

@@ -42,7 +42,7 @@ class Players:
     user: bool = False
 
     def __str__(self) -> str:
-        """As `parse` reads it."""
+        """The text that `parse` accepts."""
         return f"{self.kind}+user" if self.user else self.kind
 
     @classmethod
@@ -85,7 +85,7 @@ class Players:
     def tokens(
         self, encoded: EncodedHistories, encoder: Encoder, masks: Sequence[BoolArray]
     ) -> tuple[BoolArray, BoolArray]:
-        """(T,) whether a token stays and (T, A) whether what is added to it stays.
+        """(T,) whether a token stays, and (T, A) whether the ids added to it stay.
 
         Args:
             encoded: R renderings of whole histories.
