@@ -114,23 +114,27 @@ class Examples:
 
     Args:
         rows: The set, in the model's codes.
-        exclude_seen: Whether items of a history are no candidates.
-        feedback: Configuration of the feedback head; None without one.
-        rules: Changes of scores by the model's rules (`InfluenceModel.rule_scores`).
+        protocol: The rules of the evaluation: whether seen items are candidates.
+        feedback: Configuration of the feedback head; default: without one.
+        rules: Changes of scores by the model's rules; default: without rules.
     """
 
     def __init__(
         self,
         rows: EvaluationSet,
-        *,
-        exclude_seen: bool,
-        feedback: FeedbackHeadConfig | None,
+        protocol: EvaluationConfig,
+        feedback: FeedbackHeadConfig | None = None,
         rules: Callable[[Sequence[History]], Tensor | None] = lambda histories: None,
     ) -> None:
-        self.rows, self._exclude_seen, self._rules = rows, exclude_seen, rules
+        self.rows, self._protocol, self._rules = rows, protocol, rules
         self._labels = np.full(len(rows), np.nan, np.float32)
         if feedback is not None:
             self._labels = feedback_labels(rows.log, feedback)[rows.events]
+
+    @classmethod
+    def of(cls, model: InfluenceModel, rows: EvaluationSet, protocol: EvaluationConfig) -> Examples:
+        """The examples of a set for a model, with its feedback head and rules."""
+        return cls(rows, protocol, model.config.feedback, model.rule_scores)
 
     def histories(self, numbers: Sequence[int]) -> list[History]:
         """The histories before the numbered examples."""
@@ -156,7 +160,7 @@ class Examples:
         }
         answers = {name: torch.from_numpy(c.astype(np.int64)) for name, c in columns.items()}
         answers["feedback_labels"] = torch.from_numpy(self._labels[places])
-        if self._exclude_seen:
+        if self._protocol.exclude_seen:
             answers["seen"] = seen_items([history.items for history in histories])
         if (changes := self._rules(histories)) is not None:
             answers["changes"] = changes.cpu()
@@ -252,10 +256,7 @@ def predict_rows(
         config: The protocol: seen items and batch size.
         top: Number of recommendations to return; default: none.
     """
-    feedback = model.config.feedback
-    examples = Examples(
-        rows, exclude_seen=config.exclude_seen, feedback=feedback, rules=model.rule_scores
-    )
+    examples = Examples.of(model, rows, config)
     parts: list[Columns] = []
     with inference(model):
         for start in range(0, len(rows), config.batch_size):

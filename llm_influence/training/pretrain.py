@@ -233,11 +233,11 @@ class LanguageObjective(nn.Module):
         loss = self._item_loss(QueryState(states[items]), labels[items] - first, step)
         fields = _fields(self.model)
         for field in [field for field in OWN_BLOCKS if field in fields]:
-            units = pieces.ids_of(field) if isinstance(pieces, IdTokenCache) else range(0)
-            own = (labels >= units.start) & (labels < units.stop)
-            vectors = self.model.embeddings(slice(units.start, units.stop))
+            ids = pieces.ids_of(field) if isinstance(pieces, IdTokenCache) else range(0)
+            own = (labels >= ids.start) & (labels < ids.stop)
+            vectors = self.model.embeddings(slice(ids.start, ids.stop))
             loss = loss + _cross_entropy(
-                self.model.item_head, states[own], vectors, labels[own] - units.start
+                self.model.item_head, states[own], vectors, labels[own] - ids.start
             )
         return loss
 
@@ -369,7 +369,7 @@ def pretraining_arguments(config: RunConfig, place: Path, world_size: int) -> Tr
 
 def _parts(model: InfluenceModel) -> tuple[str, ...]:
     """The trained parts; in style ``text`` no embedding and no head of ours is read."""
-    return ("body", "units", "item_head") if model.encoder.style == "token" else ("body",)
+    return ("body", "embeddings", "item_head") if model.encoder.style == "token" else ("body",)
 
 
 @contextmanager

@@ -259,10 +259,8 @@ class InfluenceTrainer(ModelTrainer):
         return self.get_eval_dataloader(test_dataset)
 
     def _example_collator(self, rows: EvaluationSet) -> ExampleCollator:
-        exclude, feedback = self._config.evaluation.exclude_seen, self._config.model.feedback
         model = self.influence_model
-        examples = Examples(rows, exclude_seen=exclude, feedback=feedback, rules=model.rule_scores)
-        return ExampleCollator(examples, model.encoder)
+        return ExampleCollator(Examples.of(model, rows, self._config.evaluation), model.encoder)
 
     # --- checkpoints -----------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def test_an_item_knn_scores_an_empty_history_with_zeros():
     assert ItemKNN(log, 4).scores([log.at(0, 0)]).tolist() == [[0, 0, 0, 0]]
 
 
-def test_baselines_answer_the_protocol():
+def test_baselines_follow_the_protocol():
     """Everyone walks a, b, c, d: with a, b, c seen, d alone is left; popularity ties otherwise."""
     split = split_log(log_of("abcd", "abcd", "abcd"))
     config = EvaluationConfig()

@@ -6,7 +6,7 @@ import pytest
 from llm_influence.evaluation.bootstrap import bootstrap_interval
 
 
-def test_an_interval_is_that_of_the_normal_law_where_rows_are_alone():
+def test_an_interval_of_independent_rows_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).normal(3, 2, size=4000)
     low, high = bootstrap_interval(values, np.arange(4000))
     error = values.std() / np.sqrt(4000)

@@ -49,7 +49,7 @@ def test_a_metric_that_no_trained_head_has_is_refused_before_anything_is_read(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_validation_with_one_sort_of_answers_cannot_choose(tmp_path):
+def test_a_validation_with_one_kind_of_label_cannot_choose(tmp_path):
     table = tiny.events_table()
     early = np.array(table["timestamp"]) < 1_200_000
     labels = np.where(early, np.arange(len(early)) % 2, 1.0)  # late events are all liked

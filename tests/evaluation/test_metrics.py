@@ -112,7 +112,7 @@ def test_chunks_of_items_change_neither_ranks_nor_recommendations(model, rows, c
 
 
 class Favours:
-    """Scores the item that is asked for highest of all."""
+    """Gives the target the highest score."""
 
     name = "oracle"
 
@@ -152,7 +152,7 @@ def test_metrics_do_not_depend_on_the_batches_and_follow_the_cutoff(model, rows)
     assert one[0] == ranking_metrics(one[1], 3)
 
 
-def test_the_protocol_says_what_was_measured(rows):
+def test_the_protocol_describes_the_evaluation(rows):
     said = protocol(rows, EvaluationConfig(exclude_seen=False, cutoff=5))
     assert said["rows"] == 40
     assert said["candidates"] == "all 30 items of the catalogue"
@@ -174,10 +174,10 @@ def answers():
 
 def test_auc_log_loss_and_brier_are_those_of_scikit_learn(answers):
     labels, scores, _ = answers
-    found, chances = feedback_metrics(*answers), 1 / (1 + np.exp(-scores))
-    assert found["auc"] == pytest.approx(roc_auc_score(labels, scores))
-    assert found["log_loss"] == pytest.approx(log_loss(labels, chances))
-    assert found["brier"] == pytest.approx(brier_score_loss(labels, chances))
+    result, chances = feedback_metrics(*answers), 1 / (1 + np.exp(-scores))
+    assert result["auc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert result["log_loss"] == pytest.approx(log_loss(labels, chances))
+    assert result["brier"] == pytest.approx(brier_score_loss(labels, chances))
 
 
 def test_gauc_is_the_mean_auc_of_users_with_both_labels_by_their_rows(answers):
@@ -189,9 +189,9 @@ def test_gauc_is_the_mean_auc_of_users_with_both_labels_by_their_rows(answers):
             areas.append(roc_auc_score(labels[own], scores[own]))
             rows.append(own.sum())
     assert 20 < len(areas) < len(np.unique(users))
-    found = feedback_metrics(labels, scores, users)["gauc"]
-    assert found == pytest.approx(np.average(areas, weights=rows))
-    assert abs(found - np.mean(areas)) > 1e-3
+    result = feedback_metrics(labels, scores, users)["gauc"]
+    assert result == pytest.approx(np.average(areas, weights=rows))
+    assert abs(result - np.mean(areas)) > 1e-3
 
 
 def test_metrics_do_not_depend_on_the_order_of_rows(answers):
@@ -211,15 +211,15 @@ def test_the_calibration_error_compares_each_bin_of_equal_mass_with_its_share_of
 
 
 def test_what_is_certain_and_right_costs_nothing():
-    found = feedback_metrics([0, 1], [-np.inf, np.inf], ["u", "u"])
-    assert found == {"auc": 1, "gauc": 1, "log_loss": 0, "ece": 0, "brier": 0}
+    result = feedback_metrics([0, 1], [-np.inf, np.inf], ["u", "u"])
+    assert result == {"auc": 1, "gauc": 1, "log_loss": 0, "ece": 0, "brier": 0}
     assert feedback_metrics([1, 0], [-np.inf, np.inf], ["u", "u"])["log_loss"] == np.inf
 
 
 def test_areas_of_one_sort_of_label_are_not_defined():
-    found = feedback_metrics([1, 1, 0], [0.0, 1.0, 2.0], [7, 7, 8])
-    assert np.isnan(found["gauc"])
-    assert found["auc"] == 0
+    result = feedback_metrics([1, 1, 0], [0.0, 1.0, 2.0], [7, 7, 8])
+    assert np.isnan(result["gauc"])
+    assert result["auc"] == 0
     assert np.isnan(feedback_metrics([1, 1], [0.0, 1.0], [7, 8])["auc"])
 
 
@@ -231,13 +231,13 @@ def test_errors_of_values():
 
 def test_behaviours_are_measured_as_by_scikit_learn():
     targets, predicted = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 3])
-    found = behavior_metrics(targets, predicted, np.log([0.5, 0.25, 0.5, 1, 1, 0.125]))
-    assert found["accuracy"] == pytest.approx(4 / 6)
-    assert found["macro_f1"] == pytest.approx(np.mean([2 / 3, 2 / 3, 4 / 5, 0]))
-    assert found["macro_f1"] == pytest.approx(
+    result = behavior_metrics(targets, predicted, np.log([0.5, 0.25, 0.5, 1, 1, 0.125]))
+    assert result["accuracy"] == pytest.approx(4 / 6)
+    assert result["macro_f1"] == pytest.approx(np.mean([2 / 3, 2 / 3, 4 / 5, 0]))
+    assert result["macro_f1"] == pytest.approx(
         f1_score(targets, predicted, average="macro", zero_division=0)
     )
-    assert found["log_loss"] == pytest.approx(-np.log([0.5, 0.25, 0.5, 0.125]).sum() / 6)
+    assert result["log_loss"] == pytest.approx(-np.log([0.5, 0.25, 0.5, 0.125]).sum() / 6)
 
 
 def test_exposure_counts_items_shown_and_their_percentiles():

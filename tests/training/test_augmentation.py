@@ -87,7 +87,7 @@ def test_draws_do_not_depend_on_batches_order_or_workers_and_change_by_epoch(tra
     assert pass_over(small) == first
 
 
-# --- what is rendered and asked ------------------------------------------------------------
+# --- what is rendered and predicted ------------------------------------------------------------
 
 
 def test_events_are_predicted_behind_the_last_kept_event_before_them():
@@ -95,7 +95,7 @@ def test_events_are_predicted_behind_the_last_kept_event_before_them():
     assert events_before(kept).tolist() == [0, 1, 2, 2, 2]
 
 
-def test_every_event_is_asked_as_an_explanation_asks_it(model, train):
+def test_every_label_is_predicted_as_an_explanation_predicts_it(model, train):
     """The state of a label is that of its own past with events removed, rendered alone."""
     windows = [replace(w, epoch=2) for w in WindowDataset(train, model.encoder)][:12]
     inputs = WindowCollator(train, model.encoder, ALWAYS)(windows)
@@ -103,7 +103,7 @@ def test_every_event_is_asked_as_an_explanation_asks_it(model, train):
     inputs.pop("behavior_labels")
     with inference(model):
         states = model.states(EncodedBatch(**inputs))
-    asked = 0
+    calls = 0
     for row, window in enumerate(windows):
         past = train.at(window.user).keep(slice(window.start, window.stop + 1))
         kept = ~removed(ALWAYS, window)
@@ -113,13 +113,13 @@ def test_every_event_is_asked_as_an_explanation_asks_it(model, train):
             alone = collate(model.encoder.encode([subset]))
             with inference(model):
                 expected = model.states(alone)[0, alone.last()[0]]
-            found = states[row, query_time[row, place]]
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-            asked += place > 0 and not kept[place - 1]
-    assert asked > 10  # events were asked for right behind removed ones
+            result = states[row, query_time[row, place]]
+            torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+            calls += place > 0 and not kept[place - 1]
+    assert calls > 10  # events right behind removed ones
 
 
-def test_no_label_is_an_input_before_it_is_asked_for(train):
+def test_no_label_is_an_input_before_its_prediction(train):
     """In this log no user meets an item twice, so an item names an event."""
     encoder = tiny.tiny_model().encoder
     inputs = WindowCollator(train, encoder, ALWAYS)(list(WindowDataset(train, encoder)))
@@ -134,7 +134,7 @@ def test_no_label_is_an_input_before_it_is_asked_for(train):
     assert later > 20  # most labels are inputs further on
 
 
-def test_a_history_that_no_longer_fits_is_asked_from_what_was_read(train):
+def test_a_history_that_no_longer_fits_is_predicted_from_what_was_read(train):
     """Removal makes gaps longer, and in some languages their words too."""
     encoder = tiny.tiny_model("gpt2", "text").encoder
     windows = list(WindowDataset(train, encoder))
@@ -157,7 +157,7 @@ def test_a_history_that_no_longer_fits_is_asked_from_what_was_read(train):
 TRAIN = {"epochs": 2, "learning_rate": 1e-2, "event_dropout": 0.8, "event_dropout_share": 1.0}
 
 
-def test_a_run_draws_anew_in_every_epoch_and_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_run_draws_anew_in_every_epoch_and_resumes(tmp_path, monkeypatch):
     seen, draw = [], EventDropout.kept
 
     def noted(self, events, **window):
@@ -201,11 +201,11 @@ def model(request):
 
 
 def test_a_crop_is_a_stretch_and_what_comes_after_it_is_its_last_label():
-    found = [views(crop=0.4).trained(10, **{**WINDOW, "user": user}) for user in range(200)]
-    for view in found:
+    result = [views(crop=0.4).trained(10, **{**WINDOW, "user": user}) for user in range(200)]
+    for view in result:
         assert view.shown.tolist() == list(range(view.shown[0], view.shown[0] + 6))
         assert view.after == view.shown[-1] + 1
-    assert {int(view.shown[0]) for view in found} == {0, 1, 2, 3, 4}
+    assert {int(view.shown[0]) for view in result} == {0, 1, 2, 3, 4}
 
 
 def test_a_mask_hides_a_share_of_the_events_and_never_all():
@@ -241,9 +241,9 @@ def test_a_draw_depends_on_seed_epoch_user_window_and_which_view_it_is():
 
 def test_a_share_of_the_windows_is_changed_and_each_kind_as_often():
     drawn = views(share=0.6, crop=0.5, reorder=1.0)
-    found = [drawn.trained(8, epoch=0, user=user, start=0) for user in range(3000)]
-    cut = np.mean([len(view.shown) < 8 for view in found])
-    shuffled = np.mean([len(v.shown) == 8 and (np.diff(v.shown) != 1).any() for v in found])
+    result = [drawn.trained(8, epoch=0, user=user, start=0) for user in range(3000)]
+    cut = np.mean([len(view.shown) < 8 for view in result])
+    shuffled = np.mean([len(v.shown) == 8 and (np.diff(v.shown) != 1).any() for v in result])
     assert cut == pytest.approx(0.3, abs=0.03)
     assert shuffled == pytest.approx(0.3, abs=0.03)
 
@@ -256,17 +256,17 @@ def test_nothing_is_changed_unless_a_kind_is_on(model, train):
     assert all(torch.equal(usual[name], same[name]) for name in usual)
 
 
-# --- what is rendered and asked ------------------------------------------------------------
+# --- what is rendered and predicted ------------------------------------------------------------
 
 
-def test_a_hidden_event_is_not_asked_from():
+def test_a_hidden_event_predicts_nothing():
     kept, hidden = np.array([1, 0, 1, 1, 1], bool), np.array([0, 0, 1, 0, 1], bool)
     assert events_before(kept, hidden).tolist() == [0, 1, 1, 1, 3, 3]
 
 
 @pytest.mark.parametrize("kind", [{"crop": 0.5}, {"mask": 0.5}, {"reorder": 1.0}])
 @pytest.mark.parametrize("dropout", [None, EventDropout(0.9, share=1.0)])
-def test_labels_are_the_events_shown_each_asked_behind_those_shown_before_it(
+def test_labels_are_the_shown_events_each_predicted_from_those_before_it(
     model, train, kind, dropout
 ):
     """Every label's state is that of the view's beginning, rendered and hidden alone."""
@@ -296,7 +296,7 @@ def test_labels_are_the_events_shown_each_asked_behind_those_shown_before_it(
     assert changed > 3
 
 
-def test_a_paraphrase_says_the_same_events_in_the_words_of_another_template(train, tmp_path):
+def test_a_paraphrase_renders_the_same_events_with_another_template(train, tmp_path):
     path = tmp_path / "other.yaml"
     path.write_text(OTHER_WORDS)
     encoder = tiny.tiny_model("gpt2", "text").encoder
@@ -319,11 +319,11 @@ def test_a_paraphrase_says_the_same_events_in_the_words_of_another_template(trai
     assert torch.equal(inputs["labels"], plain["labels"])
 
 
-def test_a_template_that_says_something_else_is_refused(train):
+def test_a_template_with_other_fields_is_refused(train):
     encoder = tiny.tiny_model("gpt2", "text").encoder
     with pytest.raises(ConfigError, match=r"templates, 'titles'.*fields text.*the same fields"):
         WindowCollator(train, encoder, None, views(templates=["titles"]))
-    with pytest.raises(ConfigError, match="no template 'prosa'"):
+    with pytest.raises(ConfigError, match="did you mean 'prose'"):
         WindowCollator(train, encoder, None, views(templates=["prosa"]))
 
 

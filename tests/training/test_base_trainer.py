@@ -101,9 +101,9 @@ def test_in_bf16_the_fused_attention_gets_float32(kind, monkeypatch):
     fused = torch.nn.functional.scaled_dot_product_attention
 
     def noting(query, *rest, **options):
-        found = fused(query, *rest, **options)
-        seen.append(found.dtype)
-        return found
+        result = fused(query, *rest, **options)
+        seen.append(result.dtype)
+        return result
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noting)
     attend_in_float32(model.backbone.model)
@@ -115,9 +115,9 @@ def test_in_bf16_the_fused_attention_gets_float32(kind, monkeypatch):
     assert set(seen) == {torch.bfloat16}
 
 
-@pytest.mark.parametrize(("precision", "wanted"), [("bf16", NAME), ("fp32", "sdpa")])
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", NAME), ("fp32", "sdpa")])
 def test_a_run_trains_with_it_where_it_helps_and_leaves_the_usual_one(
-    tmp_path, monkeypatch, precision, wanted
+    tmp_path, monkeypatch, precision, expected
 ):
     used = []
 
@@ -135,7 +135,7 @@ def test_a_run_trains_with_it_where_it_helps_and_leaves_the_usual_one(
     monkeypatch.setattr(module, "InfluenceTrainer", Watched)
     monkeypatch.setattr("llm_influence.training.base_trainer.on_cpu", lambda: True)
     finetune(config_in(tmp_path, train={"epochs": 1, "batch_size": 4, "precision": precision}))
-    assert set(used) == {wanted}
+    assert set(used) == {expected}
     assert built[0].backbone.model.config._attn_implementation == "sdpa"
 
 
@@ -165,8 +165,8 @@ def trainer_of(config, **watch) -> tuple[InfluenceTrainer, Watch]:
     model = InfluenceModel.build(config, split.train)
     arguments = training_arguments(config, Path(config.output), 1)
     trainer = InfluenceTrainer(config, model, split, args=arguments)
-    trainer.add_callback(found := Watch(model.adapter, **watch))
-    return trainer, found
+    trainer.add_callback(result := Watch(model.adapter, **watch))
+    return trainer, result
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -252,7 +252,7 @@ def test_the_penalty_is_added_once_a_step_however_it_is_cut(log):
     [ADALORA, {"kind": "bottleneck", "width": 4}, {"kind": "full"}],
     ids=lambda a: a["kind"],
 )
-def test_a_run_that_was_broken_off_goes_on_to_the_same_weights(tmp_path, monkeypatch, adapter):
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, monkeypatch, adapter):
     """AdaLoRA in the middle of pruning; dropout is on."""
     model, configs = {"adapter": adapter, "dropout": 0.2}, []
     for name in ("unbroken", "broken"):

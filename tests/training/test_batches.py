@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llm_influence.config.data import SplitConfig
+from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import split_log
 from llm_influence.errors import DataError
@@ -113,7 +114,7 @@ def test_rows_of_an_evaluation_are_histories_with_their_targets_and_seen_items()
     split = split_log(tiny.small_log())
     encoder = encoder_of(split.train, "token")
     rows = split.test
-    examples = Examples(rows, exclude_seen=True, feedback=None)
+    examples = Examples(rows, EvaluationConfig())
     inputs = ExampleCollator(examples, encoder)([2, 0])
     assert inputs["labels"].tolist() == rows.target_items[[2, 0]].tolist()
     for place, number in enumerate((2, 0)):
@@ -121,7 +122,7 @@ def test_rows_of_an_evaluation_are_histories_with_their_targets_and_seen_items()
         assert inputs["num_events"][place] == len(history)
         seen = inputs["seen"][place]
         assert seen[seen >= 0].tolist() == history.items.tolist()
-    examples = Examples(rows, exclude_seen=False, feedback=None)
+    examples = Examples(rows, EvaluationConfig(exclude_seen=False))
     assert "seen" not in ExampleCollator(examples, encoder)([0])
 
 

@@ -99,7 +99,7 @@ def event_ids(log, users, positions):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_new_events_are_taught_once_and_old_ones_as_the_run_was_taught(run, tmp_path, share):
+def test_new_events_are_labels_once_and_old_ones_as_in_the_run(run, tmp_path, share):
     before, periods = periods_of(run, tmp_path)
     model, train = InfluenceModel.from_pretrained(run), periods.split.train
     module.prepare(model, periods)
@@ -120,15 +120,15 @@ def test_new_events_are_taught_once_and_old_ones_as_the_run_was_taught(run, tmp_
     everything = event_ids(train, train.rows_of_users(), train.positions())
     new = {(user, place) for user, place in everything if place >= known[user]}
     old = event_ids(before.train, before.train.rows_of_users(), before.train.positions())
-    found = [event for event in taught if event in new]
+    result = [event for event in taught if event in new]
     assert len(new) > 20
-    assert sorted(found) == sorted(new)
+    assert sorted(result) == sorted(new)
     assert set(taught) - new <= old
     assert windows.replayed == {0.0: 0, 0.5: windows.new, 1.0: len(windows) - windows.new}[share]
     if share == 1:
         assert set(taught) - new == old
-    asked = [before.test, before.validation, periods.split.test, periods.split.validation]
-    for rows in asked:
+    calls = [before.test, before.validation, periods.split.test, periods.split.validation]
+    for rows in calls:
         assert not event_ids(rows.log, rows.users, rows.positions) & set(taught)
 
 
@@ -178,7 +178,7 @@ def test_the_result_is_a_run_folder_that_knows_the_new_items_and_explains(done):
     history = opened.split.log["u7"]
     assert "new1" in history.item_ids()
     influence = Explainer(opened.model, method="leave_one_out").explain(history)
-    assert np.isfinite(influence.scores).all()
+    assert np.isfinite(influence.values).all()
 
 
 def test_an_update_can_be_updated_again(done, tmp_path):
@@ -190,7 +190,7 @@ def test_an_update_can_be_updated_again(done, tmp_path):
     assert len(Run.open(result.folder).model.catalogue) == 32
 
 
-def test_an_update_that_was_killed_goes_on_to_the_same_weights(run, tmp_path):
+def test_an_interrupted_update_resumes_to_the_same_weights(run, tmp_path):
     words = ["--train.epochs", "2"]
     unbroken = updated(run, tmp_path / "a" / "run", words)
 
@@ -243,7 +243,7 @@ def last_event(**fields):
         (last_event(value=4.5), [], DataError, r"value 4.5 does not occur.*1, 2, 3, 4, 5"),
         (WHOLE, ["--update.since", "0.2"], DataError, r"trained on \d+ events from 1970"),
         (WHOLE, ["--update.since", "soon"], ConfigError, r"update.since is 'soon'"),
-        (early(), [], EmptyLogError, r"the new period .*has not"),
+        (early(), [], EmptyLogError, r"the new period .*has no training event"),
         (WHOLE, ["--model.dropout", "0.5"], ConfigError, r"an option of model is changed"),
         (WHOLE, ["--update.replay", "1"], ConfigError, r"update.replay is 1"),
     ],

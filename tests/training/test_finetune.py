@@ -53,9 +53,9 @@ def test_metrics_of_a_run_are_those_of_the_folder_it_wrote(run):
     written = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))
     for name, rows in (("validation", split.validation), ("test", split.test)):
         fresh = evaluate(loaded, rows, config.evaluation)[0]
-        found = getattr(result, name)
-        assert written[name] == by_head(found)
-        assert {key: found[key] for key in fresh} == pytest.approx(fresh, abs=1e-6)
+        measured = getattr(result, name)
+        assert written[name] == by_head(measured)
+        assert {key: measured[key] for key in fresh} == pytest.approx(fresh, abs=1e-6)
         assert written[name]["behaviors"].keys() == {"accuracy", "macro_f1", "log_loss"}
     assert written["protocol"]["test"]["rows"] == len(split.test)
     assert written["protocol"]["data"] == config.data.source
@@ -106,7 +106,7 @@ def test_a_run_trains_the_adapter_and_every_head(run):
     }  # never trained
 
 
-def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_go_on(run):
+def test_a_folder_that_holds_a_run_is_refused_without_resume(run):
     config, result = run
     before = weights(result.folder)
     with pytest.raises(OutputError, match=r"holds a run already.*--resume"):
@@ -139,9 +139,10 @@ def test_a_run_learns_what_always_comes_next(tmp_path, kind, style):
     assert finetune(config).test["mrr"] > 0.9
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_model_that_does_about_as_well(tmp_path):
     rates = {"learning_rate": 5e-3, "item_learning_rate": 5e-3}
-    found = []
+    result = []
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
         config = config_in(
@@ -150,8 +151,8 @@ def test_another_seed_gives_another_model_that_does_about_as_well(tmp_path):
             rendering={"template": "item"},
             train={"epochs": 4, "batch_size": 8, "seed": seed, **rates},
         )
-        found.append(finetune(config))
-    one, other = found
+        result.append(finetune(config))
+    one, other = result
     assert largest_difference(weights(one.folder), weights(other.folder)) > 1e-2
     assert one.test != other.test
     assert min(one.test["mrr"], other.test["mrr"]) > 0.5  # by chance: 0.13
@@ -162,30 +163,30 @@ def test_another_seed_gives_another_model_that_does_about_as_well(tmp_path):
 
 
 def test_accumulating_a_step_from_micro_batches_gives_the_same_model(tmp_path):
-    found = []
+    result = []
     for accumulation in (1, 4):
         folder = tmp_path / str(accumulation)
         folder.mkdir()
         # in fp32: bf16 rounds each micro-batch by itself
         train = {**TRAIN, "epochs": 1, "accumulation": accumulation, "precision": "fp32"}
         config = config_in(folder, train=train, model=NO_DROPOUT)
-        found.append(weights(finetune(config).folder))
-    assert largest_difference(*found) < 1e-4
+        result.append(weights(finetune(config).folder))
+    assert largest_difference(*result) < 1e-4
 
 
 def test_all_micro_batches_of_a_step_draw_the_same_items_and_the_next_step_others(
     tmp_path, monkeypatch
 ):
-    asked, draw = [], Negatives.draw
+    calls, draw = [], Negatives.draw
 
     def noting(self, step):
-        asked.append(step)
+        calls.append(step)
         return draw(self, step)
 
     monkeypatch.setattr(Negatives, "draw", noting)
     model = {**NO_DROPOUT, "item_head": {"loss": "sampled", "negatives": 8}}
     finetune(config_in(tmp_path, train={**TRAIN, "epochs": 1, "accumulation": 2}, model=model))
-    assert asked == [0, 0, 1, 1, 2, 2]
+    assert calls == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation", "fitting"), [(3, 1, 2), (4, 3, 6)])
@@ -217,12 +218,9 @@ def launched(config: RunConfig, folder: Path, *program: str) -> str:
     return printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "program",
-    [
-        pytest.param(["-m", "llm_influence.cli", "finetune"], id="command"),
-        pytest.param([str(SCRIPT)], id="script", marks=pytest.mark.slow),
-    ],
+    "program", [["-m", "llm_influence.cli", "finetune"], [str(SCRIPT)]], ids=["command", "script"]
 )
 def test_two_processes_exit_cleanly_and_print_once(tmp_path, program):
     sizes = {"train": {"epochs": 1, "batch_size": 8}, "rendering": {"template": "item"}}
@@ -271,16 +269,14 @@ def test_two_processes_come_to_the_metrics_of_one(tmp_path):
     assert largest_difference(weights_of_one, weights_of_two) < 1e-5
 
 
-# --- how a run goes on ---------------------------------------------------------------------
+# --- how a run resumes ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("kind", "style", "loss"),
     [("bert", "token", "sampled"), ("gpt2", "text", "full"), ("gru", "token", "full")],
 )
-def test_a_run_that_was_killed_goes_on_to_the_weights_of_an_unbroken_one(
-    tmp_path, kind, style, loss
-):
+def test_an_interrupted_run_resumes_to_the_weights_of_an_unbroken_one(tmp_path, kind, style, loss):
     """Dropout is on and items are drawn: all that is random has to come back too."""
     head = {"loss": loss, "negatives": 8}
     model = {"dropout": 0.2, "item_head": head}
@@ -321,7 +317,7 @@ def epochs_of(folder: Path) -> list[int]:
     return sorted(int(path.name.split("-")[1]) for path in folder.iterdir())
 
 
-def test_patience_counts_on_from_before_the_break(tmp_path):
+def test_patience_counts_the_epochs_before_a_resume(tmp_path):
     train = {"epochs": 6, "patience": 2, **STILL}
     for name in ("unbroken", "broken"):
         (tmp_path / name).mkdir()
@@ -335,7 +331,7 @@ def test_patience_counts_on_from_before_the_break(tmp_path):
     assert epochs_of(checkpoints) == [first, last]
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
+def test_an_incomplete_checkpoint_is_skipped(tmp_path):
     train = {"epochs": 2, "learning_rate": 1e-2}
     for name in ("unbroken", "broken"):
         (tmp_path / name).mkdir()

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 
 from llm_influence.config.model import ItemHeadConfig
-from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
 from llm_influence.evaluation.evaluate import (
     by_head,
@@ -35,11 +34,6 @@ from tests.training.runs import (
     step_in_parts,
     weights,
 )
-
-
-@pytest.fixture(scope="module")
-def train():
-    return split_log(tiny.small_log()).train
 
 
 def windows_and_inputs(train, model, count):
@@ -88,16 +82,16 @@ def test_loss_and_gradient_of_a_step_do_not_depend_on_how_it_is_cut(model, train
     windows, inputs = windows_and_inputs(train, model, 9)
     objective = with_loss(loss, None if loss == "full" else Negatives(np.ones(30), 9))
     collator = WindowCollator(train, model.encoder)
-    found = [step_in_parts(objective, collator, windows, cuts) for cuts in ([9], [1, 6, 2])]
+    result = [step_in_parts(objective, collator, windows, cuts) for cuts in ([9], [1, 6, 2])]
     objective.zero_grad()
-    (whole, gradients), (cut, gradients_of_cut) = found
+    (whole, gradients), (cut, gradients_of_cut) = result
     assert cut == pytest.approx(whole, rel=1e-5)
     assert whole == pytest.approx(float(objective(**inputs)["loss"]), rel=1e-5)
     assert len(gradients) > 3
     torch.testing.assert_close(gradients_of_cut, gradients, rtol=1e-3, atol=1e-6)
 
 
-# --- no label is read before it is asked for -----------------------------------------------
+# --- no label is read before its prediction -----------------------------------------------
 
 SEEN = 2
 """Events that stay as they are; everything from the event after them on is changed."""
@@ -123,7 +117,7 @@ def shuffled(future, past_time, draw):
 
 
 def years_later(future, past_time, draw):
-    """The same events after a long silence: the gap of the very event that is asked for."""
+    """The same events after a long silence: the gap before the predicted event."""
     return future | {"timestamps": future["timestamps"] + 10**8}
 
 
@@ -194,7 +188,7 @@ def test_with_every_item_drawn_the_sampled_loss_is_the_full_cross_entropy(model,
 
 
 @pytest.mark.parametrize("loss", ["sampled", "gbce"])
-def test_only_items_that_are_read_asked_for_or_drawn_get_a_gradient(
+def test_only_items_that_are_read_predicted_or_drawn_get_a_gradient(
     model, train, loss, with_loss, monkeypatch
 ):
     windows, inputs = windows_and_inputs(train, model, 2)
@@ -274,22 +268,22 @@ def test_with_all_items_drawn_evenly_the_sampled_softmax_is_the_full_one():
     labels = torch.tensor([3, 0, 4, 3])
     rows, hits = torch.arange(4), labels[:, None] == torch.arange(ITEMS)
     log_q = torch.full((ITEMS,), math.log(0.3))
-    found = sampled_softmax(logits[rows, labels], logits, hits, log_q[labels], log_q)
-    torch.testing.assert_close(found, F.cross_entropy(logits, labels, reduction="none"))
+    result = sampled_softmax(logits[rows, labels], logits, hits, log_q[labels], log_q)
+    torch.testing.assert_close(result, F.cross_entropy(logits, labels, reduction="none"))
 
 
 def test_gbce_is_its_formula():
     """Two negatives of 9 items at rate 2 / 8, and the label drawn once by accident."""
     own, others = torch.tensor([0.7]), torch.tensor([[-0.2, 0.7, 1.1]])
     hits = torch.tensor([[False, True, False]])
-    found = gbce(own, others, hits, rate=0.25, items=9, calibration=0.75)
+    result = gbce(own, others, hits, rate=0.25, items=9, calibration=0.75)
     beta = 0.25 * (0.75 * (1 - 1 / 0.25) + 1 / 0.25)
 
     def sigma(x):
         return 1 / (1 + math.exp(-x))
 
     terms = math.log(sigma(0.7) ** beta) + math.log(1 - sigma(-0.2)) + math.log(1 - sigma(1.1))
-    assert found.tolist() == pytest.approx([-terms / 3])
+    assert result.tolist() == pytest.approx([-terms / 3])
     plain = gbce(own, others, hits, rate=0.25, items=9, calibration=0)
     logits, truth = torch.tensor([0.7, -0.2, 1.1]), torch.tensor([1.0, 0, 0])
     assert float(plain) == pytest.approx(float(F.binary_cross_entropy_with_logits(logits, truth)))
@@ -325,7 +319,7 @@ def collator(model, log, dropout=None):
     return WindowCollator(log, model.encoder, dropout, feedback=model.config.feedback, when=True)
 
 
-def test_the_loss_is_that_of_every_answer_after_the_prefix_before_it(answering, train):
+def test_the_loss_is_that_of_every_label_after_the_prefix_before_it(answering, train):
     """Each prefix is read alone, at the moment of its event: no value of it can have helped."""
     windows = list(WindowDataset(train, answering.encoder))[:5]
     inputs = collator(answering, train)(windows)
@@ -352,7 +346,7 @@ def test_the_loss_is_that_of_every_answer_after_the_prefix_before_it(answering, 
 
 
 @pytest.mark.parametrize("dropout", [None, EventDropout(0.9, share=1.0)])
-def test_an_answer_and_all_that_follows_moves_nothing_that_predicts_it(train, dropout):
+def test_a_label_and_all_that_follows_move_nothing_that_predicts_it(train, dropout):
     model = tiny.tiny_model("bert", "token", feedback_head=feedback_head(), when=True)
     first, end = int(train.offsets[7]) + SEEN, int(train.offsets[8])
     values = train.values.copy()
@@ -388,13 +382,13 @@ def test_the_gap_to_a_label_is_measured_from_the_last_event_that_is_seen(train, 
         kept = dropout.kept(len(times) - 1, epoch=0, user=window.user, start=window.start)
         lost += int((~kept).sum())
         for place, count in enumerate(events_before(kept)):
-            found = int(inputs["label_when"][row, place])
+            result = int(inputs["label_when"][row, place])
             if not count:
-                assert found == 0
+                assert result == 0
                 continue
             last = times[:-1][kept][count - 1]
             expected = query_codes(np.array([last]), times[place : place + 1], np.ones(1, bool))
-            assert found == expected[0] > 0
+            assert result == expected[0] > 0
     assert bool(lost) == bool(dropout.rate)
 
 
@@ -403,10 +397,10 @@ def test_a_step_does_not_depend_on_how_it_is_cut(answering, train):
     windows = list(WindowDataset(train, answering.encoder))[:6]
     objective = NextEventObjective(answering).eval()
     render = collator(answering, train)
-    found = [step_in_parts(objective, render, windows, cuts) for cuts in ([6], [1, 5])]
+    result = [step_in_parts(objective, render, windows, cuts) for cuts in ([6], [1, 5])]
     objective.zero_grad()
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-6)
+    assert result[0][0] == pytest.approx(result[1][0], rel=1e-5)
+    torch.testing.assert_close(result[0][1], result[1][1], rtol=1e-3, atol=1e-6)
     silent = collator(answering, train)(windows[:2])
     silent["feedback_labels"].fill_(torch.nan)
     objective(**silent)["loss"].backward()
@@ -432,10 +426,10 @@ def test_with_defaults_the_loss_is_what_it_was(train):
     windows = list(WindowDataset(train, model.encoder))[:4]
     with torch.no_grad():
         plain = NextEventObjective(model).eval()(**WindowCollator(train, model.encoder)(windows))
-        told = NextEventObjective(model).eval()(
+        with_gaps = NextEventObjective(model).eval()(
             **WindowCollator(train, model.encoder, when=True)(windows)
         )
-    assert float(plain["loss"]) == float(told["loss"])
+    assert float(plain["loss"]) == float(with_gaps["loss"])
 
 
 # --- whole runs --------------------------------------------------------------------------------
@@ -470,8 +464,8 @@ def test_a_run_learns_what_is_liked_and_measures_every_head(liking):
     run = Run.open(result.folder)
     drawn = [history.user_id for history in run.test_histories(len(run.split.log))]
     assert len(drawn) == len(set(drawn)) == len(run.split.test) / 2
-    found = predict_rows(run.model, run.split.test, config.evaluation, top=10)
-    assert head_metrics(run.model, found, 10) == pytest.approx(result.test, abs=1e-5)
+    measured = predict_rows(run.model, run.split.test, config.evaluation, top=10)
+    assert head_metrics(run.model, measured, 10) == pytest.approx(result.test, abs=1e-5)
     records = compare_heads(run.model, run.split, config.evaluation)
     assert [r["system"] for r in records["feedback"]] == [
         "llm_influence",

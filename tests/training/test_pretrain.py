@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from llm_influence.config.training import PretrainingConfig
-from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.counts import QueryState
@@ -25,11 +24,6 @@ from tests.training.runs import config_in, interrupted, largest_difference, walk
 
 MASKED = PretrainingConfig(epochs=1, objective="masked", mask_share=0.3)
 CAUSAL = PretrainingConfig(epochs=1, objective="causal")
-
-
-@pytest.fixture(scope="module")
-def train():
-    return split_log(tiny.small_log()).train
 
 
 @pytest.fixture(scope="module", params=["token", "text"])
@@ -205,9 +199,9 @@ def test_predictable_are_words_of_fields_and_not_padding(model, train):
     inputs = inputs_of(model, train, CAUSAL)
     names = ("input_ids", "attention_mask", "event_index", "field_index")
     ids, visible, events, fields = (inputs[name] for name in names)
-    found = predictable(type("Batch", (), {"field_index": fields}))
-    assert ids.shape == found.shape
-    assert (visible & (events >= 0))[found].all()
+    result = predictable(type("Batch", (), {"field_index": fields}))
+    assert ids.shape == result.shape
+    assert (visible & (events >= 0))[result].all()
 
 
 # --- whole runs ----------------------------------------------------------------------------
@@ -223,7 +217,7 @@ TRAIN = {"epochs": 1, "learning_rate": 1e-2}
         pytest.param("gpt2", "text", "causal", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_pretrains_once_and_goes_on_to_the_weights_of_an_unbroken_one(
+def test_a_run_pretrains_once_and_resumes_to_the_weights_of_an_unbroken_one(
     tmp_path, monkeypatch, kind, style, objective
 ):
     pretraining = {**LEARN, "objective": objective, "mask_share": 0.3}
@@ -247,7 +241,7 @@ def test_a_run_pretrains_once_and_goes_on_to_the_weights_of_an_unbroken_one(
     assert "pretraining" not in json.loads((without.folder / "metrics.json").read_text())
     assert largest_difference(weights(without.folder), weights(unbroken.folder)) > 1e-3
 
-    (resumed.folder / "metrics.json").unlink()  # fine-tuning is asked for again
+    (resumed.folder / "metrics.json").unlink()  # fine-tuning runs again
     monkeypatch.setattr(module, "PretrainingTrainer", lambda *_: pytest.fail("pretrained twice"))
     finetune(configs[1], resume=True)
     assert largest_difference(weights(resumed.folder), weights(unbroken.folder)) < 1e-6

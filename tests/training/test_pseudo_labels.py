@@ -42,10 +42,10 @@ def model(train):
     return model
 
 
-def test_every_event_is_asked_from_as_much_of_its_past_as_fits(model, train):
+def test_every_event_is_predicted_from_as_much_of_its_past_as_fits(model, train):
     """Three events fit, and the windows of a user touch each other."""
-    found = feedback_of_events(model, train, batch_size=7)
-    assert found.shape == (train.num_events,)
+    result = feedback_of_events(model, train, batch_size=7)
+    assert result.shape == (train.num_events,)
     user = int(np.argmax(train.lengths))
     windows = [w for w in WindowDataset(train, model.encoder).windows if w.user == user]
     assert len(windows) > 1
@@ -57,8 +57,8 @@ def test_every_event_is_asked_from_as_much_of_its_past_as_fits(model, train):
             with inference(model):
                 states = model.query(collate(model.encoder.encode([past])))
                 expected = float(model.feedback(states, *codes))
-            assert found[event] == pytest.approx(expected, abs=1e-4)
-    assert found.std() > 0.01
+            assert result[event] == pytest.approx(expected, abs=1e-4)
+    assert result.std() > 0.01
 
 
 def test_only_sure_guesses_about_events_without_a_label_count_and_all_as_much_as_before(
@@ -71,16 +71,16 @@ def test_only_sure_guesses_about_events_without_a_label_count_and_all_as_much_as
     config = PseudoLabelsConfig(rounds=1, threshold=0.9, weight=0.25)
     guessed = confident(model, train, real, odds, config)
     assert np.flatnonzero(guessed).tolist() == [4, 6, 7]
-    found = weighted(real, odds, guessed, FEEDBACK, config)
-    liked = found.labels[[0, 1, 2, 3, 4, 6, 7]] >= FEEDBACK.positive_from
+    result = weighted(real, odds, guessed, FEEDBACK, config)
+    liked = result.labels[[0, 1, 2, 3, 4, 6, 7]] >= FEEDBACK.positive_from
     assert liked.tolist() == [False, True, False, True, True, False, False]
-    assert np.isnan(found.labels[[5, 8]]).all()
-    assert found.weights[4] == pytest.approx(0.25 * found.weights[0])
-    assert found.weights[[5, 8]].tolist() == [0, 0]
-    assert found.weights.sum() == pytest.approx(4)
+    assert np.isnan(result.labels[[5, 8]]).all()
+    assert result.weights[4] == pytest.approx(0.25 * result.weights[0])
+    assert result.weights[[5, 8]].tolist() == [0, 0]
+    assert result.weights.sum() == pytest.approx(4)
 
 
-def test_behaviours_that_nobody_is_asked_about_are_not_guessed(model, train, monkeypatch):
+def test_behaviours_without_labels_get_no_pseudo_labels(model, train, monkeypatch):
     scale = replace(model.feedback_head.scale, behaviors=("cart",))
     monkeypatch.setattr(model.feedback_head, "scale", scale)
     nothing, sure = np.full(train.num_events, np.nan), np.full(train.num_events, 9.0)
@@ -118,7 +118,7 @@ def test_a_run_without_a_binary_feedback_head_is_refused():
         RunConfig(pseudo_labels={"rounds": 1}, model=head)
 
 
-def test_a_run_goes_through_its_rounds_and_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+def test_a_run_goes_through_its_rounds_and_resumes_to_the_same_weights(tmp_path, monkeypatch):
     """Half of the users have no values; the first round is broken off in its second epoch."""
     events = tiny.events_table(users=16)
     silent = pc.is_in(events["user_id"], pc.unique(events["user_id"])[8:])
@@ -169,7 +169,7 @@ def test_a_run_goes_through_its_rounds_and_goes_on_to_the_same_weights(tmp_path,
         ((None, 0.1), 0.2, None),
     ],
 )
-def test_the_round_that_answers_validation_best_is_the_model(tmp_path, model, earlier, last, kept):
+def test_the_round_with_the_best_validation_is_the_model(tmp_path, model, earlier, last, kept):
     model = deepcopy(model)
     project = model.item_head.project.weight
     for number in range(2):

@@ -69,8 +69,8 @@ def test_a_step_does_not_depend_on_its_cut_grows_the_loss_and_leaves_the_weights
     inputs = collator(windows)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     objective = NextEventObjective(model, adversarial=AdversarialConfig(epsilon=0.02)).eval()
-    found = [step_in_parts(objective, collator, windows, cuts) for cuts in ([7], [1, 4, 2])]
-    (whole, gradients), (cut, gradients_of_cut) = found
+    result = [step_in_parts(objective, collator, windows, cuts) for cuts in ([7], [1, 4, 2])]
+    (whole, gradients), (cut, gradients_of_cut) = result
     assert cut == pytest.approx(whole, rel=1e-5)
     torch.testing.assert_close(gradients_of_cut, gradients, rtol=1e-3, atol=1e-5)
     with torch.no_grad():
@@ -98,11 +98,11 @@ def test_windows_of_one_user_are_no_negatives_and_nobody_counts():
     torch.manual_seed(0)
     views = torch.randn(2, 4, 8)
     alone = contrastive_loss(views[:, :2], torch.tensor([0, 1]), temperature=0.2)
-    found = contrastive_loss(views, torch.tensor([0, 1, NOBODY, NOBODY]), temperature=0.2)
-    torch.testing.assert_close(found[:2], alone)
-    assert found[2:].tolist() == [0, 0]
+    result = contrastive_loss(views, torch.tensor([0, 1, NOBODY, NOBODY]), temperature=0.2)
+    torch.testing.assert_close(result[:2], alone)
+    assert result[2:].tolist() == [0, 0]
     same = contrastive_loss(views, torch.zeros(4, dtype=torch.long), temperature=0.2)
-    assert same.abs().max() < 1e-6  # nobody to be told from
+    assert same.abs().max() < 1e-6  # no negatives
 
 
 def test_each_window_counts_by_its_labels_beside_the_usual_loss():
@@ -200,7 +200,7 @@ def test_swapped_users_differ_in_the_feature_alone(model):
     assert len(drawn) == 2
 
 
-def test_it_is_off_unless_asked_for_and_then_needs_what_it_compares(model):
+def test_it_is_off_by_default_and_needs_what_it_compares(model):
     assert "swapped" not in inputs(model, FairnessConfig())
     with pytest.raises(ConfigError, match="'gender'"):
         Swaps(FairnessConfig(features=["gender"], weight=1.0), model.encoder)
@@ -213,11 +213,6 @@ def test_it_is_off_unless_asked_for_and_then_needs_what_it_compares(model):
 
 
 # --- inverse propensity --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def train():
-    return split_log(tiny.small_log()).train
 
 
 def log_of(counts, **columns):
@@ -241,18 +236,18 @@ def weights_of(log, **options):
 def test_popularity_is_a_power_of_the_counts_clipped_with_a_mean_of_one_over_labels():
     counts = np.array([16, 4, 1, 0])
     log = log_of(counts)
-    found = weights_of(log, source="popularity", clip=0.3)
-    wanted = 1 / np.array([1, 0.5, 0.3, 0.3])  # square roots of 1, 1/4, 1/16 and 0
-    np.testing.assert_allclose(found, wanted / (wanted @ counts / counts.sum()), rtol=1e-6)
-    assert found @ counts / counts.sum() == pytest.approx(1)
+    result = weights_of(log, source="popularity", clip=0.3)
+    expected = 1 / np.array([1, 0.5, 0.3, 0.3])  # square roots of 1, 1/4, 1/16 and 0
+    np.testing.assert_allclose(result, expected / (expected @ counts / counts.sum()), rtol=1e-6)
+    assert result @ counts / counts.sum() == pytest.approx(1)
     whole = weights_of(log, source="popularity", power=1, clip=0.01)
     np.testing.assert_allclose(whole[:3] / whole[0], [1, 4, 16], rtol=1e-6)
 
 
 def test_exposure_is_a_column_and_unseen_items_may_have_none():
     log = log_of([3, 2, 1, 0], shown=[50, 10, 5, None])
-    found = weights_of(log, source="exposure", column="shown", clip=0.2)
-    np.testing.assert_allclose(found / found[0], [1, 5, 5, 5], rtol=1e-6)
+    result = weights_of(log, source="exposure", column="shown", clip=0.2)
+    np.testing.assert_allclose(result / result[0], [1, 5, 5, 5], rtol=1e-6)
 
 
 def test_without_a_source_nothing_is_weighted(train):
@@ -298,8 +293,8 @@ def test_every_label_counts_by_its_item_in_every_head(train, with_feedback, loss
             one[row, place] = inputs["labels"][row, place]
             alone = plain(**{**inputs, "labels": one}, num_items_in_batch=1)["loss"]
             total += weights[int(one[row, place])] * float(alone)
-        found = float(weighted(**inputs, num_items_in_batch=1)["loss"])
-        assert found == pytest.approx(total, rel=1e-4)
+        result = float(weighted(**inputs, num_items_in_batch=1)["loss"])
+        assert result == pytest.approx(total, rel=1e-4)
         even = NextEventObjective(
             model, negatives=negatives, propensity=np.ones(30, np.float32)
         ).eval()
@@ -313,14 +308,14 @@ def test_a_weighted_step_does_not_depend_on_how_it_is_cut(train, with_feedback):
     objective = NextEventObjective(model, propensity=weights).eval()
     collator = WindowCollator(train, model.encoder, feedback=model.config.feedback_head)
     windows = list(WindowDataset(train, model.encoder))[:9]
-    found = [step_in_parts(objective, collator, windows, cuts) for cuts in ([9], [1, 6, 2])]
+    result = [step_in_parts(objective, collator, windows, cuts) for cuts in ([9], [1, 6, 2])]
     objective.zero_grad()
-    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
-    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-6)
+    assert result[1][0] == pytest.approx(result[0][0], rel=1e-5)
+    torch.testing.assert_close(result[1][1], result[0][1], rtol=1e-3, atol=1e-6)
 
 
-def test_weighted_labels_of_a_confounded_log_have_the_shares_of_the_law():
-    """Items wanted alike and shown unequally: the weighted counts are even again."""
+def test_weighted_labels_of_a_confounded_log_have_the_true_shares():
+    """Items of equal interest, shown unequally: the weighted counts are even again."""
     random, shown = np.random.default_rng(0), np.array([1.0, 0.5, 0.2, 0.1])
     counts = random.multinomial(20_000, shown / shown.sum())
     log = log_of(counts, shown=shown)

@@ -49,24 +49,24 @@ def facts(summary):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A finished search, which could not have read a test event."""
-    config = searched(tmp_path_factory.mktemp("search") / "a")
-    asked, at = [], BehaviorLog.at
+    config = searched(tmp_path_factory.mktemp("search") / "a", epochs=2)
+    calls, at = [], BehaviorLog.at
 
     def noting(self, index, stop=None):
-        asked.append((self.user_ids[index].as_py(), stop))
+        calls.append((self.user_ids[index].as_py(), stop))
         return at(self, index, stop)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BehaviorLog, "at", noting)
-        return config, search(config, say=quiet), asked
+        return config, search(config, say=quiet), calls
 
 
 def test_no_trial_reads_a_history_that_a_test_question_has(done):
     """A test question's history is everything before the user's last event."""
-    _, _, asked = done
+    _, _, calls = done
     lengths = {f"u{user}": 4 + user % 8 for user in range(12)}
-    assert asked
-    assert all(stop is not None and stop < lengths[user] - 1 for user, stop in asked)
+    assert calls
+    assert all(stop is not None and stop < lengths[user] - 1 for user, stop in calls)
 
 
 def test_the_first_trial_is_the_base_and_the_others_are_of_the_space(done):
@@ -106,7 +106,7 @@ def test_a_trials_folder_is_a_run_without_a_test_and_all_share_the_text_vectors(
     assert len(list((folder / "text_vectors").iterdir())) == 1
 
 
-def test_few_trials_have_no_importances_and_the_summary_says_so(done):
+def test_few_trials_have_no_importances_and_a_note(done):
     config, summary, _ = done
     folder = Path(config.output)
     written = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -130,16 +130,10 @@ class SwitchOff(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    return search(searched(tmp_path_factory.mktemp("unbroken"), epochs=2), say=quiet)
-
-
-def test_a_search_broken_off_within_a_trial_goes_on_to_what_an_unbroken_one_finds(
-    tmp_path, monkeypatch, unbroken
+def test_a_search_interrupted_in_a_trial_resumes_to_the_trials_of_an_unbroken_one(
+    tmp_path, monkeypatch, done
 ):
     config, switch = searched(tmp_path / "broken", epochs=2), SwitchOff(4)
-
     with interrupted(training, switch, error=KeyboardInterrupt):
         search(config, say=quiet)
     folder = Path(config.output)
@@ -153,10 +147,10 @@ def test_a_search_broken_off_within_a_trial_goes_on_to_what_an_unbroken_one_find
     )
     summary = search(config, say=quiet)
     assert [Path(run.output).name for run in begun] == ["0001", "0002"]
-    assert facts(summary) == facts(unbroken)
+    assert facts(summary) == facts(done[1])
 
 
-def test_a_finished_search_goes_on_when_it_may_have_more_trials_or_time(done, monkeypatch):
+def test_a_finished_search_has_no_more_trials(done, monkeypatch):
     config, summary, _ = done
     calls = []
     monkeypatch.setattr(module, "finetune", lambda run, **_: calls.append(run))
@@ -290,7 +284,7 @@ def test_a_choice_may_be_a_section_and_a_whole_range_gives_whole_numbers(tmp_pat
     assert summary.trials[0].settings["rendering.max_events"] == 8  # the base's own
 
 
-def test_a_run_that_skips_its_test_says_so(tmp_path):
+def test_a_run_without_test_writes_null(tmp_path):
     config = config_in(tmp_path, walk_events(users=8))
     result = finetune(config, measure_test=False)
     assert result.test is None

@@ -19,14 +19,14 @@ EVENTS = tiny.events_table(users=16)
 
 
 def query_time(validations, steps, last=10_000):
-    callback, found = InnerValidations(validations, steps), []
+    callback, result = InnerValidations(validations, steps), []
     for step in range(1, 2 * steps + 1):
         control = TrainerControl()
         callback.on_step_end(None, TrainerState(global_step=step, max_steps=last), control)
         assert control.should_save == control.should_evaluate
         if control.should_evaluate:
-            found.append(step)
-    return found
+            result.append(step)
+    return result
 
 
 def test_validations_are_evenly_spaced_in_every_epoch_and_its_end_is_left_to_the_trainer():
@@ -86,7 +86,7 @@ class KilledAfterSevenSteps(InfluenceTrainer):
         return super().training_step(*arguments, **options)
 
 
-def test_a_run_goes_on_from_the_middle_of_an_epoch(tmp_path, monkeypatch):
+def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
     """The rest of the epoch's windows come in the epoch's own order, with its own draws."""
     train = {**TRAIN, "event_dropout": 0.5}
     folders = []
@@ -103,7 +103,7 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(tmp_path, monkeypatch):
     assert largest_difference(*map(weights, folders)) < 1e-6
 
 
-def test_an_epoch_that_is_gone_on_with_has_its_own_order(tmp_path):
+def test_a_resumed_epoch_has_its_own_order(tmp_path):
     """Where processes share a sampler, accelerate does not tell it (the test above has one)."""
     config = config_in(tmp_path, EVENTS)
     split = split_log(open_data(config.data), config.data.split)
@@ -111,8 +111,8 @@ def test_an_epoch_that_is_gone_on_with_has_its_own_order(tmp_path):
     trainer = InfluenceTrainer(config, model, split, training_arguments(config, tmp_path, 1))
     trainer.callback_handler.on_epoch_begin(trainer.args, TrainerState(epoch=1.5), TrainerControl())
     sampler = trainer._get_train_sampler()
-    found = list(sampler)
+    result = list(sampler)
     sampler.set_epoch(0)
-    assert list(sampler) != found
+    assert list(sampler) != result
     sampler.set_epoch(1)
-    assert list(sampler) == found
+    assert list(sampler) == result
