@@ -334,9 +334,9 @@ def test_a_report_on_questions_has_a_table_a_head_and_the_analyses(liking, tmp_p
     ("words", "message"),
     [
         (["--label", "1"], "--label 1.0"),
-        (["--examples", "test", "--label", "9"], "no question has label 9"),
+        (["--examples", "test", "--label", "9"], "unknown label '9'"),
         (["--examples", "test", "--query-time", "1999-01-01T00:00:00Z"], "its own query time"),
-        (["--query-time", "1970-01-01T00:00:00Z"], "goes on for"),
+        (["--query-time", "1970-01-01T00:00:00Z"], "has events up to"),
         (["--query-time", "yesterday"], "an ISO time with a zone"),
         (["--query-time", "1999-01-01"], "an ISO time with a zone"),
     ],
@@ -350,7 +350,7 @@ def test_a_mistake_about_what_is_asked_is_one_plain_line(
 
 
 def test_a_label_is_asked_of_a_model_that_reads_labels(run):
-    with pytest.raises(ConfigError, match="reads none"):
+    with pytest.raises(ConfigError, match="reads no labels"):
         Run.open(run).examples("test", label=1)
 
 
