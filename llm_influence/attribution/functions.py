@@ -1,7 +1,4 @@
-"""Influence of the players of any function: the perturbation methods without a model of ours.
-
-explain_function(lambda masks: masks @ [1.0, 2.0, 3.0], players=3).values    # [1, 2, 3]
-"""
+"""Influence of the players of any function, by the methods that remove players."""
 
 from __future__ import annotations
 

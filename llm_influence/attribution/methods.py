@@ -1,7 +1,7 @@
 """All attribution methods: their classes with typed options, and the registry by name.
 
-Explainer(model, Shapley(evaluations=400))      # the same as
-Explainer(model, "shapley", evaluations=400)
+``Explainer(model, Shapley(evaluations=400))`` and ``Explainer(model, "shapley", evaluations=400)``
+are the same.
 """
 
 from collections.abc import Mapping
