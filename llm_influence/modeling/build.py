@@ -159,5 +159,5 @@ def _refused(backbone: Backbone, reason: str) -> ModelError:
         f"{backbone.source!r} ({backbone.model.config.model_type}) {reason}",
         where="model.backbone",
         expected="a decoder, or an encoder that takes a mask of shape (B, 1, T, T)",
-        fix="choose another backbone; docs/backbones.md lists families that were tried",
+        fix="choose another backbone; docs/how-to/choose_a_backbone.md lists families that work",
     )

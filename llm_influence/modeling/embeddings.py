@@ -148,10 +148,10 @@ class Embeddings(nn.Module):
         return sums.unflatten(0, bags.shape[:-1])
 
     def learned(self, ids: Tensor) -> Tensor:
-        """(..., H) sum of the residuals of the (..., A) units ``ids``, -1 for none.
+        """(..., H) sum of the residuals of the (..., A) tokens ``ids``, -1 for none.
 
-        What is added to an event's token starts at nothing and is learned whole: begun from words'
-        vectors instead, it drowns the item (docs/project/experiments.md).
+        These are added to the last token of an event. They start at zero: text vectors would
+        dominate the item (docs/project/experiments.md).
         """
         known = (ids >= 0)[..., None]
         return self.widen((F.embedding(ids.clamp(min=0), self.residual) * known).sum(dim=-2))

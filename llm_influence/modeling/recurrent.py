@@ -2,7 +2,8 @@
 
 A recurrent backbone reads token by token and carries a state. Hidden tokens (removal ``mask``,
 padding) leave the state unchanged. Embeddings, heads, training, saving and explanations are those
-of transformers. docs/recurrent.md has the equations.
+of transformers.
+docs/how-to/recurrent_backbones.md has the equations.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class GatedRecurrence(nn.Module):
     """``y_t = g_t * y_{t-1} + b`` with ``g_t = sigmoid(W0 h_t + W1 h_{t-1})``, element by element.
 
     h_t is the input vector of token t, h_0 is zero, y_0 is learned. Called like `torch.nn.GRU`
-    with ``batch_first``. docs/how-to/recurrent_backbones.md says why the gate is read as a vector.
+    with ``batch_first``. docs/how-to/recurrent_backbones.md explains why the gate is a vector.
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:

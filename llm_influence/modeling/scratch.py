@@ -1,7 +1,7 @@
-"""A backbone from nothing: a SentencePiece tokenizer of the log's own words, a small decoder.
+"""Backbones from scratch: a SentencePiece tokenizer trained on a log, and a random decoder.
 
-For logs whose language no pretrained model knows well, or as the comparison that says what
-pretraining is worth. The decoder's weights are random: train all of them (adapter kind ``full``).
+Use them for a log whose language no pretrained model covers, or to measure the benefit of
+pretraining. Train all weights of the decoder (adapter kind ``full``).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from llm_influence.rendering.vocabulary import Vocabulary
 from llm_influence.utils import require, unwritable
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<s>", "</s>"
-NEVER = -1e4  # score of pieces that no text is cut into: controls, and bytes but as a last resort
-MOST_LINES = 2_000_000  # more are sampled: the pieces of a language show long before
+NEVER = -1e4  # score of control pieces, and of bytes, which are the last resort
+MAX_LINES = 2_000_000  # of a longer log a sample of this size
 
 
 @dataclass(frozen=True, slots=True)
 class ScratchResult:
-    """What was made.
+    """A backbone made by `make_backbone`.
 
     Attributes:
-        folder: Tokenizer and decoder; give it as ``model.backbone``.
-        vocabulary: TokenCache, the 256 bytes included.
-        parameters: Of the decoder.
-        lines: Lines of text the tokenizer was trained on.
+        folder: Folder of tokenizer and decoder, for ``model.backbone``.
+        vocabulary: Size of the vocabulary, the 256 bytes included.
+        parameters: Number of parameters of the decoder.
+        lines: Number of lines of text behind the tokenizer.
     """
 
     folder: Path
@@ -52,21 +52,20 @@ class ScratchResult:
 def make_backbone(
     log: BehaviorLog, template: Template, config: ScratchConfig, folder: Path
 ) -> ScratchResult:
-    """Train a tokenizer on a rendered log and start a decoder beside it; write both.
+    """Train a tokenizer on a rendered log, make a random decoder for it, and write both.
 
-    The tokenizer is a SentencePiece unigram model (Kudo 2018, arXiv:1804.10959) with the bytes as
-    a last resort, so that no text is unknown. It never cuts across a space and changes no
-    character. The decoder is of the Llama type. The same log, template and configuration give
-    the same files.
+    The tokenizer is a SentencePiece unigram model (Kudo 2018, arXiv:1804.10959) with byte fallback,
+    so that no text is unknown. No piece contains a space inside, and no character is changed. The
+    decoder is a Llama. The same log, template and configuration give the same files.
 
     Args:
-        log: Events of training alone; its whole catalogue is read, items never touched included.
-        template: What the events are rendered with.
+        log: Training events; the texts of the whole catalogue are read too.
+        template: Template of the events.
         config: Sizes and seed.
-        folder: Where to write; must not exist, or be empty.
+        folder: Output folder, new or empty.
 
     Raises:
-        OutputError: The folder holds something, or cannot be written.
+        OutputError: The folder is not empty, or cannot be written.
         ConfigError: The vocabulary is too small for the log's characters, the width does not fit
             the heads, or sentencepiece is not installed.
     """
@@ -83,7 +82,7 @@ def make_backbone(
 def _check(config: ScratchConfig, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
-            "something is there already",
+            "the folder is not empty",
             where=str(folder),
             expected="a new folder",
             fix="choose another --out, or remove it",
@@ -92,17 +91,17 @@ def _check(config: ScratchConfig, folder: Path) -> None:
         raise ConfigError(
             f"width {config.width} does not fit {config.heads} heads",
             where="--width, --heads",
-            expected="a width that is a multiple of twice the heads: places turn pairs of numbers",
+            expected="a multiple of twice the heads, as rotary positions use pairs of numbers",
             fix=f"use --width {2 * config.heads * (config.width // (2 * config.heads) + 1)}",
         )
 
 
 def _lines(log: BehaviorLog, wording: Wording) -> Iterator[str]:
-    """Every piece and every item's text, then the log, a line an event; nothing is held.
+    """Lines of text: phrases of the template, texts of items, then one line for each event.
 
-    SentencePiece takes as candidates what at least two different words share. In a log the most
-    frequent words ("clicked", a product's name) stand in one form alone, so each is shown in a
-    second form, with a full stop, or it would be cut into letters.
+    A candidate piece of SentencePiece must occur in at least two different words. The most frequent
+    words of a log ("clicked", a product's name) have only one form, so a second one, with a full
+    stop, is added.
     """
     for text in chain(wording.phrases(), log.catalogue.texts):
         yield text
@@ -122,13 +121,13 @@ def _train(lines: Iterator[str], config: ScratchConfig) -> Any:  # noqa: ANN401 
             model_writer=model,
             model_type="unigram",
             vocab_size=config.vocab_size,
-            hard_vocab_limit=False,  # a small log has fewer pieces
+            hard_vocab_limit=False,  # a small log gives fewer pieces
             byte_fallback=True,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
-            input_sentence_size=MOST_LINES,
+            input_sentence_size=MAX_LINES,
             shuffle_input_sentence=True,
-            num_threads=1,  # more would add up in another order each time
+            num_threads=1,  # with more threads the sums differ from run to run
             minloglevel=2,
             **{"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3},
             **{"pad_piece": PAD, "unk_piece": UNKNOWN, "bos_piece": START, "eos_piece": END},
@@ -144,7 +143,7 @@ def _train(lines: Iterator[str], config: ScratchConfig) -> Any:  # noqa: ANN401 
 
 
 def _as_fast(trained: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - optional library
-    """The same model for the tokenizers library, which gives character offsets."""
+    """The same tokenizer for the library tokenizers, which gives character offsets."""
     pieces = [
         (
             trained.id_to_piece(code),
@@ -193,7 +192,7 @@ def _write(
     tokenizer: PreTrainedTokenizerFast,
     decoder: LlamaModel,
 ) -> None:
-    """The folder appears whole or not at all."""
+    """Write the folder completely or not at all."""
     part = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -202,7 +201,7 @@ def _write(
         decoder.save_pretrained(part)
         (part / "sentencepiece.model").write_bytes(trained.serialized_model_proto())
         if folder.exists():
-            folder.rmdir()  # it is empty
+            folder.rmdir()  # empty
         part.replace(folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)

@@ -141,7 +141,7 @@ def test_sizes_that_do_not_fit_are_refused(log, tmp_path, change, error, message
 
 def test_a_folder_in_use_is_left_alone(log, made, tmp_path):
     before = sums(made.folder)
-    with pytest.raises(OutputError, match="something is there already"):
+    with pytest.raises(OutputError, match="the folder is not empty"):
         make_backbone(log, Template.load("prose_zh"), SMALL, made.folder)
     assert sums(made.folder) == before
     (tmp_path / "file").write_text("in the way")
