@@ -239,7 +239,7 @@ def last_event(**fields):
 @pytest.mark.parametrize(
     ("table", "words", "error", "message"),
     [
-        (last_event(behavior="swipe"), [], UnknownNameError, r"'swipe' is not known"),
+        (last_event(behavior="swipe"), [], UnknownNameError, r"unknown behaviour 'swipe'"),
         (last_event(value=4.5), [], DataError, r"value 4.5 does not occur.*1, 2, 3, 4, 5"),
         (WHOLE, ["--update.since", "0.2"], DataError, r"trained on \d+ events from 1970"),
         (WHOLE, ["--update.since", "soon"], ConfigError, r"update.since is 'soon'"),
