@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from llm_influence.data.readers import read_table
 from llm_influence.data.schema import Columns, as_text, check_distinct, is_text, nearest, with_key
-from llm_influence.errors import DataError, SchemaError, UnknownNameError, choices
+from llm_influence.errors import DataError, SchemaError, UnknownNameError, unknown
 from llm_influence.utils import write_whole
 
 TITLE, TEXT = "_title", "_text"
@@ -229,12 +229,8 @@ def _reads(kind: pa.DataType) -> bool:
 
 def _check_column(name: str, table: pa.Table, where: str) -> None:
     if name not in table.column_names:
-        raise SchemaError(
-            f"column {name!r} is missing",
-            where=where,
-            expected=choices(table.column_names, name),
-            fix="correct item_text or item_title",
-        )
+        fix = "correct item_text or item_title"
+        raise unknown(SchemaError, "column", name, table.column_names, where=where, fix=fix)
 
 
 def _join(ids: pa.StringArray, parts: Sequence[pa.ChunkedArray]) -> list[str]:

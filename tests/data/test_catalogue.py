@@ -33,7 +33,7 @@ def test_defaults_put_the_title_before_the_other_texts():
 def test_columns_can_be_chosen():
     films = Catalogue.from_table(FILMS, item_text=["year", "film_title"], item_title="film_title")
     assert films.texts == ["Star Wars. 1977", "Kolya. 1996", "9"]
-    with pytest.raises(SchemaError, match=r"column 'gener' is missing.*did you mean 'genre'"):
+    with pytest.raises(SchemaError, match=r"unknown column 'gener'.*did you mean 'genre'"):
         Catalogue.from_table(FILMS, item_text=["gener"])
 
 

@@ -1,4 +1,4 @@
-"""The generated accounts follow the law that labels them, and nothing gives it away."""
+"""Generated accounts: the labels follow the rule, and no single event reveals them."""
 
 import json
 
@@ -24,7 +24,7 @@ def planted():
 
 
 def kind(event):
-    """The law in words of its own."""
+    """The rule, written a second time."""
     if event.behavior == "login" and event.item == "device_new":
         return "device"
     if event.behavior == "payment" and event.item == "shop_online" and event.value <= 2:
@@ -41,7 +41,7 @@ def recent(history, moment):
     }
 
 
-def test_labels_and_causes_are_the_law(planted):
+def test_labels_and_causes_follow_the_rule(planted):
     log, truth = planted
     seen = set()
     for event, fraud in zip(truth.alarms, truth.is_fraud, strict=True):

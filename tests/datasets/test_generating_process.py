@@ -1,4 +1,4 @@
-"""The law, by hand and by brute force."""
+"""The data-generating process, checked by hand and by brute force."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from llm_influence.types import Event, History
 HOUR = 3600
 
 
-def law(**options) -> GeneratingProcess:
+def process(**options) -> GeneratingProcess:
     """Items a0, a1 of one cluster, b0 of another, g of none; half-life two hours."""
     return GeneratingProcess(
         item_ids=pa.array(["a0", "a1", "b0", "g"], pa.string()),
@@ -40,16 +40,16 @@ def test_the_equation_worked_out_by_hand():
     # ages 4, 2, 1, 0 hours: a quarter, a half, 2^-1/2 and all of 2, 2, -1, 0
     a, b = 2 / 4 - 2**-0.5, 2 / 2
     expected = np.log(softmax(np.array([a, a, b, 0]) / 0.5))
-    np.testing.assert_allclose(law(temperature=0.5).log_probabilities(PAST), expected)
+    np.testing.assert_allclose(process(temperature=0.5).log_probabilities(PAST), expected)
 
 
 def test_without_any_event_every_item_is_as_likely():
-    np.testing.assert_allclose(np.exp(law().log_probabilities(PAST.keep(slice(0)))), 1 / 4)
+    np.testing.assert_allclose(np.exp(process().log_probabilities(PAST.keep(slice(0)))), 1 / 4)
 
 
 def test_steps_count_instead_of_hours():
     # 3, 2, 1, 0 steps back with a half-life of one step
-    slow = GeneratingProcess(**{**vars(law()), "clock": "steps", "half_life": 1.0})
+    slow = GeneratingProcess(**{**vars(process()), "clock": "steps", "half_life": 1.0})
     a, b = 2 / 8 - 1 / 2, 2 / 4
     np.testing.assert_allclose(
         slow.log_probabilities(PAST), np.log(softmax(np.array([a, a, b, 0])))
@@ -58,7 +58,7 @@ def test_steps_count_instead_of_hours():
 
 def test_a_law_that_drifts_goes_by_the_date_of_the_last_event():
     drift = Drift(4 * HOUR, np.array([0.0, 1.0, 0.0]))
-    before, after = law(), law(drift=drift)
+    before, after = process(), process(drift=drift)
     early = PAST.keep(slice(3))
     for one in (before, after):
         np.testing.assert_allclose(one.log_probabilities(early), before.log_probabilities(early))
@@ -69,7 +69,7 @@ def test_a_law_that_drifts_goes_by_the_date_of_the_last_event():
 
 
 def test_in_a_contrast_without_pairs_an_event_gives_weight_times_decay_times_affinity():
-    gives = law(temperature=0.5).influence(PAST, item=0, other=2)
+    gives = process(temperature=0.5).influence(PAST, item=0, other=2)
     np.testing.assert_allclose(gives, np.array([2 / 4, -2 / 2, -(2**-0.5), 0]) / 0.5, atol=1e-12)
 
 
@@ -84,12 +84,12 @@ def test_log_odds_of_an_item_lose_what_the_law_without_the_event_says():
 
     everything = set(range(4))
     expected = [odds(everything) - odds(everything - {place}) for place in range(4)]
-    np.testing.assert_allclose(law().influence(PAST, item=1), expected, atol=1e-12)
+    np.testing.assert_allclose(process().influence(PAST, item=1), expected, atol=1e-12)
 
 
 def test_two_events_of_a_pair_give_more_than_each_alone():
     pairs, masks = (
-        law(pair_strength=0.8),
+        process(pair_strength=0.8),
         np.array(list(itertools.product([False, True], repeat=4))),
     )
     a = np.array([2 / 4, 2 / 2, -(2**-0.5), 0])  # weight x decay
@@ -106,17 +106,18 @@ def test_two_events_of_a_pair_give_more_than_each_alone():
 def test_the_clock_goes_on_when_the_last_event_is_taken_away():
     without = np.array([[True, True, True, False]])
     np.testing.assert_allclose(
-        law().values(PAST, without, 0, 2), law().values(PAST, np.ones((1, 4), dtype=bool), 0, 2)
+        process().values(PAST, without, 0, 2),
+        process().values(PAST, np.ones((1, 4), dtype=bool), 0, 2),
     )
 
 
 def test_codes_of_any_vocabulary_are_understood_and_unknown_names_are_refused():
     shuffled = history(("b0", "hide", 0), ("a0", "buy", 1))
-    assert law().influence(shuffled, 0).argmax() == 1
+    assert process().influence(shuffled, 0).argmax() == 1
     with pytest.raises(UnknownNameError, match="behaviour 'sell'"):
-        law().log_probabilities(history(("a0", "sell", 0)))
+        process().log_probabilities(history(("a0", "sell", 0)))
     with pytest.raises(UnknownNameError, match="item 'c9'"):
-        law().log_probabilities(history(("a0", "buy", 0), ("c9", "buy", 1)))
+        process().log_probabilities(history(("a0", "buy", 0), ("c9", "buy", 1)))
 
 
 def test_clusters_are_orthogonal_with_enough_dimensions_and_not_with_fewer():

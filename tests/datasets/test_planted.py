@@ -1,4 +1,4 @@
-"""Logs made by a law: the truth is the law's, the options act, the files come back."""
+"""Generated logs with known truth: the process, the options, the files."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_the_same_configuration_makes_the_same_and_another_seed_another():
     assert not log.to_table().equals(other.to_table())
 
 
-def test_other_users_follow_the_same_law():
+def test_other_users_follow_the_same_process():
     options = {"rank": 2, "spread": 0.4}
     (log, truth), (other_log, other) = made(**options), made(**options, user_seed=1)
     np.testing.assert_array_equal(truth.process.factors, other.process.factors)
@@ -44,7 +44,7 @@ def test_the_truth_is_what_the_law_says_with_the_event_removed(target):
         assert len(history) == log.lengths[user] - 1
         item, other = truth.targets[user], None if truth.others is None else truth.others[user]
         assert item == truth.process.log_probabilities(history).argmax()
-        for place in range(len(history) - 1):  # with the last event the law's clock would move
+        for place in range(len(history) - 1):  # without the last event all ages change
             kept = np.arange(len(history)) != place
             removed = truth.process.log_probabilities(history.keep(kept))
             whole = truth.process.log_probabilities(history)
@@ -64,7 +64,7 @@ def test_a_drop_of_the_last_event_moves_no_age_by_more_than_a_minute():
         assert WITHIN_SESSION[0] <= times[-1] - times[-2] <= WITHIN_SESSION[1]
 
 
-def test_the_next_item_follows_the_law():
+def test_the_next_item_follows_the_process():
     log, truth = made(users=3000, temperature=0.5)
     logs = np.stack([truth.process.log_probabilities(truth.history(user)) for user in range(3000)])
     entropy = -(np.exp(logs) * logs).sum(axis=1)
@@ -83,12 +83,12 @@ def test_a_drift_changes_the_items_drawn_from_its_date_on_and_is_written_down(tm
     begins = truth.process.drift.date
     assert begins == 1_751_328_000
     np.testing.assert_array_equal(drifted.timestamps, log.timestamps)
-    # What is drawn after an event is drawn by the law in force at that event.
+    # What is drawn after an event is drawn by the process in force at that event.
     last = np.repeat(log.timestamps[log.offsets[1:] - 1], log.lengths)
     np.testing.assert_array_equal(drifted.items[last < begins], log.items[last < begins])
     assert (drifted.items[log.timestamps >= begins] != log.items[log.timestamps >= begins]).any()
-    law = json.loads((tmp_path / "process.json").read_text(encoding="utf-8"))
-    assert law["drift"] == {"date": "2025-07-01", "behaviors": weights}
+    process = json.loads((tmp_path / "process.json").read_text(encoding="utf-8"))
+    assert process["drift"] == {"date": "2025-07-01", "behaviors": weights}
     make_planted(PlantedConfig(**SMALL), folder=tmp_path / "plain")
     plain = json.loads((tmp_path / "plain" / "process.json").read_text(encoding="utf-8"))
     assert plain["drift"] is None
@@ -144,7 +144,7 @@ def test_the_files_hold_a_log_like_any_other_and_its_truth(tmp_path):
     assert set(first["user_id"].to_pylist()) == {log.user_ids[0].as_py()}
     assert first["position"].to_pylist() == list(range(len(truth.influence[0])))
     np.testing.assert_array_equal(first["influence"].to_numpy(), truth.influence[0])
-    # the law is the same over the file's own codes, and its own file says all that made it
+    # The process gives the same over the codes of the file, and its file describes it fully.
     for user in (0, 7):
         np.testing.assert_allclose(
             truth.process.log_probabilities(read.at(user)),
