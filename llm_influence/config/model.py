@@ -82,6 +82,9 @@ class AdapterConfig(Section):
         for name in fields.keys() - {"kind", *read}:
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"no {name}: an adapter of kind {self.kind!r} does not read it")
+        start = str(self.peft.get("init_lora_weights"))
+        if start.startswith(("pissa", "olora", "corda", "loftq")):
+            raise ValueError(f"another peft.init_lora_weights: {start!r} changes the backbone itself")
         if self.kind == "adalora" and self.first_rank <= self.rank:
             raise ValueError(f"an initial_rank ({self.first_rank}) above rank ({self.rank})")
         if self.prune_from >= self.prune_until:

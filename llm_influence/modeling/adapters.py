@@ -342,8 +342,8 @@ def _lora(model: PreTrainedModel, config: AdapterConfig) -> PeftConfig:
 
 def _adalora(model: PreTrainedModel, config: AdapterConfig) -> PeftConfig:
     """AdaLoRA; `AdaLora.begin` sets the schedule."""
-    own = {"init_r": config.first_rank, "target_r": config.rank, "total_step": 1}
-    own |= {"orth_reg_weight": config.orthogonality, **_low_rank(model, config)}
+    own = _low_rank(model, config) | {"init_r": config.first_rank, "target_r": config.rank}
+    own |= {"orth_reg_weight": config.orthogonality, "total_step": 1}
     return _checked(peft.AdaLoraConfig, config, **own)
 
 

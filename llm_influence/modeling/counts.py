@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,14 +64,15 @@ class QueryState:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> QueryState:
         """Apply a function to every column that is present."""
-        columns = (getattr(self, field.name) for field in fields(self))
-        return QueryState(*(None if column is None else function(column) for column in columns))
+        columns: list[Any] = [getattr(self, field.name) for field in fields(self)]
+        return QueryState(*(column if column is None else function(column) for column in columns))
 
     @classmethod
     def cat(cls, parts: Sequence[QueryState]) -> QueryState:
         """Concatenate states of one model along the first dimension."""
         columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+        joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
+        return cls(*joined)
 
 
 class RepeatCounts(nn.Module):

@@ -117,8 +117,13 @@ class InfluenceModel(Network):
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            options = {"private": private, "revision": revision, "commit_message": commit_message}
-            return push_folder(Path(folder), repo_id, **options)
+            return push_folder(
+                Path(folder),
+                repo_id,
+                private=private,
+                revision=revision,
+                commit_message=commit_message,
+            )
 
     @property
     def parts(self) -> Parts:
@@ -200,9 +205,14 @@ class InfluenceModel(Network):
         """
         if self.rule_book is None:
             return []
-        vocabulary, rules = self.encoder.vocabulary, self.rule_book
-        options = {"vocabulary": vocabulary, "rules": rules, "exclude_seen": exclude_seen}
-        return rule_changes(self.score([history]), history, k, **options)
+        return rule_changes(
+            self.score([history]),
+            history,
+            k,
+            vocabulary=self.encoder.vocabulary,
+            rules=self.rule_book,
+            exclude_seen=exclude_seen,
+        )
 
     # --- predictions ----------------------------------------------------------------------
 

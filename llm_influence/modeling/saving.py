@@ -290,8 +290,9 @@ def _fill_adapter(adapter: Adapter, folder: Path) -> None:
 def _modules(parts: Parts) -> dict[str, nn.Module]:
     """Modules of `heads.safetensors` by the prefix of their tensors."""
     heads, feedback, when = parts.heads, parts.heads.feedback, parts.heads.when
-    modules = {"embeddings": parts.embeddings, "item_head": heads.item}
-    modules |= {"behavior_head": heads.behavior, "feedback_head": feedback, "when": when}
+    modules: dict[str, nn.Module | None] = {"embeddings": parts.embeddings}
+    modules |= {"item_head": heads.item, "behavior_head": heads.behavior}
+    modules |= {"feedback_head": feedback, "when": when}
     return {name: module for name, module in modules.items() if module is not None}
 
 

@@ -282,6 +282,11 @@ def test_wrong_options_of_peft_are_named(options, message):
         built("lora", peft=options)
 
 
+def test_a_start_that_changes_the_backbone_is_refused():
+    with pytest.raises(ValueError, match="'pissa' changes the backbone itself"):
+        AdapterConfig(kind="lora", peft={"init_lora_weights": "pissa"})
+
+
 def test_kinds_without_peft_refuse_its_options():
     with pytest.raises(ValueError, match="no peft: an adapter of kind 'bottleneck'"):
         AdapterConfig(kind="bottleneck", peft={"bias": "none"})
