@@ -241,7 +241,7 @@ def trace(root: Path) -> tuple[Row, list[Row]]:
     from tests import tiny
 
     model, log = tiny.tiny_model("bert", "token"), tiny.small_log(users=6)
-    history = log.history(log.user_ids[0].as_py())
+    history = log[log.user_ids[0].as_py()]
     explainer = Explainer(model, "leave_one_out")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -252,7 +252,7 @@ def trace(root: Path) -> tuple[Row, list[Row]]:
         def journey() -> None:
             loaded = InfluenceModel.from_pretrained(folder / "model")
             read = BehaviorLog.read(folder / "events.csv", items=folder / "items.csv")
-            first = read.history(read.user_ids[0].as_py())
+            first = read[read.user_ids[0].as_py()]
             loaded.recommend(first, k=3)
             one = Explainer(loaded, "leave_one_out")
             one.explain(first)

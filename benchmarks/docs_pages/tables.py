@@ -180,8 +180,8 @@ def recovered(benchmark: dict) -> str:
         )
         for name, off in by_system(benchmark, "metric", "law recovered").items()
     ]
-    heads = ["method (removal)", "half-life off, read as single removals"]
-    return markdown([*heads, "half-life off, own question", "largest weight off"], rows)
+    heads = ["method (removal)", "half-life error, read as single removals"]
+    return markdown([*heads, "half-life error, same question", "largest weight error"], rows)
 
 
 def metrics(_: dict) -> str:
@@ -240,6 +240,131 @@ def _difference(row: dict, metric: str, digits: int) -> str:
     return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
+# --- tables that show rows as they are ---------------------------------------------------------
+
+
+def listing(benchmark: dict, columns: dict[str, tuple[str, str]], task: str = "") -> str:
+    """One line a row: by head of a column, the key of the row and the format of its value."""
+    rows = [
+        [
+            form.format(row[key]) if row.get(key) is not None else ""
+            for key, form in columns.values()
+        ]
+        for row in benchmark["rows"]
+        if task in row["task"]
+    ]
+    return markdown(list(columns), rows)
+
+
+def pivot(benchmark: dict, metric: str, form: str, keys: Sequence[str] = ("task",)) -> str:
+    """One line a system, one column a task (or the values of other keys), for one metric."""
+    chosen = [row for row in benchmark["rows"] if row["metric"] == metric and "value" in row]
+    heads: dict[tuple, None] = {tuple(row[key] for key in keys): None for row in chosen}
+    cells: dict[str, dict[tuple, str]] = {}
+    for row in chosen:
+        place = tuple(row[key] for key in keys)
+        cells.setdefault(row["system"], {})[place] = form.format(row["value"])
+    rows = [(name, *(line.get(head, "") for head in heads)) for name, line in cells.items()]
+    named = [
+        ", ".join(str(part) if key == "task" else f"{part:,} {key}" for key, part in pairs)
+        for pairs in (zip(keys, head, strict=True) for head in heads)
+    ]
+    return markdown(["system", *named], rows)
+
+
+def comparison(benchmark: dict, metric: str) -> str:
+    """One line a system on the test split: the mean over seeds with its interval."""
+    systems: dict[str, dict] = {}
+    for row in benchmark["rows"]:
+        if row["metric"] == metric and row.get("split") == "test":
+            systems[row["system"]] = min(
+                systems.get(row["system"], row), row, key=lambda one: "seed" in one
+            )
+    rows = [
+        (
+            *(name, f"{row['value']:.4f}"),
+            f"{row['low']:.4f} to {row['high']:.4f}" if "low" in row else "",
+            row.get("seeds", 1),
+        )
+        for name, row in systems.items()
+    ]
+    return markdown(["system", metric, "95% interval", "seeds"], rows)
+
+
+def figures(benchmark: dict, systems: dict[str, str], columns: dict[str, str], form: str) -> str:
+    """One line a system, one column a figure: names of figures are column_system."""
+    values = benchmark["figures"]
+    rows = [
+        (system, *(form.format(values[f"{figure}_{name}"]) for figure in columns.values()))
+        for system, name in systems.items()
+    ]
+    return markdown(["system", *columns], rows)
+
+
+SPEED = {
+    "system": ("system", "{}"),
+    "task": ("task", "{}"),
+    "measured": ("metric", "{}"),
+    "value": ("value", "{:.3g}"),
+    "evaluations": ("evaluations", "{:.0f}"),
+    "relative RMSE": ("error", "{:.3f}"),
+    "reached": ("reached", "{}"),
+}
+READERS = {
+    "system": ("system", "{}"),
+    "file": ("task", "{}"),
+    "rows a second": ("value", "{:,.0f}"),
+    "lowest": ("low", "{:,.0f}"),
+    "highest": ("high", "{:,.0f}"),
+    "seconds": ("seconds", "{:.1f}"),
+    "peak GiB": ("peak_gib", "{:.2f}"),
+}
+RENDERING = {
+    "system": ("system", "{}"),
+    "case": ("task", "{}"),
+    "events a second": ("value", "{:,.0f}"),
+    "seconds": ("seconds", "{:.2f}"),
+    "processor seconds": ("cpu_seconds", "{:.2f}"),
+}
+BATCH = {"method": ("system", "{}"), "explanations a second": ("value", "{:.2f}")}
+CACHE = {
+    "reading": ("system", "{}"),
+    "task": ("task", "{}"),
+    "seconds, median of 15": ("value", "{:.3f}"),
+    "fastest": ("low", "{:.3f}"),
+}
+CONTINUAL = {
+    "model": ("system", "{}"),
+    "examples": ("task", "{}"),
+    "NDCG@10": ("value", "{:.4f}"),
+    "95% interval, low": ("low", "{:.4f}"),
+    "high": ("high", "{:.4f}"),
+    "seconds": ("seconds", "{:.0f}"),
+}
+EVENT_DROPOUT = {
+    "run": ("system", "{}"),
+    "examples": ("task", "{}"),
+    "metric": ("metric", "{}"),
+    "value": ("value", "{:.4f}"),
+    "difference from rate 0": ("difference", "{:+.4f}"),
+    "95% interval, low": ("low", "{:+.4f}"),
+    "high": ("high", "{:+.4f}"),
+}
+MILLION = {"figure": ("metric", "{}"), "value": ("value", "{:,.4g}")}
+DEBIASING = {
+    "NDCG@10, equal exposure": "ndcg10",
+    "NDCG@10, confounded": "ndcg10_confounded",
+    "divergence from the process, nats": "divergence",
+    "rank correlation, item": "influence_spearman",
+    "rank correlation, contrast": "contrast_spearman",
+}
+WEIGHTS = {
+    "none": "none",
+    "popularity, power 0.5": "popularity_half",
+    "popularity, power 1": "popularity",
+    "true exposure": "exposure",
+}
+
 TABLES: dict[str, tuple[str | None, Callable[[dict], str]]] = {
     "demo": ("demo", demo),
     "adapters": ("adapters", adapters),
@@ -248,9 +373,35 @@ TABLES: dict[str, tuple[str | None, Callable[[dict], str]]] = {
     "learning": ("learning_ablations", learning),
     "low labels": ("low_labels", low_labels),
     "shapley estimators": ("shapley_estimators", estimators),
-    "law recovered": ("planted_truth", recovered),
+    "process recovered": ("planted_truth", recovered),
     "metrics": (None, metrics),
+    "attribution speed": ("attribution_speed", partial(listing, columns=SPEED)),
+    "attribution scaling": (
+        "attribution_scaling",
+        partial(pivot, metric="explanations_per_second", form="{:.2f}", keys=("events", "items")),
+    ),
+    "cache": ("cache", partial(listing, columns=CACHE)),
+    "batch": ("batch", partial(listing, columns=BATCH)),
+    "readers": ("readers", partial(listing, columns=READERS)),
+    "rendering": ("rendering", partial(listing, columns=RENDERING)),
+    "million items": ("million_items", partial(listing, columns=MILLION)),
+    "cold items": ("cold_items", partial(pivot, metric="ndcg@10", form="{:.4f}")),
+    "knowledge graph": ("knowledge_graph", partial(pivot, metric="ndcg@10", form="{:.4f}")),
+    "continual": ("warm_update", partial(listing, columns=CONTINUAL, task="period")),
+    "event dropout": ("event_dropout", partial(listing, columns=EVENT_DROPOUT)),
+    "debiasing": (
+        "debiasing",
+        partial(figures, systems=WEIGHTS, columns=DEBIASING, form="{:.3f}"),
+    ),
     "measured": ("faithfulness_ml100k", measured),
+    "next item, MovieLens": ("prediction_ml100k", partial(comparison, metric="ndcg@10")),
+    "next item, Beauty": ("prediction_beauty", partial(comparison, metric="ndcg@10")),
+    "likes": ("feedback_ml100k", partial(comparison, metric="auc")),
+    "likes within users": ("feedback_ml100k", partial(comparison, metric="gauc")),
+    "likes calibration": ("feedback_ml100k", partial(comparison, metric="ece")),
+    "redemption": ("complete_journey_redemption", partial(comparison, metric="auc")),
+    "next category": ("complete_journey_category", partial(comparison, metric="ndcg@10")),
+    "next activity": ("helpdesk", partial(comparison, metric="accuracy")),
 }
 """By marker: the JSON file, and what makes the table of it."""
 
@@ -282,8 +433,19 @@ def filled(text: str, folder: Path = BENCHMARKS) -> str:
 
 def _block(_: re.Match, name: str, folder: Path) -> str:
     file, make = TABLES[name]
-    benchmark = {} if file is None else _read(folder / f"{file}.json")
-    return f"<!-- {name} -->\n{make(benchmark)}\n<!-- /{name} -->"
+    if file is None:
+        return f"<!-- {name} -->\n{make({})}\n<!-- /{name} -->"
+    benchmark = _read(folder / f"{file}.json")
+    source = "" if name == "demo" else f"\n\n{_source(benchmark)}"
+    return f"<!-- {name} -->\n{make(benchmark)}{source}\n<!-- /{name} -->"
+
+
+def _source(benchmark: dict) -> str:
+    """The command of a table and the machine on which it ran."""
+    hardware = benchmark["hardware"]
+    machine = f"{hardware['cpu']}, {hardware['cores']} core(s)"
+    accelerator = f"accelerator: {hardware['accelerator'] or 'none'}"
+    return f"Command: `{benchmark['command']}`. {machine}, {accelerator}."
 
 
 def overview(folder: Path = BENCHMARKS) -> str:
