@@ -84,7 +84,7 @@ class AdapterConfig(Section):
                 raise ValueError(f"no {name}: an adapter of kind {self.kind!r} does not read it")
         start = str(self.peft.get("init_lora_weights"))
         if start.startswith(("pissa", "olora", "corda", "loftq")):
-            raise ValueError(f"another peft.init_lora_weights: {start!r} changes the backbone itself")
+            raise ValueError(f"another peft.init_lora_weights: {start!r} changes the backbone")
         if self.kind == "adalora" and self.first_rank <= self.rank:
             raise ValueError(f"an initial_rank ({self.first_rank}) above rank ({self.rank})")
         if self.prune_from >= self.prune_until:

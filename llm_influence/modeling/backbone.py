@@ -260,10 +260,8 @@ def load_backbone(
         _attend_in_pairs(model)
     if "gguf_file" in place:
         _forget_quantisation(model)
-    kind: Literal["encoder", "decoder"] = (
-        "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "decoder"
-    )
-    return Backbone(source, model.eval(), tokenizer, kind)
+    is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return Backbone(source, model.eval(), tokenizer, "encoder" if is_encoder else "decoder")
 
 
 def refuse_missing(report: Mapping[str, Any], source: str) -> None:
