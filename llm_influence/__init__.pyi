@@ -11,16 +11,15 @@ from .types import Event, History
 # Data sets
 from .datasets.complete_journey import load_complete_journey
 from .datasets.fraud import make_fraud
-from .datasets.movielens import load_movielens_100k
 from .datasets.planted import make_planted
-from .datasets.sources import open_data
+from .datasets.public import load_movielens_100k, open_data
 
 # Configuration
-from .config.data import DataConfig, SplitConfig
+from .config.analyses import AuditOptions, ChannelOptions, DynamicsOptions, FactorOptions
+from .config.data import DataConfig, PlantedConfig, PlantedFraudConfig, SplitConfig
 from .config.model import ModelConfig, ScratchConfig
 from .config.rules import Rule, load_rules
 from .config.run import RunConfig, SearchConfig
-from .config.synthetic import PlantedConfig, PlantedFraudConfig
 
 # Models
 from .modeling.model import InfluenceModel
@@ -93,13 +92,13 @@ from .faithfulness.evaluate import (
     compared_method,
     evaluate_faithfulness,
 )
-from .faithfulness.recovery import recovery
+from .faithfulness.games import recovery
 
 # Analyses
-from .analysis.audit import AuditOptions, analyze_audit
-from .analysis.channels import ChannelOptions, analyze_channels
-from .analysis.dynamics import DynamicsOptions, analyze_dynamics
-from .analysis.factors import FactorOptions, analyze_factors
+from .analysis.audit import analyze_audit
+from .analysis.channels import analyze_channels
+from .analysis.dynamics import analyze_dynamics
+from .analysis.factors import analyze_factors
 from .analysis.review import read_queue, update_queue
 from .analysis.tables import InfluenceView
 

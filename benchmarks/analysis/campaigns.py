@@ -27,11 +27,12 @@ from benchmarks.analysis.generated_campaigns import HALF_LIFE, WORTH, Campaigns,
 from benchmarks.harness import Row, arguments, results_of, row_of, started, write_benchmark
 from benchmarks.training_runs import fitted, small_gru
 from llm_influence.analysis.attribution_rules import shares_of
-from llm_influence.analysis.channels import ChannelOptions, analyze_channels
+from llm_influence.analysis.channels import analyze_channels
 from llm_influence.analysis.output import Analysis
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.batch.explain import explain_batch
+from llm_influence.config.analyses import ChannelOptions
 from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.modeling.model import InfluenceModel

@@ -26,13 +26,14 @@ from benchmarks.harness import (
     started,
     write_benchmark,
 )
-from llm_influence.analysis.audit import AuditOptions, analyze_audit
+from llm_influence.analysis.audit import analyze_audit
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.batch.explain import explain_batch
 from llm_influence.batch.fairness_test import run_fairness_test
+from llm_influence.config.analyses import AuditOptions
+from llm_influence.config.data import PlantedConfig
 from llm_influence.config.run import RunConfig
-from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.datasets.planted import make_planted
 from llm_influence.influence.table_files import read_fairness_test
 from llm_influence.run import Run

@@ -28,11 +28,12 @@ from benchmarks.analysis.planted_tables import is_changed, write_explained, writ
 from benchmarks.faithfulness.planted_truth import PROCESS, run_config
 from benchmarks.harness import Row, arguments, row_of, started, write_benchmark
 from benchmarks.training_runs import train_whole
-from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
-from llm_influence.analysis.factors import FactorOptions, analyze_factors
+from llm_influence.analysis.dynamics import analyze_dynamics
+from llm_influence.analysis.factors import analyze_factors
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.config.synthetic import DriftConfig, PlantedConfig
+from llm_influence.config.analyses import DynamicsOptions, FactorOptions
+from llm_influence.config.data import DriftConfig, PlantedConfig
 from llm_influence.datasets.generating_process import GeneratingProcess
 from llm_influence.datasets.planted import PlantedTruth, make_planted
 from llm_influence.modeling.model import InfluenceModel

@@ -24,9 +24,10 @@ from benchmarks.harness import (
     started,
     write_part,
 )
-from llm_influence.analysis.audit import AuditOptions, analyze_audit
+from llm_influence.analysis.audit import analyze_audit
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.config.analyses import AuditOptions
+from llm_influence.config.data import PlantedConfig
 from llm_influence.datasets.planted import make_planted
 
 PROCESS = {"users": 300, "clusters": 4, "temperature": 0.6, "max_events": 12, "group_share": 0.4}

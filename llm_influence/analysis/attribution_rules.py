@@ -9,27 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from scipy import sparse
 
 from llm_influence.analysis.columns import DAY
 from llm_influence.analysis.statistics import divide, user_weights
+from llm_influence.config.analyses import Estimator
 from llm_influence.numerics import every_coalition, exact_shapley
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
-Estimator = Literal[
-    "model",
-    "last_touch",
-    "first_touch",
-    "linear",
-    "time_decay",
-    "markov",
-    "shapley",
-    "shapley_rates",
-]
-ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 RULES = ("last_touch", "first_touch", "linear", "time_decay")
 COMPARING = ("markov", "shapley_rates")
 """Estimators that compare paths with and without a conversion."""

@@ -10,7 +10,6 @@ other (Holm), so a feature without any effect is accused with probability alpha 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +49,7 @@ from llm_influence.analysis.statistics import (
     holm,
 )
 from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import AuditOptions
 from llm_influence.errors import ConfigError, DataError, out_of_range
 from llm_influence.influence.plots import MARKERS, OKABE_ITO
 from llm_influence.types import IntArray
@@ -66,27 +66,6 @@ LEAST_SHUFFLES = 99
 MOST_SHOWN = 15
 """Proxies of the figure."""
 PREFIX = "user:"
-
-
-@dataclass(frozen=True, slots=True)
-class AuditOptions:
-    """Options of `analyze_audit`; each is described by its ``help``."""
-
-    sensitive: tuple[str, ...] = field(
-        metadata={"help": "sensitive feature of users, for example user:gender"}
-    )
-    alpha: float = field(
-        default=0.05, metadata={"help": "false-positive rate for a feature without effect"}
-    )
-    tolerated: float = field(
-        default=0.05,
-        metadata={"help": "tolerated share of users whose recommendation the feature changes"},
-    )
-    shuffles: int = field(default=999, metadata={"help": "shuffles of each permutation test"})
-    most_users: int = field(
-        default=20_000, metadata={"help": "users of the tests; more are sampled down"}
-    )
-    seed: int = field(default=0, metadata={"help": "seed of the shuffles and of the sampled users"})
 
 
 def analyze_audit(view: InfluenceView, options: AuditOptions) -> Analysis:

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm_influence.analysis.columns import AGES, Column, exact_mean, exact_sum, select, sql_text
-from llm_influence.analysis.levels import EVERYTHING, Cells, Factor, Response
+from llm_influence.analysis.levels import EVERYTHING, Cells, Factor
 from llm_influence.analysis.output import Record
 from llm_influence.analysis.statistics import (
     GROUPS,
@@ -41,6 +41,7 @@ from llm_influence.analysis.statistics import (
     p_value,
 )
 from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import Response
 from llm_influence.errors import DataError
 from llm_influence.types import FloatArray
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +11,6 @@ from scipy import stats
 from llm_influence.analysis.attribution_rules import (
     COMPARING,
     EFFECTS,
-    ESTIMATORS,
-    Estimator,
     Sums,
     gather,
     shares_of,
@@ -32,6 +28,7 @@ from llm_influence.analysis.output import (
 )
 from llm_influence.analysis.statistics import LEVEL
 from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import ESTIMATORS, ChannelOptions, Estimator
 from llm_influence.errors import DataError, unknown
 from llm_influence.influence.plots import BASELINE, MARKERS, OKABE_ITO
 from llm_influence.types import FloatArray
@@ -40,39 +37,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST_USERS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelOptions:
-    """Options of `analyze_channels`; each is described by its ``help``."""
-
-    channel: str = field(
-        metadata={"help": "column whose values are channels, for example item:campaign_type"}
-    )
-    touches: tuple[str, ...] | None = field(
-        default=None,
-        metadata={"help": "behaviour that is a touch; default: every event with a channel"},
-    )
-    outcomes: Path | None = field(
-        default=None,
-        metadata={"help": "table of outcomes; default: outcomes.parquet beside the tables"},
-    )
-    conversion: str | None = field(
-        default=None, metadata={"help": "behaviour that is a conversion; default: use the label"}
-    )
-    positive_from: float = field(
-        default=1.0, metadata={"help": "smallest label that is a conversion"}
-    )
-    half_life: float = field(
-        default=7.0, metadata={"help": "half-life of time decay, in days", "min": 1e-6}
-    )
-    estimators: tuple[Estimator, ...] = field(
-        default=ESTIMATORS, metadata={"help": "way to credit conversions to channels"}
-    )
-    resamples: int = field(
-        default=200, metadata={"help": "bootstrap resamples of users, for intervals", "min": 1}
-    )
-    seed: int = field(default=0, metadata={"help": "seed of the resamples"})
 
 
 def analyze_channels(view: InfluenceView, options: ChannelOptions) -> Analysis:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import date
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy as np
 from llm_influence.analysis.changes import Drift, compare, drift_of
 from llm_influence.analysis.columns import HOUR, Windows, windows_of
 from llm_influence.analysis.decay import POWER, Decay, curve, decay_of
-from llm_influence.analysis.levels import Cells, Response, factors_of, gather_cells
+from llm_influence.analysis.levels import Cells, factors_of, gather_cells
 from llm_influence.analysis.output import (
     Analysis,
     Record,
@@ -27,6 +26,7 @@ from llm_influence.analysis.output import (
 )
 from llm_influence.analysis.statistics import LEAST_GROUPS, holm
 from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import DynamicsOptions
 from llm_influence.errors import DataError
 from llm_influence.influence.plots import BASELINE, MARKERS, OKABE_ITO
 from llm_influence.rendering.time_words import human_duration
@@ -41,36 +41,6 @@ NO_FORM = {"zero": "no influence", "unknown": "too few"}
 """Printed instead of a form where none is fitted."""
 MOST_SHOWN = 12
 """Lines of a table in the terminal, and items of the figure of changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class DynamicsOptions:
-    """Options of `analyze_dynamics`; each is described by its ``help``.
-
-    Families of tests are all decays, all change points, and all levels and all items of a
-    comparison.
-    """
-
-    by: tuple[str, ...] | None = field(
-        default=None,
-        metadata={"help": "column with a curve per value; default: behavior and item columns"},
-    )
-    window: str | None = field(
-        default=None,
-        metadata={"help": "day, week, month or a number of days; default: by the time covered"},
-    )
-    response: Response = field(
-        default="score", metadata={"help": "score, or size: the score without its sign"}
-    )
-    match: str | None = field(
-        default=None,
-        metadata={"help": "column, for example match:genres: which events support the target"},
-    )
-    alpha: float = field(
-        default=0.05,
-        metadata={"help": "false-positive rate of each family of tests", "min": 0, "max": 1},
-    )
-    seed: int = field(default=0, metadata={"help": "seed of the test for change points"})
 
 
 def analyze_dynamics(

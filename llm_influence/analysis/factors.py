@@ -8,7 +8,7 @@ trees. Weights of behaviours compare what one event counts at equal age.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from llm_influence.analysis.decay import behavior_weights
-from llm_influence.analysis.levels import Batch, CodedEvents, Factor, Response, factors_of
+from llm_influence.analysis.levels import Batch, CodedEvents, Factor, factors_of
 from llm_influence.analysis.output import (
     ORANGE,
     Analysis,
@@ -35,6 +35,7 @@ from llm_influence.analysis.output import (
 from llm_influence.analysis.regression import Fit, Interaction, fit, gather, interactions
 from llm_influence.analysis.statistics import holm
 from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import FactorOptions
 from llm_influence.errors import DataError
 from llm_influence.evaluation.bootstrap import bootstrap_interval
 from llm_influence.types import FloatArray
@@ -47,36 +48,6 @@ USUAL = ("behavior", "gap", "recency", "session", "value")
 LEAST_USERS = 10
 MOST_PAIRED = 6
 """So many factors with the largest spread are paired with each other."""
-
-
-@dataclass(frozen=True, slots=True)
-class FactorOptions:
-    """Options of `analyze_factors`; each is described by its ``help``.
-
-    By default the factors are `USUAL`, and columns of the item and user tables with few distinct
-    values. ``match`` is used for the weights of behaviours alone.
-    """
-
-    factors: tuple[str, ...] | None = field(
-        default=None,
-        metadata={"help": "column to analyse, for example gap or user:age; default: usual columns"},
-    )
-    response: Response = field(
-        default="score", metadata={"help": "score, or size: the score without its sign"}
-    )
-    match: str | None = field(
-        default=None,
-        metadata={"help": "column, for example match:genres: which events support the target"},
-    )
-    alpha: float = field(
-        default=0.05,
-        metadata={"help": "false-positive rate over all factors or pairs", "min": 0, "max": 1},
-    )
-    sample: int = field(
-        default=100_000,
-        metadata={"help": "approximate events for permutation importance", "min": 1},
-    )
-    seed: int = field(default=0, metadata={"help": "seed of the sample and the shuffles"})
 
 
 def analyze_factors(view: InfluenceView, options: FactorOptions | None = None) -> Analysis:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,10 @@ from llm_influence.analysis.columns import (
 )
 from llm_influence.analysis.statistics import GROUPS
 from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import Response
 from llm_influence.errors import DataError
 from llm_influence.influence.facts import plain
 from llm_influence.types import FloatArray, IntArray
-
-Response = Literal["score", "size"]
-"""The score with its sign, or its absolute value."""
 
 # --- factors ---------------------------------------------------------------------------------
 

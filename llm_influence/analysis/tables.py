@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,7 @@ from llm_influence.analysis.columns import (
     side_columns,
     sql_text,
 )
+from llm_influence.config.analyses import Choice, Resources
 from llm_influence.errors import ConfigError, DataError, OutputError, choices, unknown
 from llm_influence.influence.table_files import check_file, table_files
 from llm_influence.utils import require
@@ -63,35 +64,6 @@ CREATE TABLE explanations AS
 SELECT x.* EXCLUDE (user_id, whole), c.user_code::INTEGER AS user_code
 FROM all_explanations AS x JOIN user_codes AS c USING (user_id)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """Memory, disk and cores of an analysis; each option is described by its ``help``."""
-
-    memory: str = field(
-        default="2GB", metadata={"help": "memory limit of DuckDB; more rows go to --temp"}
-    )
-    temp: Path | None = field(
-        default=None, metadata={"help": "folder for temporary files; default: the system's"}
-    )
-    threads: int | None = field(
-        default=None, metadata={"help": "threads of DuckDB; default: one per core", "min": 1}
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which explanations of the tables are analysed; None takes all."""
-
-    method: str | None = field(
-        default=None, metadata={"help": "use explanations of this attribution method only"}
-    )
-    target: str | None = field(
-        default=None,
-        metadata={"help": "use this kind of target only: item, contrast, behavior or slate"},
-    )
-    run: str | None = field(default=None, metadata={"help": "use explanations of this run only"})
 
 
 class InfluenceView:

@@ -18,9 +18,9 @@ from llm_influence.cli.options import ItemsFile, LogSource, ModelFolder, UsersFi
 from llm_influence.errors import ConfigError, choices
 
 if TYPE_CHECKING:
-    from llm_influence.analysis.levels import Response
     from llm_influence.analysis.output import Analysis
     from llm_influence.analysis.tables import InfluenceView
+    from llm_influence.config.analyses import Response
 
 analyze = typer.Typer(
     no_args_is_help=True,
@@ -58,7 +58,8 @@ class Shared:
         Raises:
             DataError, SchemaError, ConfigError: As `InfluenceView`.
         """
-        from llm_influence.analysis.tables import Choice, InfluenceView, Resources
+        from llm_influence.analysis.tables import InfluenceView
+        from llm_influence.config.analyses import Choice, Resources
 
         return InfluenceView(
             self.tables if tables is None else tables,
@@ -118,7 +119,8 @@ def factors(
     Writes factors.json, and factors_ranking, factors_effects, factors_interactions and
     factors_weights as CSV and figures.
     """
-    from llm_influence.analysis.factors import FactorOptions, analyze_factors
+    from llm_influence.analysis.factors import analyze_factors
+    from llm_influence.config.analyses import FactorOptions
 
     options = FactorOptions(
         factors=None if factor is None else tuple(factor),
@@ -169,8 +171,8 @@ def attribution(
     Writes attribution.json, and attribution_shares, attribution_channels and
     attribution_distances as CSV and figures.
     """
-    from llm_influence.analysis.attribution_rules import ESTIMATORS
-    from llm_influence.analysis.channels import ChannelOptions, analyze_channels
+    from llm_influence.analysis.channels import analyze_channels
+    from llm_influence.config.analyses import ESTIMATORS, ChannelOptions
 
     options = ChannelOptions(
         channel=channel,
@@ -212,7 +214,8 @@ def audit(
     Reads fairness_test.parquet beside the tables too, if `llm-influence fairness-test` wrote it. Writes audit.json,
     and audit_verdict, audit_differences, audit_proxies and audit_fairness_test as CSV and figures.
     """
-    from llm_influence.analysis.audit import AuditOptions, analyze_audit
+    from llm_influence.analysis.audit import analyze_audit
+    from llm_influence.config.analyses import AuditOptions
 
     options = AuditOptions(
         sensitive=tuple(sensitive),
@@ -257,7 +260,8 @@ def dynamics(
     Writes dynamics.json, and dynamics_half_lives, dynamics_decay, dynamics_drift,
     dynamics_changes and dynamics_moved as CSV and figures.
     """
-    from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
+    from llm_influence.analysis.dynamics import analyze_dynamics
+    from llm_influence.config.analyses import DynamicsOptions
 
     options = DynamicsOptions(
         by=None if by is None else tuple(by),
@@ -340,7 +344,8 @@ def review(
     rejected.
     """
     from llm_influence.analysis.review import update_queue
-    from llm_influence.analysis.tables import Choice, InfluenceView
+    from llm_influence.analysis.tables import InfluenceView
+    from llm_influence.config.analyses import Choice
 
     with InfluenceView(tables, choice=Choice(method, target)) as view:
         queue = update_queue(view, out, size=size, seed=seed)

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from benchmarks.analysis.planted_tables import write_truth
 from llm_influence import cli
-from llm_influence.analysis.audit import AuditOptions, analyze_audit
+from llm_influence.analysis.audit import analyze_audit
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.config.analyses import AuditOptions
+from llm_influence.config.data import PlantedConfig
 from llm_influence.datasets.planted import make_planted
 from llm_influence.errors import ConfigError, DataError, SchemaError
 from llm_influence.influence.table_files import (

@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_influence import cli
-from llm_influence.analysis.attribution_rules import ESTIMATORS, shares_of
+from llm_influence.analysis.attribution_rules import shares_of
 from llm_influence.analysis.channel_paths import ChannelPaths, join_outcomes
-from llm_influence.analysis.channels import ChannelOptions, analyze_channels
+from llm_influence.analysis.channels import analyze_channels
 from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import ESTIMATORS, ChannelOptions
 from llm_influence.errors import DataError, SchemaError
 from llm_influence.influence.table_files import read_tables
 from tests.analysis.synthetic import influences, write

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from benchmarks.analysis.planted_tables import write_truth
 from llm_influence import cli
-from llm_influence.analysis.dynamics import DynamicsOptions, analyze_dynamics
+from llm_influence.analysis.dynamics import analyze_dynamics
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.config.synthetic import DriftConfig, PlantedConfig
+from llm_influence.config.analyses import DynamicsOptions
+from llm_influence.config.data import DriftConfig, PlantedConfig
 from llm_influence.datasets.planted import make_planted
 from llm_influence.errors import ConfigError, DataError
 from tests.analysis.synthetic import rescored, timed, write

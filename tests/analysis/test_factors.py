@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from benchmarks.analysis.planted_tables import write_truth
 from llm_influence import cli
 from llm_influence.analysis.decay import behavior_weights
-from llm_influence.analysis.factors import FactorOptions, analyze_factors
+from llm_influence.analysis.factors import analyze_factors
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.config.analyses import FactorOptions
+from llm_influence.config.data import PlantedConfig
 from llm_influence.datasets.planted import make_planted
 from llm_influence.errors import DataError
 from tests.analysis.synthetic import influences, write

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llm_influence.analysis.columns import AGES, GAPS, RECENCY
-from llm_influence.analysis.tables import Choice, InfluenceView, Resources
+from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import Choice, Resources
 from llm_influence.errors import ConfigError, DataError, SchemaError
 from llm_influence.influence.facts import Player
 from llm_influence.influence.influence import to_arrow
