@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.attribution.masked_function import Floats, Function
 from llm_influence.attribution.target import BoundTarget
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.rendering.encoder import EncodedBatch, collate
 from llm_influence.types import History
 
 

@@ -12,7 +12,7 @@ import torch
 from llm_influence.attribution.target import BoundTarget
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from llm_influence.types import BoolArray, History
 
 Floats = npt.NDArray[np.float64]

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from benchmarks.harness import arguments, started, write_benchmark
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.assets import asset_path
-from llm_influence.datasets.movielens import load_movielens_100k
+from llm_influence.datasets.public import load_movielens_100k
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.vocabulary import Vocabulary

@@ -18,9 +18,9 @@ from pydantic import BaseModel
 import llm_influence
 from llm_influence.cli import app
 from llm_influence.cli.options import leaves
+from llm_influence.config.data import PlantedConfig, PlantedFraudConfig
 from llm_influence.config.model import ScratchConfig
 from llm_influence.config.run import RunConfig, SearchConfig
-from llm_influence.config.synthetic import PlantedConfig, PlantedFraudConfig
 
 FOLDER = Path("docs/reference")
 DOCUMENTS: dict[str, tuple[type[BaseModel], str]] = {

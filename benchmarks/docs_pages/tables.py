@@ -301,6 +301,17 @@ def figures(benchmark: dict, systems: dict[str, str], columns: dict[str, str], f
     return markdown(["system", *columns], rows)
 
 
+def _figures(benchmark: dict) -> str:
+    rows = [(f"`{key}`", _number(value)) for key, value in benchmark["figures"].items()]
+    return markdown(["figure", "value"], rows)
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 SPEED = {
     "system": ("system", "{}"),
     "task": ("task", "{}"),
@@ -396,6 +407,7 @@ TABLES: dict[str, tuple[str | None, Callable[[dict], str]]] = {
     "measured": ("faithfulness_ml100k", measured),
     "next item, MovieLens": ("prediction_ml100k", partial(comparison, metric="ndcg@10")),
     "next item, Beauty": ("prediction_beauty", partial(comparison, metric="ndcg@10")),
+    "house": ("house", _figures),
     "likes": ("feedback_ml100k", partial(comparison, metric="auc")),
     "likes within users": ("feedback_ml100k", partial(comparison, metric="gauc")),
     "likes calibration": ("feedback_ml100k", partial(comparison, metric="ece")),
@@ -460,20 +472,13 @@ def _section(name: str, benchmark: dict) -> Iterator[str]:
     hardware, versions = benchmark["hardware"], benchmark["versions"]
     yield from (f"## [{benchmark['name']}](../benchmarks/{name})", "")
     yield from (f"`{benchmark['command']}`", "")
-    rows = [(f"`{key}`", _number(value)) for key, value in benchmark["figures"].items()]
-    yield from (markdown(["figure", "value"], rows), "")
+    yield from (_figures(benchmark), "")
     packages = ", ".join(f"{p} {versions[p]}" for p in ("torch", "transformers") if p in versions)
     yield (
         f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, "
         f"accelerator: {hardware['accelerator'] or 'none'}; {packages}."
     )
     yield ""
-
-
-def _number(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _read(path: Path) -> dict:

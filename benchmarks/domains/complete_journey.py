@@ -35,7 +35,7 @@ from llm_influence.config.run import RunConfig
 from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, Split, split_log
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.evaluation.metrics import evaluate, ndcg_of_rows
 from llm_influence.types import History
 

@@ -19,7 +19,7 @@ from benchmarks.peer_runs import OURS, Bench, read_result, read_seeds
 from benchmarks.peers.activity_lstm import Cases, settings, train
 from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 
 CONFIG = Path("configs/helpdesk.yaml")
 METRIC = "accuracy"

@@ -26,13 +26,13 @@ from benchmarks.training_runs import fitted, small_config, with_interval
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.target import Contrast
+from llm_influence.config.data import PlantedConfig
 from llm_influence.config.model import ScratchConfig
 from llm_influence.config.run import RunConfig
-from llm_influence.config.synthetic import PlantedConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.planted import DISTRACTOR, PlantedTruth, make_planted
 from llm_influence.errors import ExplanationError
-from llm_influence.faithfulness.recovery import Recovery, recovery
+from llm_influence.faithfulness.games import Recovery, recovery
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scratch import make_backbone
 from llm_influence.rendering.template import Template

@@ -38,7 +38,7 @@ from benchmarks.statistics import Floats
 from llm_influence.config.run import RunConfig
 from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.splits import split_log
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.evaluation.baselines import ItemKNN, Popularity, best_item_knn
 from llm_influence.evaluation.metrics import evaluate, ranking_metrics
 

@@ -24,7 +24,7 @@ from transformers import (
 from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import EncodedBatch
 from llm_influence.training.base_trainer import NAME as FLOAT32_ATTENTION
 from llm_influence.training.base_trainer import attend_as_usual, attend_in_float32
 from llm_influence.training.batches import Inputs

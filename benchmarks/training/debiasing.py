@@ -23,10 +23,10 @@ from benchmarks.harness import Row, arguments, results_of, row_of, started, writ
 from benchmarks.training_runs import fitted, small_gru
 from llm_influence import Contrast, Explainer, InfluenceModel, Item
 from llm_influence.attribution.target import Target
-from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.config.data import PlantedConfig
 from llm_influence.datasets.planted import PlantedTruth, make_planted
 from llm_influence.evaluation.metrics import ndcg_of_rows, target_ranks
-from llm_influence.faithfulness.recovery import recovery
+from llm_influence.faithfulness.games import recovery
 from llm_influence.types import FloatArray
 
 PROCESS = {

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.data import beauty
 from llm_influence.config.data import DataConfig
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.errors import DataError
 
 

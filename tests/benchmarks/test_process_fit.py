@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.faithfulness.process_fit import alone, fit_process, halves, shapley
-from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.config.data import PlantedConfig
 from llm_influence.datasets.planted import make_planted
 from llm_influence.numerics import every_coalition, exact_shapley
 
