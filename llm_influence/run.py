@@ -18,7 +18,7 @@ from llm_influence.config.rules import load_rules
 from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, Split, feedback_labels
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.errors import ConfigError, unknown
 from llm_influence.evaluation.evaluate import Record
 from llm_influence.modeling.backbone import on_cpu

@@ -7,11 +7,11 @@ import torch
 import yaml
 from pydantic import BaseModel
 
+from llm_influence.config.data import PlantedConfig, PlantedFraudConfig
 from llm_influence.config.document import parse_yaml
 from llm_influence.config.model import AdapterConfig, ItemHeadConfig, ScratchConfig
 from llm_influence.config.rules import Effect, Rule, SharesTest, ValueTest
 from llm_influence.config.run import RunConfig, SearchConfig, SearchedOption
-from llm_influence.config.synthetic import PlantedConfig, PlantedFraudConfig
 from llm_influence.config.training import TrainConfig
 from llm_influence.data.times import parse_moment
 from llm_influence.errors import ConfigError

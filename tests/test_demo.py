@@ -8,7 +8,7 @@ import pytest
 
 from llm_influence.cli.demo_run import METHODS, run_demo
 from llm_influence.config.run import RunConfig
-from llm_influence.datasets.movielens import load_movielens_100k
+from llm_influence.datasets.public import load_movielens_100k
 from llm_influence.influence.table import explanation_starts
 from llm_influence.influence.table_files import read_tables
 

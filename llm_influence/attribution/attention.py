@@ -24,7 +24,7 @@ from llm_influence.attribution.registry import (
 from llm_influence.errors import ModelError
 from llm_influence.modeling.adapters import Body
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import EncodedBatch
 from llm_influence.types import FloatArray, IntArray
 
 WEIGHTS = 2**25

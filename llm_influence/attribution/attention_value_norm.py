@@ -22,7 +22,7 @@ from llm_influence.attribution.registry import Task, register
 from llm_influence.errors import ModelError
 from llm_influence.modeling.layers import LayerPlaces, layer_places
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import EncodedBatch
 
 Through = Literal["rollout", "last"]
 CLOSE = 1e-3

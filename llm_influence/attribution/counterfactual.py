@@ -22,7 +22,7 @@ from llm_influence.attribution.shapley_process import estimate, plan
 from llm_influence.errors import ExplanationError
 from llm_influence.evaluation.metrics import seen_items
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from llm_influence.rendering.template import FIELDS
 from llm_influence.types import CodeNames, FloatArray, History, IntArray
 

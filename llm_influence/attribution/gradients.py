@@ -26,7 +26,7 @@ from llm_influence.attribution.registry import (
     register,
     share_attribution,
 )
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import EncodedBatch
 from llm_influence.types import FloatArray, IntArray
 
 TOKENS = 4096

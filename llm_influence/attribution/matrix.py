@@ -21,7 +21,7 @@ from llm_influence.influence.influence import InfluenceMatrix
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.rendering.encoder import EncodedBatch, collate
 from llm_influence.rendering.time_words import query_codes
 from llm_influence.types import FloatArray, History, IntArray
 

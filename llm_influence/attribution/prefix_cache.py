@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from llm_influence.attribution.prefix_tree import Sequences, plan_paths
 from llm_influence.modeling.backbone import CLOSE, FAILURES, inference
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import EncodedBatch
 from llm_influence.types import BoolArray, IntArray
 
 ROW = 64

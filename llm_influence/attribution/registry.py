@@ -23,7 +23,7 @@ from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError, choices, unknown
 from llm_influence.modeling.backbone import Backbone
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.rendering.encoder import EncodedBatch, collate
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
 Family = Literal["attention", "gradient", "perturbation", "baseline"]

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from llm_influence.errors import ExplanationError, unknown
 from llm_influence.influence.facts import USER, Player
-from llm_influence.rendering.batch import EncodedBatch, collate
-from llm_influence.rendering.encoder import EncodedHistories, Encoder
+from llm_influence.rendering.encoder import EncodedBatch, EncodedHistories, Encoder, collate
 from llm_influence.rendering.template import FIELDS
 from llm_influence.types import BoolArray, History, IntArray
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llm_influence.cli.options import Overrides, expanded
-from llm_influence.config.synthetic import PlantedConfig, PlantedFraudConfig
+from llm_influence.config.data import PlantedConfig, PlantedFraudConfig
 
 OutFolder = Annotated[
     Path, typer.Option(help="Folder for the log and its true influence.", show_default=False)

@@ -130,7 +130,7 @@ def tokenizer(
     """
     run = RunConfig.load(config, context.args)
     from llm_influence.data.splits import split_log
-    from llm_influence.datasets.sources import open_data
+    from llm_influence.datasets.public import open_data
     from llm_influence.modeling.scratch import make_backbone
     from llm_influence.rendering.template import Template
 

@@ -23,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from llm_influence.config.synthetic import PlantedFraudConfig
+from llm_influence.config.data import PlantedFraudConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.planted import write_generated

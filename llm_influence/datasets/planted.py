@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.config.data import PlantedConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.generating_process import (

@@ -33,7 +33,7 @@ from llm_influence.evaluation.metrics import (
 )
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.rendering.encoder import EncodedBatch, collate
 from llm_influence.types import History, IntArray
 
 _HEADS = {

@@ -1,4 +1,4 @@
-"""Histories as cooperative games: values of sets of events, and the scores of one method.
+"""Histories as cooperative games, the scores of one method, and their recovery of a known truth.
 
 Metrics need nothing else, so they can be tested on games with known answers.
 """
@@ -6,20 +6,22 @@ Metrics need nothing else, so they can be tested on games with known answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
 import torch
 from scipy.special import expit
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from llm_influence.attribution.coalitions import proper_coalitions
 from llm_influence.attribution.registry import user_generator
 from llm_influence.attribution.target import BoundTarget
+from llm_influence.errors import ExplanationError
 from llm_influence.evaluation.metrics import seen_items, target_ranks
 from llm_influence.modeling.model import InfluenceModel, Prediction
-from llm_influence.numerics import every_coalition, exact_shapley
+from llm_influence.numerics import every_coalition, exact_shapley, spearman
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
 STEPS = tuple(range(10, 101, 10))
@@ -207,3 +209,73 @@ def curve(
         top = keep_first(order, [count_of(percent, len(order)) for percent in percents])
         masks.append(top if keep else ~top)
     return np.stack(game.values(masks))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recovery:
+    """How well the scores of N histories recover their truth; higher is better.
+
+    A figure is nan for a history where it is not defined: without both causes and other events,
+    or with a constant truth.
+
+    Attributes:
+        auroc: (N,) probability that a cause has a larger absolute score than another event.
+        auprc: (N,) average precision of the causes by absolute score.
+        spearman: (N,) rank correlation of scores and true influence, signs included. Events of
+            equal truth share a rank, so that even the truth with a little noise stays below 1:
+            with a share z of such events at about sqrt(1 - z^3).
+        size_spearman: (N,) the same for absolute values, for scores without signs.
+        mass: (N,) share of the absolute scores that lies on causes.
+    """
+
+    auroc: FloatArray
+    auprc: FloatArray
+    spearman: FloatArray
+    size_spearman: FloatArray
+    mass: FloatArray
+
+    def means(self) -> dict[str, float]:
+        """Mean of each figure over the histories that have it; nan where none has."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        known = {name: column[~np.isnan(column)] for name, column in columns.items()}
+        return {name: float(row.mean()) if len(row) else np.nan for name, row in known.items()}
+
+
+def recovery(
+    scores: Sequence[FloatArray], influence: Sequence[FloatArray], is_cause: Sequence[BoolArray]
+) -> Recovery:
+    """Compare scores with the truth, history by history.
+
+    Args:
+        scores: N arrays (E,) of a method's scores.
+        influence: N arrays (E,) of true influences.
+        is_cause: N arrays (E,), True for events that are true causes.
+
+    Raises:
+        ExplanationError: The numbers of histories or events differ.
+    """
+    lengths = [[len(row) for row in part] for part in (scores, influence, is_cause)]
+    if not lengths[0] == lengths[1] == lengths[2]:
+        raise ExplanationError(
+            f"scores of {len(scores)} histories against the truth of {len(influence)}"
+            if len({len(part) for part in lengths}) > 1
+            else "a history has another number of scores than of true influences",
+            where="recovery",
+            expected="one score for every event of every history",
+            fix="explain the histories of the truth (Truth.history) whole",
+        )
+    rows = [_recovery(*row) for row in zip(scores, influence, is_cause, strict=True)]
+    columns = np.array(rows, dtype=np.float64).reshape(len(rows), len(fields(Recovery))).T
+    return Recovery(*columns)
+
+
+def _recovery(score: FloatArray, truth: FloatArray, cause: BoolArray) -> tuple[float, ...]:
+    size = np.abs(score)
+    both = bool(cause.any() and not cause.all())
+    return (
+        float(roc_auc_score(cause, size)) if both else np.nan,
+        float(average_precision_score(cause, size)) if both else np.nan,
+        spearman(truth, score, if_scores_constant=0.0),
+        spearman(np.abs(truth), size, if_scores_constant=0.0),
+        float(size[cause].sum() / size.sum()) if size.any() else np.nan,
+    )

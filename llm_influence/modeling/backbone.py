@@ -18,7 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from llm_influence.datasets.assets import asset_path
 from llm_influence.errors import ModelError, choices
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import EncodedBatch
 
 
 def on_cpu() -> bool:

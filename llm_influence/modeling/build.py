@@ -10,7 +10,7 @@ import torch
 from llm_influence.config.model import RECURRENT, ModelConfig
 from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.datasets.sources import open_knowledge
+from llm_influence.datasets.public import open_knowledge
 from llm_influence.errors import ConfigError, ModelError
 from llm_influence.modeling.adapters import attach_adapter
 from llm_influence.modeling.backbone import (
@@ -24,8 +24,7 @@ from llm_influence.modeling.embeddings import Embeddings, item_bags, text_vector
 from llm_influence.modeling.heads import FeedbackScale, make_heads
 from llm_influence.modeling.network import Network, Parts
 from llm_influence.modeling.recurrent import start_recurrent
-from llm_influence.rendering.batch import EncodedBatch, collate
-from llm_influence.rendering.encoder import Encoder
+from llm_influence.rendering.encoder import EncodedBatch, Encoder, collate
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.rendering.vocabulary import Vocabulary

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_influence.errors import TemplateError
-from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.rendering.encoder import Encoder
+from llm_influence.rendering.encoder import EncodedBatch, Encoder
 from llm_influence.rendering.time_words import GAP_EDGES
 from llm_influence.rendering.token_cache import IdTokenCache
 

@@ -24,7 +24,7 @@ from llm_influence.modeling.network import Network, Parts, Prediction
 from llm_influence.modeling.saving import load_parts, save_parts
 from llm_influence.modeling.scoring import ItemScores, Recommendation, best_items, rule_changes
 from llm_influence.modeling.session import Session
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from llm_influence.rules.rule_book import RuleBook, RuleChange
 from llm_influence.types import History
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from llm_influence.datasets.sources import PUBLIC
+from llm_influence.datasets.public import PUBLIC
 from llm_influence.modeling.network import Parts
 
 Metrics: TypeAlias = Mapping[str, Mapping[str, float | None]]

@@ -37,8 +37,7 @@ from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackHead, Heads
 from llm_influence.modeling.recurrent import GatedRecurrence, event_gates
 from llm_influence.modeling.scoring import ItemScores
-from llm_influence.rendering.batch import EncodedBatch
-from llm_influence.rendering.encoder import Encoder
+from llm_influence.rendering.encoder import EncodedBatch, Encoder
 
 
 @dataclass(frozen=True, slots=True)

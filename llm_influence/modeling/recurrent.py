@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from llm_influence.config.model import ModelConfig
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.backbone import Backbone, load_backbone, refuse_missing
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import EncodedBatch
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """State of a cell: (layers, B, H); an LSTM adds its cell state, the recurrence the last input."""

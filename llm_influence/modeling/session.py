@@ -19,7 +19,7 @@ from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.network import Network, Prediction
 from llm_influence.modeling.scoring import Recommendation, best_items
-from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.rendering.encoder import EncodedBatch, collate
 from llm_influence.rules.rule_book import RuleBook
 from llm_influence.types import Event, History
 

@@ -1,17 +1,228 @@
-"""Rules bound to a catalogue: their effect on the scores, and the changes they made."""
+"""Recommendation rules bound to a catalogue: their conditions, effects on scores, and changes.
+
+A field `subject.name` says what a test applies to: a feature of the user, the length or behaviours
+of the history, or items (all candidates, the last event's, or any event's).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from llm_influence.config.rules import Rule, Test
+from llm_influence.config.rules import SHARES, Rule, SharesTest, Test, ValueTest
+from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.knowledge_graph import ItemFacts
+from llm_influence.data.schema import as_text
+from llm_influence.errors import ConfigError, choices
 from llm_influence.rendering.vocabulary import Vocabulary
-from llm_influence.rules.conditions import Answer, Condition, RuleContext, bind
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
+
+Answer = bool | BoolArray
+"""One answer for all items, or one for each: (I,)."""
+
+Condition = Callable[[History, IntArray], Answer]
+"""Whether a test holds after a history whose events have these (E,) item codes."""
+
+Value = tuple[str, ...]
+"""A cell as texts: the entries of a list, or the whole of a text; empty if unknown."""
+
+SEPARATORS = re.compile(r"[,;|]\s*|\s+")
+ENTITY, ID = "entity", "id"
+BOUNDS = {
+    "below": operator.lt,
+    "above": operator.gt,
+    "at_least": operator.ge,
+    "at_most": operator.le,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleContext:
+    """The data that conditions are bound to.
+
+    Attributes:
+        catalogue: The items by code.
+        facts: The items' attributes in the knowledge graph, if the model has one.
+        behaviors: The behaviours of events.
+    """
+
+    catalogue: Catalogue
+    facts: ItemFacts | None
+    behaviors: Sequence[str]
+
+
+def bind(field: str, test: Test, context: RuleContext, where: str) -> Condition:
+    """Bind the test of one field.
+
+    Args:
+        field: Name of the field in the rule.
+        test: The test of its value.
+        context: The data that the field refers to.
+        where: The rule and its field, for messages.
+
+    Raises:
+        ConfigError: The field is unknown, or a value to compare is not a number.
+    """
+    if isinstance(test, SharesTest):
+        return _shares(test, context, where)
+    subject, _, name = field.partition(".")
+    if subject == "user":
+        return lambda history, codes: _user_holds(name, test, history, where)
+    if field == "history.length":
+        return lambda history, codes: holds(test, (str(len(history)),), where)
+    if field == "history.behavior":
+        for behavior in test.has or []:
+            _check_behavior(behavior, context, where)
+        return lambda history, codes: holds(test, _behaviors(history), where)
+    mask = item_mask(name, test, context, where)
+    conditions: dict[str, Condition] = {
+        "item": lambda history, codes: mask,
+        "last": lambda history, codes: bool(len(codes) and mask[codes[-1]]),
+        "history": lambda history, codes: bool(mask[codes].any()),
+    }
+    return conditions[subject]
+
+
+def holds(test: ValueTest, value: Value, where: str) -> bool:
+    """Whether a value passes a test.
+
+    Raises:
+        ConfigError: The value is compared and is not a number.
+    """
+    if test.known is not None and bool(value) != test.known:
+        return False
+    if test.has is not None:
+        entries = [entry.casefold() for entry in value]
+        words = set(entries).union(*(SEPARATORS.split(entry) for entry in entries))
+        if not any(wanted.casefold() in words for wanted in test.has):
+            return False
+    if not test.numeric or not value:
+        return not test.numeric
+    try:
+        (number,) = map(float, value)
+    except ValueError as error:
+        raise ConfigError(
+            f"{', '.join(value)!r} is no number",
+            where=where,
+            expected="a number to compare",
+            fix="test with has, or correct the value",
+        ) from error
+    bounds = {name: getattr(test, name) for name in BOUNDS}
+    return all(BOUNDS[name](number, bound) for name, bound in bounds.items() if bound is not None)
+
+
+def item_mask(name: str, test: ValueTest, context: RuleContext, where: str) -> BoolArray:
+    """(I,) whether each item's column, id or entities pass a test; equal cells are tested once."""
+    values = _values(name, context, where)
+    passes = {value: holds(test, value, where) for value in dict.fromkeys(values)}
+    return np.array([passes[value] for value in values], dtype=bool)
+
+
+def _user_holds(name: str, test: ValueTest, history: History, where: str) -> bool:
+    if history.user and name not in history.user:
+        raise ConfigError(
+            f"user {history.user_id!r} has no feature {name!r}",
+            where=where,
+            expected=choices(history.user, name),
+            fix="correct the name, or add the column to the user table",
+        )
+    text = history.user.get(name, "")
+    return holds(test, (text,) if text else (), f"{where}, user {history.user_id!r}")
+
+
+def _behaviors(history: History) -> Value:
+    return tuple(history.code_names.behaviors[code] for code in np.unique(history.behaviors))
+
+
+def _shares(test: SharesTest, context: RuleContext, where: str) -> Condition:
+    facts = _facts(context, where)
+    for name in test.behaviors:
+        _check_behavior(name, context, where)
+    for name in test.relations:
+        _check_relation(name, facts, where)
+    has = facts.incidence(context.catalogue.ids, test.relations)
+
+    def shares(history: History, codes: IntArray) -> Answer:
+        counted = np.ones(len(history), dtype=bool)
+        if test.value_from is not None:
+            counted &= history.values >= test.value_from  # False for an event without a value
+        if test.behaviors:
+            names = np.array(history.code_names.behaviors)
+            counted &= np.isin(names[history.behaviors], test.behaviors)
+        shared_with = codes[counted][-1:] if test.with_ == "last" else codes[counted]
+        if not len(shared_with):  # the rule does not apply
+            return False
+        entities = has[np.unique(shared_with)].sum(axis=0) > 0
+        return np.asarray(has @ entities.astype(np.float64) > 0)
+
+    return shares
+
+
+def _values(name: str, context: RuleContext, where: str) -> list[Value]:
+    """I values of a column of the items, of their ids or of their entities."""
+    catalogue = context.catalogue
+    if name == ID:
+        return [(item,) for item in catalogue.ids.to_pylist()]
+    if name == ENTITY or name.startswith(f"{ENTITY}."):
+        return _entities(name.partition(".")[2], context, where)
+    if name not in catalogue.table.column_names:
+        raise ConfigError(
+            f"the items have no column {name!r}",
+            where=where,
+            expected=choices([*catalogue.table.column_names, ID, ENTITY, SHARES[5:]], name),
+            fix="correct the name, or add the column to the item table",
+        )
+    column = catalogue.table[name]
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return [tuple(map(str, cell or ())) for cell in column.to_pylist()]
+    texts = as_text(column, name=name, where=where).to_pylist()
+    return [(text,) if text else () for text in texts]
+
+
+def _entities(relation: str, context: RuleContext, where: str) -> list[Value]:
+    """Ids and names of each item's entities."""
+    facts = _facts(context, where)
+    table = facts.table
+    if relation:
+        _check_relation(relation, facts, where)
+        table = table.filter(pc.equal(table["relation"], relation))
+    entities: list[list[str]] = [[] for _ in range(len(context.catalogue))]
+    codes = context.catalogue.find(table["item_id"])
+    names = zip(codes.tolist(), table["entity"].to_pylist(), table["name"].to_pylist(), strict=True)
+    for code, entity, name in names:
+        if code >= 0:
+            entities[code] += [entity, *([name] if name else [])]
+    return [tuple(values) for values in entities]
+
+
+def _facts(context: RuleContext, where: str) -> ItemFacts:
+    if context.facts is None:
+        raise ConfigError(
+            "the model knows no graph",
+            where=where,
+            expected="a model trained with data.knowledge.source",
+            fix="set data.knowledge.source, or test a column of the items",
+        )
+    return context.facts
+
+
+def _check_behavior(name: str, context: RuleContext, where: str) -> None:
+    if name not in context.behaviors:
+        found, expected = f"no event has the behaviour {name!r}", choices(context.behaviors, name)
+        raise ConfigError(found, where=where, expected=expected, fix="correct the name")
+
+
+def _check_relation(name: str, facts: ItemFacts, where: str) -> None:
+    if name not in facts.relations:
+        found, expected = f"the graph has no relation {name!r}", choices(facts.relations, name)
+        raise ConfigError(found, where=where, expected=expected, fix="correct the name")
+
 
 EXCLUDED = -np.inf
 """Change of the score of an item that a rule excludes."""

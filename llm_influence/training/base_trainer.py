@@ -11,10 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
+from tqdm import tqdm
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -36,6 +39,8 @@ from llm_influence.modeling.saving import restore_weights
 from llm_influence.training.batches import Inputs, WindowDataset
 
 NAME = "sdpa_in_float32"
+SPEED = ("runtime", "samples_per_second", "steps_per_second")
+"""What the parent's validation measures beside the metrics."""
 
 
 def attend_in_float32(model: PreTrainedModel) -> None:
@@ -166,6 +171,9 @@ class ModelTrainer(Trainer):
     ) -> None:
         self._config, self._sampler = config, sampler
         super().__init__(**options)
+        self.remove_callback(PrinterCallback)  # its parent prints every record as a dict
+        self.remove_callback(ProgressCallback)
+        self.add_callback(ProgressLine())
 
     @property
     def influence_model(self) -> InfluenceModel:
@@ -256,6 +264,57 @@ class AttentionCallback(TrainerCallback):
         attend_as_usual(self._backbone)
 
 
+class ProgressLine(TrainerCallback):
+    """One bar of training steps with the loss; one line after each validation.
+
+    The bar is shown on terminals alone, the lines always. Other processes than the first are quiet.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Open the bar."""
+        shown = None if state.is_world_process_zero else True
+        self._bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            leave=False,
+            disable=shown,
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Move the bar."""
+        self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Show the loss beside the bar, or the metrics of a validation in a line."""
+        logs = logs or {}
+        if "loss" in logs:
+            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+        measured = {k.removeprefix("eval_"): v for k, v in logs.items() if k.startswith("eval_")}
+        metrics = [f"{name} {value:.4f}" for name, value in measured.items() if name not in SPEED]
+        if metrics and state.is_world_process_zero:
+            epoch = logs.get("epoch", 0.0)
+            self._bar.write(f"epoch {epoch:g}: validation {', '.join(metrics[:4])}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
 def shared_arguments(config: RunConfig, world_size: int) -> dict[str, Any]:
     """Arguments of every trainer of a run.
 
@@ -277,6 +336,7 @@ def shared_arguments(config: RunConfig, world_size: int) -> dict[str, Any]:
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "report_to": train.report_to,
+        "disable_tqdm": True,  # `ProgressLine` instead
         "remove_unused_columns": False,
         "label_names": ["labels"],
         "ddp_find_unused_parameters": False,

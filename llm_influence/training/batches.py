@@ -18,8 +18,7 @@ from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, feedback_labels
 from llm_influence.evaluation.evaluate import Examples
-from llm_influence.rendering.batch import EncodedBatch, collate
-from llm_influence.rendering.encoder import Encoder, join
+from llm_influence.rendering.encoder import EncodedBatch, Encoder, collate, join
 from llm_influence.rendering.time_words import query_codes
 from llm_influence.training.augmentation import (
     EventDropout,

@@ -23,7 +23,7 @@ from llm_influence.data.holdouts import PeriodSplit, split_periods
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import Split
 from llm_influence.data.times import moment_of
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.errors import ConfigError, DataError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.encoder import Encoder

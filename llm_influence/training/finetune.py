@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.errors import OutputError
 from llm_influence.evaluation.evaluate import by_head, chosen_metric
 from llm_influence.evaluation.metrics import protocol

@@ -37,8 +37,7 @@ from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.heads import ItemHead
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.saving import restore_weights
-from llm_influence.rendering.batch import EncodedBatch, collate
-from llm_influence.rendering.encoder import Encoder
+from llm_influence.rendering.encoder import EncodedBatch, Encoder, collate
 from llm_influence.rendering.template import FIELDS
 from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.training.augmentation import drawn_items

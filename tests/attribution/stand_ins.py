@@ -13,7 +13,7 @@ from llm_influence.attribution.registry import Task, user_generator
 from llm_influence.attribution.target import Item, bind
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import log_odds
-from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.rendering.encoder import EncodedBatch, collate
 from llm_influence.types import Event, History
 from tests import tiny
 

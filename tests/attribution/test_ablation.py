@@ -12,7 +12,7 @@ from llm_influence.attribution.shapley import Shapley
 from llm_influence.attribution.target import Contrast, Item
 from llm_influence.errors import ExplanationError
 from llm_influence.numerics import every_coalition
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from llm_influence.types import History
 from tests.attribution.stand_ins import bag_model, game_task, typed, weights
 

@@ -17,7 +17,7 @@ from llm_influence.errors import ExplanationError, ModelError
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import log_odds
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from tests import tiny
 
 ALL = [

@@ -15,7 +15,7 @@ from llm_influence.errors import ExplanationError
 from llm_influence.faithfulness.evaluate import jitter_gaps
 from llm_influence.faithfulness.games import rank_target
 from llm_influence.influence.influence import from_arrow, to_arrow
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from tests import tiny
 
 KINDS = ("binary", "ordinal", "regression")

@@ -10,7 +10,7 @@ from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.scoring import log_odds
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 
 
 @pytest.fixture(params=REMOVALS)

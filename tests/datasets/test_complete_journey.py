@@ -9,7 +9,7 @@ import pytest
 
 from llm_influence.config.data import DataConfig
 from llm_influence.datasets import complete_journey
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 
 
 def moment(text):

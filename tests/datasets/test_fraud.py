@@ -7,10 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from llm_influence.config.data import DataConfig
-from llm_influence.config.synthetic import PlantedFraudConfig
+from llm_influence.config.data import DataConfig, PlantedFraudConfig
 from llm_influence.datasets.fraud import ALARM, make_fraud
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.errors import ConfigError
 from tests.data.helpers import events
 

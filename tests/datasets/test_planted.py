@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_influence import cli
-from llm_influence.config.synthetic import PlantedConfig
+from llm_influence.config.data import PlantedConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.planted import DISTRACTOR, WITHIN_SESSION, make_planted
 from llm_influence.errors import ConfigError

@@ -20,7 +20,7 @@ from transformers import (
 from llm_influence.errors import ModelError
 from llm_influence.modeling.backbone import inference, load_backbone
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import EncodedBatch
 from tests import tiny
 
 KINDS = {"bert": "encoder", "modernbert": "encoder", "gpt2": "decoder", "llama": "decoder"}

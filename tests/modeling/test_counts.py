@@ -14,7 +14,7 @@ from llm_influence.errors import ConfigError
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import ItemScores, log_odds
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from llm_influence.rendering.time_words import GAP_EDGES
 from llm_influence.types import Event, History
 from tests import tiny

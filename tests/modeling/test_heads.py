@@ -21,7 +21,7 @@ from llm_influence.errors import (
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.heads import BinaryLink, FeedbackScale, OrdinalLink, RegressionLink
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from tests import tiny
 
 KINDS = ("binary", "ordinal", "regression")

@@ -8,7 +8,7 @@ import torch
 
 from llm_influence.attribution.attention import eager_attention
 from llm_influence.modeling.backbone import event_causal_mask, inference
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from tests import tiny
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

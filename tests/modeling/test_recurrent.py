@@ -13,7 +13,7 @@ from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.embeddings import text_vectors
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.recurrent import RecurrentCache, RecurrentModel, RecurrentShape
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from tests import tiny
 
 KINDS = pytest.mark.parametrize(("kind", "style"), tiny.CELLS)

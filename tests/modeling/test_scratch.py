@@ -12,8 +12,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError, OutputError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scratch import make_backbone
-from llm_influence.rendering.batch import collate
-from llm_influence.rendering.encoder import Encoder
+from llm_influence.rendering.encoder import Encoder, collate
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.time_words import gap_words
 from llm_influence.rendering.vocabulary import Vocabulary

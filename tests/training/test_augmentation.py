@@ -11,7 +11,7 @@ from llm_influence.config.training import AugmentationConfig, TrainConfig
 from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.backbone import inference
-from llm_influence.rendering.batch import EncodedBatch, collate
+from llm_influence.rendering.encoder import EncodedBatch, collate
 from llm_influence.training import finetune as module
 from llm_influence.training.augmentation import (
     EventDropout,

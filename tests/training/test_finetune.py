@@ -11,7 +11,7 @@ import pytest
 from llm_influence.config.model import RECURRENT
 from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import Split, split_log
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.errors import ConfigError, OutputError
 from llm_influence.evaluation.evaluate import by_head
 from llm_influence.evaluation.metrics import ModelRecommender, evaluate

@@ -18,7 +18,7 @@ from llm_influence.evaluation.evaluate import (
     predict_rows,
 )
 from llm_influence.modeling import backbone as masks
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from llm_influence.rendering.time_words import query_codes
 from llm_influence.run import Run
 from llm_influence.training.augmentation import EventDropout, Negatives, events_before, half_popular

@@ -15,7 +15,7 @@ from llm_influence.config.training import PseudoLabelsConfig
 from llm_influence.data.splits import split_log
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from llm_influence.training import pseudo_labels as module
 from llm_influence.training.batches import WeightedLabels, WindowCollator, WindowDataset
 from llm_influence.training.finetune import finetune

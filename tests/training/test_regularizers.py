@@ -23,7 +23,7 @@ from llm_influence.errors import ConfigError, DataError, SchemaError
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import EncodedBatch
+from llm_influence.rendering.encoder import EncodedBatch
 from llm_influence.training.augmentation import Negatives, Views
 from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset
 from llm_influence.training.objective import NextEventObjective

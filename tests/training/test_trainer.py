@@ -7,7 +7,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from llm_influence.data.splits import split_log
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import finetune as module
 from llm_influence.training.finetune import finetune

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llm_influence.errors import ExplanationError
-from llm_influence.faithfulness.recovery import recovery
+from llm_influence.faithfulness.games import recovery
 
 TRUTH = np.array([0.0, -2.0, 0.0, 1.0, 3.0])
 CAUSE = TRUTH != 0
