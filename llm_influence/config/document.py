@@ -55,12 +55,9 @@ class Document(Section):
         tree = (read_yaml(Path(path)) or {}) if path is not None else {}
         where = str(path) if path is not None else "command line"
         if not isinstance(tree, dict):
-            raise ConfigError(
-                f"the top level is a {type(tree).__name__}",
-                where=where,
-                expected="a mapping of sections",
-                fix="start from a file in configs/",
-            )
+            found = f"the top level is a {type(tree).__name__}"
+            fix = "start from a file in configs/"
+            raise ConfigError(found, where=where, expected="a mapping of sections", fix=fix)
         for key, text in _pairs(overrides):
             set_option(tree, key, parse_yaml(text, f"--{key}"))
         return cls.of(tree, where)
@@ -71,21 +68,14 @@ class Document(Section):
 
 
 def set_option(tree: dict[str, Any], key: str, value: object) -> None:
-    """Set a dotted option in nested mappings; missing sections are created.
-
-    Raises:
-        ConfigError: A part of the key before the last is a value, not a section.
-    """
+    """Set a dotted option in nested mappings; missing sections are created."""
     *sections, option = key.split(".")
     for section in sections:
         branch = tree.setdefault(section, {})
         if not isinstance(branch, dict):
-            raise ConfigError(
-                f"{section!r} is a value, not a section",
-                where=f"--{key}",
-                expected="section.option",
-                fix="write the full dotted name of the option",
-            )
+            found = f"{section!r} is a value, not a section"
+            fix = "write the full dotted name of the option"
+            raise ConfigError(found, where=f"--{key}", expected="section.option", fix=fix)
         tree = branch
     tree[option] = value
 
@@ -125,22 +115,16 @@ def read_yaml(path: Path, kind: type[InfluenceError] = ConfigError) -> Any:  # n
 
 
 def parse_yaml(text: str, where: str, kind: type[InfluenceError] = ConfigError) -> Any:  # noqa: ANN401
-    """Read the data of a YAML text; ``where`` and ``kind`` are those of its errors.
-
-    Raises:
-        ConfigError: The text is not YAML, or a key stands twice.
-    """
+    """Read the data of a YAML text; ``where`` and ``kind`` are those of its errors."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = f"{error.problem}, line {mark.line + 1}" if mark else str(error)  # type: ignore[attr-defined]
-        raise kind(
-            f"{text!r} is not YAML ({reason})" if "\n" not in text else f"not YAML ({reason})",
-            where=where,
-            expected="YAML with every key once, such as 4, 1e-3, true, [a, b] or {key: value}",
-            fix="close every bracket and quote, and write every key once",
-        ) from error
+        found = f"{text!r} is not YAML ({reason})" if "\n" not in text else f"not YAML ({reason})"
+        expected = "YAML with every key once, such as 4, 1e-3, true, [a, b] or {key: value}"
+        fix = "close every bracket and quote, and write every key once"
+        raise kind(found, where=where, expected=expected, fix=fix) from error
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
@@ -150,12 +134,9 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
         word = waiting.pop(0)
         key, equals, text = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not (equals or waiting):
-            raise ConfigError(
-                f"cannot read {word!r}",
-                where="command line",
-                expected="--section.option value",
-                fix="give every option a value, as in --train.epochs 4",
-            )
+            found, expected = f"cannot read {word!r}", "--section.option value"
+            fix = "give every option a value, as in --train.epochs 4"
+            raise ConfigError(found, where="command line", expected=expected, fix=fix)
         pairs.append((key, text if equals else waiting.pop(0)))
     return pairs
 
@@ -173,22 +154,14 @@ def _as_config_error(
     path = [str(part) for part in first["loc"]]
     dotted = ".".join(path)
     if first["type"] == "extra_forbidden":
-        return ConfigError(
-            f"unknown {what} {dotted!r}",
-            where=where,
-            expected=choices(_names(root, path[:-1]), path[-1]),
-            fix=f"correct or remove the {what}",
-        )
+        expected, fix = choices(_names(root, path[:-1]), path[-1]), f"correct or remove the {what}"
+        return ConfigError(f"unknown {what} {dotted!r}", where=where, expected=expected, fix=fix)
     if first["type"] == "missing":
         fix = f"add the {what}"
         return ConfigError(f"{dotted} is missing", where=where, expected="a value", fix=fix)
     message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(
-        f"{dotted or 'it'} is {first.get('input')!r}",
-        where=where,
-        expected=message[0].lower() + message[1:],
-        fix=f"correct {dotted or f'the {what}'}",
-    )
+    found, fix = f"{dotted or 'it'} is {first.get('input')!r}", f"correct {dotted or f'the {what}'}"
+    return ConfigError(found, where=where, expected=message[0].lower() + message[1:], fix=fix)
 
 
 def _names(root: type[BaseModel], path: Sequence[str]) -> list[str]:

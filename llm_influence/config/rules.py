@@ -132,28 +132,16 @@ def load_rules(path: str | Path) -> list[Rule]:
 
 
 def read_rules(tree: object, where: str) -> list[Rule]:
-    """Make rules from plain data; ``where`` is the file or object it comes from, for messages.
-
-    Raises:
-        ConfigError: A rule is wrong; names the rule and its field.
-    """
+    """Make rules from plain data; ``where`` is the file or object it comes from, for messages."""
     if not isinstance(tree, list):
-        raise ConfigError(
-            f"a {type(tree).__name__}",
-            where=where,
-            expected="a list of rules",
-            fix="write '- name: ...' for each rule",
-        )
+        found, fix = f"a {type(tree).__name__}", "write '- name: ...' for each rule"
+        raise ConfigError(found, where=where, expected="a list of rules", fix=fix)
     rules = [_rule(rule, number, where) for number, rule in enumerate(tree, start=1)]
     names = [rule.name for rule in rules]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(
-                f"{names.count(name)} rules are called {name!r}",
-                where=where,
-                expected="another name for each rule",
-                fix="rename one of them",
-            )
+            found, fix = f"{names.count(name)} rules are called {name!r}", "rename one of them"
+            raise ConfigError(found, where=where, expected="another name for each rule", fix=fix)
     return rules
 
 
@@ -163,12 +151,9 @@ def _rule(tree: object, number: int, place: str) -> Rule:
     parts = tree if isinstance(tree, dict) else {}
     name = parts.get("name")
     if not isinstance(name, str) or not name:
-        raise ConfigError(
-            "it has no name",
-            where=f"{place}, rule {number}",
-            expected="a mapping of name, if, then",
-            fix="write a name that people will understand",
-        )
+        found, expected = "it has no name", "a mapping of name, if, then"
+        fix = "write a name that people will understand"
+        raise ConfigError(found, where=f"{place}, rule {number}", expected=expected, fix=fix)
     where = f"{place}, rule {name!r}"
     for key in parts:
         if key not in KEYS:
@@ -176,24 +161,18 @@ def _rule(tree: object, number: int, place: str) -> Rule:
     conditions = _tests(parts.get("if"), f"{where}, if")
     unless = _tests(parts["unless"], f"{where}, unless") if "unless" in parts else {}
     if not any(field.startswith("item.") for field in conditions):
-        raise ConfigError(
-            "no condition is about the item: the rule would apply to all items alike",
-            where=f"{where}, if",
-            expected="at least one field that begins with item.",
-            fix="name the items by a field such as item.genres",
-        )
+        found = "no condition is about the item: the rule would apply to all items alike"
+        expected = "at least one field that begins with item."
+        fix = "name the items by a field such as item.genres"
+        raise ConfigError(found, where=f"{where}, if", expected=expected, fix=fix)
     effect = _effect(parts.get("then"), f"{where}, then")
     return Rule(name=name, conditions=conditions, unless=unless, then=effect)
 
 
 def _tests(tree: object, where: str) -> dict[str, Test]:
     if not isinstance(tree, dict) or not tree:
-        raise ConfigError(
-            f"{tree!r}",
-            where=where,
-            expected="a mapping of fields to tests",
-            fix="write it as {item.genres: Horror, user.age: {below: 18}}",
-        )
+        found, fix = f"{tree!r}", "write it as {item.genres: Horror, user.age: {below: 18}}"
+        raise ConfigError(found, where=where, expected="a mapping of fields to tests", fix=fix)
     return {
         str(field): _test(str(field), test, f"{where}, {field}") for field, test in tree.items()
     }
@@ -219,12 +198,8 @@ def _effect(tree: object, where: str) -> Effect:
         return Effect(kind=tree)
     if isinstance(tree, Mapping) and tree.keys() == {"boost"}:
         return Effect.of({"kind": "boost", "by": tree["boost"]}, where, what="effect")
-    raise ConfigError(
-        f"{tree!r}",
-        where=where,
-        expected="exclude, require or {boost: NUMBER}",
-        fix="write one of these",
-    )
+    expected = "exclude, require or {boost: NUMBER}"
+    raise ConfigError(f"{tree!r}", where=where, expected=expected, fix="write one of these")
 
 
 def _as_written(tests: Mapping[str, Test]) -> dict[str, Any]:

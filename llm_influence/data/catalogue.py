@@ -117,12 +117,10 @@ class Catalogue:
 
     def unknown(self, item: str, *, where: str) -> UnknownNameError:
         """The error for an item that is not in the catalogue."""
-        return UnknownNameError(
-            f"item {item!r} is not in the catalogue",
-            where=where,
-            expected=f"one of the catalogue's {len(self):,} items{nearest(self.ids, item)}",
-            fix="add it to the item table, or remove its events",
-        )
+        found = f"item {item!r} is not in the catalogue"
+        expected = f"one of the catalogue's {len(self):,} items{nearest(self.ids, item)}"
+        fix = "add it to the item table, or remove its events"
+        return UnknownNameError(found, where=where, expected=expected, fix=fix)
 
     def title_of(self, item: str) -> str:
         """An item's title; "" where it has none.
@@ -192,12 +190,9 @@ class Catalogue:
         """
         table = read_table(path, text=())
         if not {"item_id", TITLE, TEXT} <= set(table.column_names):
-            raise DataError(
-                "not a saved catalogue",
-                where=str(path),
-                expected=f"the columns item_id, {TITLE} and {TEXT}",
-                fix="pass a file written by Catalogue.save, or use Catalogue.from_table",
-            )
+            expected = f"the columns item_id, {TITLE} and {TEXT}"
+            fix = "pass a file written by Catalogue.save, or use Catalogue.from_table"
+            raise DataError("not a saved catalogue", where=str(path), expected=expected, fix=fix)
         return cls(
             ids=table["item_id"].combine_chunks(),
             titles=table[TITLE].to_pylist(),

@@ -76,9 +76,6 @@ def split_new_items(
         later_part: Share of each history, at its end, that is not trained on and gives examples.
         min_history: Smallest number of events before a target.
         seed: Seed of the draw of items.
-
-    Raises:
-        EmptyLogError: No example or nothing to train on is left.
     """
     group = _draw(log, validation_items, test_items, seed)
     old, new = np.flatnonzero(group == 0), np.flatnonzero(group > 0)
@@ -90,12 +87,10 @@ def split_new_items(
     parts = [_examples(whole, later & (group_of_event == part)) for part in (1, 2)]
     old_items = _old_item_split(whole, catalogue, group_of_event == 0, trained)
     if not (len(parts[0]) and len(parts[1]) and len(old_items.validation)):
-        raise EmptyLogError(
-            f"{len(parts[0])} examples validate, {len(parts[1])} test",
-            where="split_new_items",
-            expected="at least one of each, and old items after the training part",
-            fix="keep more items out, lower min_history, or use a longer log",
-        )
+        found = f"{len(parts[0])} examples validate, {len(parts[1])} test"
+        expected = "at least one of each, and old items after the training part"
+        fix = "keep more items out, lower min_history, or use a longer log"
+        raise EmptyLogError(found, where="split_new_items", expected=expected, fix=fix)
     return NewItemSplit(old_items, new_items, whole, *parts)
 
 
@@ -198,12 +193,9 @@ def split_periods(
     """
     if since is None:
         if newer is None:
-            raise ConfigError(
-                "there is neither a newer log nor a start of the new period",
-                where="update.since",
-                expected="one of them",
-                fix="pass --log FILE, or --update.since TIME",
-            )
+            found = "there is neither a newer log nor a start of the new period"
+            fix = "pass --log FILE, or --update.since TIME"
+            raise ConfigError(found, where="update.since", expected="one of them", fix=fix)
         since = int(before.log.timestamps.max()) + 1
     _check_untrained(before.train, since)
     added = _added(before.log.catalogue, newer, described=described)
@@ -233,12 +225,10 @@ def split_periods(
 def _check_untrained(train: BehaviorLog, since: int) -> None:
     late = int((train.timestamps >= since).sum())
     if late:
-        raise DataError(
-            f"the run was trained on {late:,} events from {iso(since)} on",
-            where="update.since",
-            expected="a new period without training events",
-            fix=f"set it after {iso(int(train.timestamps.max()))}, or pass a newer log",
-        )
+        found = f"the run was trained on {late:,} events from {iso(since)} on"
+        expected = "a new period without training events"
+        fix = f"set it after {iso(int(train.timestamps.max()))}, or pass a newer log"
+        raise DataError(found, where="update.since", expected=expected, fix=fix)
 
 
 def _added(catalogue: Catalogue, newer: BehaviorLog | None, *, described: bool) -> Catalogue:
@@ -247,12 +237,10 @@ def _added(catalogue: Catalogue, newer: BehaviorLog | None, *, described: bool) 
         return catalogue.take(np.zeros(len(catalogue), dtype=bool))
     added = newer.catalogue.take(catalogue.find(newer.catalogue.ids) < 0)
     if len(added) and not described and catalogue.texts != catalogue.ids.to_pylist():
-        raise DataError(
-            f"{len(added):,} items are new and have no text, {added.ids[0].as_py()!r} first",
-            where="the newer log",
-            expected="a text for every new item: the model represents items by their text",
-            fix="pass the newer item table with --items",
-        )
+        found = f"{len(added):,} items are new and have no text, {added.ids[0].as_py()!r} first"
+        expected = "a text for every new item: the model represents items by their text"
+        fix = "pass the newer item table with --items"
+        raise DataError(found, where="the newer log", expected=expected, fix=fix)
     return added
 
 
@@ -313,16 +301,12 @@ def _check_rows(periods: PeriodSplit) -> None:
     }
     for what, count in lacking.items():
         if not count:
-            raise EmptyLogError(
-                f"the new period (from {iso(periods.since)}) has no {what}",
-                where="continual fine-tuning",
-                expected="new events before, in and after the validation part",
-                fix="use a longer newer log, or move the cuts of data.split",
-            )
+            found = f"the new period (from {iso(periods.since)}) has no {what}"
+            expected = "new events before, in and after the validation part"
+            fix = "use a longer newer log, or move the cuts of data.split"
+            raise EmptyLogError(found, where="continual fine-tuning", expected=expected, fix=fix)
     if not len(periods.old):
-        raise EmptyLogError(
-            f"no example of the run lies before {iso(periods.since)}",
-            where="continual fine-tuning",
-            expected="an old period with examples, to measure forgetting",
-            fix="set update.since later, or train the run with data.split on the old period",
-        )
+        found = f"no example of the run lies before {iso(periods.since)}"
+        expected = "an old period with examples, to measure forgetting"
+        fix = "set update.since later, or train the run with data.split on the old period"
+        raise EmptyLogError(found, where="continual fine-tuning", expected=expected, fix=fix)

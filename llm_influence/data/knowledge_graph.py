@@ -82,23 +82,17 @@ class KnowledgeGraph:
         check_distinct(linked["item_id"].combine_chunks(), name="item_id", where=where)
         entities = pa.chunked_array(facts["head_id"].chunks + facts["tail_id"].chunks)
         if not pc.any(pc.is_in(linked["entity_id"], value_set=entities.unique())).as_py():
-            raise DataError(
-                f"none of its {len(linked)} entities is in the graph",
-                where=where,
-                expected=f"entities of {describe(triples)}",
-                fix="pass the two files of the same graph",
-            )
+            found = f"none of its {len(linked)} entities is in the graph"
+            expected = f"entities of {describe(triples)}"
+            fix = "pass the two files of the same graph"
+            raise DataError(found, where=where, expected=expected, fix=fix)
         return cls(facts, linked, {} if names is None else _names(names))
 
 
 def _beside(triples: object) -> Path:
     if not isinstance(triples, (str, Path)):
-        raise DataError(
-            "no links",
-            where=describe(triples),
-            expected="a table of item_id and entity_id for triples that are not a file",
-            fix="pass links",
-        )
+        expected = "a table of item_id and entity_id for triples that are not a file"
+        raise DataError("no links", where=describe(triples), expected=expected, fix="pass links")
     return Path(triples).with_suffix(".link")
 
 
@@ -220,12 +214,10 @@ class ItemFacts:
         """
         held = self.incidence(among)
         if not held.nnz:
-            raise DataError(
-                f"the graph knows none of the {len(among)} items",
-                where="data.knowledge",
-                expected="facts about the items of the log",
-                fix="link the item ids of the log to the entities of the graph",
-            )
+            found = f"the graph knows none of the {len(among)} items"
+            expected = "facts about the items of the log"
+            fix = "link the item ids of the log to the entities of the graph"
+            raise DataError(found, where="data.knowledge", expected=expected, fix=fix)
         having = held.sum(axis=0)
         rarity = np.log(len(among) / np.maximum(having, 1)) * (having > 0)
         return _unit_rows(self.incidence(ids) * rarity)
@@ -277,12 +269,9 @@ class ItemFacts:
         """
         table = pq.read_table(path)
         if tuple(table.column_names) != COLUMNS:
-            raise DataError(
-                "not saved facts about items",
-                where=str(path),
-                expected=f"the columns {', '.join(COLUMNS)}",
-                fix="pass a file written by ItemFacts.save",
-            )
+            found, expected = "not saved facts about items", f"the columns {', '.join(COLUMNS)}"
+            fix = "pass a file written by ItemFacts.save"
+            raise DataError(found, where=str(path), expected=expected, fix=fix)
         return cls(table)
 
 
@@ -322,10 +311,6 @@ def enriched(
         named: Largest number of names of a relation, or of titles.
         among: Items to search for neighbours; default: ``catalogue``. For new items, pass the
             old ones.
-
-    Raises:
-        DataError: The graph has no names for kind ``names``, or no fact about any item.
-        SchemaError: The catalogue has a column of that name already.
     """
     if kind == "names":
         columns = _names_enrichment(catalogue, facts, named)
@@ -334,12 +319,9 @@ def enriched(
     table, texts = catalogue.table, list(catalogue.texts)
     for name, cells in columns.items():
         if name in table.column_names:
-            raise SchemaError(
-                f"the items have a column {name!r} already",
-                where="data.knowledge.text",
-                expected="no such column in the item table",
-                fix="rename the item table's column",
-            )
+            found = f"the items have a column {name!r} already"
+            expected, fix = "no such column in the item table", "rename the item table's column"
+            raise SchemaError(found, where="data.knowledge.text", expected=expected, fix=fix)
         table = table.append_column(name, pa.array(cells, pa.list_(pa.string())))
         words = name.replace("_", " ")
         for place, cell in enumerate(cells):

@@ -196,12 +196,10 @@ class BehaviorLog:
         """
         index = self._index(user_id)
         if index < 0:
-            raise UnknownNameError(
-                f"user {user_id!r} is not in the log",
-                where="behaviour log",
-                expected=f"one of its {len(self):,} users{nearest(self.user_ids, str(user_id))}",
-                fix="check the id; ids are text, exactly as in the file",
-            )
+            found = f"user {user_id!r} is not in the log"
+            expected = f"one of its {len(self):,} users{nearest(self.user_ids, str(user_id))}"
+            fix = "check the id; ids are text, exactly as in the file"
+            raise UnknownNameError(found, where="behaviour log", expected=expected, fix=fix)
         return self.at(index)
 
     def __contains__(self, user_id: object) -> bool:
@@ -253,12 +251,10 @@ class BehaviorLog:
         """
         lengths = np.asarray(lengths, dtype=np.int64)
         if lengths.shape != (len(self),) or (lengths < 0).any() or (lengths > self.lengths).any():
-            raise DataError(
-                f"lengths of shape {lengths.shape} do not fit the histories",
-                where="BehaviorLog.prefix",
-                expected=f"({len(self)},) lengths from 0 to each user's number of events",
-                fix="start from log.lengths",
-            )
+            found = f"lengths of shape {lengths.shape} do not fit the histories"
+            expected = f"({len(self)},) lengths from 0 to each user's number of events"
+            fix = "start from log.lengths"
+            raise DataError(found, where="BehaviorLog.prefix", expected=expected, fix=fix)
         kept = np.flatnonzero(self.positions() < np.repeat(lengths, self.lengths))
         users = np.flatnonzero(lengths)
         return replace(
@@ -339,9 +335,8 @@ def _check(log: BehaviorLog) -> None:
     where = "BehaviorLog.from_arrays"
     if not log.num_events:
         fix = "check the source of the arrays"
-        raise EmptyLogError(
-            "there is no event", where=where, expected="at least one event", fix=fix
-        )
+        found = "there is no event"
+        raise EmptyLogError(found, where=where, expected="at least one event", fix=fix)
     starts = log.timestamps[1:] >= log.timestamps[:-1]
     starts[log.offsets[1:-1] - 1] = True
     labels = log.values if log.labels is None else log.labels

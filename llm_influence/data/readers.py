@@ -75,12 +75,9 @@ def _read_file(path: Path, where: str, text: Sequence[str], select: Select) -> p
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     reader = _read_parquet if path.is_dir() else FORMATS.get(suffix.lower())
     if reader is None:
-        raise DataError(
-            f"unknown file format {suffix!r}",
-            where=where,
-            expected="one of " + ", ".join(FORMATS),
-            fix="convert the file, or read it yourself and pass the pandas or Arrow table",
-        )
+        found = f"unknown file format {suffix!r}"
+        fix = "convert the file, or read it yourself and pass the pandas or Arrow table"
+        raise DataError(found, where=where, expected="one of " + ", ".join(FORMATS), fix=fix)
     try:
         table = reader(path, text, select)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -147,12 +144,9 @@ def _atomic_type(field: str, path: Path) -> tuple[str, pa.DataType]:
     known = {"token": pa.string(), "float": pa.float64()}
     known |= {"token_seq": pa.string(), "float_seq": pa.string()}
     if not colon or kind not in known:
-        raise SchemaError(
-            f"the header has {field!r}",
-            where=str(path),
-            expected="name:type with one of the types " + ", ".join(known),
-            fix="write the header as RecBole does, or name the file .tsv",
-        )
+        expected = "name:type with one of the types " + ", ".join(known)
+        fix = "write the header as RecBole does, or name the file .tsv"
+        raise SchemaError(f"the header has {field!r}", where=str(path), expected=expected, fix=fix)
     return name, known[kind]
 
 
@@ -191,24 +185,19 @@ def _from_memory(source: object, where: str) -> pa.Table:
             return pa.table(source)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise _unreadable(error, where) from error
-    raise DataError(
-        f"a {type(source).__name__} is not a table",
-        where=where,
-        expected="a path, an Arrow table, a pandas or polars frame, or one datasets.Dataset",
-        fix="collect a lazy frame or stream, or choose one split of a DatasetDict",
-    )
+    found = f"a {type(source).__name__} is not a table"
+    expected = "a path, an Arrow table, a pandas or polars frame, or one datasets.Dataset"
+    fix = "collect a lazy frame or stream, or choose one split of a DatasetDict"
+    raise DataError(found, where=where, expected=expected, fix=fix)
 
 
 def _check_utf8(table: pa.Table, where: str) -> pa.Table:
     """Refuse text that is not UTF-8, which Arrow reads as bytes."""
     for field in table.schema:
         if pa.types.is_binary(field.type):
-            raise DataError(
-                f"column {field.name!r} is not UTF-8 text",
-                where=where,
-                expected="UTF-8",
-                fix="save the file as UTF-8, or drop the column",
-            )
+            found = f"column {field.name!r} is not UTF-8 text"
+            fix = "save the file as UTF-8, or drop the column"
+            raise DataError(found, where=where, expected="UTF-8", fix=fix)
     return table
 
 

@@ -44,11 +44,6 @@ def locate(
 
     Returns:
         Contract name -> own name, for the columns of the table.
-
-    Raises:
-        SchemaError: A required column or one named in ``columns`` is missing, ``columns`` has a
-            key that is not in the contract, or a column has nearly the name of an optional one,
-            which would otherwise be lost silently.
     """
     columns = check_mapping(columns)
     located: dict[str, str] = {}
@@ -58,40 +53,28 @@ def locate(
             located[name] = own
         elif name in required or name in columns:
             near = _near(own, names, cutoff=0.55)
-            raise SchemaError(
-                f"column {own!r} is missing" + (f"; found {near!r}" if near else ""),
-                where=where,
-                expected=f"a column for {name!r} among " + ", ".join(map(repr, names)),
-                fix=f"map it with columns={{{name!r}: {near or 'the column that holds it'!r}}}",
-            )
+            found = f"column {own!r} is missing" + (f"; found {near!r}" if near else "")
+            expected = f"a column for {name!r} among " + ", ".join(map(repr, names))
+            fix = f"map it with columns={{{name!r}: {near or 'the column that holds it'!r}}}"
+            raise SchemaError(found, where=where, expected=expected, fix=fix)
     spare = [own for own in names if own not in located.values()]
     for name in optional:
         near = _near(name, spare, cutoff=0.75)
         if name not in located and near:
-            raise SchemaError(
-                f"column {near!r} looks like {name!r} and would be left out",
-                where=where,
-                expected=f"the name {name!r}",
-                fix=f"map it with columns={{{name!r}: {near!r}}}, or rename or drop the column",
-            )
+            found = f"column {near!r} looks like {name!r} and would be left out"
+            fix = f"map it with columns={{{name!r}: {near!r}}}, or rename or drop the column"
+            raise SchemaError(found, where=where, expected=f"the name {name!r}", fix=fix)
     return located
 
 
 def check_mapping(columns: Columns | None) -> Columns:
-    """The mapping itself, empty for None; its keys must be names of the contract.
-
-    Raises:
-        SchemaError: A key is not in the contract.
-    """
+    """The mapping itself, empty for None; its keys must be names of the contract."""
     columns = columns or {}
     for name in columns:
         if name not in CONTRACT:
-            raise SchemaError(
-                f"{name!r} is not a column of the contract",
-                where="columns",
-                expected=choices(CONTRACT, name),
-                fix="write columns={contract name: the file's own name}",
-            )
+            found = f"{name!r} is not a column of the contract"
+            fix = "write columns={contract name: the file's own name}"
+            raise SchemaError(found, where="columns", expected=choices(CONTRACT, name), fix=fix)
     return columns
 
 
@@ -107,9 +90,6 @@ def encode(
 
     Returns:
         codes (N,) int32, and the distinct names that occur, ascending.
-
-    Raises:
-        SchemaError: The column has another type, or a row has no name.
     """
     values, indices = _dictionary(column, name, where)
     used = np.bincount(indices, minlength=len(values)) > 0
@@ -128,11 +108,7 @@ def encode(
 
 
 def read_values(column: pa.ChunkedArray, *, name: str, where: str) -> npt.NDArray[np.float32]:
-    """(N,) float32 values of a column of numbers, or text that reads as numbers; NaN where null.
-
-    Raises:
-        SchemaError: A row is not a number.
-    """
+    """(N,) float32 values of a column of numbers, or text that reads as numbers; NaN where null."""
     kind = column.type
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if is_text(kind):
@@ -148,11 +124,7 @@ def read_values(column: pa.ChunkedArray, *, name: str, where: str) -> npt.NDArra
 
 
 def as_text(column: pa.ChunkedArray, *, name: str, where: str) -> pa.ChunkedArray:
-    """Any column as plain text, null as ""; a list of texts is joined by ", ".
-
-    Raises:
-        SchemaError: The column is of a type that has no text.
-    """
+    """Any column as plain text, null as ""; a list of texts is joined by ", "."""
     try:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
             column = pc.binary_join(column.cast(pa.list_(pa.string())), ", ")
@@ -211,12 +183,9 @@ def _wrong_type(kind: pa.DataType, name: str, where: str, expected: str, fix: st
 
 
 def _empty_cell(name: str, row: int, where: str) -> SchemaError:
-    return SchemaError(
-        "the cell is empty",
-        where=row_of(where, row, name),
-        expected="a value in every row",
-        fix="fill the cell or remove the row",
-    )
+    found, expected = "the cell is empty", "a value in every row"
+    fix = "fill the cell or remove the row"
+    return SchemaError(found, where=row_of(where, row, name), expected=expected, fix=fix)
 
 
 def _casts(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
@@ -256,12 +225,9 @@ def _near(name: str, names: Sequence[str], cutoff: float) -> str | None:
 
 
 def _not_a_number(cell: str, where: str) -> SchemaError:
-    return SchemaError(
-        f"{cell} is not a number",
-        where=where,
-        expected="a number, or an empty cell where the event has no value",
-        fix="correct it, or leave the column out",
-    )
+    expected = "a number, or an empty cell where the event has no value"
+    fix = "correct it, or leave the column out"
+    return SchemaError(f"{cell} is not a number", where=where, expected=expected, fix=fix)
 
 
 def with_key(table: pa.Table, key: str, columns: Columns | None, where: str) -> pa.Table:
@@ -272,11 +238,6 @@ def with_key(table: pa.Table, key: str, columns: Columns | None, where: str) -> 
         key: `item_id` or `user_id`.
         columns: May map the key to the table's own name; used if the table has that column.
         where: Name of the table in messages.
-
-    Raises:
-        SchemaError: The key column is missing, of another type, or has an empty cell.
-        DuplicateError: A key is repeated.
-        EmptyLogError: The table has no rows.
     """
     own = check_mapping(columns).get(key, key)
     mapping = {key: own} if own in table.column_names else None
@@ -289,11 +250,7 @@ def with_key(table: pa.Table, key: str, columns: Columns | None, where: str) -> 
 
 
 def key_texts(column: pa.ChunkedArray, *, name: str, where: str) -> pa.ChunkedArray:
-    """A column of ids as text.
-
-    Raises:
-        SchemaError: It is of another type, or has an empty cell.
-    """
+    """A column of ids as text."""
     check_id_type(column.type, name=name, where=where)
     check_no_nulls(column, name=name, where=where)
     texts = as_text(column, name=name, where=where)

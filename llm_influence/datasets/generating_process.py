@@ -135,11 +135,7 @@ class GeneratingProcess:
         return 0.5 ** (ages / self.half_life)
 
     def log_probabilities(self, history: History) -> Floats:
-        """(I,) log-probability that each item comes next.
-
-        Raises:
-            UnknownNameError: An item or behaviour of the history is unknown to the process.
-        """
+        """(I,) log-probability that each item comes next."""
         shift = self.shift_of(history.user)
         logits = self.logits(*self._codes(history), history.timestamps, shift=shift)
         return logits - np.logaddexp.reduce(logits)
@@ -151,9 +147,6 @@ class GeneratingProcess:
 
         The target is the log-odds of ``item`` against all others, or its contrast with ``other``:
         the difference of the two log-probabilities.
-
-        Raises:
-            UnknownNameError: An item or behaviour of the history is unknown to the process.
         """
         shift = self.shift_of(history.user)
         logits = self.logits(*self._codes(history), history.timestamps, masks, shift)

@@ -84,9 +84,6 @@ def load_movielens_graph() -> KnowledgeGraph:
 
     91,631 triples of 24 relations between 34,628 entities: actors, directors, writers, genres,
     awards, sequels... Entities are Freebase ids; the graph has no names.
-
-    Raises:
-        AssetError: The files cannot be fetched.
     """
     folder = asset_path("movielens_100k")
     films = read_table(asset_path("movielens_1m_films"))["item_id"].to_pylist()
@@ -223,12 +220,7 @@ def open_data(config: DataConfig) -> BehaviorLog:
 
 
 def open_knowledge(config: DataConfig) -> ItemFacts | None:
-    """Read the item attributes of the configured knowledge graph; None without a graph.
-
-    Raises:
-        DataError: The graph cannot be read, is no graph, or has no such relation.
-        AssetError: A public data set cannot be fetched.
-    """
+    """Read the item attributes of the configured knowledge graph; None without a graph."""
     options = config.knowledge
     if options.source is None:
         return None
@@ -239,12 +231,10 @@ def open_knowledge(config: DataConfig) -> ItemFacts | None:
         graph = KnowledgeGraph.read(options.source, options.links, options.names)
     else:
         having = [name for name, each in PUBLIC.items() if each.knowledge is not None]
-        raise DataError(
-            f"{options.source!r} is neither a file nor a public data set with a graph",
-            where="data.knowledge.source",
-            expected=f"an existing path, or {choices(having, options.source)}",
-            fix="check the path, or the name",
-        )
+        found = f"{options.source!r} is neither a file nor a public data set with a graph"
+        expected = f"an existing path, or {choices(having, options.source)}"
+        fix = "check the path, or the name"
+        raise DataError(found, where="data.knowledge.source", expected=expected, fix=fix)
     return ItemFacts.of(graph, options.relations)
 
 
@@ -253,12 +243,10 @@ def _read(config: DataConfig) -> BehaviorLog:
         _refuse_own_options(config)
         return NAMED[config.source]()
     if not Path(config.source).exists():
-        raise DataError(
-            f"{config.source!r} is neither a file nor a named data set",
-            where="data.source",
-            expected=f"an existing path, or {choices(NAMED, config.source)}",
-            fix="check the path, or the name",
-        )
+        found = f"{config.source!r} is neither a file nor a named data set"
+        expected = f"an existing path, or {choices(NAMED, config.source)}"
+        fix = "check the path, or the name"
+        raise DataError(found, where="data.source", expected=expected, fix=fix)
     return BehaviorLog.read(
         config.source,
         config.items,
@@ -280,9 +268,7 @@ def _refuse_own_options(config: DataConfig) -> None:
         if name not in SHARED and getattr(config, name) != option.default
     ]
     if given:
-        raise ConfigError(
-            f"data.{given[0]} is set with the data set {config.source!r}",
-            where="data",
-            expected="no options for columns and tables: a named set has its own",
-            fix=f"remove data.{given[0]}, or name your own file as data.source",
-        )
+        found = f"data.{given[0]} is set with the data set {config.source!r}"
+        expected = "no options for columns and tables: a named set has its own"
+        fix = f"remove data.{given[0]}, or name your own file as data.source"
+        raise ConfigError(found, where="data", expected=expected, fix=fix)

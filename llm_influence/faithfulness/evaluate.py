@@ -78,21 +78,14 @@ def compared_method(
 def methods_compared(
     methods: Sequence[str | Method | ComparedMethod], removals: Sequence[str]
 ) -> list[ComparedMethod]:
-    """The methods, and after them the baselines of the registry that are not among them.
-
-    Raises:
-        ExplanationError: A method is unknown, has a label twice, or cannot use one of ``removals``.
-    """
+    """The methods, and after them the baselines of the registry that are not among them."""
     compared = [m if isinstance(m, ComparedMethod) else compared_method(m) for m in methods]
     labels = [method.label for method in compared]
     for label in labels:
         if labels.count(label) > 1:
-            raise ExplanationError(
-                f"{label!r} stands twice among the methods",
-                where="faithfulness",
-                expected="every method once",
-                fix="give one of them another label: compared_method(method, options, label)",
-            )
+            found, expected = f"{label!r} stands twice among the methods", "every method once"
+            fix = "give one of them another label: compared_method(method, options, label)"
+            raise ExplanationError(found, where="faithfulness", expected=expected, fix=fix)
     for method in compared:
         for removal in removals:
             if method.removals is not None and removal not in method.removals:
@@ -204,12 +197,9 @@ def refuse_empty(histories: Sequence[History]) -> None:
     """Raise an `ExplanationError` if there is nothing to explain."""
     empty = [history.user_id for history in histories if not len(history)]
     if empty or not len(histories):
-        raise ExplanationError(
-            f"user {empty[0]!r} has no event" if empty else "there is no history",
-            where="faithfulness",
-            expected="histories with at least one event each",
-            fix="leave such users out",
-        )
+        found = f"user {empty[0]!r} has no event" if empty else "there is no history"
+        expected, fix = "histories with at least one event each", "leave such users out"
+        raise ExplanationError(found, where="faithfulness", expected=expected, fix=fix)
 
 
 def measure_batch(

@@ -56,11 +56,7 @@ class Metric:
 
 
 def find_metrics(names: Sequence[str] | None) -> list[Metric]:
-    """The metrics with these names; None: those that are measured by default.
-
-    Raises:
-        ExplanationError: A name is unknown.
-    """
+    """The metrics with these names; None: those that are measured by default."""
     if names is None:
         return [metric for metric in METRICS.values() if metric.default]
     for name in names:

@@ -119,12 +119,10 @@ class FaithfulnessResult:
         """
         key = (removal or self.removals[0], method, metric)
         if key not in self._columns:
-            raise ExplanationError(
-                f"{metric!r} of {method!r} under {key[0]!r} was not measured",
-                where="FaithfulnessResult",
-                expected=f"methods {', '.join(self.methods)}; metrics {', '.join(self.metrics)}",
-                fix="name a method, metric and removal that were measured",
-            )
+            found = f"{metric!r} of {method!r} under {key[0]!r} was not measured"
+            expected = f"methods {', '.join(self.methods)}; metrics {', '.join(self.metrics)}"
+            fix = "name a method, metric and removal that were measured"
+            raise ExplanationError(found, where="FaithfulnessResult", expected=expected, fix=fix)
         return self._columns[key]
 
     def interval(self, method: str, metric: str, removal: str | None = None) -> Interval:

@@ -100,12 +100,9 @@ class Encoder:
         elif tokenizer is not None:
             self.token_cache = TextTokenCache(tokenizer, template, vocabulary)
         else:
-            raise TemplateError(
-                "no tokenizer was given",
-                where="Encoder(style='text')",
-                expected="the backbone's tokenizer",
-                fix="pass tokenizer=, or use style 'token'",
-            )
+            found, expected = "no tokenizer was given", "the backbone's tokenizer"
+            fix = "pass tokenizer=, or use style 'token'"
+            raise TemplateError(found, where="Encoder(style='text')", expected=expected, fix=fix)
         chunks = template.event_chunks
         self._slots = [c.field or "item" for c in chunks if c.field or style == "text"]
         self._needs_times = "times" in template.fields
@@ -173,12 +170,8 @@ class Encoder:
             TemplateError: The style is ``token``, which has no text.
         """
         if not isinstance(self.token_cache, TextTokenCache):
-            raise TemplateError(
-                "style 'token' has no text",
-                where="Encoder.render",
-                expected="style 'text'",
-                fix="make an Encoder with style='text'",
-            )
+            found, fix = "style 'token' has no text", "make an Encoder with style='text'"
+            raise TemplateError(found, where="Encoder.render", expected="style 'text'", fix=fix)
         wording = self.token_cache.wording
         return wording.prompt(history.user) + "".join(wording.events(history))
 
@@ -219,11 +212,10 @@ class Encoder:
         lengths = np.stack([length for _, length in spans], axis=1)
         per_event = lengths.sum(axis=1)
         if len(per_event) and per_event.min() == 0:
+            found, expected = "an event has no token at all", "at least one word of every event"
+            fix = "add {behavior} or {item} to the event line"
             raise TemplateError(
-                "an event has no token at all",
-                where=f"template {self.template.name!r}",
-                expected="at least one word of every event",
-                fix="add {behavior} or {item} to the event line",
+                found, where=f"template {self.template.name!r}", expected=expected, fix=fix
             )
         flat = _ranges(starts.ravel(), lengths.ravel())
         place_in_history = _ranges(np.zeros_like(columns.lengths), columns.lengths)

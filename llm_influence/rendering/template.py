@@ -109,12 +109,8 @@ class Template(BaseModel):
         path, shipped = Path(source), shipped_templates()
         if path.suffix in {".yaml", ".yml"}:
             if not path.is_file():
-                raise TemplateError(
-                    "there is no such file",
-                    where=source,
-                    expected=f"a YAML template, or {choices(shipped)}",
-                    fix="check the path",
-                )
+                found, expected = "there is no such file", f"a YAML template, or {choices(shipped)}"
+                raise TemplateError(found, where=source, expected=expected, fix="check the path")
             return cls._of(read_yaml(path, TemplateError), source)
         if source not in shipped:
             fix = "use a shipped name, or the path of your own .yaml file"
@@ -129,29 +125,22 @@ class Template(BaseModel):
         try:
             template = cls.model_validate(tree)
         except ValidationError as error:
-            raise TemplateError(
-                str(error),
-                where=where,
-                expected="name, event and optionally language, added, history, behaviors",
-                fix="compare it with a shipped template",
-            ) from error
+            expected = "name, event and optionally language, added, history, behaviors"
+            fix = "compare it with a shipped template"
+            raise TemplateError(str(error), where=where, expected=expected, fix=fix) from error
         if not template.line_fields:
-            raise TemplateError(
-                f"the event line {template.event!r} has no field",
-                where=where,
-                expected=f"at least one of {', '.join(FIELDS)}",
-                fix="write a field in braces, such as {item}",
-            )
+            found = f"the event line {template.event!r} has no field"
+            expected = f"at least one of {', '.join(FIELDS)}"
+            fix = "write a field in braces, such as {item}"
+            raise TemplateError(found, where=where, expected=expected, fix=fix)
         len(template.history_chunks)  # an unknown field is an error now
         for name in template.added:
             allowed = name in ADDABLE and name not in template.line_fields
             if not allowed or template.added.count(name) > 1:
-                raise TemplateError(
-                    f"{name!r} cannot be added to the event's token",
-                    where=f"{where}, added",
-                    expected=f"each of {', '.join(ADDABLE)} once, not in the event line",
-                    fix="correct the list, or remove the field from the event line",
-                )
+                found = f"{name!r} cannot be added to the event's token"
+                expected = f"each of {', '.join(ADDABLE)} once, not in the event line"
+                fix = "correct the list, or remove the field from the event line"
+                raise TemplateError(found, where=f"{where}, added", expected=expected, fix=fix)
         return template
 
 
@@ -166,12 +155,9 @@ def _chunks(line: str, *, where: str, user: bool = False) -> tuple[Chunk, ...]:
     for word in line.split():
         fields = _FIELD.findall(word)
         if len(fields) > 1:
-            raise TemplateError(
-                f"{word!r} holds {len(fields)} fields without a space between them",
-                where=where,
-                expected="at most one field between two spaces",
-                fix="put a space between the fields",
-            )
+            found = f"{word!r} holds {len(fields)} fields without a space between them"
+            expected, fix = "at most one field between two spaces", "put a space between the fields"
+            raise TemplateError(found, where=where, expected=expected, fix=fix)
         if not fields:
             chunks.append(Chunk(word, None, ""))
             continue
@@ -185,9 +171,6 @@ def _field_name(name: str, where: str, *, user: bool) -> str:
         return name.removeprefix(USER_PREFIX)
     if not user and name in FIELDS:
         return name
-    raise TemplateError(
-        f"unknown field {name!r}",
-        where=where,
-        expected="user features, such as {user.age}" if user else choices(FIELDS, name),
-        fix="correct the name in braces",
-    )
+    found = f"unknown field {name!r}"
+    expected = "user features, such as {user.age}" if user else choices(FIELDS, name)
+    raise TemplateError(found, where=where, expected=expected, fix="correct the name in braces")

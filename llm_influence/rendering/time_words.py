@@ -73,9 +73,6 @@ def gap_codes(timestamps: IntArray, starts: IntArray | None = None) -> npt.NDArr
     Returns:
         (E,) int32 codes: 0 for the first event of a history. Code ``1 + k`` means that the gap
         since the event before is in bucket ``k``, ``GAP_EDGES[k] <= gap < GAP_EDGES[k+1]``.
-
-    Raises:
-        DataError: An event is older than the event before it.
     """
     first = np.zeros(len(timestamps), dtype=bool)
     if starts is not None:
@@ -86,12 +83,10 @@ def gap_codes(timestamps: IntArray, starts: IntArray | None = None) -> npt.NDArr
     gaps[first] = 0
     if len(gaps) and gaps.min() < 0:
         place = int(np.argmax(gaps < 0))
-        raise DataError(
-            f"event {place} is {-int(gaps[place])} s older than event {place - 1}",
-            where="timestamps of a history",
-            expected="events in time order, oldest first",
-            fix="sort the events by timestamp before their gaps are measured",
-        )
+        found = f"event {place} is {-int(gaps[place])} s older than event {place - 1}"
+        expected = "events in time order, oldest first"
+        fix = "sort the events by timestamp before their gaps are measured"
+        raise DataError(found, where="timestamps of a history", expected=expected, fix=fix)
     codes = np.searchsorted(GAP_EDGES, gaps, side="right")
     return np.where(first, 0, codes).astype(np.int32)
 
@@ -106,18 +101,13 @@ def query_codes(last: IntArray, query: IntArray, known: BoolArray) -> npt.NDArra
 
     Returns:
         (N,) codes as in `gap_codes`: 0 where the gap is not known.
-
-    Raises:
-        DataError: A query time is before the last event.
     """
     gaps = np.where(known, np.asarray(query, np.int64) - np.asarray(last, np.int64), 0)
     if len(gaps) and gaps.min() < 0:
-        raise DataError(
-            f"the query time is {-int(gaps.min())} s before the last event",
-            where="query_time of a history",
-            expected="a time after every event of the history",
-            fix="leave out later events, or set a later query_time",
-        )
+        found = f"the query time is {-int(gaps.min())} s before the last event"
+        expected = "a time after every event of the history"
+        fix = "leave out later events, or set a later query_time"
+        raise DataError(found, where="query_time of a history", expected=expected, fix=fix)
     codes = np.searchsorted(GAP_EDGES, gaps, side="right")
     return np.where(known, codes, 0).astype(np.int64)
 
@@ -156,11 +146,7 @@ def times_codes(items: IntArray, lengths: IntArray) -> npt.NDArray[np.int32]:
 
 
 def gap_words(language: Language = "en") -> tuple[str, ...]:
-    """The ``len(GAP_EDGES) + 1`` words of gaps by code: ``"start"``, ``"0s"``, ``"2m"``, ``"3mo"``.
-
-    Raises:
-        ConfigError: The language is not ``"en"`` or ``"zh"``.
-    """
+    """The ``len(GAP_EDGES) + 1`` words of gaps by code: ``"start"``, ``"0s"``, ``"2m"``..."""
     short = _short(language)
     return (_FIRST[language], *(f"{count}{short[unit]}" for count, unit in _BUCKETS))
 
@@ -190,19 +176,11 @@ def human_duration(seconds: int, language: Language = "en") -> str:
     Args:
         seconds: A duration of 0 seconds or more.
         language: ``"en"`` or ``"zh"``.
-
-    Raises:
-        ConfigError: The language is not known.
-        DataError: The duration is negative.
     """
     _short(language)
     if seconds < 0:
-        raise DataError(
-            f"a duration of {seconds} s",
-            where="human_duration",
-            expected="0 seconds or more",
-            fix="subtract the earlier time from the later one",
-        )
+        found, fix = f"a duration of {seconds} s", "subtract the earlier time from the later one"
+        raise DataError(found, where="human_duration", expected="0 seconds or more", fix=fix)
     place = _leading_unit(seconds)
     size = _UNITS[place][1]
     if seconds // size >= _ONE_UNIT_FROM:

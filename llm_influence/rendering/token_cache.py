@@ -50,11 +50,7 @@ class Wording:
         )
 
     def events(self, history: History) -> Iterator[str]:
-        """The line of each event; every chunk begins with a space.
-
-        Raises:
-            UnknownNameError: An item or behaviour is not in the vocabulary.
-        """
+        """The line of each event; every chunk begins with a space."""
         codes = self._vocabulary.columns([history], times="times" in self._template.fields).codes
         for event in range(len(history)):
             yield "".join(
@@ -127,12 +123,10 @@ class TextTokenCache:
         self, tokenizer: PreTrainedTokenizerBase, template: Template, vocabulary: Vocabulary
     ) -> None:
         if not tokenizer.is_fast:
-            raise TemplateError(
-                f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
-                where="rendering.style",
-                expected="a tokenizer of the tokenizers library",
-                fix="use style 'token', or save the tokenizer in its fast form",
-            )
+            found = f"the tokenizer {type(tokenizer).__name__} gives no character offsets"
+            expected = "a tokenizer of the tokenizers library"
+            fix = "use style 'token', or save the tokenizer in its fast form"
+            raise TemplateError(found, where="rendering.style", expected=expected, fix=fix)
         if template.added:
             raise TemplateError(
                 f"template {template.name!r} adds {', '.join(template.added)} to the event's token",
@@ -141,12 +135,10 @@ class TextTokenCache:
                 fix="use style 'token', or write the fields into the event line",
             )
         if not template.history.strip():
-            raise TemplateError(
-                f"template {template.name!r} has no history line",
-                where="rendering.template",
-                expected="words before the first event, such as 'history:'",
-                fix="choose another template for style 'text', or add a history line",
-            )
+            found = f"template {template.name!r} has no history line"
+            expected = "words before the first event, such as 'history:'"
+            fix = "choose another template for style 'text', or add a history line"
+            raise TemplateError(found, where="rendering.template", expected=expected, fix=fix)
         self._tokenizer, self._template = tokenizer, template
         self._chunks = template.event_chunks
         self.wording = Wording(template, vocabulary)

@@ -65,9 +65,6 @@ def bind(field: str, test: Test, context: RuleContext, where: str) -> Condition:
         test: The test of its value.
         context: The data that the field refers to.
         where: The rule and its field, for messages.
-
-    Raises:
-        ConfigError: The field is unknown, or a value to compare is not a number.
     """
     if isinstance(test, SharesTest):
         return _shares(test, context, where)
@@ -90,11 +87,7 @@ def bind(field: str, test: Test, context: RuleContext, where: str) -> Condition:
 
 
 def holds(test: ValueTest, value: Value, where: str) -> bool:
-    """Whether a value passes a test.
-
-    Raises:
-        ConfigError: The value is compared and is not a number.
-    """
+    """Whether a value passes a test."""
     if test.known is not None and bool(value) != test.known:
         return False
     if test.has is not None:
@@ -107,12 +100,8 @@ def holds(test: ValueTest, value: Value, where: str) -> bool:
     try:
         (number,) = map(float, value)
     except ValueError as error:
-        raise ConfigError(
-            f"{', '.join(value)!r} is no number",
-            where=where,
-            expected="a number to compare",
-            fix="test with has, or correct the value",
-        ) from error
+        found, fix = f"{', '.join(value)!r} is no number", "test with has, or correct the value"
+        raise ConfigError(found, where=where, expected="a number to compare", fix=fix) from error
     bounds = {name: getattr(test, name) for name in BOUNDS}
     return all(BOUNDS[name](number, bound) for name, bound in bounds.items() if bound is not None)
 
@@ -126,12 +115,9 @@ def item_mask(name: str, test: ValueTest, context: RuleContext, where: str) -> B
 
 def _user_holds(name: str, test: ValueTest, history: History, where: str) -> bool:
     if history.user and name not in history.user:
-        raise ConfigError(
-            f"user {history.user_id!r} has no feature {name!r}",
-            where=where,
-            expected=choices(history.user, name),
-            fix="correct the name, or add the column to the user table",
-        )
+        found = f"user {history.user_id!r} has no feature {name!r}"
+        fix = "correct the name, or add the column to the user table"
+        raise ConfigError(found, where=where, expected=choices(history.user, name), fix=fix)
     text = history.user.get(name, "")
     return holds(test, (text,) if text else (), f"{where}, user {history.user_id!r}")
 
@@ -172,12 +158,10 @@ def _values(name: str, context: RuleContext, where: str) -> list[Value]:
     if name == ENTITY or name.startswith(f"{ENTITY}."):
         return _entities(name.partition(".")[2], context, where)
     if name not in catalogue.table.column_names:
-        raise ConfigError(
-            f"the items have no column {name!r}",
-            where=where,
-            expected=choices([*catalogue.table.column_names, ID, ENTITY, SHARES[5:]], name),
-            fix="correct the name, or add the column to the item table",
-        )
+        found = f"the items have no column {name!r}"
+        expected = choices([*catalogue.table.column_names, ID, ENTITY, SHARES[5:]], name)
+        fix = "correct the name, or add the column to the item table"
+        raise ConfigError(found, where=where, expected=expected, fix=fix)
     column = catalogue.table[name]
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return [tuple(map(str, cell or ())) for cell in column.to_pylist()]
@@ -203,12 +187,9 @@ def _entities(relation: str, context: RuleContext, where: str) -> list[Value]:
 
 def _facts(context: RuleContext, where: str) -> ItemFacts:
     if context.facts is None:
-        raise ConfigError(
-            "the model knows no graph",
-            where=where,
-            expected="a model trained with data.knowledge.source",
-            fix="set data.knowledge.source, or test a column of the items",
-        )
+        expected = "a model trained with data.knowledge.source"
+        fix = "set data.knowledge.source, or test a column of the items"
+        raise ConfigError("the model knows no graph", where=where, expected=expected, fix=fix)
     return context.facts
 
 
@@ -325,11 +306,7 @@ class RuleBook:
                 yield RuleEffect(bound.rule.name, items, change)
 
     def changes(self, histories: Sequence[History]) -> FloatArray:
-        """(B, I) total changes of the scores of all items after B histories.
-
-        Raises:
-            ConfigError: A user lacks a feature, or a feature to compare is not a number.
-        """
+        """(B, I) total changes of the scores of all items after B histories."""
         changes = np.zeros((len(histories), len(self._vocabulary.catalogue)), dtype=np.float32)
         for row, history in zip(changes, histories, strict=True):
             for effect in self.effects(history):
