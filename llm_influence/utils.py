@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_influence.errors import ConfigError, OutputError
+from llm_influence.errors import ConfigError, InfluenceError, OutputError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -38,11 +38,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
-    except OSError as error:
+    except BaseException as error:
         _remove(temporary)
-        raise unwritable(path, error) from error
-    except BaseException:
-        _remove(temporary)
+        if isinstance(error, OSError) and not isinstance(error, InfluenceError):
+            raise unwritable(path, error) from error
         raise
     return path
 
@@ -79,7 +78,7 @@ def _remove(temporary: Path) -> None:
         return
 
 
-def require(module: str, *, extra: str, purpose: str) -> Any:  # noqa: ANN401 - any module
+def require(module: str, *, extra: str, purpose: str) -> Any:
     """Import an optional library.
 
     Args:

@@ -67,17 +67,17 @@ class Catalogue:
         """
         table = with_key(table, "item_id", columns, where)
         ids = table["item_id"].combine_chunks()
-        title = item_title or _title_column(table)
-        text = [name for name in (item_text or _text_columns(table)) if name != title]
         for name in filter(None, [item_title, *(item_text or ())]):
-            _check_column(name, table, where)
+            if name not in table.column_names:
+                known, fix = table.column_names, "correct item_text or item_title"
+                raise unknown(SchemaError, "column", name, known, where=where, fix=fix)
+        texts = [field.name for field in table.schema if _reads(field) and field.name != "item_id"]
+        named = (name for name in texts if "title" in name.lower() or "name" in name.lower())
+        title = item_title or next(named, None)
+        text = [name for name in (item_text or texts) if name != title]
         parts = [as_text(table[name], name=name, where=where) for name in [title, *text] if name]
-        return cls(
-            ids=ids,
-            titles=parts[0].to_pylist() if title else [""] * len(ids),
-            texts=_join(ids, parts),
-            table=table,
-        )
+        titles = parts[0].to_pylist() if title else [""] * len(ids)
+        return cls(ids, titles, _join(ids, parts), table)
 
     @classmethod
     def from_ids(cls, ids: pa.Array | Sequence[str]) -> Catalogue:
@@ -146,12 +146,8 @@ class Catalogue:
         """Only the items at ``codes`` (integers or a (I,) mask), in that order."""
         places = np.arange(len(self))[np.asarray(codes)]
         rows = pa.array(places)
-        return Catalogue(
-            self.ids.take(rows),
-            [self.titles[place] for place in places],
-            [self.texts[place] for place in places],
-            self.table.take(rows),
-        )
+        titles, texts = ([names[place] for place in places] for names in (self.titles, self.texts))
+        return Catalogue(self.ids.take(rows), titles, texts, self.table.take(rows))
 
     def extend(self, other: Catalogue) -> Catalogue:
         """A catalogue with the items of ``other`` added at the end; existing codes stay.
@@ -193,39 +189,21 @@ class Catalogue:
             expected = f"the columns item_id, {TITLE} and {TEXT}"
             fix = "pass a file written by Catalogue.save, or use Catalogue.from_table"
             raise DataError("not a saved catalogue", where=str(path), expected=expected, fix=fix)
-        return cls(
-            ids=table["item_id"].combine_chunks(),
-            titles=table[TITLE].to_pylist(),
-            texts=table[TEXT].to_pylist(),
-            table=table.drop_columns([TITLE, TEXT]),
-        )
+        ids, titles, texts = (table[name] for name in ("item_id", TITLE, TEXT))
+        rest = table.drop_columns([TITLE, TEXT])
+        return cls(ids.combine_chunks(), titles.to_pylist(), texts.to_pylist(), rest)
 
     @cached_property
     def _code_of(self) -> dict[str, int]:
         return {item: code for code, item in enumerate(self.ids.to_pylist())}
 
 
-def _title_column(table: pa.Table) -> str | None:
-    for name in _text_columns(table):
-        if "title" in name.lower() or "name" in name.lower():
-            return name
-    return None
-
-
-def _text_columns(table: pa.Table) -> list[str]:
-    return [field.name for field in table.schema if field.name != "item_id" and _reads(field.type)]
-
-
-def _reads(kind: pa.DataType) -> bool:
+def _reads(field: pa.Field) -> bool:
+    """Whether a column is text, or lists of texts."""
+    kind = field.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
         kind = kind.value_type
     return is_text(kind)
-
-
-def _check_column(name: str, table: pa.Table, where: str) -> None:
-    if name not in table.column_names:
-        fix = "correct item_text or item_title"
-        raise unknown(SchemaError, "column", name, table.column_names, where=where, fix=fix)
 
 
 def _join(ids: pa.StringArray, parts: Sequence[pa.ChunkedArray]) -> list[str]:

@@ -201,23 +201,14 @@ def split_periods(
     added = _added(before.log.catalogue, newer, described=described)
     log = before.log if newer is None else _joined(before.log, newer, since, added)
     whole = split_log(log, config)
-    split = replace(
-        whole,
-        validation=_part(whole.validation, since, old=False),
-        test=_part(whole.test, since, old=False),
-    )
+    validation, test = (_part(rows, since, old=False) for rows in (whole.validation, whole.test))
+    split = replace(whole, validation=validation, test=test)
     known = events_before(log, since)
     in_train = pc.index_in(split.train.user_ids, value_set=log.user_ids).to_numpy()
     trained = events_per_user(before.train, split.train)
     old = _old_examples(before, log, since)
-    periods = PeriodSplit(
-        since=since,
-        split=_described(split, since),
-        known=known[in_train],
-        trained=np.minimum(trained, split.train.lengths),
-        old=old,
-        added=added,
-    )
+    split, trained = _described(split, since), np.minimum(trained, split.train.lengths)
+    periods = PeriodSplit(since, split, known[in_train], trained, old, added)
     _check_rows(periods)
     return periods
 
@@ -257,11 +248,8 @@ def _joined(old: BehaviorLog, newer: BehaviorLog, since: int, added: Catalogue) 
 
 def _users(old: BehaviorLog, newer: BehaviorLog) -> pa.Table | None:
     """User features of both logs, the newer ones for users of both; "" if unknown."""
-    tables = [
-        log.users.add_column(0, "user_id", log.user_ids)
-        for log in (newer, old)
-        if log.users is not None
-    ]
+    logs = [log for log in (newer, old) if log.users is not None]
+    tables = [log.users.add_column(0, "user_id", log.user_ids) for log in logs]
     if not tables:
         return None
     ids = tables[0]["user_id"]

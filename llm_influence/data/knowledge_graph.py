@@ -75,8 +75,11 @@ class KnowledgeGraph:
             EmptyLogError: A table has no rows.
             DataError: A file is missing or cannot be read, or no linked entity is in the graph.
         """
-        if links is None:
-            links = _beside(triples)
+        if links is None and not isinstance(triples, (str, Path)):
+            expected = "a table of item_id and entity_id for triples that are not a file"
+            where = describe(triples)
+            raise DataError("no links", where=where, expected=expected, fix="pass links")
+        links = Path(str(triples)).with_suffix(".link") if links is None else links
         facts, linked = _columns(triples, TRIPLE), _columns(links, LINK)
         where = describe(links)
         check_distinct(linked["item_id"].combine_chunks(), name="item_id", where=where)
@@ -89,26 +92,16 @@ class KnowledgeGraph:
         return cls(facts, linked, {} if names is None else _names(names))
 
 
-def _beside(triples: object) -> Path:
-    if not isinstance(triples, (str, Path)):
-        expected = "a table of item_id and entity_id for triples that are not a file"
-        raise DataError("no links", where=describe(triples), expected=expected, fix="pass links")
-    return Path(triples).with_suffix(".link")
-
-
 def _columns(source: object, names: tuple[str, ...]) -> pa.Table:
     """Some columns as text, without empty cells."""
     where = describe(source)
     table = read_table(source, where=where, text=names)
     for name in names:
         if name not in table.column_names:
-            raise SchemaError(
-                f"column {name!r} is missing",
-                where=where,
-                expected=f"the columns {', '.join(names)}; it has "
-                + choices(table.column_names, name),
-                fix="rename the file's own column in its header",
-            )
+            found = f"column {name!r} is missing"
+            expected = f"the columns {', '.join(names)}; it has {choices(table.column_names, name)}"
+            fix = "rename the file's own column in its header"
+            raise SchemaError(found, where=where, expected=expected, fix=fix)
     check_rows(table, where)
     return pa.table({name: key_texts(table[name], name=name, where=where) for name in names})
 
@@ -193,14 +186,11 @@ class ItemFacts:
         table = self.table
         if relations:
             table = table.filter(pc.is_in(table["relation"], value_set=pa.array(relations)))
-        rows = pc.index_in(table["item_id"], value_set=ids)
-        held = pc.is_valid(rows)
-        places = (
-            rows.filter(held).to_numpy(),
-            pc.index_in(table["entity"].filter(held), value_set=self.entities).to_numpy(),
-        )
-        ones = np.ones(len(places[0]))
-        matrix = sparse.csr_array((ones, places), shape=(len(ids), len(self.entities)))
+        table = table.filter(pc.is_in(table["item_id"], value_set=ids))
+        rows = pc.index_in(table["item_id"], value_set=ids).to_numpy()
+        columns = pc.index_in(table["entity"], value_set=self.entities).to_numpy()
+        shape = (len(ids), len(self.entities))
+        matrix = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
         matrix.data[:] = 1  # an entity by two relations counts once
         return matrix
 
@@ -315,7 +305,10 @@ def enriched(
     if kind == "names":
         columns = _names_enrichment(catalogue, facts, named)
     else:
-        columns = {LIKE: _titles(catalogue, facts, named, among or catalogue)}
+        among = among or catalogue
+        near, ids = facts.neighbours(catalogue.ids, named, among=among.ids), among.ids.to_pylist()
+        rows = ([code for code in row if code >= 0] for row in near.codes.tolist())
+        columns = {LIKE: [[among.titles[code] or ids[code] for code in row] for row in rows]}
     table, texts = catalogue.table, list(catalogue.texts)
     for name, cells in columns.items():
         if name in table.column_names:
@@ -333,10 +326,8 @@ def enriched(
 def relation_columns(relations: Sequence[str]) -> Mapping[str, str]:
     """Relation to the name of its column: its last part, or the whole if two end alike."""
     last = [relation.rpartition(".")[2] for relation in relations]
-    return {
-        relation: short if last.count(short) == 1 else relation
-        for relation, short in zip(relations, last, strict=True)
-    }
+    pairs = zip(relations, last, strict=True)
+    return {whole: short if last.count(short) == 1 else whole for whole, short in pairs}
 
 
 def _names_enrichment(
@@ -346,13 +337,10 @@ def _names_enrichment(
     table = table.filter(pc.not_equal(table["relation"], ITSELF))
     if not len(table):
         example = facts.table["entity"][0].as_py()
-        raise DataError(
-            f"the graph has no names: its entities are ids such as {example!r}",
-            where="data.knowledge.text",
-            expected="'neighbors', or a table of names",
-            fix="set data.knowledge.names to a table of entity_id and name, "
-            "or data.knowledge.text to neighbors",
-        )
+        found = f"the graph has no names: its entities are ids such as {example!r}"
+        expected = "'neighbors', or a table of names"
+        fix = "set data.knowledge.names, or data.knowledge.text to neighbors"
+        raise DataError(found, where="data.knowledge.text", expected=expected, fix=fix)
     counts = pc.value_counts(table["entity"])
     count = {pair["values"].as_py(): pair["counts"].as_py() for pair in counts}
     by_relation: dict[str, dict[str, list[tuple[int, str]]]] = {}
@@ -367,14 +355,3 @@ def _names_enrichment(
         ]
         for relation, by_item in sorted(by_relation.items())
     }
-
-
-def _titles(
-    catalogue: Catalogue, facts: ItemFacts, named: int, among: Catalogue
-) -> list[list[str]]:
-    near = facts.neighbours(catalogue.ids, named, among=among.ids)
-    ids = among.ids.to_pylist()
-    return [
-        [among.titles[code] or ids[code] for code in row if code >= 0]
-        for row in near.codes.tolist()
-    ]

@@ -6,7 +6,7 @@ order of the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -335,8 +335,7 @@ def _check(log: BehaviorLog) -> None:
     where = "BehaviorLog.from_arrays"
     if not log.num_events:
         fix = "check the source of the arrays"
-        found = "there is no event"
-        raise EmptyLogError(found, where=where, expected="at least one event", fix=fix)
+        raise EmptyLogError("there is no event", where=where, expected="events", fix=fix)
     starts = log.timestamps[1:] >= log.timestamps[:-1]
     starts[log.offsets[1:-1] - 1] = True
     labels = log.values if log.labels is None else log.labels
@@ -348,10 +347,8 @@ def _check(log: BehaviorLog) -> None:
         or log.offsets[-1] != log.num_events
         or bool((np.diff(log.offsets) <= 0).any()),
         "a user occurs twice": pc.count_distinct(log.user_ids).as_py() != len(log),
-        "an item code is out of range": not _within(log.items, len(log.catalogue)),
-        "a behaviour code is out of range": not _within(
-            log.behaviors, len(log.code_names.behaviors)
-        ),
+        "an item code is out of range": not _within(log.items, log.catalogue),
+        "a behaviour code is out of range": not _within(log.behaviors, log.code_names.behaviors),
         "the times of a user decrease": not starts.all(),
         "users has another number of rows": log.users is not None
         and log.users.num_rows != len(log),
@@ -363,5 +360,5 @@ def _check(log: BehaviorLog) -> None:
             raise DataError(found, where=where, expected=expected, fix=fix)
 
 
-def _within(codes: npt.NDArray[np.int32], size: int) -> bool:
-    return bool(codes.min() >= 0 and codes.max() < size)
+def _within(codes: npt.NDArray[np.int32], names: Sized) -> bool:
+    return bool(codes.min() >= 0 and codes.max() < len(names))

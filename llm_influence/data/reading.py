@@ -152,13 +152,9 @@ def read_users(
     table = with_key(read_table(users, where=where, text=keys), "user_id", columns, where)
     rows = pc.index_in(user_ids, value_set=table["user_id"])
     names = [name for name in table.column_names if name != "user_id"]
-    texts = [as_text(table[name], name=name, where=where) for name in names]
-    return pa.table(
-        {
-            name: text.take(rows).fill_null("").combine_chunks()
-            for name, text in zip(names, texts, strict=True)
-        }
-    )
+    texts = {name: as_text(table[name], name=name, where=where) for name in names}
+    known = {name: text.take(rows).fill_null("") for name, text in texts.items()}
+    return pa.table({name: text.combine_chunks() for name, text in known.items()})
 
 
 def _item_codes(
@@ -174,15 +170,7 @@ def _item_codes(
 
 
 def sort_events(users: Codes, times: Times) -> Rows:
-    """The rows in the order (user, time, row).
-
-    Args:
-        users: (N,) user codes.
-        times: N times.
-
-    Returns:
-        (N,) int64 row numbers from 0.
-    """
+    """(N,) rows in the order of user, time and row, of N events."""
     seconds = times.seconds
     first = int(seconds.min())
     span = int(seconds.max()) - first + 1
@@ -211,17 +199,10 @@ def _tied(same_as_next: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 def find_duplicates(
     order: Rows, users: Codes, times: Times, items: Codes, behaviors: Codes
 ) -> tuple[Rows, Rows]:
-    """Find events with the user, item, behaviour and time of an earlier row.
+    """Events that repeat the user, item, behaviour and time of an earlier row.
 
-    Args:
-        order: (N,) the sorted rows.
-        users: (N,) user codes; all columns are in the order of the file.
-        times: N times.
-        items: (N,) item codes.
-        behaviors: (N,) behaviour codes.
-
-    Returns:
-        The repeated rows (D,), ascending, and the first row of each (D,).
+    ``order`` is that of `sort_events`; all arrays are (N,). Returns the repeated rows (D,),
+    ascending, and the first row of each (D,).
     """
     same = (users[order[1:]] == users[order[:-1]]) & (
         times.ticks[order[1:]] == times.ticks[order[:-1]]

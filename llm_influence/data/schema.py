@@ -22,6 +22,8 @@ REQUIRED = ("user_id", "item_id", "timestamp")
 OPTIONAL = ("behavior", "value", "label")
 CONTRACT = REQUIRED + OPTIONAL
 
+STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+
 Columns = Mapping[str, str]
 
 
@@ -33,17 +35,10 @@ def locate(
     required: Sequence[str] = REQUIRED,
     optional: Sequence[str] = OPTIONAL,
 ) -> dict[str, str]:
-    """Find the table's own column for each column of the contract.
+    """Contract name -> the table's own name, for the columns of the table.
 
-    Args:
-        names: The table's own column names.
-        columns: Contract name -> the table's own name; default: the same name.
-        where: The file or object, for messages.
-        required: Contract columns that the table must have.
-        optional: Contract columns that the table may have.
-
-    Returns:
-        Contract name -> own name, for the columns of the table.
+    ``columns`` maps contract names to own names; default: the same names. A column with nearly the
+    name of an optional one is an error, because it would otherwise be lost silently.
     """
     columns = check_mapping(columns)
     located: dict[str, str] = {}
@@ -81,15 +76,9 @@ def check_mapping(columns: Columns | None) -> Columns:
 def encode(
     column: pa.ChunkedArray, *, name: str, where: str
 ) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
-    """Turn a column of names into integer codes, in the order of the names as UTF-8 text.
+    """(N,) codes of a column of names, and the distinct names that occur, sorted as UTF-8 text.
 
-    Args:
-        column: (N,) text, whole numbers or a dictionary (categorical) of them.
-        name: The column's own name, for messages.
-        where: The file or object, for messages.
-
-    Returns:
-        codes (N,) int32, and the distinct names that occur, ascending.
+    The column is text, whole numbers or a dictionary (categorical) of them.
     """
     values, indices = _dictionary(column, name, where)
     used = np.bincount(indices, minlength=len(values)) > 0
@@ -138,7 +127,7 @@ def as_text(column: pa.ChunkedArray, *, name: str, where: str) -> pa.ChunkedArra
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether an Arrow type is one of the three kinds of string."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_view(kind)
+    return any(is_kind(kind) for is_kind in STRINGS)
 
 
 def check_id_type(kind: pa.DataType, *, name: str, where: str) -> pa.DataType:
@@ -202,7 +191,7 @@ def _dictionary(
     """One dictionary of texts and the (N,) indices into it, from a column of any id type."""
     inner = check_id_type(column.type, name=name, where=where)
     check_no_nulls(column, name=name, where=where)
-    if _is_view(inner):  # Arrow has no dictionary kernels for string views
+    if pa.types.is_string_view(inner):  # Arrow has no dictionary kernels for string views
         plain = pa.dictionary(pa.int32(), pa.large_string())
         dictionary = pa.types.is_dictionary(column.type)
         column = column.cast(plain if dictionary else pa.large_string())
@@ -212,10 +201,6 @@ def _dictionary(
         column = column.dictionary_encode()  # one dictionary for all chunks
     indices = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
     return column.chunk(0).dictionary.cast(pa.string()), indices.astype(np.int32, copy=False)
-
-
-def _is_view(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string_view(kind))
 
 
 def _near(name: str, names: Sequence[str], cutoff: float) -> str | None:
@@ -231,13 +216,9 @@ def _not_a_number(cell: str, where: str) -> SchemaError:
 
 
 def with_key(table: pa.Table, key: str, columns: Columns | None, where: str) -> pa.Table:
-    """An item or user table with its key first, as text and under the contract's name.
+    """An item or user table with its ``key`` first, as text and under the contract's name.
 
-    Args:
-        table: One row for each item or user.
-        key: `item_id` or `user_id`.
-        columns: May map the key to the table's own name; used if the table has that column.
-        where: Name of the table in messages.
+    ``columns`` may map the key to the table's own name; it is used if the table has that column.
     """
     own = check_mapping(columns).get(key, key)
     mapping = {key: own} if own in table.column_names else None

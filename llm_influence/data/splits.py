@@ -221,17 +221,12 @@ def _leave_one_out(
     trained = log.lengths.copy()
     trained[users] -= 2 * held
     tested = log.lengths[users] - held
-    last = (
-        "event is tested, the one before it validates",
-        f"{held} events are tested, the {held} before them validate",
-    )
-    rule = f"a user's last {last[held > 1]}, the rest trains"
-    return (
-        trained,
-        _span(log, users, tested - held, tested),
-        _span(log, users, tested, log.lengths[users]),
-        rule,
-    )
+    last = "event is tested, the one before it validates"
+    if held > 1:
+        last = f"{held} events are tested, the {held} before them validate"
+    validation = _span(log, users, tested - held, tested)
+    test = _span(log, users, tested, log.lengths[users])
+    return trained, validation, test, f"a user's last {last}, the rest trains"
 
 
 def _span(log: BehaviorLog, users: Ints, starts: Ints, stops: Ints) -> EvaluationSet:
@@ -356,12 +351,7 @@ def _not_a_split(path: Path) -> DataError:
 
 
 def feedback_labels(log: BehaviorLog, config: FeedbackHeadConfig) -> npt.NDArray[np.float32]:
-    """(N,) label of every event of the log for the feedback head, NaN for events without one.
-
-    Args:
-        log: The log.
-        config: The label column and the behaviours to predict it for.
-    """
+    """(N,) label of every event of the log for the feedback head, NaN for events without one."""
     labels = log.values if config.label == "value" else log.labels
     if labels is None:
         found, expected = "the log has no column 'label'", "a log with labels"

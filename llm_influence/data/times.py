@@ -49,15 +49,10 @@ class Times:
 def read_times(
     column: pa.ChunkedArray, *, timezone: str | None = None, name: str, where: str
 ) -> Times:
-    """Read a time column.
+    """N times of a column: seconds (whole or not), Arrow timestamps or dates, or text of either.
 
-    Args:
-        column: (N,) seconds (whole or not), Arrow timestamps or dates, ISO 8601 text, or text of
-            seconds.
-        timezone: IANA name of the zone of times without one. An hour that a clock change repeats
-            is read as its first pass, a skipped one as the moment of the change.
-        name: The column's own name, for messages.
-        where: The file or object, for messages.
+    Text is ISO 8601. ``timezone`` is the IANA name of the zone of times without one. An hour that a
+    clock change repeats is read as its first pass, a skipped one as the moment of the change.
     """
     check_no_nulls(column, name=name, where=where)
     if is_text(column.type):
@@ -168,13 +163,7 @@ def parse_moment(text: str, option: str, expected: str = MOMENT) -> int:
 
 
 def moment_of(cut: str | float, timestamps: npt.NDArray[np.int64], option: str) -> int:
-    """A cut of a log as Unix seconds: an ISO time with a zone, or a quantile of all event times.
-
-    Args:
-        cut: The ISO time, or a number in (0, 1).
-        timestamps: (N,) Unix seconds of the log's events.
-        option: Name of the option, for messages.
-    """
+    """A cut of a log as Unix seconds: an ISO time with a zone, or a quantile of ``timestamps``."""
     expected = f"{MOMENT}, or a number in (0, 1)"
     if isinstance(cut, str):
         return parse_moment(cut, option, expected)
