@@ -5,7 +5,7 @@
 
 `planted`: generated campaign logs (`generated_campaigns`) with known removal effects, in a world
 whose confounder stands in the log and in one where it is hidden: every estimator of `llm-influence
-analyze attribution` against the truth, and the model without all touches of a channel at once.
+analyze channels` against the truth, and the model without all touches of a channel at once.
 `redemption`: Complete Journey, will a household redeem a coupon within 14 days of a contact; no
 truth is known. The JSON has all stages that are done.
 """

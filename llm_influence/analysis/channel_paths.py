@@ -225,7 +225,7 @@ class ChannelPaths:
                 f"one channel, {names[0]!r}" if names else "no channel",
                 where=f"column {channel!r} of the touches",
                 expected="at least two channels",
-                fix="name another column with --channel, or more behaviours with --touches",
+                fix="name another column with --channel, or more behaviours with --touch",
             )
         rare = len(names) > MOST_CHANNELS
         return tuple(names[: MOST_CHANNELS - 1] if rare else names), rare
@@ -256,5 +256,5 @@ def _listed(view: InfluenceView, touches: tuple[str, ...]) -> str:
     for name in touches:
         if name not in known:
             fix = "name behaviours of the explained events"
-            raise unknown(DataError, "behaviour", name, known, where="--touches", fix=fix)
+            raise unknown(DataError, "behaviour", name, known, where="--touch", fix=fix)
     return ", ".join(sql_text(name) for name in touches)

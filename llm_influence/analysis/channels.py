@@ -84,7 +84,7 @@ def analyze_channels(view: InfluenceView, options: ChannelOptions) -> Analysis:
     if "model" in effects and len(effects) > 1:
         tables["distances"] = Table(_distances(effects))
     facts = {**view.facts(options), **counts, "touched_conversions": int(sums.touched[0])}
-    return Analysis("attribution", facts, tables, _shown(facts, tables, paths.channels))
+    return Analysis("channels", facts, tables, _shown(facts, tables, paths.channels))
 
 
 def _shares(channels: tuple[str, ...], effects: Mapping[Estimator, FloatArray]) -> list[Record]:

@@ -37,7 +37,7 @@ from llm_influence.analysis.statistics import holm
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.analyses import FactorOptions
 from llm_influence.errors import DataError
-from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.evaluation.metrics import bootstrap_interval
 from llm_influence.types import FloatArray
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _factors(
             "no factor with two levels",
             where="influence tables",
             expected="at least one column in which events differ",
-            fix="name columns with --factors",
+            fix="name columns with --factor",
         )
     return factors, left_out
 

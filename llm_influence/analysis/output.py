@@ -32,7 +32,7 @@ Record = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
 
 FORMATS = ("png", "svg")
-NOTHING = "–"  # noqa: RUF001 - the sign for a missing number in a table
+NOTHING = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
     return [f"left out: {name} ({reason})" for name, reason in left_out.items()]
 
 
-def shown(value: Any) -> str:  # noqa: ANN401 - a cell
+def shown(value: Any) -> str:
     """A cell for people: three digits of a number, yes or no, a dash for nothing."""
     value = _plain(value)
     if value is None:
@@ -127,7 +127,7 @@ def shown(value: Any) -> str:  # noqa: ANN401 - a cell
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any tree of records
+def _plain(value: Any) -> Any:
     """The same in Python's own types, with None for nan and infinity."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
@@ -178,7 +178,7 @@ def points(
     scale: FloatArray | float = 1.0,
     color: str = BLUE,
     marker: str = "o",
-    **options: Any,  # noqa: ANN401 - options of errorbar
+    **options: Any,
 ) -> Artist:
     """Draw a value with its interval for each row, from top to bottom; returns the legend mark."""
     middle, low, high = (numbers(rows, name) / scale for name in columns)

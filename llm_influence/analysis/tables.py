@@ -227,7 +227,7 @@ class InfluenceView:
         if rest is not None:
             yield rest
 
-    def facts(self, options: Any) -> dict[str, Any]:  # noqa: ANN401 - any options dataclass
+    def facts(self, options: Any) -> dict[str, Any]:
         """What was analysed, for the head of an analysis: sizes, method and options."""
         names = ("method", "units", "events", "explanations", "users")
         return {name: getattr(self, name) for name in names} | {"options": asdict(options)}

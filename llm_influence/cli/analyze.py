@@ -136,12 +136,12 @@ def factors(
 
 @analyze.command()
 @with_shared
-def attribution(
+def channels(
     shared: Shared,
     channel: Annotated[
         str, typer.Option(help="column whose values are channels: behavior, item:campaign_type")
     ],
-    touches: Annotated[
+    touch: Annotated[
         list[str] | None,
         typer.Option(help="behaviour that is a touch; repeatable; default: all with a channel"),
     ] = None,
@@ -168,15 +168,15 @@ def attribution(
 ) -> None:
     """Credit conversions to channels: the model beside attribution rules, Markov chain and Shapley.
 
-    Writes attribution.json, and attribution_shares, attribution_channels and
-    attribution_distances as CSV and figures.
+    Writes channels.json, and channels_shares, channels_channels and
+    channels_distances as CSV and figures.
     """
     from llm_influence.analysis.channels import analyze_channels
     from llm_influence.config.analyses import ESTIMATORS, ChannelOptions
 
     options = ChannelOptions(
         channel=channel,
-        touches=None if touches is None else tuple(touches),
+        touches=None if touch is None else tuple(touch),
         outcomes=outcomes,
         conversion=conversion,
         positive_from=positive_from,
@@ -309,7 +309,7 @@ def fairness_test(
     batch_size: Annotated[int, typer.Option(min=1, help="histories at a time")] = 64,
 ) -> None:
     """Change a feature of every user, all else the same: does the recommendation change?"""
-    from llm_influence.batch.fairness_test import run_fairness_test
+    from llm_influence.batch.studies import run_fairness_test
     from llm_influence.run import Run
 
     run = Run.open(model)

@@ -25,7 +25,7 @@ ANALYSES = {
         "How long influence lasts, and whether it changes",
         "Influence by age of the event and over the calendar.",
     ),
-    "attribution": (
+    "channels": (
         "Which contact led to the conversion",
         "Attribution rules and channel models beside the influence of removing an event. All "
         "describe what goes with conversions; none proves that a contact caused one.",
@@ -74,12 +74,12 @@ TABLES = {
         "Before and after",
         "What differs between two tables, with the same users and events paired.",
     ),
-    "attribution.shares": (
+    "channels.shares": (
         "Shares of channels",
         "Credit of each channel under each rule or model, as a share of all credit.",
     ),
-    "attribution.channels": ("Channels", "Contacts and conversions of each channel."),
-    "attribution.distances": (
+    "channels.channels": ("Channels", "Contacts and conversions of each channel."),
+    "channels.distances": (
         "Distances between the estimates",
         "Distance to the model's own shares, which come from removing the channel's events.",
     ),

@@ -245,13 +245,13 @@ def test_paths_give_every_touch_once(folder, records):
 
 
 def test_the_command_writes_files_and_prints_shares(folder, tmp_path):
-    words = ["analyze", "attribution", folder, "--out", tmp_path, "--channel", "behavior"]
+    words = ["analyze", "channels", folder, "--out", tmp_path, "--channel", "behavior"]
     words += ["--half-life", 1, "--threads", 1]
     result = CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0
     assert "20 conversions of 60 explained histories" in result.output
-    tree = json.loads((tmp_path / "attribution.json").read_text(encoding="utf-8"))
+    tree = json.loads((tmp_path / "channels.json").read_text(encoding="utf-8"))
     assert len(tree["tables"]["shares"]) == 3 * len(ESTIMATORS)
     names = {path.name for path in tmp_path.iterdir()}
-    assert {f"attribution_{t}.csv" for t in ("shares", "channels", "distances")} <= names
-    assert {"attribution_shares.png", "attribution_shares.svg"} <= names
+    assert {f"channels_{t}.csv" for t in ("shares", "channels", "distances")} <= names
+    assert {"channels_shares.png", "channels_shares.svg"} <= names
