@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -57,11 +58,8 @@ def join(parts: Sequence[EncodedHistories]) -> EncodedHistories:
     """The histories of all ``parts``, one part after the other."""
     if len(parts) == 1:
         return parts[0]
-    columns = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in fields(EncodedHistories)
-        if field.name != "offsets"
-    }
+    names = [field.name for field in fields(EncodedHistories) if field.name != "offsets"]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
     return EncodedHistories(offsets=np.concatenate([[0], np.cumsum(lengths)]), **columns)
 
@@ -91,6 +89,8 @@ class Encoder:
         max_events: int = 50,
         max_tokens: int = 512,
     ) -> None:
+        sizes = {"max_events": max_events, "max_tokens": max_tokens}
+        self._again = partial(Encoder, style=style, tokenizer=tokenizer, **sizes)
         self.template, self.vocabulary, self.style = template, vocabulary, style
         self.max_events, self.max_tokens = max_events, max_tokens
         self.tokenizer = tokenizer
@@ -109,7 +109,7 @@ class Encoder:
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> Encoder:
         """The same encoder over another vocabulary."""
-        return self._with(self.template, vocabulary)
+        return self._again(self.template, vocabulary)
 
     def with_template(self, template: Template) -> Encoder:
         """The same encoder with other words for the same fields; embedding ids stay.
@@ -125,17 +125,7 @@ class Encoder:
                 expected=f"the same fields: {ours}",
                 fix="choose a template with the same fields, or write one",
             )
-        return self._with(template, self.vocabulary)
-
-    def _with(self, template: Template, vocabulary: Vocabulary) -> Encoder:
-        return Encoder(
-            template,
-            vocabulary,
-            style=self.style,
-            tokenizer=self.tokenizer,
-            max_events=self.max_events,
-            max_tokens=self.max_tokens,
-        )
+        return self._again(template, self.vocabulary)
 
     def trim(self, history: History) -> History:
         """The events of ``history`` that `encode` keeps: whole events, the most recent ones."""
@@ -151,10 +141,8 @@ class Encoder:
         """
         prompts = [self.token_cache.prompt(history.user) for history in histories]
         prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-        recent = [
-            h.keep(slice(-self.max_events, None)) if len(h) > self.max_events else h
-            for h in histories
-        ]
+        last, most = slice(-self.max_events, None), self.max_events
+        recent = [h.keep(last) if len(h) > most else h for h in histories]
         columns = self.vocabulary.columns(recent, times=self._needs_times)
         dropped = self._overlong(histories, columns, self.max_tokens - prompt_lengths)
         if dropped.any():  # gaps and counts change where a history now begins
@@ -200,11 +188,7 @@ class Encoder:
         return np.bincount(owner[suffix > room[owner]], minlength=len(columns.lengths))
 
     def _assemble(
-        self,
-        prompts: Sequence[IntArray],
-        columns: EventColumns,
-        left_out: IntArray,
-        when: IntArray,
+        self, prompts: Sequence[IntArray], columns: EventColumns, left_out: IntArray, when: IntArray
     ) -> EncodedHistories:
         """Copy prompts and phrases into one flat array, in reading order."""
         spans = [self.token_cache.lookup(i, columns.codes[f]) for i, f in enumerate(self._slots)]
@@ -321,13 +305,9 @@ class EncodedBatch:
         return replace(self, **taken)
 
     def event_sums(self, token_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum token values by event.
+        """(B, E) sums of (B, T) token values by event, and (B,) the sum of the prompt.
 
-        Args:
-            token_values: (B, T), zero at padding.
-
-        Returns:
-            (B, E) sums by event (0 beyond a history's events), and (B,) the prompt's sum.
+        Token values must be zero at padding; sums are 0 beyond a history's events.
         """
         width = self.ends.shape[1]  # column 0 collects the prompt
         sums = token_values.new_zeros(len(token_values), width)

@@ -32,12 +32,10 @@ _SHIPPED = resources.files("llm_influence.rendering") / "templates"
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a template between two spaces: ``prefix{field}suffix``, or a bare word.
+    """A part of a template between two spaces: ``prefix{field}suffix``.
 
-    Attributes:
-        prefix: What stands before the field; a bare word stands here.
-        field: One of `FIELDS`, in a history line a column of the user table; None for a bare word.
-        suffix: What stands after the field.
+    The field is one of `FIELDS`, in a history line a column of the user table. A bare word is the
+    prefix of a chunk whose field is None.
     """
 
     prefix: str
@@ -158,11 +156,11 @@ def _chunks(line: str, *, where: str, user: bool = False) -> tuple[Chunk, ...]:
             found = f"{word!r} holds {len(fields)} fields without a space between them"
             expected, fix = "at most one field between two spaces", "put a space between the fields"
             raise TemplateError(found, where=where, expected=expected, fix=fix)
-        if not fields:
+        if fields:
+            prefix, suffix = word.split("{" + fields[0] + "}")
+            chunks.append(Chunk(prefix, _field_name(fields[0], where, user=user), suffix))
+        else:
             chunks.append(Chunk(word, None, ""))
-            continue
-        prefix, suffix = word.split("{" + fields[0] + "}")
-        chunks.append(Chunk(prefix, _field_name(fields[0], where, user=user), suffix))
     return tuple(chunks)
 
 

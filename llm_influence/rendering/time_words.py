@@ -17,16 +17,10 @@ from llm_influence.types import BoolArray, IntArray
 
 Language = Literal["en", "zh"]
 
-_UNITS = (
-    ("year", 365 * 86_400),
-    ("month", 30 * 86_400),
-    ("week", 7 * 86_400),
-    ("day", 86_400),
-    ("hour", 3_600),
-    ("minute", 60),
-    ("second", 1),
-)
+_NAMES = ("year", "month", "week", "day", "hour", "minute", "second")
+_SIZES = (365 * 86_400, 30 * 86_400, 7 * 86_400, 86_400, 3_600, 60, 1)
 """Units of time in seconds, largest first; months and years are rounded to whole days."""
+_UNITS = tuple(zip(_NAMES, _SIZES, strict=True))
 _BUCKETS = (
     *((count, "second") for count in (0, 1, 2, 5, 10, 20, 30)),
     *((count, "minute") for count in (1, 2, 3, 5, 10, 15, 20, 30, 45)),
@@ -47,7 +41,6 @@ TIMES_EDGES.setflags(write=False)
 HOURS, WEEKDAYS = 24, 7
 
 _FIRST = {"en": "start", "zh": "开始"}
-_NAMES = [name for name, _ in _UNITS]
 _SHORT = {
     "en": dict(zip(_NAMES, ("y", "mo", "w", "d", "h", "m", "s"), strict=True)),
     "zh": dict(zip(_NAMES, ("年", "个月", "周", "天", "小时", "分钟", "秒"), strict=True)),
@@ -63,16 +56,11 @@ _ONE_UNIT_FROM = 4
 
 
 def gap_codes(timestamps: IntArray, starts: IntArray | None = None) -> npt.NDArray[np.int32]:
-    """Bucket the time from each event to the next.
+    """(E,) codes of the gap before each event; ``timestamps`` (E,) never decrease in a history.
 
-    Args:
-        timestamps: (E,) Unix seconds, never decreasing within a history. E may be 0.
-        starts: Positions where a history begins, if ``timestamps`` holds several histories one
-            after the other; default: one history.
-
-    Returns:
-        (E,) int32 codes: 0 for the first event of a history. Code ``1 + k`` means that the gap
-        since the event before is in bucket ``k``, ``GAP_EDGES[k] <= gap < GAP_EDGES[k+1]``.
+    The first event of a history has code 0. Code ``1 + k`` is a gap in bucket ``k``, with
+    ``GAP_EDGES[k] <= gap < GAP_EDGES[k+1]``. ``starts`` are the positions where a history begins,
+    for several histories one after the other; default: one history.
     """
     first = np.zeros(len(timestamps), dtype=bool)
     if starts is not None:
@@ -92,15 +80,9 @@ def gap_codes(timestamps: IntArray, starts: IntArray | None = None) -> npt.NDArr
 
 
 def query_codes(last: IntArray, query: IntArray, known: BoolArray) -> npt.NDArray[np.int64]:
-    """Bucket the time from the last event to the query time.
+    """(N,) codes, as in `gap_codes`, of the time from the (N,) last events to the query times.
 
-    Args:
-        last: (N,) Unix seconds of the last event.
-        query: (N,) Unix seconds of the query time.
-        known: (N,) False where there is no event or no query time.
-
-    Returns:
-        (N,) codes as in `gap_codes`: 0 where the gap is not known.
+    ``known`` (N,) is False where there is no event or no query time; the code is then 0.
     """
     gaps = np.where(known, np.asarray(query, np.int64) - np.asarray(last, np.int64), 0)
     if len(gaps) and gaps.min() < 0:
@@ -124,14 +106,9 @@ def weekday_codes(timestamps: IntArray) -> npt.NDArray[np.int32]:
 
 
 def times_codes(items: IntArray, lengths: IntArray) -> npt.NDArray[np.int32]:
-    """Bucket the number of earlier events of a history that have the event's item.
+    """(S,) positions in `TIMES_EDGES` of the number of earlier events with the event's item.
 
-    Args:
-        items: (S,) item codes of all histories, one after the other, each in time order.
-        lengths: (N,) number of events of each history.
-
-    Returns:
-        (S,) codes: positions in `TIMES_EDGES`.
+    ``items`` (S,) are codes of N histories of these ``lengths`` (N,), each in time order.
     """
     histories = np.repeat(np.arange(len(lengths)), lengths)
     order = np.lexsort((items, histories))  # stable: equal items stay in time order
@@ -172,28 +149,24 @@ def human_duration(seconds: int, language: Language = "en") -> str:
 
     Up to three of a unit are followed by the next unit, rounded down. Four or more are rounded to
     the unit itself.
-
-    Args:
-        seconds: A duration of 0 seconds or more.
-        language: ``"en"`` or ``"zh"``.
     """
     _short(language)
     if seconds < 0:
         found, fix = f"a duration of {seconds} s", "subtract the earlier time from the later one"
         raise DataError(found, where="human_duration", expected="0 seconds or more", fix=fix)
-    place = _leading_unit(seconds)
-    size = _UNITS[place][1]
+    size = _UNITS[_leading_unit(seconds)][1]
     if seconds // size >= _ONE_UNIT_FROM:
-        # Rounding may fill the next larger unit: 6.6 days are "1 week".
-        seconds = (seconds + size // 2) // size * size
-        place = _leading_unit(seconds)
-        size = _UNITS[place][1]
-        return _count_words(seconds // size, _UNITS[place][0], language)
-    parts = [_count_words(seconds // size, _UNITS[place][0], language)]
-    if place + 1 < len(_UNITS):
-        next_unit, next_size = _UNITS[place + 1]
-        if rest := seconds % size // next_size:
-            parts.append(_count_words(rest, next_unit, language))
+        seconds = (seconds + size // 2) // size * size  # may fill a larger unit: 6.6 days, 1 week
+    place = _leading_unit(seconds)
+    parts = []
+    for unit, size in _UNITS[place : place + 2]:
+        count, seconds = divmod(seconds, size)
+        if language == "zh":
+            words = f"{count}{_SHORT['zh'][unit]}"
+        else:
+            words = f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+        if count or not parts:
+            parts.append(words)
     return ("" if language == "zh" else " ").join(parts)
 
 
@@ -201,12 +174,6 @@ def _leading_unit(seconds: int) -> int:
     """Position in ``_UNITS`` of the largest unit that fits; seconds if none does."""
     fitting = (place for place, (_, size) in enumerate(_UNITS) if seconds >= size)
     return next(fitting, len(_UNITS) - 1)
-
-
-def _count_words(count: int, unit: str, language: Language) -> str:
-    if language == "zh":
-        return f"{count}{_SHORT['zh'][unit]}"
-    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def _short(language: str) -> dict[str, str]:

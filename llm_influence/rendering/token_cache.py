@@ -28,11 +28,7 @@ SAMPLE = 8
 
 
 class Wording:
-    """The texts that a template and a vocabulary give.
-
-    Attributes:
-        words: For each chunk of the event line, its words by code; ``[""]`` for a bare word.
-    """
+    """The texts that a template and a vocabulary give."""
 
     def __init__(self, template: Template, vocabulary: Vocabulary) -> None:
         self._template, self._vocabulary = template, vocabulary
@@ -41,6 +37,7 @@ class Wording:
             field_words(vocabulary, template, chunk.field) if chunk.field else [""]
             for chunk in self._chunks
         ]
+        """For each chunk of the event line, its words by code; ``[""]`` for a bare word."""
 
     def prompt(self, user: Mapping[str, str]) -> str:
         """The history line with the user's features."""
@@ -231,10 +228,7 @@ class TextTokenCache:
 
 
 def _fields_of(chunk: Chunk, word_lengths: IntArray, spans: IntArray) -> IntArray:
-    """(T,) field number of the tokens that touch the word of their phrase, -1 for all others.
-
-    ``spans`` (T, 2) are places in the phrase; ``word_lengths`` (T,) are lengths of its word.
-    """
+    """(T,) field number of tokens whose (T, 2) spans in the phrase touch its word, else -1."""
     if chunk.field is None:
         return np.full(len(spans), -1, dtype=np.int64)
     begin = 1 + len(chunk.prefix)  # 1: the leading space
@@ -270,20 +264,13 @@ class IdTokenCache:
             "gap": field_words(vocabulary, template, "gap"),
             "value": [UNKNOWN, *vocabulary.values.words()[1:]],
             **{field: field_words(vocabulary, template, field) for field in optional},
-            **{
-                f"{USER_PREFIX}{name}": [UNKNOWN, *words]
-                for name, words in vocabulary.features.items()
-            },
+            **{f"{USER_PREFIX}{n}": [UNKNOWN, *words] for n, words in vocabulary.features.items()},
             "item": vocabulary.catalogue.texts,
         }
         ends = np.cumsum([len(words) for words in blocks.values()]).tolist()
-        self._ids = {
-            block: range(end - len(words), end)
-            for (block, words), end in zip(blocks.items(), ends, strict=True)
-        }
-        self.words: list[str] = [
-            _meaning(block, word) for block, words in blocks.items() for word in words
-        ]
+        sizes = zip(blocks.items(), ends, strict=True)
+        self._ids = {block: range(end - len(words), end) for (block, words), end in sizes}
+        self.words = [_meaning(block, word) for block, words in blocks.items() for word in words]
         """(U,) meaning of each id, from which the language model makes its first embedding."""
         self.ids: IntArray = np.arange(len(self.words), dtype=np.int64)
         self.fields: IntArray = np.full(len(self.words), -1, dtype=np.int64)

@@ -29,13 +29,10 @@ QUANTILES = 16
 
 @dataclass(frozen=True, eq=False)
 class ValueBins:
-    """Bins of event values (ratings, amounts). Code 0 means "no value", code 1 + k is bin k.
-
-    Attributes:
-        edges: (K,) lower edges, ascending; the first bin also takes everything below it.
-    """
+    """Bins of event values (ratings, amounts). Code 0 means "no value", code 1 + k is bin k."""
 
     edges: FloatArray
+    """(K,) lower edges, ascending; the first bin also takes everything below it."""
 
     @classmethod
     def fit(cls, values: FloatArray) -> ValueBins:
@@ -58,15 +55,12 @@ class ValueBins:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventColumns:
-    """Codes of all events of N histories, one after the other (S events in all).
-
-    Attributes:
-        lengths: (N,) events of each history.
-        codes: (S,) codes by field (`FIELDS`); ``text`` has the item's codes.
-    """
+    """Codes of all events of N histories, one after the other (S events in all)."""
 
     lengths: IntArray
+    """(N,) number of events of each history."""
     codes: Mapping[str, IntArray]
+    """(S,) codes by field (`FIELDS`); ``text`` has the item's codes."""
 
 
 @dataclass(eq=False)
@@ -102,13 +96,11 @@ class Vocabulary:
             SchemaError: The log's user table lacks a feature.
         """
         known = {}
-        columns = log.users.column_names if log.users is not None else []
+        names = log.users.column_names if log.users is not None else []
         for name in features:
-            if log.users is None or name not in columns:
-                fix = "name a user feature that the log has, or give a user table"
-                raise unknown(
-                    SchemaError, "user feature", name, columns, where="template, history", fix=fix
-                )
+            if log.users is None or name not in names:
+                where, fix = "template, history", "name a feature that the log has, or a user table"
+                raise unknown(SchemaError, "user feature", name, names, where=where, fix=fix)
             known[name] = tuple(sorted(set(log.users[name].to_pylist()) - {"", None}))
         counts = np.bincount(log.items, minlength=len(log.catalogue))
         values = ValueBins.fit(log.values)
@@ -142,11 +134,8 @@ class Vocabulary:
         starts = (np.cumsum(lengths) - lengths)[lengths > 0]
         values = self.values.codes(_join([history.values for history in histories], np.float32))
         codes = {"behavior": behaviors, "item": items, "text": items, "value": values}
-        codes |= {
-            "gap": gap_codes(moments, starts),
-            "hour": hour_codes(moments),
-            "weekday": weekday_codes(moments),
-        }
+        codes |= {"hour": hour_codes(moments), "weekday": weekday_codes(moments)}
+        codes["gap"] = gap_codes(moments, starts)
         if times:
             codes["times"] = times_codes(items, lengths)
         return EventColumns(lengths, codes)
@@ -181,26 +170,19 @@ class Vocabulary:
         return self._recodings[code_names]
 
     def _raise_unknown(
-        self,
-        histories: Sequence[History],
-        items: Sequence[IntArray],
-        behaviors: Sequence[IntArray],
+        self, histories: Sequence[History], items: list[IntArray], behaviors: list[IntArray]
     ) -> None:
         for history, item_codes, behavior_codes in zip(histories, items, behaviors, strict=True):
-            for place in np.flatnonzero(behavior_codes < 0):
-                name = history.code_names.behaviors[history.behaviors[place]]
+            for place in np.flatnonzero((behavior_codes < 0) | (item_codes < 0)):
                 where = f"user {history.user_id!r}, event {place}"
-                fix = "rename the behaviour, or fine-tune on a log that has it"
-                raise unknown(
-                    UnknownNameError, "behaviour", name, self.behaviors, where=where, fix=fix
-                )
-            for place in np.flatnonzero(item_codes < 0):
-                raise UnknownNameError(
-                    f"item {history.item_ids()[place]!r} is not in the catalogue",
-                    where=f"user {history.user_id!r}, event {place}",
-                    expected=f"one of the model's {len(self.catalogue)} items",
-                    fix="add it with model.add_items(item_table), or remove the event",
-                )
+                if behavior_codes[place] < 0:
+                    name = history.code_names.behaviors[history.behaviors[place]]
+                    known, fix = self.behaviors, "rename it, or fine-tune on a log that has it"
+                    raise unknown(UnknownNameError, "behaviour", name, known, where=where, fix=fix)
+                found = f"item {history.item_ids()[place]!r} is not in the catalogue"
+                expected = f"one of the model's {len(self.catalogue)} items"
+                fix = "add it with model.add_items(item_table), or remove the event"
+                raise UnknownNameError(found, where=where, expected=expected, fix=fix)
 
 
 def _join(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
