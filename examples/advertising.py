@@ -32,9 +32,14 @@ def contacts(users: int = 120) -> pa.Table:
         channels = draw.choices(["email", "banner", "search"], k=5)
         buys = draw.random() < 0.1 + 0.25 * channels.count("email")
         time = 1_700_000_000 + 50_000 * user
-        for channel, behavior in [*((c, "contact") for c in channels), ("shop", "buy" if buys else "leave")]:
+        for channel, behavior in [
+            *((c, "contact") for c in channels),
+            ("shop", "buy" if buys else "leave"),
+        ]:
             time += draw.randrange(3600, 86_400)
-            rows.append({"user_id": f"u{user}", "item_id": channel, "behavior": behavior, "timestamp": time})
+            rows.append(
+                {"user_id": f"u{user}", "item_id": channel, "behavior": behavior, "timestamp": time}
+            )
     return pa.Table.from_pylist(rows)
 
 
@@ -57,8 +62,12 @@ def main(folder: str = "runs/advertising") -> dict[str, float]:
         }
     )
     run = Run.open(finetune(config, resume=True).folder)
-    explain_batch(Explainer(run.model), run.examples("test"), out / "influence", target=Behavior("buy"))
-    options = ChannelOptions(channel="item_id", touches=("contact",), conversion="buy", resamples=50)
+    explain_batch(
+        Explainer(run.model), run.examples("test"), out / "influence", target=Behavior("buy")
+    )
+    options = ChannelOptions(
+        channel="item_id", touches=("contact",), conversion="buy", resamples=50
+    )
     with InfluenceView(out / "influence") as view:
         analysis = analyze_channels(view, options)
     for line in analysis.shown:

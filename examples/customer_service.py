@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
-
-from llm_influence import BehaviorLog, Behavior, Explainer, InfluenceModel, RunConfig, finetune
 import pyarrow.parquet as pq
+
+from llm_influence import Behavior, BehaviorLog, Explainer, InfluenceModel, RunConfig, finetune
 
 STEPS = ["open", "assign", "ask customer", "answer", "reopen", "resolve"]
 
@@ -26,7 +26,10 @@ def tickets(cases: int = 80) -> pa.Table:
         time = 1_700_000_000 + 100_000 * case
         for step in steps:
             time += draw.randrange(600, 7200)
-            rows.append({"user_id": f"case {case}", "item_id": "ticket", "behavior": step} | {"timestamp": time})
+            rows.append(
+                {"user_id": f"case {case}", "item_id": "ticket", "behavior": step}
+                | {"timestamp": time}
+            )
     return pa.Table.from_pylist(rows)
 
 

@@ -24,7 +24,7 @@ from .config.run import RunConfig, SearchConfig
 # Models
 from .modeling.model import InfluenceModel
 from .modeling.scoring import Recommendation
-from .modeling.scratch import make_backbone
+from .modeling.build import make_backbone
 from .modeling.session import Session
 from .rendering.encoder import Encoder
 from .rendering.template import Template
@@ -38,7 +38,8 @@ from .training.finetune import finetune
 from .training.sweep import search
 
 # Explanations
-from .attribution.explainer import AdapterEffect, Explainer, adapter_effect
+from .attribution.explainer import Explainer
+from .attribution.interactions import AdapterEffect, adapter_effect
 from .attribution.renderings import Players
 from .attribution.target import Behavior, Contrast, Feedback, Item, Slate
 from .influence.influence import Influence, InfluenceMatrix, Player, QualityCard
@@ -47,7 +48,7 @@ from .influence.influence import Influence, InfluenceMatrix, Player, QualityCard
 from .attribution.counterfactual import Attack, Counterfactual, attack, counterfactual
 from .attribution.functions import FunctionInfluence, explain_function
 from .attribution.interactions import Interactions, interactions
-from .attribution.matrix import influence_matrix
+from .attribution.interactions import influence_matrix
 
 # Attribution methods
 from .attribution.methods import (
@@ -78,14 +79,14 @@ from .attribution.methods import (
 
 # Batch and reports
 from .batch.explain import explain_batch
-from .batch.fairness_test import run_fairness_test
+from .batch.studies import run_fairness_test
 from .influence.influence import from_arrow, to_arrow
 from .influence.table_files import read_tables, write_table
 from .report.page import build_report
 from .report.tables import ReportFacts
 
 # Faithfulness
-from .batch.faithfulness_job import measure_faithfulness
+from .batch.studies import measure_faithfulness
 from .faithfulness.evaluate import (
     ComparedMethod,
     FaithfulnessOptions,

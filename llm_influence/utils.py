@@ -78,7 +78,7 @@ def _remove(temporary: Path) -> None:
         return
 
 
-def require(module: str, *, extra: str, purpose: str) -> Any:
+def require(module: str, *, extra: str, purpose: str) -> Any:  # noqa: ANN401
     """Import an optional library.
 
     Args:

@@ -30,7 +30,7 @@ from llm_influence.analysis.audit import analyze_audit
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.batch.explain import explain_batch
-from llm_influence.batch.fairness_test import run_fairness_test
+from llm_influence.batch.studies import run_fairness_test
 from llm_influence.config.analyses import AuditOptions
 from llm_influence.config.data import PlantedConfig
 from llm_influence.config.run import RunConfig

@@ -20,16 +20,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Row, arguments, row_of, started, write_benchmark
-from llm_influence.attribution.coalitions import (
-    by_leverage,
-    certain_coalitions,
-    shapley_weights,
-)
 from llm_influence.attribution.shapley import regress
 from llm_influence.attribution.shapley_process import CoalitionKernel, estimate, kernels, plan
 from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
-from llm_influence.numerics import every_coalition, exact_shapley
+from llm_influence.numerics import (
+    by_leverage,
+    certain_coalitions,
+    every_coalition,
+    exact_shapley,
+    shapley_weights,
+)
 from llm_influence.run import Run
 
 EVENTS = 10

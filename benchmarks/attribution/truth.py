@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.attribution.case import REMOVAL, Case
 from benchmarks.attribution.masked_function import Floats, Function
-from llm_influence.attribution.coalitions import last_members
 from llm_influence.attribution.value_function import ValueFunction
+from llm_influence.numerics import last_members
 from llm_influence.types import BoolArray
 
 

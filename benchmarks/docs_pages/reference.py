@@ -100,8 +100,8 @@ def _default(option: Any) -> str:
 def configuration() -> Iterator[str]:
     """The page of options, a table a section."""
     yield "# Configuration\n"
-    yield "A configuration is a YAML file, a Python object, or `--section.option value` on the command"
-    yield "line. Unknown options are errors that name the nearest valid one."
+    yield "A configuration is a YAML file, a Python object, or `--section.option value` on the"
+    yield "command line. Unknown options are errors that name the nearest valid one."
     yield "`llm-influence config --defaults` prints this page as YAML.\n"
     for title, (document, use) in DOCUMENTS.items():
         yield f"## {title}\n"

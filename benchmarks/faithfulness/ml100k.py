@@ -18,7 +18,7 @@ import yaml
 from benchmarks.attribution import captum_methods as peers
 from benchmarks.harness import arguments, started, write_benchmark
 from llm_influence.attribution.methods import METHODS
-from llm_influence.batch.faithfulness_job import measure_faithfulness
+from llm_influence.batch.studies import measure_faithfulness
 from llm_influence.faithfulness.evaluate import ComparedMethod, FaithfulnessOptions, compared_method
 from llm_influence.faithfulness.metrics import METRICS
 from llm_influence.faithfulness.result import (

@@ -33,8 +33,8 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.planted import DISTRACTOR, PlantedTruth, make_planted
 from llm_influence.errors import ExplanationError
 from llm_influence.faithfulness.games import Recovery, recovery
+from llm_influence.modeling.build import make_backbone
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.modeling.scratch import make_backbone
 from llm_influence.rendering.template import Template
 from llm_influence.types import FloatArray
 

@@ -16,10 +16,9 @@ from functools import cache
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from llm_influence.attribution.coalitions import shapley_weights
 from llm_influence.datasets.generating_process import GeneratingProcess
 from llm_influence.datasets.planted import PlantedTruth
-from llm_influence.numerics import every_coalition
+from llm_influence.numerics import every_coalition, shapley_weights
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 ROUNDS, SETTLED = 20, 1e-4

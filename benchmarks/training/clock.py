@@ -39,7 +39,7 @@ class WatchedTrainer(InfluenceTrainer):
 
     shuffled = False
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.batches: list[Inputs] = []
 
@@ -48,7 +48,7 @@ class WatchedTrainer(InfluenceTrainer):
         self.batches.append(inputs)
         return super().training_step(model, inputs, *rest)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:  # noqa: ANN401
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         ordered = super()._get_train_sampler(train_dataset)
         return RandomSampler(self.train_dataset) if self.shuffled else ordered
 
@@ -225,7 +225,7 @@ class RegionClock(TrainerCallback):
         return left
 
     def _timed(self, function: Callable[..., Any], region: str) -> Callable[..., Any]:
-        def timed(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        def timed(*arguments: Any, **options: Any) -> Any:
             outer = self._enter(region)
             try:
                 return function(*arguments, **options)

@@ -24,9 +24,8 @@ from benchmarks.training_runs import MOVIELENS, open_log, train
 from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import Split, split_log
-from llm_influence.evaluation.bootstrap import percentiles
 from llm_influence.evaluation.evaluate import predict_rows
-from llm_influence.evaluation.metrics import feedback_metrics
+from llm_influence.evaluation.metrics import feedback_metrics, percentiles
 from llm_influence.training.pretrain import PLACE
 
 LIKED = 4.0

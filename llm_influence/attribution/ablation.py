@@ -10,7 +10,6 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LassoCV
 
-from llm_influence.attribution.coalitions import random_coalitions
 from llm_influence.attribution.registry import (
     Attribution,
     Games,
@@ -20,6 +19,7 @@ from llm_influence.attribution.registry import (
 )
 from llm_influence.attribution.shapley import Budget, Sampling, estimated, sample_shapley
 from llm_influence.attribution.shapley_process import Estimate
+from llm_influence.numerics import random_coalitions
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 FOLDS = 5

@@ -1,4 +1,4 @@
-"""Explainer: from histories to `Influence` records; and the effect of an adapter on influence."""
+"""Explainer: histories in, `Influence` records out, each with its quality card."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
+
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.methods import Method, make_method
-from llm_influence.attribution.quality import CardOptions, quality_cards
 from llm_influence.attribution.registry import (
     Attribution,
     Task,
@@ -17,6 +18,7 @@ from llm_influence.attribution.registry import (
     check_precision,
     check_removal,
     check_target,
+    user_generator,
 )
 from llm_influence.attribution.renderings import EVENTS, Players
 from llm_influence.attribution.target import TOP, BoundTarget, Target, bind
@@ -25,7 +27,103 @@ from llm_influence.errors import ExplanationError, out_of_range
 from llm_influence.influence.facts import QualityCard
 from llm_influence.influence.influence import Influence
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.types import FloatArray, History
+from llm_influence.numerics import proper_coalitions, spearman
+from llm_influence.types import BoolArray, FloatArray, History, IntArray
+
+_STREAM = 1
+"""Separates these draws from those of a method with the same seed and user."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardOptions:
+    """What is measured for the card.
+
+    Attributes:
+        fidelity_masks: Random sets of events on which the scores are tested; 0: none.
+        agree_with: Another method to compare the scores with; None: no comparison.
+    """
+
+    fidelity_masks: int
+    agree_with: Method | None
+
+
+def quality_cards(
+    task: Task,
+    method: Method,
+    attribution: Attribution,
+    left_out: Sequence[int],
+    options: CardOptions,
+) -> list[QualityCard]:
+    """The cards of the N explanations of one task.
+
+    Costs up to ``fidelity_masks`` model evaluations a history, and those of the other method.
+    Subsets that the method has already evaluated are not evaluated again.
+    """
+    gaps, errors = attribution.completeness_gaps(), attribution.standard_errors
+    lds, tried, evaluations = _linear_fidelity(task, attribution, options.fidelity_masks)
+    agreement, more_evaluations = _agreement(task, attribution, options.agree_with)
+    return [
+        QualityCard(
+            method=method.name,
+            removal=task.removal if method.removals else "none",
+            units=method.units,
+            completeness_gap=float(gaps[row]),
+            evaluations=int(attribution.evaluations[row]),
+            seed=task.seed,
+            left_out=int(left_out[row]),
+            largest_standard_error=float("nan") if errors is None else float(np.max(errors[row])),
+            converged=None if attribution.converged is None else bool(attribution.converged[row]),
+            lds=lds[row],
+            fidelity_masks=tried[row],
+            agreement=agreement[row],
+            agreement_with=options.agree_with.name if options.agree_with else "",
+            card_evaluations=int(evaluations[row] + more_evaluations[row]),
+            bfloat16_error=task.values.bfloat16_error,
+        )
+        for row in range(len(gaps))
+    ]
+
+
+def spare_masks(user_id: str, players: int, count: int, seed: int) -> BoolArray:
+    """(M, P) random sets of players, each kept with probability 1/2 (`proper_coalitions`)."""
+    return proper_coalitions(user_generator(seed, user_id, _STREAM), players, count)
+
+
+def _linear_fidelity(
+    task: Task, attribution: Attribution, count: int
+) -> tuple[list[float], list[int], IntArray]:
+    """LDS, the number of sets it is based on, and (N,) evaluations, of N histories.
+
+    ``LDS = Spearman over S of f(x_S) and the sum of the scores of S`` (Park et al. 2023,
+    arXiv:2303.14186, where S are sets of training examples).
+    """
+    if not count:
+        size = len(task.histories)
+        return [float("nan")] * size, [0] * size, np.zeros_like(attribution.evaluations)
+    task.values.restart()
+    masks = [
+        spare_masks(history.user_id, size, count, task.seed)
+        for history, size in zip(task.histories, task.sizes, strict=True)
+    ]
+    values = task.values(masks)
+    sums = [mask @ scores for mask, scores in zip(masks, attribution.scores, strict=True)]
+    lds = [spearman(value, total) for value, total in zip(values, sums, strict=True)]
+    return lds, [len(mask) for mask in masks], task.values.evaluations
+
+
+def _agreement(
+    task: Task, attribution: Attribution, other: Method | None
+) -> tuple[list[float], IntArray]:
+    """Spearman of the scores with another method's, and (N,) evaluations of the other method."""
+    if other is None:
+        return [float("nan")] * len(attribution.scores), np.zeros_like(attribution.evaluations)
+    if other.removals and task.removal not in other.removals:
+        task = task.like(removal=other.removals[0])
+    task.values.restart()
+    second = other.run(task)
+    pairs = zip(attribution.scores, second.scores, strict=True)
+    return [spearman(ours, theirs) for ours, theirs in pairs], second.evaluations
+
 
 Histories = Sequence[History] | BehaviorLog
 
@@ -263,72 +361,3 @@ def _other_method(other: str | Method | None, method: Method) -> Method | None:
             fix="name another method, or leave agree_with out",
         )
     return compared
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AdapterEffect:
-    """One history explained twice, for one target.
-
-    Attributes:
-        tuned: With the adapter.
-        untuned: Without it; embeddings and heads are the trained ones.
-    """
-
-    tuned: Influence
-    untuned: Influence
-
-    @property
-    def difference(self) -> FloatArray:
-        """(E,) what the adapter added to the influence of each event."""
-        difference: FloatArray = self.tuned.values - self.untuned.values
-        return difference
-
-
-@overload
-def adapter_effect(
-    explainer: Explainer, histories: History, target: Target = TOP
-) -> AdapterEffect: ...
-@overload
-def adapter_effect(
-    explainer: Explainer, histories: Histories, target: Target = TOP
-) -> list[AdapterEffect]: ...
-def adapter_effect(
-    explainer: Explainer, histories: History | Histories, target: Target = TOP
-) -> AdapterEffect | list[AdapterEffect]:
-    """What fine-tuning changed: influence with the adapter on and with it off.
-
-    The target is bound with the adapter on: both explain the recommendation of the tuned model.
-    Takes twice the evaluations of the method.
-
-    Args:
-        explainer: Model, method and options.
-        histories: One history, several, or a whole log.
-        target: As in `Explainer.explain`.
-
-    Returns:
-        One record for one history, else a list in order.
-
-    Raises:
-        ExplanationError: The model has no adapter to switch off, or as in `Explainer.explain`.
-    """
-    model = explainer.model
-    if model.adapter.saved_in != "adapter":
-        raise ExplanationError(
-            "the backbone itself was tuned and no untuned one was kept"
-            if model.adapter.saved_in == "backbone"
-            else "nothing inside the backbone was tuned",
-            where=f"adapter_effect, model.adapter.kind = {model.config.adapter.kind!r}",
-            expected="an adapter that can be switched off",
-            fix="train another kind, such as lora",
-        )
-    if isinstance(histories, History):
-        return adapter_effect(explainer, [histories], target)[0]
-    effects = []
-    for part in explainer.batches(histories):
-        bound = [bind(target, model, part)]
-        tuned = explainer.explain_bound(part, bound)
-        with model.adapter.off():
-            untuned = explainer.explain_bound(part, bound)
-        pairs = zip(tuned, untuned, strict=True)
-        effects += [AdapterEffect(with_it, without) for (with_it,), (without,) in pairs]
-    return effects

@@ -13,7 +13,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from llm_influence.attribution.coalitions import by_leverage
 from llm_influence.attribution.registry import (
     Attribution,
     Games,
@@ -23,7 +22,7 @@ from llm_influence.attribution.registry import (
 )
 from llm_influence.attribution.shapley_process import Estimate, estimate, plan
 from llm_influence.errors import ExplanationError
-from llm_influence.numerics import every_coalition, exact_shapley
+from llm_influence.numerics import by_leverage, every_coalition, exact_shapley
 from llm_influence.types import BoolArray, FloatArray
 
 Surrogate = Literal["process", "linear"]

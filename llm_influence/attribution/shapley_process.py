@@ -34,13 +34,13 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import comb
 
-from llm_influence.attribution.coalitions import (
+from llm_influence.numerics import (
     by_leverage,
     certain_coalitions,
     last_members,
+    marginal_weights,
     shapley_weights,
 )
-from llm_influence.numerics import marginal_weights
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 

@@ -1,12 +1,11 @@
 """The command line. Every command calls one function of the Python API.
 
-train          demo, finetune, search, update, tokenizer
-explain        evaluate, explain, report, methods
-faithfulness   faithfulness
-analyze        analyze factors, channels, audit, dynamics; fairness-test, review
-synthetic      planted, planted-fraud
-about          config, env
-options        options made from configurations and options dataclasses
+train      demo, finetune, search, update, tokenizer, planted, planted-fraud
+explain    evaluate, explain, report, methods
+analyze    analyze factors, channels, audit, dynamics; fairness-test, review, faithfulness
+about      config, env
+options    options made from configurations and options dataclasses
+demo_run   the steps of the demo
 """
 
 from __future__ import annotations
@@ -20,12 +19,18 @@ import typer
 
 from llm_influence import __version__
 from llm_influence.cli.about import config, env
-from llm_influence.cli.analyze import analyze, fairness_test, review
+from llm_influence.cli.analyze import analyze, fairness_test, faithfulness, review
 from llm_influence.cli.explain import evaluate, explain, methods, report
-from llm_influence.cli.faithfulness import faithfulness
 from llm_influence.cli.options import OVERRIDES, interruptible
-from llm_influence.cli.synthetic import planted, planted_fraud
-from llm_influence.cli.train import demo, finetune, search, tokenizer, update
+from llm_influence.cli.train import (
+    demo,
+    finetune,
+    planted,
+    planted_fraud,
+    search,
+    tokenizer,
+    update,
+)
 from llm_influence.errors import InfluenceError
 
 app = typer.Typer(

@@ -1,319 +1,161 @@
-"""`llm-influence analyze`: what makes behaviour count, from influence tables without the model.
-
-`llm-influence fairness-test` and `review`: what an audit needs of the model, and of people.
-"""
+"""`llm-influence analyze`, `fairness-test`, `review`, `faithfulness`: studies of explanations."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from llm_influence.cli.options import ItemsFile, LogSource, ModelFolder, UsersFile
-from llm_influence.errors import ConfigError, choices
-
-if TYPE_CHECKING:
-    from llm_influence.analysis.output import Analysis
-    from llm_influence.analysis.tables import InfluenceView
-    from llm_influence.config.analyses import Response
+from llm_influence.cli.options import (
+    ItemsFile,
+    LogSource,
+    ModelFolder,
+    UsersFile,
+    expanded,
+    options_by_method,
+)
+from llm_influence.config.analyses import (
+    AuditOptions,
+    ChannelOptions,
+    Choice,
+    DynamicsOptions,
+    FactorOptions,
+    Resources,
+)
 
 analyze = typer.Typer(
     no_args_is_help=True,
-    help="Ask influence tables, without the model: which factors matter, and how much.",
+    help="Find out what makes behaviour count, from influence tables without the model.",
 )
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What every analysis is told: which tables, what of them, with what, and where to write."""
+class Tables:
+    """The influence tables, and the folder of the results."""
 
-    tables: Annotated[list[Path], typer.Argument(help="folders that `explain` wrote, or files")]
-    out: Annotated[Path, typer.Option(help="folder for JSON, CSV and figures")]
+    tables: Annotated[
+        list[Path],
+        typer.Argument(help="Folders that `explain` wrote, or Parquet files.", show_default=False),
+    ]
+    out: Annotated[Path, typer.Option(help="Folder for JSON, CSV and figures.", show_default=False)]
     items: Annotated[
-        Path | None, typer.Option(help="item table; default: items.parquet beside the tables")
+        Path | None, typer.Option(help="Item table. Default: items.parquet beside the tables.")
     ] = None
     users: Annotated[
-        Path | None, typer.Option(help="user table; default: users.parquet beside the tables")
+        Path | None, typer.Option(help="User table. Default: users.parquet beside the tables.")
     ] = None
-    method: Annotated[str | None, typer.Option(help="take this method's explanations only")] = None
-    target: Annotated[
-        str | None,
-        typer.Option(help="take this kind of target only: item, contrast, behavior, slate"),
-    ] = None
-    run: Annotated[str | None, typer.Option("--run", help="take explanations of this run only")] = (
-        None
-    )
-    memory: Annotated[str, typer.Option(help="of DuckDB; rows beyond it go to --temp")] = "2GB"
-    temp: Annotated[Path | None, typer.Option(help="folder for temporary files")] = None
-    threads: Annotated[int | None, typer.Option(min=1, help="of DuckDB; default: all cores")] = None
 
-    def open(self, tables: list[Path] | None = None) -> InfluenceView:
-        """The tables, or others opened in the same way.
-
-        Raises:
-            DataError, SchemaError, ConfigError: As `InfluenceView`.
-        """
+    def analyze(
+        self,
+        run: Callable[..., Any],
+        choice: Choice,
+        resources: Resources,
+        earlier: list[Path] | None = None,
+    ) -> None:
+        """Run an analysis of the tables, print its short table and write its files."""
         from llm_influence.analysis.tables import InfluenceView
-        from llm_influence.config.analyses import Choice, Resources
 
-        return InfluenceView(
-            self.tables if tables is None else tables,
-            items=self.items,
-            users=self.users,
-            choice=Choice(self.method, self.target, self.run),
-            resources=Resources(self.memory, self.temp, self.threads),
-        )
+        def view(tables: list[Path]) -> InfluenceView:
+            return InfluenceView(
+                tables, items=self.items, users=self.users, choice=choice, resources=resources
+            )
 
-    def finish(self, analysis: Analysis) -> None:
-        """Print the short table and write the files."""
+        with view(self.tables) as now:
+            if earlier:
+                with view(earlier) as before:
+                    analysis = run(now, before)
+            else:
+                analysis = run(now)
         for line in analysis.shown:
             typer.echo(line)
         files = analysis.write(self.out)
         typer.echo(f"{len(files)} files in {self.out}: {files[-1].name} has everything")
 
 
-def with_shared(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first parameter is `Shared`, as typer takes it: with the options in it."""
-    shared = inspect.signature(Shared, eval_str=True).parameters
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-
-    @wraps(command)
-    def told(**given: object) -> None:
-        command(Shared(**{name: given.pop(name) for name in shared}), **given)  # type: ignore[arg-type]
-
-    first, later = list(shared.values())[:2], list(shared.values())[2:]
-    options = [each.replace(kind=each.KEYWORD_ONLY) for each in (*first, *own, *later)]
-    told.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    told.__annotations__ = {each.name: each.annotation for each in options}
-    return told
-
-
 @analyze.command()
-@with_shared
-def factors(
-    shared: Shared,
-    factor: Annotated[
-        list[str] | None,
-        typer.Option(help="a column, as behavior, gap or user:age; repeatable; default: the usual"),
-    ] = None,
-    response: Annotated[str, typer.Option(help="score, or size: without its sign")] = "score",
-    match: Annotated[
-        str | None,
-        typer.Option(help="column as match:genres: which events speak for the target"),
-    ] = None,
-    alpha: Annotated[
-        float, typer.Option(min=0, max=1, help="chance of any false alarm among all factors")
-    ] = 0.05,
-    sample: Annotated[
-        int, typer.Option(min=1, help="events for permutation importance, about")
-    ] = 100_000,
-    seed: Annotated[int, typer.Option(help="of the sample and the shuffles")] = 0,
-) -> None:
-    """Rank what events have in common by how far it moves their influence.
+@expanded()
+def factors(tables: Tables, options: FactorOptions, choice: Choice, resources: Resources) -> None:
+    """Rank the properties of events by how far they move influence.
 
-    Writes factors.json, and factors_ranking, factors_effects, factors_interactions and
-    factors_weights as CSV and figures.
+    Writes factors.json, and ranking, effects, interactions and weights as CSV and figures.
     """
     from llm_influence.analysis.factors import analyze_factors
-    from llm_influence.config.analyses import FactorOptions
 
-    options = FactorOptions(
-        factors=None if factor is None else tuple(factor),
-        response=as_response(response),
-        match=match,
-        alpha=alpha,
-        sample=sample,
-        seed=seed,
-    )
-    with shared.open() as view:
-        shared.finish(analyze_factors(view, options))
+    tables.analyze(lambda view: analyze_factors(view, options), choice, resources)
 
 
 @analyze.command()
-@with_shared
-def channels(
-    shared: Shared,
-    channel: Annotated[
-        str, typer.Option(help="column whose values are channels: behavior, item:campaign_type")
-    ],
-    touch: Annotated[
-        list[str] | None,
-        typer.Option(help="behaviour that is a touch; repeatable; default: all with a channel"),
-    ] = None,
-    outcomes: Annotated[
-        Path | None,
-        typer.Option(help="what came after; default: outcomes.parquet beside the tables"),
-    ] = None,
-    conversion: Annotated[
-        str | None, typer.Option(help="behaviour that is a conversion; default: the label says it")
-    ] = None,
-    positive_from: Annotated[
-        float, typer.Option(help="label from which on it is a conversion")
-    ] = 1.0,
-    half_life: Annotated[float, typer.Option(min=1e-6, help="of time decay, in days")] = 7.0,
-    estimator: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="model, last_touch, first_touch, linear, time_decay, markov, shapley, "
-            "shapley_rates; repeatable; default: all"
-        ),
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="of users, for intervals")] = 200,
-    seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
-) -> None:
-    """Credit conversions to channels: the model beside attribution rules, Markov chain and Shapley.
+@expanded()
+def channels(tables: Tables, options: ChannelOptions, choice: Choice, resources: Resources) -> None:
+    """Credit conversions to channels: by the model, attribution rules, Markov chain and Shapley.
 
-    Writes channels.json, and channels_shares, channels_channels and
-    channels_distances as CSV and figures.
+    Writes channels.json, and shares, channels and distances as CSV and figures.
     """
     from llm_influence.analysis.channels import analyze_channels
-    from llm_influence.config.analyses import ESTIMATORS, ChannelOptions
 
-    options = ChannelOptions(
-        channel=channel,
-        touches=None if touch is None else tuple(touch),
-        outcomes=outcomes,
-        conversion=conversion,
-        positive_from=positive_from,
-        half_life=half_life,
-        estimators=ESTIMATORS if estimator is None else tuple(estimator),
-        resamples=resamples,
-        seed=seed,
-    )
-    with shared.open() as view:
-        shared.finish(analyze_channels(view, options))
+    tables.analyze(lambda view: analyze_channels(view, options), choice, resources)
 
 
 @analyze.command()
-@with_shared
-def audit(
-    shared: Shared,
-    sensitive: Annotated[
-        list[str], typer.Option(help="a feature of users, as user:gender; repeatable")
-    ],
-    alpha: Annotated[
-        float, typer.Option(help="chance of accusing a feature that means nothing")
-    ] = 0.05,
-    tolerated: Annotated[
-        float,
-        typer.Option(help="share of users whose recommendation may change with the feature alone"),
-    ] = 0.05,
-    shuffles: Annotated[int, typer.Option(help="for every permutation test")] = 999,
-    most_users: Annotated[int, typer.Option(help="drawn for the tests where there are more")] = (
-        20_000
-    ),
-    seed: Annotated[int, typer.Option(help="of the shuffles and the drawn users")] = 0,
-) -> None:
-    """Ask whether sensitive features of users decide what they get.
+@expanded()
+def audit(tables: Tables, options: AuditOptions, choice: Choice, resources: Resources) -> None:
+    """Test whether sensitive features of users decide what they get.
 
-    Reads fairness_test.parquet beside the tables too, if `llm-influence fairness-test` wrote it. Writes audit.json,
-    and audit_verdict, audit_differences, audit_proxies and audit_fairness_test as CSV and figures.
+    Reads fairness_test.parquet beside the tables too, if `llm-influence fairness-test` wrote it.
+    Writes audit.json, and verdict, differences and proxies as CSV and figures.
     """
     from llm_influence.analysis.audit import analyze_audit
-    from llm_influence.config.analyses import AuditOptions
 
-    options = AuditOptions(
-        sensitive=tuple(sensitive),
-        alpha=alpha,
-        tolerated=tolerated,
-        shuffles=shuffles,
-        most_users=most_users,
-        seed=seed,
-    )
-    with shared.open() as view:
-        shared.finish(analyze_audit(view, options))
+    tables.analyze(lambda view: analyze_audit(view, options), choice, resources)
 
 
 @analyze.command()
-@with_shared
+@expanded()
 def dynamics(
-    shared: Shared,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(help="a column, as behavior or item:genres; repeatable; default: the usual"),
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(help="day, week, month or a number of days; default: by the time covered"),
-    ] = None,
+    tables: Tables,
+    options: DynamicsOptions,
+    choice: Choice,
+    resources: Resources,
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="tables of another model or period, the earlier; repeatable"),
+        typer.Option(help="Tables of an earlier model or period, to compare with. Repeatable."),
     ] = None,
-    response: Annotated[str, typer.Option(help="score, or size: without its sign")] = "score",
-    match: Annotated[
-        str | None,
-        typer.Option(help="column as match:genres: which events speak for the target"),
-    ] = None,
-    alpha: Annotated[
-        float, typer.Option(min=0, max=1, help="chance of any false alarm among all groups")
-    ] = 0.05,
-    seed: Annotated[int, typer.Option(help="of what change points are held against")] = 0,
 ) -> None:
     """Measure how influence fades with age, when it changed, and what moved between two tables.
 
-    Writes dynamics.json, and dynamics_half_lives, dynamics_decay, dynamics_drift,
-    dynamics_changes and dynamics_moved as CSV and figures.
+    Writes dynamics.json, and half-lives, decay, drift, changes and moves as CSV and figures.
     """
     from llm_influence.analysis.dynamics import analyze_dynamics
-    from llm_influence.config.analyses import DynamicsOptions
 
-    options = DynamicsOptions(
-        by=None if by is None else tuple(by),
-        window=window,
-        response=as_response(response),
-        match=match,
-        alpha=alpha,
-        seed=seed,
+    tables.analyze(
+        lambda view, *earlier: analyze_dynamics(view, options, *earlier), choice, resources, against
     )
-
-    with shared.open() as view:
-        if not against:
-            shared.finish(analyze_dynamics(view, options))
-            return
-        with shared.open(against) as earlier:
-            shared.finish(analyze_dynamics(view, options, earlier))
-
-
-def as_response(name: str) -> Response:
-    """What of a score is asked.
-
-    Raises:
-        ConfigError: It is neither ``score`` nor ``size``.
-    """
-    if name not in ("score", "size"):
-        raise ConfigError(
-            f"unknown response {name!r}",
-            where="--response",
-            expected=choices(("score", "size"), name),
-            fix="correct the option",
-        )
-    return "size" if name == "size" else "score"
 
 
 def fairness_test(
     model: ModelFolder,
     out: Annotated[
-        Path, typer.Option(help="folder of the influence tables; gets fairness_test.parquet")
+        Path, typer.Option(help="Folder for fairness_test.parquet.", show_default=False)
     ],
-    feature: Annotated[list[str], typer.Option(help="of users, as gender; repeatable")],
+    feature: Annotated[
+        list[str],
+        typer.Option(help="Feature of users, as gender. Repeatable.", show_default=False),
+    ],
     log: LogSource = None,
     items: ItemsFile = None,
     users: UsersFile = None,
-    k: Annotated[int, typer.Option(help="recommendations compared")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1, help="histories at a time")] = 64,
+    k: Annotated[int, typer.Option(help="Number of recommendations compared.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Histories in one batch.")] = 64,
 ) -> None:
-    """Change a feature of every user, all else the same: does the recommendation change?"""
+    """Change one feature of every user and nothing else: does the recommendation change?"""
     from llm_influence.batch.studies import run_fairness_test
     from llm_influence.run import Run
 
     run = Run.open(model)
-    found = run_fairness_test(
+    result = run_fairness_test(
         run.model,
         run.open_log(log, items=items, users=users),
         [name.removeprefix("user:") for name in feature],
@@ -322,30 +164,33 @@ def fairness_test(
         batch_size=batch_size,
         run=model.name,
     )
-    for name, share in found.changed.items():
+    for name, share in result.changed.items():
         typer.echo(
-            f"{name}: the first recommendation of {share:.1%} of {found.users[name]:,} users "
+            f"{name}: the first recommendation of {share:.1%} of {result.users[name]:,} users "
             "changes with another value"
         )
-    typer.echo(f"fairness test: {found.path}")
+    typer.echo(f"fairness test: {result.path}")
 
 
 def review(
-    tables: Annotated[list[Path], typer.Option(help="folder that `explain` wrote; repeatable")],
-    out: Annotated[Path, typer.Option(help="the CSV; decisions that stand there are kept")],
-    size: Annotated[int, typer.Option(help="explanations that are to wait for a decision")] = 20,
-    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
-    method: Annotated[str | None, typer.Option(help="take this method's explanations only")] = None,
-    target: Annotated[str | None, typer.Option(help="take this kind of target only")] = None,
+    tables: Annotated[
+        list[Path],
+        typer.Option(help="Folder that `explain` wrote. Repeatable.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="The CSV file of the queue.", show_default=False)],
+    size: Annotated[int, typer.Option(help="Number of explanations without a decision.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    method: Annotated[
+        str | None, typer.Option(help="Use explanations of this method only.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Use this kind of target only.")] = None,
 ) -> None:
-    """Draw risky explanations into a CSV where people write accept or reject, and a note.
+    """Draw risky explanations into a CSV file where people write accept or reject.
 
-    Run again, it keeps what is decided and draws others. `report --review` withholds what was
-    rejected.
+    Run it again to draw more; decisions are kept. `report --review` leaves rejected ones out.
     """
     from llm_influence.analysis.review import update_queue
     from llm_influence.analysis.tables import InfluenceView
-    from llm_influence.config.analyses import Choice
 
     with InfluenceView(tables, choice=Choice(method, target)) as view:
         queue = update_queue(view, out, size=size, seed=seed)
@@ -353,3 +198,79 @@ def review(
         f"{queue.waiting} wait, {queue.decided('accept')} accepted, "
         f"{queue.decided('reject')} rejected: {out}"
     )
+
+
+def faithfulness(
+    model: ModelFolder,
+    out: Annotated[
+        Path, typer.Option(help="Folder for shards, tables and plot.", show_default=False)
+    ],
+    methods: Annotated[
+        str,
+        typer.Option(help="Methods, separated by commas; baselines are added.", show_default=False),
+    ],
+    users: Annotated[int, typer.Option(min=1, help="Users drawn from the test split.")] = 100,
+    removal: Annotated[str, typer.Option(help="drop, mask or replace, for all methods.")] = "drop",
+    check_removal: Annotated[
+        str | None, typer.Option(help="A second removal, under which all is measured again.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or feedback:ID.")
+    ] = "top1",
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Metrics, separated by commas. Default: all but the exact ones."),
+    ] = None,
+    events: Annotated[
+        int | None, typer.Option(min=1, help="Most recent events kept of a history. Default: all.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Option of a method, as integrated_gradients.steps=64. Repeatable."),
+    ] = None,
+    masks: Annotated[int, typer.Option(help="Held-out random sets of events for a user.")] = 64,
+    exact_events: Annotated[
+        int, typer.Option(help="Longest history that the exact metrics measure.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    shard_size: Annotated[int, typer.Option(help="Users in one shard.")] = 8,
+) -> None:
+    """Compare attribution methods by faithfulness. Run it again to continue.
+
+    Writes faithfulness.json, .csv, .md and curves.png.
+    """
+    from llm_influence.attribution.target import parse_target
+    from llm_influence.batch.studies import measure_faithfulness
+    from llm_influence.faithfulness.evaluate import FaithfulnessOptions, compared_method
+    from llm_influence.faithfulness.result import misleading_lines
+    from llm_influence.run import Run
+
+    names = _names(methods)
+    own = options_by_method(option or [], names)
+    options = FaithfulnessOptions(
+        removal=removal,
+        check_removal=check_removal,
+        target=parse_target(target),
+        metrics=None if metrics is None else tuple(_names(metrics)),
+        last=events,
+        masks=masks,
+        exact_events=exact_events,
+        seed=seed,
+    )
+    compared = [compared_method(name, own[name]) for name in names]
+    run = Run.open(model)
+    result = measure_faithfulness(
+        run.model,
+        run.test_histories(users, seed=seed),
+        compared,
+        out,
+        options,
+        shard_size=shard_size,
+    )
+    for line in misleading_lines(result):
+        typer.echo(line)
+    typer.echo(f"{out}: faithfulness.json, faithfulness.csv, faithfulness.md, curves.png")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

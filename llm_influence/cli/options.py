@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from llm_influence.config.document import Document, parse_yaml
-from llm_influence.errors import ConfigError, choices
+from llm_influence.errors import ConfigError, unknown
 
 ConfigFile = Annotated[
     Path | None, typer.Option(help="YAML file of the run. Without it, the defaults are used.")
@@ -147,7 +147,7 @@ def expanded(document: type[Document] | None = None) -> Callable[[Callable[..., 
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
-        makers: dict[str, tuple[type, list[str]]] = {}
+        makers: dict[str, tuple[Any, list[str]]] = {}
         options: list[inspect.Parameter] = []
         for name, parameter in own.items():
             if parameter.annotation is Overrides:
@@ -196,7 +196,7 @@ def _of_leaf(leaf: Leaf) -> inspect.Parameter:
     )
 
 
-def _of_dataclass(kind: type) -> list[inspect.Parameter]:
+def _of_dataclass(kind: Any) -> list[inspect.Parameter]:  # noqa: ANN401
     """One parameter a field; a field that is annotated for typer already stays as it is."""
     hints, made = get_type_hints(kind, include_extras=True), []
     for field in dataclasses.fields(kind):
@@ -209,6 +209,8 @@ def _of_dataclass(kind: type) -> list[inspect.Parameter]:
                 flag,
                 help=_sentence(field.metadata.get("help", "")),
                 metavar=values if "|" in values else None,
+                min=field.metadata.get("min"),
+                max=field.metadata.get("max"),
             )
             annotation = Annotated[_plain(annotation), option]
             default = list(default) if isinstance(default, tuple) else default
@@ -249,7 +251,7 @@ def _typed(values: dict[str, str | None], context: typer.Context | None) -> Over
     return Overrides([*words, *(context.args if context is not None else [])])
 
 
-def _made(kind: type, values: dict[str, Any]) -> object:
+def _made(kind: Any, values: dict[str, Any]) -> object:  # noqa: ANN401
     """The dataclass of what was typed.
 
     Raises:
@@ -258,15 +260,19 @@ def _made(kind: type, values: dict[str, Any]) -> object:
     hints = get_type_hints(kind)
     for name, value in values.items():
         known = [str(c) for part in (hints[name], *get_args(hints[name])) for c in _literals(part)]
-        if known and value is not None and str(value) not in known:
-            raise ConfigError(
-                f"unknown value {value!r}",
-                where=f"--{name.replace('_', '-')}",
-                expected=choices(known, str(value)),
-                fix="use one of these",
-            )
-        values[name] = tuple(value) if isinstance(value, list) else value
+        for one in value if isinstance(value, list) else [value]:
+            if known and one is not None and str(one) not in known:
+                flag = f"--{name.replace('_', '-')}"
+                raise unknown(ConfigError, "value", one, known, where=flag)
+        values[name] = tuple(value) if get_origin(_some(hints[name])) is tuple and value else value
     return kind(**values)
+
+
+def _some(annotation: object) -> object:
+    """The type of a value that is there: ``X`` of ``X | None``."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(part for part in get_args(annotation) if part is not type(None))
+    return annotation
 
 
 def _literals(annotation: object) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""`llm-influence demo`, `finetune`, `search`, `update`, `tokenizer`."""
+"""`llm-influence demo`, `finetune`, `search`, `update`, `tokenizer`, `planted`, `planted-fraud`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from llm_influence.cli.options import (
     UsersFile,
     expanded,
 )
+from llm_influence.config.data import PlantedConfig, PlantedFraudConfig
 from llm_influence.config.model import ScratchConfig
 from llm_influence.config.run import RunConfig, SearchConfig
 
@@ -131,7 +132,7 @@ def tokenizer(
     run = RunConfig.load(config, context.args)
     from llm_influence.data.splits import split_log
     from llm_influence.datasets.public import open_data
-    from llm_influence.modeling.scratch import make_backbone
+    from llm_influence.modeling.build import make_backbone
     from llm_influence.rendering.template import Template
 
     sizes = ScratchConfig(
@@ -141,3 +142,37 @@ def tokenizer(
     made = make_backbone(log, Template.load(run.rendering.template), sizes, out)
     typer.echo(f"{made.vocabulary} tokens from {made.lines:,} lines; {made.parameters:,} weights")
     typer.echo(f"model.backbone: {made.folder}   its weights are random: train all of them")
+
+
+OutFolder = Annotated[
+    Path, typer.Option(help="Folder for the log and its true influence.", show_default=False)
+]
+Settings = Annotated[Path | None, typer.Option("--config", help="YAML file with the options.")]
+
+
+@expanded(PlantedConfig)
+def planted(
+    context: typer.Context, overrides: Overrides, out: OutFolder, config: Settings = None
+) -> None:
+    """Generate a log with the true influence of every event beside it."""
+    from llm_influence.datasets.planted import make_planted
+
+    log, truth = make_planted(PlantedConfig.load(config, overrides.typed), folder=out)
+    causes = sum(int(row.sum()) for row in truth.is_cause)
+    explained = sum(len(row) for row in truth.is_cause)
+    typer.echo(
+        f"{len(log):,} users, {log.num_events:,} events, {len(log.catalogue)} items in {out}"
+    )
+    typer.echo(f"{causes:,} of {explained:,} explained events are causes")
+
+
+@expanded(PlantedFraudConfig)
+def planted_fraud(
+    context: typer.Context, overrides: Overrides, out: OutFolder, config: Settings = None
+) -> None:
+    """Generate bank accounts, some taken over, with the events that caused each alarm."""
+    from llm_influence.datasets.fraud import make_fraud
+
+    log, truth = make_fraud(PlantedFraudConfig.load(config, overrides.typed), folder=out)
+    typer.echo(f"{len(log):,} generated accounts, {log.num_events:,} events in {out}")
+    typer.echo(f"{truth.is_fraud.sum():,} of {len(truth.alarms):,} alarms are fraud")

@@ -64,7 +64,8 @@ class QueryState:
     def map(self, function: Callable[[Tensor], Tensor]) -> QueryState:
         """Apply a function to every column that is present."""
         columns: list[Any] = [getattr(self, field.name) for field in fields(self)]
-        return QueryState(*(column if column is None else function(column) for column in columns))
+        mapped: list[Any] = [None if column is None else function(column) for column in columns]
+        return QueryState(*mapped)
 
     @classmethod
     def cat(cls, parts: Sequence[QueryState]) -> QueryState:

@@ -19,11 +19,11 @@ from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.build import build_parts, check_causality
 from llm_influence.modeling.embeddings import item_bags, text_vectors
 from llm_influence.modeling.heads import Heads
-from llm_influence.modeling.hub import find_folder, push_folder
 from llm_influence.modeling.network import Network, Parts, Prediction
 from llm_influence.modeling.saving import load_parts, save_parts
 from llm_influence.modeling.scoring import ItemScores, Recommendation, best_items, rule_changes
 from llm_influence.modeling.session import Session
+from llm_influence.modeling.sharing import find_folder, push_folder
 from llm_influence.rendering.encoder import collate
 from llm_influence.rules.rule_book import RuleBook, RuleChange
 from llm_influence.types import History

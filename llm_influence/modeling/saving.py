@@ -33,9 +33,9 @@ from llm_influence.modeling.adapters import DESCRIPTION, KINDS, TENSORS, Adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackScale, make_heads
-from llm_influence.modeling.model_card import model_card
 from llm_influence.modeling.network import Parts
 from llm_influence.modeling.recurrent import load_recurrent
+from llm_influence.modeling.sharing import model_card
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.token_cache import IdTokenCache

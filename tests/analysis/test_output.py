@@ -37,5 +37,5 @@ def test_lines_for_a_terminal_stand_in_columns():
     assert aligned(ROWS, ["factor", "importance", "matters", "p"]) == [
         "factor  importance  matters      p",
         "gap           0.25      yes      0",
-        "hour             –       no  −0.01",
+        "hour             –       no  −0.01",  # noqa: RUF001
     ]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.attribution.explainer import Explainer, adapter_effect
+from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.interactions import adapter_effect
 from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.target import Behavior, Contrast, Item, Slate
 from llm_influence.errors import ExplanationError

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from llm_influence.attribution import engine as budget
-from llm_influence.attribution import matrix as matrix_module
+from llm_influence.attribution import interactions as matrix_module
 from llm_influence.attribution.explainer import Explainer
-from llm_influence.attribution.matrix import influence_matrix
+from llm_influence.attribution.interactions import influence_matrix
 from llm_influence.attribution.target import Behavior, Contrast, Item, Slate
 from llm_influence.errors import ExplanationError
 from llm_influence.types import Event, History

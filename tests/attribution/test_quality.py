@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.explainer import Explainer, quality_cards, spare_masks
 from llm_influence.attribution.methods import LeaveOneOut
-from llm_influence.attribution.quality import quality_cards, spare_masks
 from llm_influence.attribution.registry import Task
 from llm_influence.attribution.target import Contrast, bind
 from llm_influence.attribution.value_function import ValueFunction

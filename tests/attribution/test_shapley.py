@@ -9,16 +9,16 @@ import pytest
 
 from llm_influence.attribution import shapley_process as coalition_process
 from llm_influence.attribution.ablation import CoarseToFine
-from llm_influence.attribution.coalitions import (
-    by_leverage,
-    certain_coalitions,
-    shapley_weights,
-)
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.shapley import ExactShapley, PermutationShapley, Shapley, regress
 from llm_influence.attribution.shapley_process import CoalitionKernel, estimate, plan
 from llm_influence.errors import ExplanationError
-from llm_influence.numerics import every_coalition
+from llm_influence.numerics import (
+    by_leverage,
+    certain_coalitions,
+    every_coalition,
+    shapley_weights,
+)
 from tests.attribution.stand_ins import game_task
 
 LINEAR = functools.partial(Shapley, surrogate="linear", tolerance=0)

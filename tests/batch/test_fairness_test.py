@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_influence.batch.fairness_test import MOST_VALUES, run_fairness_test
+from llm_influence.batch.studies import MOST_VALUES, run_fairness_test
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import DataError, ExplanationError
 from llm_influence.influence.table_files import read_fairness_test, table_files

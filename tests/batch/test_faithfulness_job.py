@@ -4,12 +4,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from llm_influence.batch.faithfulness_job import measure_faithfulness
+from llm_influence.batch.studies import measure_faithfulness
 from llm_influence.errors import ExplanationError, OutputError
 from llm_influence.faithfulness.evaluate import FaithfulnessOptions, evaluate_faithfulness
 
 KILLED_JOB = """
-from llm_influence.batch.faithfulness_job import measure_faithfulness
+from llm_influence.batch.studies import measure_faithfulness
 from llm_influence.faithfulness.evaluate import FaithfulnessOptions
 measure_faithfulness(
     model,

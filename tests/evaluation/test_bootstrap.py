@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.evaluation.metrics import bootstrap_interval
 
 
 def test_an_interval_of_independent_rows_is_that_of_the_normal_distribution():

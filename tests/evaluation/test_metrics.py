@@ -60,14 +60,12 @@ def test_metrics_have_their_closed_forms():
     assert metrics == pytest.approx(
         {
             "hr@10": 3 / 5,
-            "recall@10": 3 / 5,
             "ndcg@10": (1 + 1 / 2 + 1 / math.log2(11)) / 5,
             "mrr": (1 + 1 / 3 + 1 / 10 + 1 / 11) / 5,
         }
     )
     assert ranking_metrics(np.array([1, 1]), cutoff=1) == {
         "hr@1": 1,
-        "recall@1": 1,
         "ndcg@1": 1,
         "mrr": 1,
     }

@@ -161,5 +161,7 @@ def test_other_families_fill_their_whole_context(log, tmp_path, config, style):
 )
 def test_a_backbone_that_sees_the_future_is_refused(log, tmp_path, config):
     frozen = saved(config, tmp_path)["model"] | {"adapter": {"kind": "frozen"}}
-    with pytest.raises(ModelError, match=r"(?i)depend on later events.*docs/how-to/choose_a_backbone"):
+    with pytest.raises(
+        ModelError, match=r"(?i)depend on later events.*docs/how-to/choose_a_backbone"
+    ):
         InfluenceModel.build(tiny.run_config("bert", "token", model=frozen), log)

@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from llm_influence.errors import ModelFolderError, OutputError
-from llm_influence.modeling import hub
+from llm_influence.modeling import sharing as hub
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.modeling.model_card import model_card, wilson
+from llm_influence.modeling.sharing import model_card, wilson
 from tests import tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 from llm_influence.config.model import ScratchConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ConfigError, OutputError
+from llm_influence.modeling.build import make_backbone
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.modeling.scratch import make_backbone
 from llm_influence.rendering.encoder import Encoder, collate
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.time_words import gap_words

@@ -4,7 +4,7 @@ import pytest
 
 from llm_influence.errors import DataError
 from llm_influence.influence.influence import to_arrow
-from llm_influence.report.averages import by_behavior, by_gap, by_recency, by_value
+from llm_influence.report.tables import by_behavior, by_gap, by_recency, by_value
 
 HOUR, DAY = 3_600, 86_400
 

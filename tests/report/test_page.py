@@ -15,8 +15,7 @@ from llm_influence.analysis.output import NOTHING
 from llm_influence.errors import DataError, OutputError, SchemaError
 from llm_influence.influence.facts import Player
 from llm_influence.influence.influence import to_arrow
-from llm_influence.report.cases import Scale
-from llm_influence.report.page import build_report, render_report
+from llm_influence.report.page import Scale, build_report, render_report
 from llm_influence.report.tables import ReportFacts, metric_grid
 from tests.report.conftest import EVIL, Tags
 
@@ -216,7 +215,7 @@ def test_a_broken_table_is_refused(make, facts):
 
 def test_reports_need_neither_torch_nor_pandas():
     code = (
-        "import sys, llm_influence.report.page, llm_influence.report.averages, "
+        "import sys, llm_influence.report.page, llm_influence.report.tables, "
         "llm_influence.influence.table, llm_influence.influence.text; "
         "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )

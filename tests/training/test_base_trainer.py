@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from llm_influence.data.splits import split_log
-from llm_influence.datasets.sources import open_data
+from llm_influence.datasets.public import open_data
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.batch import collate
+from llm_influence.rendering.encoder import collate
 from llm_influence.training import finetune as module
 from llm_influence.training.base_trainer import (
     NAME,

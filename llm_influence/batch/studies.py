@@ -1,30 +1,48 @@
-"""Counterfactual fairness test: recommend again with one feature of every user changed.
-
-Nothing else changes, so a difference is the effect of the feature itself. A model whose template
-does not render the feature gives the same answer.
-"""
+"""Studies over many users: the counterfactual fairness test and faithfulness of methods."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 
+from llm_influence.batch.shards import OnShard, Shards, histories_fingerprint, model_fingerprint
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import DataError, ExplanationError, out_of_range, unknown
 from llm_influence.evaluation.metrics import seen_items
+from llm_influence.faithfulness.evaluate import (
+    ComparedMethod,
+    FaithfulnessOptions,
+    comparison_result,
+    measure_batch,
+    methods_compared,
+    refuse_empty,
+)
+from llm_influence.faithfulness.result import (
+    FaithfulnessResult,
+    misleading_lines,
+    plot_curves,
+    to_csv,
+    to_markdown,
+)
 from llm_influence.influence.table_files import FAIRNESS_TEST_SCHEMA, write_fairness_test
+from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import BestItems, log_odds
 from llm_influence.types import History
+from llm_influence.utils import distributed, write_text, write_whole
 
 MOST_VALUES = 12
 """Most values tried: the most frequent names, or numbers evenly spaced among the users."""
@@ -184,3 +202,80 @@ def _summary(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, in
         users[row["user_id"]] = users.get(row["user_id"], False) or row["changed"]
     shares = {name: float(np.mean(list(users.values()))) for name, users in changed.items()}
     return shares, {name: len(users) for name, users in changed.items()}
+
+
+@distributed()
+def measure_faithfulness(
+    model: InfluenceModel,
+    histories: Sequence[History],
+    methods: Sequence[str | ComparedMethod],
+    out: str | Path,
+    options: FaithfulnessOptions | None = None,
+    *,
+    shard_size: int = 8,
+    progress: bool = True,
+    on_shard: OnShard | None = None,
+) -> FaithfulnessResult:
+    """Measure several methods side by side into ``out``. Run it again after a kill to continue.
+
+    ``out`` receives ``part-00000.parquet`` and on during the work, and at its end
+    ``faithfulness.json``, ``.csv``, ``.md`` and ``curves.png``.
+
+    Args:
+        model: The model.
+        histories: Histories whose predictions are explained.
+        methods: Names of the registry, or compared methods with options.
+        out: The folder.
+        options: What is measured. Default: `FaithfulnessOptions()`.
+        shard_size: Histories of one shard: what a kill may lose. Default 8.
+        progress: Whether to show a progress bar.
+        on_shard: Called with the path of each shard that this process has written.
+
+    Raises:
+        ExplanationError: See `evaluate_faithfulness`; nothing is written then.
+        OutputError: ``out`` cannot be written, or holds another comparison.
+        ConfigError: matplotlib is not installed; all that was measured is kept.
+    """
+    options = options or FaithfulnessOptions()
+    refuse_empty(histories)
+    compared = methods_compared(methods, options.removals)
+    plan = {
+        "model": model_fingerprint(model),
+        "histories": histories_fingerprint(histories),
+        "users": len(histories),
+        "methods": {method.label: dict(method.options) for method in compared},
+        "options": {name: str(value) for name, value in asdict(options).items()},
+        "shard_size": shard_size,
+    }
+    shards = Shards(Path(out), plan, len(histories), shard_size)
+
+    def compute(rows: range) -> pa.Table:
+        part = [histories[row] for row in rows]
+        return measure_batch(model, part, compared, options, first=rows.start)
+
+    shards.fill(compute, name="faithfulness", on_shard=on_shard, progress=progress)
+    measured = pa.concat_tables([pq.read_table(path) for path in shards.paths])
+    result = comparison_result(measured, compared)
+    if PartialState(cpu=on_cpu()).is_main_process:
+        _write(shards.folder, result)
+    return result
+
+
+def _write(folder: Path, result: FaithfulnessResult) -> None:
+    """The summary as JSON, CSV and Markdown, and the curves as a picture."""
+    summary = {
+        "schema": 1,
+        "plan": json.loads((folder / "plan.json").read_text(encoding="utf-8")),
+        "baselines": list(result.baselines),
+        "summary": result.summary(),
+        "misleading": result.misleading(),
+    }
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(folder / "faithfulness.json", text)
+    write_text(folder / "faithfulness.csv", to_csv(result))
+    tables = [to_markdown(result, removal) for removal in result.removals]
+    warnings = [f"- {line}" for line in misleading_lines(result)]
+    notes = ["Not better than a baseline:", "", *warnings, ""] if warnings else []
+    write_text(folder / "faithfulness.md", "\n".join([*tables, *notes]))
+    savefig = plot_curves(result).savefig
+    write_whole(folder / "curves.png", partial(savefig, dpi=150, format="png"))
