@@ -26,21 +26,14 @@ COMPARING = ("markov", "shapley_rates")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Paths:
-    """P paths of T touches in all, path after path, the oldest touch first.
+    """P paths of T touches in all, path after path, the oldest touch first."""
 
-    Attributes:
-        channels: (T,) channel of each touch, 0 to C - 1.
-        ages: (T,) seconds from each touch to a time that is the same for all touches of a path.
-        starts: (P + 1,) place of each path's first touch, and T. A path may have no touch.
-        converted: (P,) bool.
-        count: C.
-    """
-
-    channels: IntArray
+    channels: IntArray  # (T,) channel of each touch, 0 to C - 1
+    # (T,) seconds from each touch to a time that is the same for all touches of a path
     ages: FloatArray
-    starts: IntArray
-    converted: BoolArray
-    count: int
+    starts: IntArray  # (P + 1,) place of each path's first touch, and T. A path may have no touch.
+    converted: BoolArray  # (P,) bool
+    count: int  # C
 
     def __len__(self) -> int:
         """Number of paths P."""
@@ -59,19 +52,12 @@ class Paths:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExplainedPaths:
-    """P paths with their explanations.
+    """P paths with their explanations."""
 
-    Attributes:
-        paths: The paths.
-        users: (P,) user codes, never decreasing.
-        scores: (P, C) summed influence of each channel's touches.
-        full: (P,) value of the explained target with all events.
-    """
-
-    paths: Paths
-    users: IntArray
-    scores: FloatArray
-    full: FloatArray
+    paths: Paths  # The paths
+    users: IntArray  # (P,) user codes, never decreasing
+    scores: FloatArray  # (P, C) summed influence of each channel's touches
+    full: FloatArray  # (P,) value of the explained target with all events
 
 
 # --- attribution rules: shares of one conversion among its touches ---------------------------
@@ -221,27 +207,16 @@ def _subset_sums(values: FloatArray) -> FloatArray:
 
 @dataclass(slots=True)
 class Sums:
-    """Sums over paths in R resamples of the users; the first is the data. There are C channels.
+    """Sums over paths in R resamples of the users; the first is the data. There are C channels."""
 
-    Attributes:
-        conversions: (R,) all conversions.
-        touched: (R,) conversions of paths with a touch.
-        model: (R, C) parts of conversions that are lost without the channel's influence.
-        score: (R, C) summed influence on conversions.
-        steps: (R, C + 1, C + 2) steps of the Markov chain.
-        sets: (2, R, 2^C) paths and conversions by set of channels.
-        touches: (C,) touches on all paths.
-        rules: (R, C) credit by attribution rule.
-    """
-
-    conversions: FloatArray
-    touched: FloatArray
-    model: FloatArray
-    score: FloatArray
-    steps: FloatArray
-    sets: FloatArray
-    touches: FloatArray
-    rules: dict[str, FloatArray]
+    conversions: FloatArray  # (R,) all conversions
+    touched: FloatArray  # (R,) conversions of paths with a touch
+    model: FloatArray  # (R, C) parts of conversions that are lost without the channel's influence
+    score: FloatArray  # (R, C) summed influence on conversions
+    steps: FloatArray  # (R, C + 1, C + 2) steps of the Markov chain
+    sets: FloatArray  # (2, R, 2^C) paths and conversions by set of channels
+    touches: FloatArray  # (C,) touches on all paths
+    rules: dict[str, FloatArray]  # (R, C) credit by attribution rule
 
 
 def gather(

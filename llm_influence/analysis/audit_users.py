@@ -65,23 +65,15 @@ _JOINED = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
-    """Events sorted by a behaviour, a column of the item table, or the item itself.
+    """Events sorted by a behaviour, a column of the item table, or the item itself."""
 
-    Attributes:
-        name: ``behavior``, ``item:genres``, ``item_id``.
-        levels: (L,) names.
-        counts: (U, L) number of events of each user.
-        sizes: (U, L) summed sizes of their influence.
-        late: (U, L) number of events, with half the weight for every `RECENT` events further back.
-        sql: Code of the level over an event ``e`` and its item ``i``; null for no level.
-    """
-
-    name: str
-    levels: tuple[str, ...]
-    counts: FloatArray
-    sizes: FloatArray
+    name: str  # ``behavior``, ``item:genres``, ``item_id``
+    levels: tuple[str, ...]  # (L,) names
+    counts: FloatArray  # (U, L) number of events of each user
+    sizes: FloatArray  # (U, L) summed sizes of their influence
+    # (U, L) number of events, with half the weight for every `RECENT` events further back
     late: FloatArray
-    sql: str
+    sql: str  # Code of the level over an event ``e`` and its item ``i``; null for no level
 
     def of(self, users: IntArray) -> Kind:
         """The same for some users."""
@@ -106,18 +98,13 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measure:
-    """One number per user, in which groups are compared.
+    """One number per user, in which groups are compared."""
 
-    Attributes:
-        kind: ``exposure`` (what is recommended), ``quality`` (of the recommendation) or ``direct``
-            (influence of the user's features).
-        name: Name in reports.
-        values: (U,) numbers, nan where unknown.
-    """
-
+    # ``exposure`` (what is recommended), ``quality`` (of the recommendation) or ``direct``
+    # (influence of the user's features)
     kind: str
-    name: str
-    values: FloatArray
+    name: str  # Name in reports
+    values: FloatArray  # (U,) numbers, nan where unknown
 
 
 class AuditUsers:
@@ -157,11 +144,7 @@ class AuditUsers:
         self.facts = self._facts()
 
     def groups(self, feature: str) -> tuple[tuple[str, ...], IntArray]:
-        """Levels of a user feature, and (U,) codes of users; -1 for unknown.
-
-        Raises:
-            DataError: The tables have no such feature, or all users have the same value.
-        """
+        """Levels of a user feature, and (U,) codes of users; -1 for unknown."""
         factor = factor_of(self.view, feature)
         if isinstance(factor, str):
             raise TypeError(f"a required column is always cut into levels: {factor}")
@@ -286,11 +269,7 @@ class AuditUsers:
 
 
 def large_groups(feature: str, levels: tuple[str, ...], codes: IntArray, least: int) -> IntArray:
-    """Codes of the levels that have at least ``least`` users.
-
-    Raises:
-        DataError: There are fewer than two such levels.
-    """
+    """Codes of the levels that have at least ``least`` users."""
     sizes = np.bincount(codes[codes >= 0], minlength=len(levels))[: len(levels)]
     kept = np.flatnonzero(sizes >= least)
     if len(kept) < 2:
@@ -323,28 +302,16 @@ ANY = "any"
 
 @dataclass(frozen=True, slots=True)
 class FairnessTest:
-    """The counterfactual fairness test of one feature, over users whose value is known.
+    """The counterfactual fairness test of one feature, over users whose value is known."""
 
-    Attributes:
-        users: Number of users.
-        changed: Share of users whose first recommendation changes with another value.
-        p_value: Probability of so many changes if no more than the tolerated share can change.
-        pairs: One record per pair of values.
-    """
-
-    users: int
-    changed: float
-    p_value: float
-    pairs: list[Record]
+    users: int  # Number of users
+    changed: float  # Share of users whose first recommendation changes with another value
+    p_value: float  # Probability of so many changes if no more than the tolerated share can change
+    pairs: list[Record]  # One record per pair of values
 
 
 def find_fairness_test(sources: Sequence[Path]) -> pa.Table | None:
-    """The counterfactual fairness test beside influence tables, or None.
-
-    Raises:
-        DataError: There are several.
-        SchemaError: See `read_fairness_test`.
-    """
+    """The counterfactual fairness test beside influence tables, or None."""
     files = beside(sources, FAIRNESS_TEST)
     if len(files) > 1:
         raise DataError(

@@ -51,21 +51,14 @@ DRAWS = 19_999
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drift:
-    """Some cells over W windows.
+    """Some cells over W windows."""
 
-    Attributes:
-        cells: Sums of the events.
-        values: (W,) mean influence at the usual ages of the cells; nan without events.
-        halves: (W,) half the widths of 95% intervals; nan with too few users.
-        events: (W,) numbers of events.
-        changes: Records of change points: the first ``window`` after it, mean influence ``before``
-            (since the previous change) and ``after`` (until the next), and their difference.
-    """
-
-    cells: Cells
-    values: FloatArray
-    halves: FloatArray
-    events: FloatArray
+    cells: Cells  # Sums of the events
+    values: FloatArray  # (W,) mean influence at the usual ages of the cells; nan without events
+    halves: FloatArray  # (W,) half the widths of 95% intervals; nan with too few users
+    events: FloatArray  # (W,) numbers of events
+    # Records of change points: the first ``window`` after it, mean influence ``before``
+    # (since the previous change) and ``after`` (until the next), and their difference
     changes: list[Record]
 
 
@@ -90,12 +83,7 @@ def drift_of(cells: Cells, *, tests: int, alpha: float, seed: int) -> Drift:
 
 
 class _Segments:
-    """Binary segmentation of windows, from (G, W, C) sums by group of users, window and age.
-
-    Attributes:
-        windows: W.
-        p_values: By the first window after each change, corrected for all segments.
-    """
+    """Binary segmentation of windows, from (G, W, C) sums by group of users, window and age."""
 
     def __init__(self, totals: FloatArray, events: FloatArray, seed: int) -> None:
         self._totals, self._events, self.windows = totals, events, totals.shape[1]
@@ -225,10 +213,6 @@ def compare(
     Returns:
         How much was paired and how similar paired scores are; and one record per level or item
         that both tables have, the most significant items first.
-
-    Raises:
-        DataError: Methods, units or kinds of target differ, a table holds an explanation twice, or
-            nothing can be compared.
     """
     _check_alike(after, before)
     with tempfile.TemporaryDirectory(dir=after.folder) as folder:

@@ -53,11 +53,6 @@ def join_outcomes(
     Returns:
         Numbers of ``explanations`` with an outcome, ``conversions`` among them, and explanations
         ``without_outcome``.
-
-    Raises:
-        SchemaError: A column is missing or of another type.
-        DataError: The file cannot be read, has two outcomes for one explanation, an unknown
-            behaviour, or no outcome of any explanation.
     """
     table = _read_outcomes(file, conversion, positive_from)
     keyed = "before" in table.column_names
@@ -81,11 +76,7 @@ def join_outcomes(
 
 
 def find_outcomes(sources: Sequence[Path], given: Path | None) -> Path:
-    """The given file, or the one beside the tables.
-
-    Raises:
-        DataError: There is none, or several.
-    """
+    """The given file, or the one beside the tables."""
     files = [given] if given else beside(sources, OUTCOMES)
     if len(files) != 1:
         raise DataError(
@@ -180,9 +171,6 @@ class ChannelPaths:
 
     Attributes:
         channels: Names in the order of their codes, the most frequent first.
-
-    Raises:
-        DataError: An unknown column or behaviour, or fewer than two channels.
     """
 
     def __init__(

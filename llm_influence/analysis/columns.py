@@ -59,17 +59,11 @@ def exact_mean(number: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Named ranges of a number; the last range has no upper edge.
+    """Named ranges of a number; the last range has no upper edge."""
 
-    Attributes:
-        edges: (K,) lower edges, increasing.
-        labels: (K,) names of the ranges.
-        missing: Name for rows without the number; None if every row has one.
-    """
-
-    edges: tuple[int, ...]
-    labels: tuple[str, ...]
-    missing: str | None = None
+    edges: tuple[int, ...]  # (K,) lower edges, increasing
+    labels: tuple[str, ...]  # (K,) names of the ranges
+    missing: str | None = None  # Name for rows without the number; None if every row has one
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -142,17 +136,11 @@ EPOCH = date(1970, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """W consecutive calendar windows, UTC.
+    """W consecutive calendar windows, UTC."""
 
-    Attributes:
-        kind: ``day``, ``week`` (from Monday), ``month``, or ``N days``.
-        starts: (W,) first day of each window.
-        sql: SQL of the window's place; ``{0}`` stands for a time in Unix seconds.
-    """
-
-    kind: str
-    starts: tuple[date, ...]
-    sql: str
+    kind: str  # ``day``, ``week`` (from Monday), ``month``, or ``N days``
+    starts: tuple[date, ...]  # (W,) first day of each window
+    sql: str  # SQL of the window's place; ``{0}`` stands for a time in Unix seconds
 
 
 def windows_of(first: int, last: int, kind: str | None = None) -> Windows:
@@ -162,10 +150,6 @@ def windows_of(first: int, last: int, kind: str | None = None) -> Windows:
         first: Unix seconds of the first prediction.
         last: Unix seconds of the last prediction.
         kind: ``day``, ``week``, ``month`` or a number of days. Default: depends on the time span.
-
-    Raises:
-        ConfigError: ``kind`` is none of these, or gives more than `MOST_WINDOWS` windows.
-        DataError: ``kind`` is given and there is only one window.
     """
     days = first // DAY, last // DAY
     given, span = kind, days[1] - days[0] + 1
@@ -228,9 +212,6 @@ def read_side_tables(
         sources: The influence tables: files or folders.
         items: The item table. Default: ``items.parquet`` beside the influence tables.
         users: The user table. Default: ``users.parquet`` beside the influence tables.
-
-    Raises:
-        DataError: A file is missing or damaged, or the influence tables have different ones.
     """
     tables = []
     for key, given, name in zip(("item_id", "user_id"), (items, users), SIDE_TABLES, strict=True):
@@ -286,23 +267,15 @@ MATCHES = ("target", "other", "neither")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the view.
+    """A column of the view."""
 
-    Attributes:
-        sql: Expression over ``r`` (an event's row) and ``x`` (its explanation).
-        needs: Columns of the influence table that ``sql`` reads from ``r``.
-        joins: Further tables that ``sql`` reads: ``items``, ``users``, ``chosen``, ``other``.
-        levels: Its values in order, where they are fixed.
-        codes: Expression of the value's place in ``levels``.
-        number: True for numbers; many distinct numbers are cut into ranges.
-    """
-
-    sql: str
-    needs: tuple[str, ...] = ()
+    sql: str  # Expression over ``r`` (an event's row) and ``x`` (its explanation)
+    needs: tuple[str, ...] = ()  # Columns of the influence table that ``sql`` reads from ``r``
+    # Further tables that ``sql`` reads: ``items``, ``users``, ``chosen``, ``other``
     joins: tuple[str, ...] = ()
-    levels: tuple[str, ...] = ()
-    codes: str = ""
-    number: bool = False
+    levels: tuple[str, ...] = ()  # Its values in order, where they are fixed
+    codes: str = ""  # Expression of the value's place in ``levels``
+    number: bool = False  # True for numbers; many distinct numbers are cut into ranges
 
 
 _FROM_END = "(x.events - 1 - r.position)"

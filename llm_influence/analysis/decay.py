@@ -49,18 +49,14 @@ STEP = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A curve that is 1 at age 0.
+    """A curve that is 1 at age 0."""
 
-    Attributes:
-        name: Name in reports.
-        shape: (..., K) values from (..., n) logarithms of parameters and (K,) ages in seconds.
-        half_life: Logarithm of the half-life in seconds, from the parameters.
-        grid: Start, end and number of grid points of each parameter; the best point starts a fit.
-    """
-
-    name: str
+    name: str  # Name in reports
+    # (..., K) values from (..., n) logarithms of parameters and (K,) ages in seconds
     shape: Callable[[FloatArray, FloatArray], FloatArray]
+    # Logarithm of the half-life in seconds, from the parameters
     half_life: Callable[[FloatArray], float]
+    # Start, end and number of grid points of each parameter; the best point starts a fit
     grid: tuple[tuple[float, float, int], ...]
 
 
@@ -87,23 +83,15 @@ FORMS = (EXPONENTIAL, POWER)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedForm:
-    """A form fitted to a curve.
+    """A form fitted to a curve."""
 
-    Attributes:
-        form: The form.
-        start: A, influence at age 0.
-        parameters: Logarithms of the form's parameters.
-        half_life: In seconds.
-        interval: Ends of its 95% interval; nan where the half-life is too short to measure.
-        explained: Share of the variance of mean scores over ages.
-    """
-
-    form: Form
-    start: float
-    parameters: FloatArray
-    half_life: float
+    form: Form  # The form
+    start: float  # A, influence at age 0
+    parameters: FloatArray  # Logarithms of the form's parameters
+    half_life: float  # In seconds
+    # Ends of its 95% interval; nan where the half-life is too short to measure
     interval: tuple[float, float]
-    explained: float
+    explained: float  # Share of the variance of mean scores over ages
 
     @property
     def too_short(self) -> bool:
@@ -117,22 +105,15 @@ class FittedForm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decay:
-    """Decay of the events in some cells.
+    """Decay of the events in some cells."""
 
-    Attributes:
-        cells: Sums of the events.
-        trend: ``fades`` towards zero or ``grows`` away from it along the logarithm of age, whether
-            significant or not; ``zero`` if all scores are zero; ``unknown`` with too few users.
-        p_value: Test of no trend.
-        forms: Fitted forms by name; empty for ``zero`` and ``unknown``.
-        better: How many standard errors better the power law predicts held-out users.
-    """
-
-    cells: Cells
+    cells: Cells  # Sums of the events
+    # ``fades`` towards zero or ``grows`` away from it along the logarithm of age, whether
+    # significant or not; ``zero`` if all scores are zero; ``unknown`` with too few users
     trend: str
-    p_value: float
-    forms: dict[str, FittedForm]
-    better: float
+    p_value: float  # Test of no trend
+    forms: dict[str, FittedForm]  # Fitted forms by name; empty for ``zero`` and ``unknown``
+    better: float  # How many standard errors better the power law predicts held-out users
 
     @property
     def chosen(self) -> FittedForm:
@@ -163,23 +144,14 @@ def decay_of(cells: Cells) -> Decay:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """A curve over J ages, each a doubling of (1 minute + age) that has events.
+    """A curve over J ages, each a doubling of (1 minute + age) that has events."""
 
-    Attributes:
-        edges: (J,) lower edges in seconds.
-        ages: (J,) mean ages in seconds.
-        events: (J,) numbers of events.
-        means: (J,) mean influence.
-        halves: (J,) half the widths of 95% intervals; nan with too few users.
-        fitted: (J,) mean of a fitted form over the same events; nan without one.
-    """
-
-    edges: FloatArray
-    ages: FloatArray
-    events: FloatArray
-    means: FloatArray
-    halves: FloatArray
-    fitted: FloatArray
+    edges: FloatArray  # (J,) lower edges in seconds
+    ages: FloatArray  # (J,) mean ages in seconds
+    events: FloatArray  # (J,) numbers of events
+    means: FloatArray  # (J,) mean influence
+    halves: FloatArray  # (J,) half the widths of 95% intervals; nan with too few users
+    fitted: FloatArray  # (J,) mean of a fitted form over the same events; nan without one
 
 
 def curve(cells: Cells, form: FittedForm | None = None) -> Curve:
@@ -316,10 +288,6 @@ def behavior_weights(view: InfluenceView, match: str | None = None) -> list[Reco
 
     Returns:
         One record per behaviour, the largest weight, 1, first.
-
-    Raises:
-        DataError: There is no such column.
-        ConfigError: It is another column.
     """
     sign = view.sign_of(match)
     columns = ["user", "behavior", "age_seconds", "score", *([match] if match else [])]

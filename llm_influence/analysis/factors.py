@@ -285,22 +285,16 @@ DRAWS = 2000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Importance:
-    """Importance of F factors for boosted trees.
+    """Importance of F factors for boosted trees."""
 
-    Attributes:
-        shares: (F, 3) increase of the squared error when a factor is shuffled, as a share of the
-            response's variance, with the ends of its 95% bootstrap interval over users.
-        r_squared: Share of the variance that the trees explain for unseen users.
-        dependence: F arrays (L,), mean prediction at each level minus the mean of all events.
-        events: Events of the sample.
-        users: Users of the sample.
-    """
-
+    # (F, 3) increase of the squared error when a factor is shuffled, as a share of the
+    # response's variance, with the ends of its 95% bootstrap interval over users
     shares: FloatArray
-    r_squared: float
+    r_squared: float  # Share of the variance that the trees explain for unseen users
+    # F arrays (L,), mean prediction at each level minus the mean of all events
     dependence: list[FloatArray]
-    events: int
-    users: int
+    events: int  # Events of the sample
+    users: int  # Users of the sample
 
 
 def permutation_importance(coded: CodedEvents, *, sample: int, seed: int) -> Importance:

@@ -41,19 +41,12 @@ UNKNOWN, OTHER = "(unknown)", "(others)"
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A column cut into levels.
+    """A column cut into levels."""
 
-    Attributes:
-        name: Name of the column in the view.
-        levels: (L,) names in the order of their codes 0, 1...; some may not occur.
-        codes: SQL of the code. ``{0}`` stands for the column, unless ``of_rows`` is true.
-        of_rows: ``codes`` reads the rows of the view itself, as `Column.codes`.
-    """
-
-    name: str
-    levels: tuple[str, ...]
-    codes: str
-    of_rows: bool = False
+    name: str  # Name of the column in the view
+    levels: tuple[str, ...]  # (L,) names in the order of their codes 0, 1...; some may not occur
+    codes: str  # SQL of the code. ``{0}`` stands for the column, unless ``of_rows`` is true.
+    of_rows: bool = False  # ``codes`` reads the rows of the view itself, as `Column.codes`
 
     def column(self, view: InfluenceView) -> Column:
         """The view's column with the codes of the levels."""
@@ -69,11 +62,7 @@ class Factor:
 def factors_of(
     view: InfluenceView, names: Iterable[str], *, required: bool
 ) -> tuple[list[Factor], dict[str, str]]:
-    """The factors among some columns, and the reason why each other column is none.
-
-    Raises:
-        DataError: As `factor_of`.
-    """
+    """The factors among some columns, and the reason why each other column is none."""
     cut = {name: factor_of(view, name, required=required) for name in dict.fromkeys(names)}
     factors = [factor for factor in cut.values() if isinstance(factor, Factor)]
     return factors, {name: reason for name, reason in cut.items() if isinstance(reason, str)}
@@ -89,9 +78,6 @@ def factor_of(view: InfluenceView, name: str, *, required: bool = True) -> Facto
 
     Returns:
         The factor, or the reason why the column is none.
-
-    Raises:
-        DataError: There is no such column, or it is ``required`` and has only one value.
     """
     view.select(name)
     column = view.columns[name]
@@ -189,17 +175,11 @@ def _numbers(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Some events; all events of a user are in one batch.
+    """Some events; all events of a user are in one batch."""
 
-    Attributes:
-        user: (n,) user codes, never decreasing.
-        codes: (n, F) level of each factor.
-        response: (n,) score or its absolute value.
-    """
-
-    user: IntArray
-    codes: npt.NDArray[np.uint8]
-    response: FloatArray
+    user: IntArray  # (n,) user codes, never decreasing
+    codes: npt.NDArray[np.uint8]  # (n, F) level of each factor
+    response: FloatArray  # (n,) score or its absolute value
 
     def columns(self) -> list[IntArray]:
         """F arrays (n,) of codes as int64, so that products do not overflow."""
@@ -265,24 +245,16 @@ class Cells:
     """Sums over the events of one level of a factor, or over all events.
 
     Users are dealt into G groups (`statistics.GROUPS`), the units of standard errors.
-
-    Attributes:
-        factor: Name of the factor; `EVERYTHING` for all events.
-        level: Name of the level; empty for all events.
-        totals: (G, K) summed scores by group of users and age, K = `BINS`.
-        events: (G, K) numbers of events.
-        ages: (K,) mean age in seconds, nan without events.
-        window_totals: (G, W, C) summed scores by group, window of the prediction and wide age.
-        window_events: (G, W, C) numbers of events.
     """
 
-    factor: str
-    level: str
-    totals: FloatArray
-    events: FloatArray
-    ages: FloatArray
+    factor: str  # Name of the factor; `EVERYTHING` for all events
+    level: str  # Name of the level; empty for all events
+    totals: FloatArray  # (G, K) summed scores by group of users and age, K = `BINS`
+    events: FloatArray  # (G, K) numbers of events
+    ages: FloatArray  # (K,) mean age in seconds, nan without events
+    # (G, W, C) summed scores by group, window of the prediction and wide age
     window_totals: FloatArray
-    window_events: FloatArray
+    window_events: FloatArray  # (G, W, C) numbers of events
 
 
 def gather_cells(

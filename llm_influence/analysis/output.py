@@ -32,7 +32,7 @@ Record = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
 
 FORMATS = ("png", "svg")
-NOTHING = "–"
+NOTHING = "–"  # noqa: RUF001
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,6 @@ class Analysis:
 
         Returns:
             The files. The JSON file is written last: if it exists, all files are complete.
-
-        Raises:
-            OutputError: The folder cannot be written.
         """
         folder, written = Path(folder), []
         for key, table in self.tables.items():
@@ -115,7 +112,7 @@ def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
     return [f"left out: {name} ({reason})" for name, reason in left_out.items()]
 
 
-def shown(value: Any) -> str:
+def shown(value: Any) -> str:  # noqa: ANN401
     """A cell for people: three digits of a number, yes or no, a dash for nothing."""
     value = _plain(value)
     if value is None:
@@ -127,7 +124,7 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:  # noqa: ANN401
     """The same in Python's own types, with None for nan and infinity."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
@@ -146,11 +143,7 @@ BLUE, ORANGE = OKABE_ITO[:2]
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that needs no display.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
+    """An empty figure, in inches, that needs no display."""
     figures = require("matplotlib.figure", extra="plot", purpose="figures of an analysis")
     return figures.Figure(figsize=(width, height), layout="constrained")
 
@@ -178,7 +171,7 @@ def points(
     scale: FloatArray | float = 1.0,
     color: str = BLUE,
     marker: str = "o",
-    **options: Any,
+    **options: Any,  # noqa: ANN401
 ) -> Artist:
     """Draw a value with its interval for each row, from top to bottom; returns the legend mark."""
     middle, low, high = (numbers(rows, name) / scale for name in columns)

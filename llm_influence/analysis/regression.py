@@ -34,23 +34,14 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Counts and sums of n events by the levels of F factors.
+    """Counts and sums of n events by the levels of F factors."""
 
-    Attributes:
-        sizes: (F,) number of levels of each factor; P is their sum.
-        counts: (P, P) events that have both levels; the diagonal counts each level.
-        sums: (P,) summed responses by level.
-        events: n.
-        total: Sum of all responses.
-        squares: Sum of all squared responses.
-    """
-
-    sizes: tuple[int, ...]
-    counts: FloatArray
-    sums: FloatArray
-    events: int
-    total: float
-    squares: float
+    sizes: tuple[int, ...]  # (F,) number of levels of each factor; P is their sum
+    counts: FloatArray  # (P, P) events that have both levels; the diagonal counts each level
+    sums: FloatArray  # (P,) summed responses by level
+    events: int  # n
+    total: float  # Sum of all responses
+    squares: float  # Sum of all squared responses
 
     @property
     def blocks(self) -> list[slice]:
@@ -97,24 +88,16 @@ class Moments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """A fitted regression.
+    """A fitted regression."""
 
-    Attributes:
-        moments: Counts and sums of the data.
-        kept: (p,) places of the levels that have a coefficient: neither a factor's most frequent
-            level, nor one that the levels before it determine.
-        inverse: (1 + p, 1 + p) inverse of X'X, the intercept first.
-        coefficients: (1 + p,).
-        covariance: (1 + p, 1 + p) of the coefficients, clustered by user.
-        users: Number of users U.
-    """
-
-    moments: Moments
+    moments: Moments  # Counts and sums of the data
+    # (p,) places of the levels that have a coefficient: neither a factor's most frequent
+    # level, nor one that the levels before it determine
     kept: IntArray
-    inverse: FloatArray
-    coefficients: FloatArray
-    covariance: FloatArray
-    users: int
+    inverse: FloatArray  # (1 + p, 1 + p) inverse of X'X, the intercept first
+    coefficients: FloatArray  # (1 + p,)
+    covariance: FloatArray  # (1 + p, 1 + p) of the coefficients, clustered by user
+    users: int  # Number of users U
 
     @property
     def r_squared(self) -> float:
@@ -286,23 +269,16 @@ def _blocks(sizes: Sequence[int]) -> list[slice]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interaction:
-    """What a pair of factors adds to the sum of their effects.
+    """What a pair of factors adds to the sum of their effects."""
 
-    Attributes:
-        pair: Numbers of the two factors.
-        spread: Standard deviation of the added effect over events, and its interval; see
-            `spread_of`.
-        p_value: Score test of no added effect; nan where no cell is left to test, or where there
-            are not more users than cells.
-        counts: (A, B) events of each cell.
-        effects: (A, B) added effect of each cell; nan without events.
-    """
-
-    pair: Pair
+    pair: Pair  # Numbers of the two factors
+    # Standard deviation of the added effect over events, and its interval; see `spread_of`
     spread: tuple[float, float, float]
+    # Score test of no added effect; nan where no cell is left to test, or where there are not
+    # more users than cells
     p_value: float
-    counts: FloatArray
-    effects: FloatArray
+    counts: FloatArray  # (A, B) events of each cell
+    effects: FloatArray  # (A, B) added effect of each cell; nan without events
 
 
 def interactions(fit: Fit, batches: Iterable[Batch], pairs: Sequence[Pair]) -> list[Interaction]:

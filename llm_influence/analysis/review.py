@@ -75,13 +75,9 @@ ORDER BY explanation
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The content of a review file.
+    """The content of a review file."""
 
-    Attributes:
-        records: Decided explanations first, then those that wait, the riskiest first.
-    """
-
-    records: list[Record]
+    records: list[Record]  # Decided explanations first, then those that wait, the riskiest first
 
     @property
     def waiting(self) -> int:
@@ -158,11 +154,7 @@ def rejected(records: Iterable[Mapping[str, Any]]) -> frozenset[Key]:
 
 
 def withhold(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """An influence table without the rejected explanations.
-
-    Raises:
-        DataError: Every explanation was rejected.
-    """
+    """An influence table without the rejected explanations."""
     withheld = rejected(records)
     columns = [table[name].to_pylist() for name in KEY]
     kept = [key not in withheld for key in zip(*columns, strict=True)]

@@ -154,21 +154,13 @@ def p_value(value: float, error: float, groups: int) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupDifferences:
-    """Differences between k groups of users in m measures.
+    """Differences between k groups of users in m measures."""
 
-    Attributes:
-        means: (k, m) mean of each group.
-        differences: (k, m) mean of a group minus the mean of all other users.
-        errors: (k, m) standard errors of the differences.
-        statistics: (m,) test statistics T.
-        p_values: (m,) probability of a T as large in any measure if groups do not matter.
-    """
-
-    means: FloatArray
-    differences: FloatArray
-    errors: FloatArray
-    statistics: FloatArray
-    p_values: FloatArray
+    means: FloatArray  # (k, m) mean of each group
+    differences: FloatArray  # (k, m) mean of a group minus the mean of all other users
+    errors: FloatArray  # (k, m) standard errors of the differences
+    statistics: FloatArray  # (m,) test statistics T
+    p_values: FloatArray  # (m,) probability of a T as large in any measure if groups do not matter
 
     @property
     def critical(self) -> float:
@@ -276,18 +268,13 @@ def _score_statistics(tested: FloatArray, residuals: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Associations:
-    """How strongly each of L quantities is associated with groups of users.
+    """How strongly each of L quantities is associated with groups of users."""
 
-    Attributes:
-        strengths: (L,) correlation ratios of ranks, 0 to 1.
-        p_values: (L,) probability of a strength as large in any quantity if groups do not matter.
-        group: (L,) the group with the highest mean rank.
-        aucs: (L,) probability that a user of that group has more than a user of another group.
-    """
-
-    strengths: FloatArray
+    strengths: FloatArray  # (L,) correlation ratios of ranks, 0 to 1
+    # (L,) probability of a strength as large in any quantity if groups do not matter
     p_values: FloatArray
-    group: IntArray
+    group: IntArray  # (L,) the group with the highest mean rank
+    # (L,) probability that a user of that group has more than a user of another group
     aucs: FloatArray
 
 

@@ -143,11 +143,7 @@ class InfluenceView:
         self._folder.cleanup()
 
     def select(self, *names: str) -> str:
-        """A query that gives these columns of every event, to be used as a subquery.
-
-        Raises:
-            DataError: A name is no column of the view.
-        """
+        """A query that gives these columns of every event, to be used as a subquery."""
         for name in names:
             if name not in self.columns:
                 fix = "correct the name, or pass the item or user table that has the column"
@@ -163,10 +159,6 @@ class InfluenceView:
         Args:
             match: A column ``match:...``. None: the factor of every event is 1.
             side: Name of the column in the query.
-
-        Raises:
-            ConfigError: It is another column.
-            DataError: There is no such column.
         """
         if match is None:
             return "1"
@@ -181,12 +173,7 @@ class InfluenceView:
         return f"CASE {side} WHEN 'target' THEN 1 WHEN 'other' THEN -1 END"
 
     def execute(self, statement: str) -> None:
-        """Run a statement without a result, such as CREATE TABLE.
-
-        Raises:
-            ConfigError: There is not enough memory.
-            OutputError: The temporary folder is full or cannot be written.
-        """
+        """Run a statement without a result, such as CREATE TABLE."""
         with self._translated():
             self._connection.execute(statement)
 
@@ -227,17 +214,13 @@ class InfluenceView:
         if rest is not None:
             yield rest
 
-    def facts(self, options: Any) -> dict[str, Any]:
+    def facts(self, options: Any) -> dict[str, Any]:  # noqa: ANN401
         """What was analysed, for the head of an analysis: sizes, method and options."""
         names = ("method", "units", "events", "explanations", "users")
         return {name: getattr(self, name) for name in names} | {"options": asdict(options)}
 
     def require_users(self, least: int, purpose: str) -> None:
-        """Check the number of users.
-
-        Raises:
-            DataError: There are fewer than ``least``.
-        """
+        """Check the number of users."""
         if self.users < least:
             raise DataError(
                 f"explanations of {self.users} user{'s' if self.users > 1 else ''}",
