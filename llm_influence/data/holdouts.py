@@ -248,8 +248,8 @@ def _joined(old: BehaviorLog, newer: BehaviorLog, since: int, added: Catalogue) 
 
 def _users(old: BehaviorLog, newer: BehaviorLog) -> pa.Table | None:
     """User features of both logs, the newer ones for users of both; "" if unknown."""
-    logs = [log for log in (newer, old) if log.users is not None]
-    tables = [log.users.add_column(0, "user_id", log.user_ids) for log in logs]
+    both = [(log.users, log.user_ids) for log in (newer, old)]
+    tables = [users.add_column(0, "user_id", ids) for users, ids in both if users is not None]
     if not tables:
         return None
     ids = tables[0]["user_id"]

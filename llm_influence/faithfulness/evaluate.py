@@ -210,14 +210,9 @@ def measure_batch(
     *,
     first: int = 0,
 ) -> pa.Table:
-    """Every metric of N histories under every removal, one row each (`result.SCHEMA`).
+    """Every metric of N whole histories under every removal, one row each (`result.SCHEMA`).
 
-    Args:
-        model: The model.
-        histories: N whole histories.
-        compared: The methods.
-        options: What is measured.
-        first: Number of the first history.
+    ``first`` is the number of the first history.
     """
     rows = []
     if options.last is not None:
@@ -230,18 +225,11 @@ def measure_batch(
             comparison = _Comparison(model, histories, shown, target, removal, compared, options)
             for method, columns in comparison.measured().items():
                 rows += [
-                    {
-                        "history": first + row,
-                        "user_id": histories[row].user_id,
-                        "removal": removal,
-                        "method": method,
-                        "metric": metric,
-                        "value": float(value),
-                    }
+                    (first + row, histories[row].user_id, removal, method, metric, float(value))
                     for metric, column in columns.items()
                     for row, value in enumerate(column)
                 ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.table(list(zip(*rows, strict=True)), schema=SCHEMA)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,13 +15,12 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from llm_influence.attribution.coalitions import proper_coalitions
 from llm_influence.attribution.registry import user_generator
 from llm_influence.attribution.target import BoundTarget
 from llm_influence.errors import ExplanationError
 from llm_influence.evaluation.metrics import seen_items, target_ranks
 from llm_influence.modeling.model import InfluenceModel, Prediction
-from llm_influence.numerics import every_coalition, exact_shapley, spearman
+from llm_influence.numerics import every_coalition, exact_shapley, proper_coalitions, spearman
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
 STEPS = tuple(range(10, 101, 10))
@@ -65,15 +64,17 @@ def rank_target(
 ) -> RankTarget:
     """The rank of ``target``, bound to the same whole histories."""
     codes = target.codes.cpu()
+    codes = codes if codes.ndim == 1 else codes[:, 0]
+    held = seen_items([model.encoder.vocabulary.item_codes(history) for history in histories])
     return RankTarget(
         kind=target.kind,
-        codes=codes if codes.ndim == 1 else codes[:, 0],
+        codes=codes,
         other=target.other,
         ids=target.ids,
         names=target.names,
         behaviors=target.behaviors,
         middle=target.middle,
-        held=seen_items([model.encoder.vocabulary.item_codes(history) for history in histories]),
+        held=held,
     )
 
 
@@ -196,13 +197,9 @@ def count_of(percent: int, size: int) -> int:
 def curve(
     game: Game, method: MethodScores, *, keep: bool, percents: Sequence[int] = STEPS
 ) -> FloatArray:
-    """(N, K) log-odds with the most influential ``percents`` of the events alone, or without them.
+    """(N, K) log-odds with the most influential ``percents`` (K) of the events alone, or without.
 
-    Args:
-        game: N histories.
-        method: Scores of their events.
-        keep: True for the most influential events alone (insertion), False without them (deletion).
-        percents: K percentages of events.
+    ``keep`` is True for these events alone (insertion), False without them (deletion).
     """
     masks = []
     for order in method.orders:
@@ -215,8 +212,7 @@ def curve(
 class Recovery:
     """How well the scores of N histories recover their truth; higher is better.
 
-    A figure is nan for a history where it is not defined: without both causes and other events,
-    or with a constant truth.
+    A figure is nan for a history without both causes and other events, or with a constant truth.
 
     Attributes:
         auroc: (N,) probability that a cause has a larger absolute score than another event.

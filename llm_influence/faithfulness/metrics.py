@@ -34,25 +34,17 @@ SENSITIVITY, RANDOMISATION = "sensitivity", "randomisation"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric.
-
-    Attributes:
-        name: Its name everywhere.
-        better: Which values are better: high, low, or near zero.
-        measure: ``(game, method) -> (N,)`` values, nan where the metric is not defined.
-        equation: The formula as plain text.
-        paper: Where it comes from.
-        limitations: When its values mislead.
-        default: Whether it is measured unless metrics are named.
-    """
+    """A metric; ``equation``, ``paper`` and ``limitations`` (when it misleads) are plain text."""
 
     name: str
     better: Better
     measure: Measure
+    """``(game, method) -> (N,)`` values, nan where the metric is not defined."""
     equation: str
     paper: str
     limitations: str
     default: bool = True
+    """Whether it is measured unless metrics are named."""
 
 
 def find_metrics(names: Sequence[str] | None) -> list[Metric]:
@@ -88,10 +80,8 @@ def curve_area(game: Game, method: MethodScores, *, keep: bool) -> FloatArray:
 
 def area_between_curves(game: Game, method: MethodScores) -> FloatArray:
     """(N,) area between deleting the least influential first and the most influential first."""
-    masks = [
-        keep_first(order, [len(order) - count_of(percent, len(order)) for percent in STEPS])
-        for order in method.orders
-    ]
+    left = [[len(order) - count_of(step, len(order)) for step in STEPS] for order in method.orders]
+    masks = [keep_first(order, counts) for order, counts in zip(method.orders, left, strict=True)]
     least_first = np.stack(game.values(masks))
     return least_first.mean(axis=1) - curve_area(game, method, keep=False)
 
@@ -108,12 +98,8 @@ def infidelity(game: Game, method: MethodScores) -> FloatArray:
     if not method.in_target_units:
         return np.full(len(method.scores), np.nan)
     rows = zip(game.held_out, game.held_out_values, game.full, method.scores, strict=True)
-    return np.array(
-        [
-            np.mean((~kept @ row - (full - values)) ** 2) if len(kept) else np.nan
-            for kept, values, full, row in rows
-        ]
-    )
+    errors = ((kept, ~kept @ row - (full - values)) for kept, values, full, row in rows)
+    return np.array([np.mean(error**2) if len(kept) else np.nan for kept, error in errors])
 
 
 def still_listed(game: Game, method: MethodScores, *, count: int, most: bool) -> FloatArray:
@@ -133,9 +119,8 @@ def counterfactual_size(game: Game, method: MethodScores) -> FloatArray:
     The target is first with all events and no longer first without the set. A target that was not
     first (a named item) gives nan.
     """
-    masks = [
-        ~keep_first(order, range(min(game.largest_set, len(order)) + 1)) for order in method.orders
-    ]
+    most = game.largest_set
+    masks = [~keep_first(order, range(min(most, len(order)) + 1)) for order in method.orders]
     sizes = []
     for ranks in game.ranks(masks):  # (k + 1,) without 0, 1, ..., k events
         changed = np.flatnonzero(ranks > 1)
@@ -161,10 +146,8 @@ def sensitivity(game: Game, method: MethodScores) -> FloatArray:
     norms = np.array([np.linalg.norm(row) for row in method.scores])
     if not method.jittered:
         return np.full(len(norms), np.nan)
-    changes = [
-        [np.linalg.norm(after - before) for before, after in zip(method.scores, draw, strict=True)]
-        for draw in method.jittered
-    ]
+    draws = [zip(method.scores, draw, strict=True) for draw in method.jittered]
+    changes = [[np.linalg.norm(after - before) for before, after in draw] for draw in draws]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(norms > 0, np.max(changes, axis=0) / norms, np.nan)
 
@@ -190,21 +173,15 @@ def exact_rmse(game: Game, method: MethodScores) -> FloatArray:
     """(N,) distance to exact Shapley values, log-odds; nan for shares and long histories."""
     if not method.in_target_units:
         return np.full(len(method.scores), np.nan)
-    return _against_exact(
-        game, method, lambda exact, row: float(np.sqrt(np.mean((row - exact) ** 2)))
-    )
+    return _against_exact(game, method, lambda exact, a: float(np.sqrt(np.mean((a - exact) ** 2))))
 
 
 def exact_top(game: Game, method: MethodScores) -> FloatArray:
     """(N,) overlap of the most supporting events with those of exact Shapley values."""
-    exact = [
-        np.zeros(size) if row is None else row
-        for row, size in zip(game.exact, game.sizes, strict=True)
-    ]
-    overlaps = [
-        len(set(ours[:TOP]) & set(theirs[:TOP])) / min(TOP, len(ours))
-        for ours, theirs in zip(method.orders, game.orders(exact), strict=True)
-    ]
+    rows = zip(game.exact, game.sizes, strict=True)
+    exact = game.orders([np.zeros(size) if row is None else row for row, size in rows])
+    pairs = zip(method.orders, exact, strict=True)
+    overlaps = [len({*a[:TOP]} & {*b[:TOP]}) / min(TOP, len(a)) for a, b in pairs]
     return np.where([row is not None for row in game.exact], overlaps, np.nan)
 
 

@@ -7,14 +7,14 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import cycle
+from itertools import cycle, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from llm_influence.errors import ExplanationError
-from llm_influence.evaluation.bootstrap import bootstrap_interval
+from llm_influence.evaluation.metrics import bootstrap_interval
 from llm_influence.faithfulness.games import STEPS
 from llm_influence.faithfulness.metrics import METRICS
 from llm_influence.influence.plots import BASELINE, MARKERS, OKABE_ITO
@@ -25,15 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TEXTS = ("user_id", "removal", "method", "metric")
 SCHEMA = pa.schema(
-    [
-        ("history", pa.int32()),
-        ("user_id", pa.string()),
-        ("removal", pa.string()),
-        ("method", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-    ]
+    [("history", pa.int32()), *((name, pa.string()) for name in TEXTS), ("value", pa.float64())]
 )
 """Columns of the rows: one metric of one method on one history; nan where it is not defined."""
 DRAWS = 2_000
@@ -57,19 +51,13 @@ Record = dict[str, str | int | float | None]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over users with its 95% bootstrap interval; nan where no user has the metric.
-
-    Attributes:
-        mean: The mean.
-        low: Lower end.
-        high: Upper end.
-        histories: Number of histories behind it.
-    """
+    """A mean over users with its 95% bootstrap interval; nan where no user has the metric."""
 
     mean: float
     low: float
     high: float
     histories: int
+    """Number of histories behind the mean."""
 
     @property
     def sign(self) -> int:
@@ -155,12 +143,8 @@ class FaithfulnessResult:
 
         ``difference`` is the paired difference from the baseline ``random``.
         """
-        return [
-            self._record(method, metric, removal)
-            for removal in self.removals
-            for method in self.methods
-            for metric in [*self.metrics, "evaluations"]
-        ]
+        keys = product(self.removals, self.methods, [*self.metrics, "evaluations"])
+        return [self._record(method, metric, removal) for removal, method, metric in keys]
 
     def misleading(self, removal: str | None = None) -> list[Record]:
         """Methods that do not beat a baseline on a decisive metric, by their paired interval.
@@ -169,33 +153,24 @@ class FaithfulnessResult:
         ``no better than``.
         """
         records: list[Record] = []
-        for method in [label for label in self.methods if label not in self.baselines]:
-            for metric in [name for name in DECISIVE if name in self.metrics]:
-                for baseline in self.baselines:
-                    difference = self.difference(method, baseline, metric, removal)
-                    better = METRICS[metric].better
-                    if difference.sign != SIGNS[better]:
-                        records.append(
-                            {
-                                "method": method,
-                                "metric": metric,
-                                "verdict": "worse than" if difference.sign else "no better than",
-                                "baseline": baseline,
-                                "better": better,
-                                "difference": difference.mean,
-                                "low": difference.low,
-                                "high": difference.high,
-                            }
-                        )
+        methods = [label for label in self.methods if label not in self.baselines]
+        metrics = [name for name in DECISIVE if name in self.metrics]
+        for method, metric, baseline in product(methods, metrics, self.baselines):
+            difference = self.difference(method, baseline, metric, removal)
+            better = METRICS[metric].better
+            if difference.sign != SIGNS[better]:
+                verdict = "worse than" if difference.sign else "no better than"
+                record: Record = {"method": method, "metric": metric, "verdict": verdict}
+                record |= {"baseline": baseline, "better": better, "difference": difference.mean}
+                records.append(record | {"low": difference.low, "high": difference.high})
         return records
 
     @cached_property
     def _columns(self) -> Mapping[tuple[str, str, str], FloatArray]:
         """(N,) values by removal, method and metric, ordered by history."""
         table = self.rows.sort_by("history")
-        keys = zip(
-            *(table[name].to_pylist() for name in ("removal", "method", "metric")), strict=True
-        )
+        names = ("removal", "method", "metric")
+        keys = zip(*(table[name].to_pylist() for name in names), strict=True)
         columns: dict[tuple[str, str, str], list[float]] = {}
         for key, value in zip(keys, table["value"].to_numpy(), strict=True):
             columns.setdefault(key, []).append(value)
@@ -211,24 +186,13 @@ class FaithfulnessResult:
     def _record(self, method: str, metric: str, removal: str) -> Record:
         interval = self.interval(method, metric, removal)
         difference = self.difference(method, "random", metric, removal)
-        return {
-            "removal": removal,
-            "method": method,
-            "metric": metric,
-            "better": METRICS[metric].better if metric in METRICS else "low",
-            "mean": _number(interval.mean),
-            "low": _number(interval.low),
-            "high": _number(interval.high),
-            "histories": interval.histories,
-            "difference": _number(difference.mean),
-            "difference_low": _number(difference.low),
-            "difference_high": _number(difference.high),
-        }
-
-
-def _number(value: float) -> float | None:
-    """None for nan: JSON has no nan."""
-    return None if np.isnan(value) else value
+        record: Record = {"removal": removal, "method": method, "metric": metric}
+        record["better"] = METRICS[metric].better if metric in METRICS else "low"
+        record |= {"mean": interval.mean, "low": interval.low, "high": interval.high}
+        record |= {"histories": interval.histories, "difference": difference.mean}
+        record |= {"difference_low": difference.low, "difference_high": difference.high}
+        # None for nan: JSON has no nan.
+        return {name: None if value != value else value for name, value in record.items()}
 
 
 def to_markdown(result: FaithfulnessResult, removal: str | None = None) -> str:
@@ -281,9 +245,7 @@ def misleading_lines(result: FaithfulnessResult, removal: str | None = None) -> 
 
 
 def plot_curves(
-    result: FaithfulnessResult,
-    methods: Sequence[str] | None = None,
-    removal: str | None = None,
+    result: FaithfulnessResult, methods: Sequence[str] | None = None, removal: str | None = None
 ) -> Figure:
     """Deletion and insertion curves with 95% intervals, one line for each method.
 
@@ -322,13 +284,9 @@ def _draw(
     offsets = POINTS_WIDTH * ((np.arange(len(methods)) + 0.5) / len(methods) - 0.5)
     for method, offset in zip(methods, offsets, strict=True):
         whole = result.values(method, f"insertion@{STEPS[-1]}", removal)
-        points = [
-            result.interval_of(result.values(method, f"{name}@{step}", removal) - whole)
-            for step in STEPS
-        ]
-        mean, low, high = (
-            np.array([getattr(point, end) for point in points]) for end in ("mean", "low", "high")
-        )
+        curves = [result.values(method, f"{name}@{step}", removal) - whole for step in STEPS]
+        points = [result.interval_of(values) for values in curves]
+        mean, low, high = np.array([(point.mean, point.low, point.high) for point in points]).T
         is_baseline = method in result.baselines
         axis.errorbar(
             np.array(STEPS) + offset,

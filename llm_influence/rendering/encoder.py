@@ -89,8 +89,9 @@ class Encoder:
         max_events: int = 50,
         max_tokens: int = 512,
     ) -> None:
-        sizes = {"max_events": max_events, "max_tokens": max_tokens}
-        self._again = partial(Encoder, style=style, tokenizer=tokenizer, **sizes)
+        self._again = partial(
+            Encoder, style=style, tokenizer=tokenizer, max_events=max_events, max_tokens=max_tokens
+        )
         self.template, self.vocabulary, self.style = template, vocabulary, style
         self.max_events, self.max_tokens = max_events, max_tokens
         self.tokenizer = tokenizer

@@ -158,7 +158,7 @@ def human_duration(seconds: int, language: Language = "en") -> str:
     if seconds // size >= _ONE_UNIT_FROM:
         seconds = (seconds + size // 2) // size * size  # may fill a larger unit: 6.6 days, 1 week
     place = _leading_unit(seconds)
-    parts = []
+    parts: list[str] = []
     for unit, size in _UNITS[place : place + 2]:
         count, seconds = divmod(seconds, size)
         if language == "zh":
