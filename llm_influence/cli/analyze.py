@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,9 @@ from llm_influence.config.analyses import (
     FactorOptions,
     Resources,
 )
+
+if TYPE_CHECKING:
+    from llm_influence.faithfulness.evaluate import FaithfulnessOptions
 
 analyze = typer.Typer(
     no_args_is_help=True,
@@ -200,6 +203,48 @@ def review(
     )
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How methods are compared."""
+
+    removal: Annotated[str, typer.Option(help="drop, mask or replace, for all methods.")] = "drop"
+    check_removal: Annotated[
+        str | None, typer.Option(help="A second removal, under which all is measured again.")
+    ] = None
+    target: Annotated[
+        str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or feedback:ID.")
+    ] = "top1"
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Metrics, separated by commas. Default: all but the exact ones."),
+    ] = None
+    events: Annotated[
+        int | None, typer.Option(min=1, help="Most recent events kept of a history. Default: all.")
+    ] = None
+    masks: Annotated[int, typer.Option(help="Held-out random sets of events for a user.")] = 64
+    exact_events: Annotated[
+        int, typer.Option(help="Longest history that the exact metrics measure.")
+    ] = 10
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0
+
+    def options(self) -> FaithfulnessOptions:
+        """The options of the library."""
+        from llm_influence.attribution.target import parse_target
+        from llm_influence.faithfulness.evaluate import FaithfulnessOptions
+
+        return FaithfulnessOptions(
+            removal=self.removal,
+            check_removal=self.check_removal,
+            target=parse_target(self.target),
+            metrics=None if self.metrics is None else tuple(_names(self.metrics)),
+            last=self.events,
+            masks=self.masks,
+            exact_events=self.exact_events,
+            seed=self.seed,
+        )
+
+
+@expanded()
 def faithfulness(
     model: ModelFolder,
     out: Annotated[
@@ -209,59 +254,31 @@ def faithfulness(
         str,
         typer.Option(help="Methods, separated by commas; baselines are added.", show_default=False),
     ],
+    comparison: Comparison,
     users: Annotated[int, typer.Option(min=1, help="Users drawn from the test split.")] = 100,
-    removal: Annotated[str, typer.Option(help="drop, mask or replace, for all methods.")] = "drop",
-    check_removal: Annotated[
-        str | None, typer.Option(help="A second removal, under which all is measured again.")
-    ] = None,
-    target: Annotated[
-        str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or feedback:ID.")
-    ] = "top1",
-    metrics: Annotated[
-        str | None,
-        typer.Option(help="Metrics, separated by commas. Default: all but the exact ones."),
-    ] = None,
-    events: Annotated[
-        int | None, typer.Option(min=1, help="Most recent events kept of a history. Default: all.")
-    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Option of a method, as integrated_gradients.steps=64. Repeatable."),
     ] = None,
-    masks: Annotated[int, typer.Option(help="Held-out random sets of events for a user.")] = 64,
-    exact_events: Annotated[
-        int, typer.Option(help="Longest history that the exact metrics measure.")
-    ] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
     shard_size: Annotated[int, typer.Option(help="Users in one shard.")] = 8,
 ) -> None:
     """Compare attribution methods by faithfulness. Run it again to continue.
 
     Writes faithfulness.json, .csv, .md and curves.png.
     """
-    from llm_influence.attribution.target import parse_target
     from llm_influence.batch.studies import measure_faithfulness
-    from llm_influence.faithfulness.evaluate import FaithfulnessOptions, compared_method
+    from llm_influence.faithfulness.evaluate import compared_method
     from llm_influence.faithfulness.result import misleading_lines
     from llm_influence.run import Run
 
     names = _names(methods)
     own = options_by_method(option or [], names)
-    options = FaithfulnessOptions(
-        removal=removal,
-        check_removal=check_removal,
-        target=parse_target(target),
-        metrics=None if metrics is None else tuple(_names(metrics)),
-        last=events,
-        masks=masks,
-        exact_events=exact_events,
-        seed=seed,
-    )
+    options = comparison.options()
     compared = [compared_method(name, own[name]) for name in names]
     run = Run.open(model)
     result = measure_faithfulness(
         run.model,
-        run.test_histories(users, seed=seed),
+        run.test_histories(users, seed=comparison.seed),
         compared,
         out,
         options,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,10 @@ from llm_influence.cli.options import (
     method_options,
 )
 from llm_influence.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llm_influence.attribution.explainer import Explainer
+    from llm_influence.modeling.model import InfluenceModel
 
 WHOM, METHOD, CARD, OUTPUT = (
     "What is explained",
@@ -111,6 +115,28 @@ class MethodChoice:
         typer.Option(rich_help_panel=CARD, help="Second method whose scores are compared."),
     ] = None
 
+    def explainer(self, model: InfluenceModel) -> Explainer:
+        """The explainer of these options.
+
+        Raises:
+            ExplanationError: An unknown method, option or removal.
+        """
+        from llm_influence.attribution.explainer import Explainer
+        from llm_influence.attribution.renderings import Players
+
+        return Explainer(
+            model,
+            self.method,
+            removal=self.removal,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            fidelity_masks=self.fidelity_masks,
+            agree_with=self.agree_with,
+            players=Players.parse(self.players),
+            dtype=self.dtype,
+            **method_options(self.option or []),
+        )
+
 
 ReviewFile = Annotated[
     Path | None,
@@ -154,29 +180,15 @@ def explain(
     from accelerate import PartialState
 
     from llm_influence.analysis.review import read_queue, rejected
-    from llm_influence.attribution.explainer import Explainer
-    from llm_influence.attribution.renderings import Players
     from llm_influence.batch.explain import explain_batch
     from llm_influence.data.times import parse_moment
     from llm_influence.run import Run
 
     _check(chosen)
     run = Run.open(model, rules=rules)
-    explainer = Explainer(
-        run.model,
-        method.method,
-        removal=method.removal,
-        seed=method.seed,
-        batch_size=method.batch_size,
-        fidelity_masks=method.fidelity_masks,
-        agree_with=method.agree_with,
-        players=Players.parse(method.players),
-        dtype=method.dtype,
-        **method_options(method.option or []),
-    )
     sample, seed = chosen.sample, method.seed
     result = explain_batch(
-        explainer,
+        method.explainer(run.model),
         run.open_log(chosen.log, items=chosen.items, users=chosen.users, sample=sample, seed=seed)
         if chosen.examples is None
         else run.examples(chosen.examples, chosen.label, sample=sample, seed=seed),
