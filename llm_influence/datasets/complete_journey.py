@@ -68,11 +68,8 @@ def events(folder: Path, *, visits: bool = False) -> pa.Table:
     Within one second, purchases come before redemptions.
     """
     bought = _purchases(folder)
-    parts = (
-        _main_categories(bought) if visits else bought,
-        _contacts(folder),
-        _redemptions(folder),
-    )
+    bought = _main_categories(bought) if visits else bought
+    parts = (bought, _contacts(folder), _redemptions(folder))
     return pa.concat_tables(parts, promote_options="default")
 
 
@@ -82,21 +79,13 @@ def items(folder: Path) -> pa.Table:
     products_of_coupons = _coupon_products(folder, products)
     types = _read(folder, "campaign_descriptions", ("campaign_type",))["campaign_type"]
     types = pc.unique(types).sort()
-    campaigns = {
-        "item_id": _campaign(types),
-        "title": pc.binary_join_element_wise("Campaign of ", pc.utf8_lower(types), ""),
-    }
     coupons = pc.unique(products_of_coupons["coupon_upc"]).sort()
-    titled_coupons = {
-        "item_id": _coupon(coupons),
-        "title": pc.binary_join_element_wise(
-            "Coupon for ", _named(products_of_coupons, coupons), ""
-        ),
-    }
-    return pa.concat_tables(
-        [_categories(products), pa.table(campaigns), pa.table(titled_coupons)],
-        promote_options="default",
-    )
+    titles = pc.binary_join_element_wise("Campaign of ", pc.utf8_lower(types), "")
+    campaigns = pa.table({"item_id": _campaign(types), "title": titles})
+    names = _named(products_of_coupons, coupons)
+    titles = pc.binary_join_element_wise("Coupon for ", names, "")
+    offers = pa.table({"item_id": _coupon(coupons), "title": titles})
+    return pa.concat_tables([_categories(products), campaigns, offers], promote_options="default")
 
 
 def _purchases(folder: Path) -> pa.Table:
@@ -135,15 +124,12 @@ def _contacts(folder: Path) -> pa.Table:
     sent = _with_campaign(folder, _read(folder, "campaigns", ("household_id", "campaign_id")))
     sent = sent.sort_by([("household_id", "ascending"), ("campaign_id", "ascending")])
     redeemed = _with_campaign(folder, _read_redemptions(folder))
-    redeemed = redeemed.filter(
-        pc.less_equal(redeemed["redemption_date"], _days_later(redeemed["start_date"], WINDOW))
-    )
+    until = _days_later(redeemed["start_date"], WINDOW)
+    redeemed = redeemed.filter(pc.less_equal(redeemed["redemption_date"], until))
     hit = pc.is_in(_pair(sent), value_set=_pair(redeemed).combine_chunks())
     first, last = _covered_days(folder)
-    covered = pc.and_(
-        pc.greater_equal(sent["start_date"], first),
-        pc.less_equal(_days_later(sent["start_date"], WINDOW), last),
-    )
+    until = _days_later(sent["start_date"], WINDOW)
+    covered = pc.and_(pc.greater_equal(sent["start_date"], first), pc.less_equal(until, last))
     return _events(
         sent["household_id"],
         _campaign(sent["campaign_type"]),
@@ -189,16 +175,15 @@ def _events(
     label: pa.ChunkedArray | None = None,
 ) -> pa.Table:
     nothing = pa.nulls(len(households), pa.float64())
-    return pa.table(
-        {
-            "user_id": households,
-            "item_id": item_ids,
-            "timestamp": moments.cast(pa.int64()),
-            "behavior": pa.array([behavior] * len(households), pa.string()),
-            "value": nothing if value is None else value,
-            "label": nothing if label is None else label,
-        }
-    )
+    columns = {
+        "user_id": households,
+        "item_id": item_ids,
+        "timestamp": moments.cast(pa.int64()),
+        "behavior": pa.array([behavior] * len(households), pa.string()),
+        "value": nothing if value is None else value,
+        "label": nothing if label is None else label,
+    }
+    return pa.table(columns)
 
 
 def _products(folder: Path) -> pa.Table:
@@ -214,13 +199,8 @@ def _categories(products: pa.Table) -> pa.Table:
     most = ("product_id_count", "descending")
     counts = counts.sort_by([("item_id", "ascending"), most, ("department", "ascending")])
     first = counts.group_by("item_id", use_threads=False).aggregate([("department", "first")])
-    return pa.table(
-        {
-            "item_id": first["item_id"],
-            "title": pc.utf8_capitalize(first["item_id"]),
-            "detail": pc.utf8_capitalize(first["department_first"]),
-        }
-    )
+    title, detail = (pc.utf8_capitalize(first[name]) for name in ("item_id", "department_first"))
+    return pa.table({"item_id": first["item_id"], "title": title, "detail": detail})
 
 
 def _coupon_products(folder: Path, products: pa.Table) -> pa.Table:
@@ -238,10 +218,8 @@ def _named(covered: pa.Table, coupons: pa.Array) -> pa.Array:
     most = ("product_id_count_distinct", "descending")
     counts = counts.sort_by([(key, "ascending"), most, ("category", "ascending")])
     names: dict[int, list[str]] = {}
-    for number, category in zip(
-        counts[key].to_pylist(), counts["category"].to_pylist(), strict=True
-    ):
-        names.setdefault(number, []).append(category)
+    for row in counts.to_pylist():
+        names.setdefault(row[key], []).append(row["category"])
     return pa.array([", ".join(names.get(number, [])[:NAMED]) for number in coupons.to_pylist()])
 
 

@@ -103,11 +103,7 @@ class FraudTruth:
         """(E,) which events caused an alarm at ``moment``: the risky ones in the window before it.
 
         All False if the alarm is not fraud. Only item ids and behaviour names are used, so
-        histories of any log with these names can be passed.
-
-        Args:
-            history: The events before the alarm, or the latest of them.
-            moment: Time of the alarm, Unix seconds.
+        histories of any log with these names can be passed, whole or their latest events.
         """
         kinds = np.where(history.timestamps >= moment - self.window, _kinds(history), ORDINARY)
         counts = np.bincount(kinds, minlength=ORDINARY)
@@ -123,17 +119,10 @@ class FraudTruth:
         for event, fraud in zip(self.alarms, self.is_fraud, strict=True):
             history, moment = self.before(event)
             count = len(history)
-            parts.append(
-                pa.table(
-                    {
-                        "user_id": pa.array([history.user_id] * count, pa.string()),
-                        "alarm": np.full(count, count),
-                        "label": np.full(count, int(fraud)),
-                        "position": np.arange(count),
-                        "is_cause": self.causes(history, moment),
-                    }
-                )
-            )
+            users = pa.array([history.user_id] * count, pa.string())
+            columns = {"user_id": users, "alarm": np.full(count, count)}
+            columns |= {"label": np.full(count, int(fraud)), "position": np.arange(count)}
+            parts.append(pa.table(columns | {"is_cause": self.causes(history, moment)}))
         return pa.concat_tables(parts)
 
 
@@ -219,11 +208,10 @@ def _account(config: PlantedFraudConfig, random: np.random.Generator) -> list[Ev
     for time in start + random.uniform(0, config.days * DAY, size=quiet):
         watched = any(moment - window <= time <= moment for moment in moments)
         innocent = not watched and random.random() < config.innocent_share
-        around.append(
-            _risky(int(random.integers(ORDINARY)), round(time), random)
-            if innocent
-            else _ordinary(round(time), random)
-        )
+        if innocent:
+            around.append(_risky(int(random.integers(ORDINARY)), round(time), random))
+        else:
+            around.append(_ordinary(round(time), random))
     return sorted(around)
 
 

@@ -38,12 +38,9 @@ GROUP, GROUPS = "group", ("a", "b")
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """A change of the behaviour weights at a date.
+    """A change of the behaviour weights at a date (Unix seconds).
 
-    Attributes:
-        date: Unix seconds. Histories that end at this time or later use the new weights for all
-            of their events.
-        weights: (B,) new weight of each behaviour.
+    Histories that end at this time or later use the new weights (B,) for all of their events.
     """
 
     date: int

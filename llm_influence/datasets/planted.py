@@ -126,16 +126,15 @@ class PlantedTruth:
         lengths = np.array([len(row) for row in self.influence])
         ids, user = self.log.catalogue.ids, np.repeat(np.arange(len(lengths)), lengths)
         others = None if self.others is None else ids.take(pa.array(self.others[user]))
-        return pa.table(
-            {
-                "user_id": self.log.user_ids.take(pa.array(user)),
-                "position": np.concatenate([np.arange(length) for length in lengths]),
-                "target": ids.take(pa.array(self.targets[user])),
-                "other": pa.nulls(len(user), pa.string()) if others is None else others,
-                "influence": np.concatenate(self.influence),
-                "is_cause": np.concatenate(self.is_cause),
-            }
-        )
+        columns = {
+            "user_id": self.log.user_ids.take(pa.array(user)),
+            "position": np.concatenate([np.arange(length) for length in lengths]),
+            "target": ids.take(pa.array(self.targets[user])),
+            "other": pa.nulls(len(user), pa.string()) if others is None else others,
+            "influence": np.concatenate(self.influence),
+            "is_cause": np.concatenate(self.is_cause),
+        }
+        return pa.table(columns)
 
 
 def make_planted(
@@ -192,6 +191,11 @@ def _process(config: PlantedConfig) -> tuple[GeneratingProcess, Catalogue]:
     catalogue = Catalogue.from_table(table)
     rank = config.rank or config.clusters
     behaviors = {**config.behaviors, **({DISTRACTOR: 0.0} if config.distractor_share else {})}
+    drift = None
+    if config.drift is not None:
+        begins = datetime.combine(config.drift.date, time(), UTC)
+        weights = [config.drift.behaviors.get(name, 0.0) for name in behaviors]
+        drift = Drift(int(begins.timestamp()), np.array(weights))
     process = GeneratingProcess(
         item_ids=catalogue.ids,
         factors=cluster_factors(clusters, rank, config.spread, random),
@@ -201,18 +205,10 @@ def _process(config: PlantedConfig) -> tuple[GeneratingProcess, Catalogue]:
         clock=config.clock,
         pair_strength=config.pair_strength,
         temperature=config.temperature,
-        drift=_drift(config, tuple(behaviors)),
+        drift=drift,
         group_shift=config.group_shift * (clusters == 0) if config.group_shift else None,
     )
     return process, catalogue
-
-
-def _drift(config: PlantedConfig, behaviors: tuple[str, ...]) -> Drift | None:
-    if config.drift is None:
-        return None
-    begins = datetime.combine(config.drift.date, time(), UTC)
-    weights = [config.drift.behaviors.get(name, 0.0) for name in behaviors]
-    return Drift(int(begins.timestamp()), np.array(weights))
 
 
 def _log(config: PlantedConfig, process: GeneratingProcess, catalogue: Catalogue) -> BehaviorLog:
@@ -220,9 +216,11 @@ def _log(config: PlantedConfig, process: GeneratingProcess, catalogue: Catalogue
     users, most = config.users, config.max_events
     lengths = random.integers(config.min_events, most + 1, size=users)
     times = _times(config, lengths, random)
-    behaviors = random.choice(
-        len(process.behaviors), size=(users, most), p=_shares(config, process)
-    )
+    # Distractors have their share, the other behaviours are equally frequent.
+    known, share = len(config.behaviors), config.distractor_share
+    shares = np.full(len(process.behaviors), (1 - share) / known)
+    shares[known:] = share
+    behaviors = random.choice(len(shares), size=(users, most), p=shares)
     items = np.zeros((users, most), dtype=np.int64)
     shown = np.log(_exposures(config, len(catalogue))) if config.exposure_spread else 0.0
     in_b = _in_group_b(config)
@@ -262,13 +260,6 @@ def _in_group_b(config: PlantedConfig) -> npt.NDArray[np.bool_]:
     return random.random(config.users) < config.group_share
 
 
-def _shares(config: PlantedConfig, process: GeneratingProcess) -> npt.NDArray[np.float64]:
-    """(B,) frequency of each behaviour: distractors by their share, the others equal."""
-    shares = np.full(len(process.behaviors), (1 - config.distractor_share) / len(config.behaviors))
-    shares[len(config.behaviors) :] = config.distractor_share
-    return shares
-
-
 def _times(config: PlantedConfig, lengths: Ints, random: np.random.Generator) -> Ints:
     """(U, max_events) times of all events; the last two events share a session."""
     shape = (config.users, config.max_events)
@@ -284,14 +275,13 @@ def _times(config: PlantedConfig, lengths: Ints, random: np.random.Generator) ->
 
 def _described(config: PlantedConfig, process: GeneratingProcess) -> dict[str, object]:
     options = config.model_dump(mode="json")
+    exposure = "the next item of the log is drawn from P(item) * exposure of the item table"
     return {
         "equation": "P(item) = softmax over items of (sum over events of weight(behavior) "
         "* 2^(-age / half_life) * dot(factors(event's item), factors(item)) "
         "* [1 + pair_strength / 2 * sum over other events of their weight * decay * affinity]) "
         "/ temperature; age is counted from the history's last event",
-        "exposure": "the next item of the log is drawn from P(item) * exposure of the item table"
-        if config.exposure_spread
-        else None,
+        "exposure": exposure if config.exposure_spread else None,
         "target": config.target,
         "behaviors": dict(zip(process.behaviors, process.weights.tolist(), strict=True)),
         "drift": options["drift"],

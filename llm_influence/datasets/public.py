@@ -70,11 +70,9 @@ def _films(raw: pa.Table) -> pa.Table:
     title = pc.replace_substring_regex(title, rf"^(.*), ({ARTICLES})( \(.*\))?$", r"\2 \1\3")
     title = pc.replace_substring(title, "L' ", "L'")
     # Film 267 has no year and film 1412 has its year in the title, "V" beside it.
-    year = pc.if_else(
-        pc.match_substring_regex(raw["release_year"], r"^\d{4}$"),
-        pc.binary_join_element_wise(" (", raw["release_year"], ")", ""),
-        "",
-    )
+    is_year = pc.match_substring_regex(raw["release_year"], r"^\d{4}$")
+    year = pc.binary_join_element_wise(" (", raw["release_year"], ")", "")
+    year = pc.if_else(is_year, year, "")
     title = pc.binary_join_element_wise(title, year, "")
     return pa.table({"item_id": raw["item_id"], "title": title, "genres": raw["class"]})
 
@@ -90,40 +88,23 @@ def load_movielens_graph() -> KnowledgeGraph:
     numbers = np.setdiff1d(np.arange(1, len(films) + len(UNUSED) + 1), UNUSED)
     named = {str(number): film for number, film in zip(numbers.tolist(), films, strict=True)}
     links = read_table(folder / "ml-100k.link")
-    entity_of = {
-        named[number]: entity
-        for number, entity in zip(
-            links["item_id"].to_pylist(), links["entity_id"].to_pylist(), strict=True
-        )
-    }
+    pairs = zip(links["item_id"].to_pylist(), links["entity_id"].to_pylist(), strict=True)
+    entity_of = {named[number]: entity for number, entity in pairs}
     items = read_table(folder / "ml-100k.item")
-    ours = {
-        item: f"{title} ({year})"
-        for item, title, year in zip(
-            *(items[name].to_pylist() for name in ("item_id", "movie_title", "release_year")),
-            strict=True,
-        )
-    }
+    columns = (items[name].to_pylist() for name in ("item_id", "movie_title", "release_year"))
+    ours = {item: f"{title} ({year})" for item, title, year in zip(*columns, strict=True)}
     matched = same_films(ours, entity_of)
-    relinked = pa.table(
-        {
-            "item_id": pa.array(list(matched)),
-            "entity_id": pa.array([entity_of[title] for title in matched.values()]),
-        }
-    )
+    entities = [entity_of[title] for title in matched.values()]
+    relinked = pa.table({"item_id": list(matched), "entity_id": entities})
     return KnowledgeGraph.read(folder / "ml-100k.kg", relinked)
 
 
 def same_films(ours: dict[str, str], theirs: Iterable[str]) -> dict[str, str]:
     """Match films: item -> the same film among ``theirs``; items without a match are left out.
 
-    Titles are "Title, The (1980)". Equal titles match. Otherwise two titles of the same year match
-    if one is a part of the other ("Star Wars", "Star Wars: Episode IV - A New Hope") and no
-    second title fits.
-
-    Args:
-        ours: Item -> title.
-        theirs: Titles.
+    ``ours`` is item -> title, as "Title, The (1980)". Equal titles match. Otherwise two titles of
+    the same year match if one is a part of the other ("Star Wars", "Star Wars: Episode IV - A New
+    Hope") and no second title fits.
     """
     exact = set(theirs)
     matched = {item: title for item, title in ours.items() if title in exact}
@@ -193,7 +174,9 @@ PUBLIC: dict[str, PublicDataset] = {
     ),
 }
 
-SHARED = ("source", "split", "knowledge")
+APART = {"split", "knowledge"}
+"""Options that do not describe the tables of a log."""
+SHARED = {"source", *APART}
 """Options that also apply to a named set; all others describe the user's own files."""
 
 NAMED: dict[str, Callable[[], BehaviorLog]] = {
@@ -247,28 +230,14 @@ def _read(config: DataConfig) -> BehaviorLog:
         expected = f"an existing path, or {choices(NAMED, config.source)}"
         fix = "check the path, or the name"
         raise DataError(found, where="data.source", expected=expected, fix=fix)
-    return BehaviorLog.read(
-        config.source,
-        config.items,
-        config.users,
-        columns=config.columns,
-        item_text=config.item_text,
-        item_title=config.item_title,
-        default_behavior=config.default_behavior,
-        timezone=config.timezone,
-        duplicates=config.duplicates,
-    )
+    options = {name: getattr(config, name) for name in type(config).model_fields}
+    return BehaviorLog.read(**{name: options[name] for name in options.keys() - APART})
 
 
 def _refuse_own_options(config: DataConfig) -> None:
-    options = type(config).model_fields
-    given = [
-        name
-        for name, option in options.items()
-        if name not in SHARED and getattr(config, name) != option.default
-    ]
-    if given:
-        found = f"data.{given[0]} is set with the data set {config.source!r}"
-        expected = "no options for columns and tables: a named set has its own"
-        fix = f"remove data.{given[0]}, or name your own file as data.source"
-        raise ConfigError(found, where="data", expected=expected, fix=fix)
+    for name, option in type(config).model_fields.items():
+        if name not in SHARED and getattr(config, name) != option.default:
+            found = f"data.{name} is set with the data set {config.source!r}"
+            expected = "no options for columns and tables: a named set has its own"
+            fix = f"remove data.{name}, or name your own file as data.source"
+            raise ConfigError(found, where="data", expected=expected, fix=fix)
