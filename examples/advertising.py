@@ -25,12 +25,12 @@ from llm_influence import (
 )
 
 
-def contacts(users: int = 120) -> pa.Table:
+def contacts(users: int = 400) -> pa.Table:
     """Contacts by channel, then "buy" or "leave": every email makes "buy" likelier."""
     draw, rows = random.Random(1), []
     for user in range(users):
         channels = draw.choices(["email", "banner", "search"], k=5)
-        buys = draw.random() < 0.1 + 0.25 * channels.count("email")
+        buys = draw.random() < 0.05 + 0.4 * channels.count("email")
         time = 1_700_000_000 + 50_000 * user
         for channel, behavior in [
             *((c, "contact") for c in channels),
@@ -51,14 +51,17 @@ def main(folder: str = "runs/advertising") -> dict[str, float]:
     config = RunConfig.model_validate(
         {
             "output": str(out / "run"),
-            "data": {"source": str(out / "contacts.parquet")},
+            "data": {
+                "source": str(out / "contacts.parquet"),
+                "split": {"kind": "global_time", "examples": "all", "behaviors": ["buy", "leave"]},
+            },
             "model": {
                 "backbone": "gru",
                 "adapter": {"kind": "full"},
                 "item_head": {"weight": 0},
                 "behavior_head": {"weight": 1},
             },
-            "train": {"epochs": 30, "batch_size": 16},
+            "train": {"epochs": 12, "batch_size": 8, "learning_rate": 5e-3},
         }
     )
     run = Run.open(finetune(config, resume=True).folder)
@@ -73,7 +76,8 @@ def main(folder: str = "runs/advertising") -> dict[str, float]:
     for line in analysis.shown:
         print(line)
     analysis.write(out / "analysis")
-    return {}
+    shares = analysis.tables["shares"].records
+    return {row["channel"]: row["share"] for row in shares if row["estimator"] == "model"}
 
 
 if __name__ == "__main__":

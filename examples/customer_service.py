@@ -12,16 +12,14 @@ import pyarrow.parquet as pq
 
 from llm_influence import Behavior, BehaviorLog, Explainer, InfluenceModel, RunConfig, finetune
 
-STEPS = ["open", "assign", "ask customer", "answer", "reopen", "resolve"]
 
-
-def tickets(cases: int = 80) -> pa.Table:
+def tickets(cases: int = 300) -> pa.Table:
     """A process log: a ticket that was reopened is escalated."""
     draw, rows = random.Random(0), []
     for case in range(cases):
-        steps = ["open", "assign", *draw.choices(["ask customer", "answer"], k=3)]
+        steps = ["open", "assign", *draw.choices(["ask customer", "answer"], k=4)]
         if case % 3 == 0:
-            steps += ["reopen", *draw.choices(["ask customer", "answer"], k=2)]
+            steps[draw.randrange(2, 6)] = "reopen"
         steps.append("escalate" if "reopen" in steps else "resolve")
         time = 1_700_000_000 + 100_000 * case
         for step in steps:
@@ -41,14 +39,17 @@ def main(folder: str = "runs/customer_service") -> float:
     config = RunConfig.model_validate(
         {
             "output": str(out / "run"),
-            "data": {"source": str(out / "tickets.parquet")},
+            "data": {
+                "source": str(out / "tickets.parquet"),
+                "split": {"kind": "global_time", "examples": "all"},
+            },
             "model": {
                 "backbone": "gru",
                 "adapter": {"kind": "full"},
                 "item_head": {"weight": 0},
                 "behavior_head": {"weight": 1},
             },
-            "train": {"epochs": 30, "batch_size": 16},
+            "train": {"epochs": 12, "batch_size": 8, "learning_rate": 5e-3},
         }
     )
     model = InfluenceModel.from_pretrained(finetune(config, resume=True).folder)

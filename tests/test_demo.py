@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from examples import quickstart
 from llm_influence.cli.demo_run import METHODS, run_demo
 from llm_influence.config.run import RunConfig
 from llm_influence.datasets.public import load_movielens_100k
@@ -49,6 +50,9 @@ def test_a_part_of_movielens_goes_from_log_to_report_and_is_reused(tmp_path):
         measured["test"]["items"]["ndcg@10"], abs=1e-6
     )
     assert np.isfinite(table["score"].to_numpy()).all()
+
+    influence = quickstart.main(str(tmp_path / "run"), users[0])
+    assert str(influence).count("\n") >= 3
 
     before = (tmp_path / "run" / "heads.safetensors").read_bytes()
     again = run_demo(config, users=3, say=said.append)
