@@ -15,14 +15,10 @@ class KnowledgeConfig(Section):
     """A knowledge graph: triples about entities, and the entity of each item."""
 
     source: str | None = Field(
-        None,
-        description="A .kg file of triples, or the name of a public data set that has a knowledge "
-        "graph. null: no graph.",
+        None, description="A .kg file of triples, or a public data set with a graph. null: none."
     )
     links: str | None = Field(
-        None,
-        description="File that maps items to entities. null: the file beside the source whose name "
-        "ends in .link.",
+        None, description="File of items and entities. null: the .link file beside the source."
     )
     names: str | None = Field(
         None, description="Table with the columns entity_id and name. null: entities have no names."
@@ -34,10 +30,7 @@ class KnowledgeConfig(Section):
         "entities, or the titles of the items that share its rarest entities (neighbors).",
     )
     named: int = Field(
-        3,
-        ge=1,
-        description="Largest number of names of one relation, or of titles of neighbours, in the "
-        "text of an item.",
+        3, ge=1, description="Most names of a relation, or titles of neighbours, in an item's text."
     )
 
     @model_validator(mode="after")
@@ -59,10 +52,7 @@ class NeighborsConfig(Section):
         0.0, ge=0, lt=1, description="Share of the neighbours in an item's vector. 0: off."
     )
     new_share: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="The same share for items that are added after training. null: as share.",
+        None, ge=0, lt=1, description="As share, for items added after training. null: the same."
     )
     count: int = Field(10, ge=1, description="Number of neighbours of an item.")
 
@@ -93,10 +83,7 @@ class SplitConfig(Section):
         3, ge=2, description="Users with fewer events are used for training alone."
     )
     held_out: int = Field(
-        1,
-        ge=1,
-        description="Events of a user in the test of a leave_one_out split, and as many in its "
-        "validation.",
+        1, ge=1, description="Events of a user in the test of leave_one_out, and in its validation."
     )
     examples: Literal["first", "all"] = Field(
         "first",
@@ -104,8 +91,7 @@ class SplitConfig(Section):
         "the first one, or all of them.",
     )
     behaviors: list[str] = Field(
-        [],
-        description="Behaviours whose events are validation and test examples. []: all behaviours.",
+        [], description="Behaviours of validation and test examples. []: all behaviours."
     )
 
     @field_validator("validation_from", "test_from", mode="before")
@@ -165,9 +151,7 @@ class DataConfig(Section):
         "interact", description="Behaviour of all events of a log without the column behavior."
     )
     timezone: str | None = Field(
-        None,
-        description="Time zone of times written without one, as in Europe/Berlin. null: such times "
-        "are an error.",
+        None, description="Zone of times written without one, as Europe/Berlin. null: an error."
     )
     duplicates: Literal["error", "drop", "keep"] = Field(
         "error",
@@ -217,9 +201,7 @@ class PlantedConfig(Document):
     users: int = Field(2000, ge=1, description="Number of generated users.")
     items: int = Field(40, ge=2, description="Number of items that belong to a cluster.")
     min_events: int = Field(
-        8,
-        ge=3,
-        description="Smallest number of events of a user; the last event is the one to predict.",
+        8, ge=3, description="Smallest number of events of a user, the one to predict included."
     )
     max_events: int = Field(13, ge=3, description="Largest number of events of a user.")
     behaviors: dict[str, float] = Field(
@@ -228,9 +210,7 @@ class PlantedConfig(Document):
         "against them.",
     )
     half_life: float = Field(
-        6 * 3600.0,
-        gt=0,
-        description="Half-life of an event's weight, in units of the clock (seconds or steps).",
+        6 * 3600.0, gt=0, description="Half-life of an event's weight, in seconds or steps (clock)."
     )
     clock: Literal["seconds", "steps"] = Field(
         "seconds", description="Unit of an event's age: seconds, or events since then."
@@ -258,10 +238,7 @@ class PlantedConfig(Document):
         1.0, gt=0, description="Temperature of the softmax over items; higher means more noise."
     )
     session_share: float = Field(
-        0.5,
-        ge=0,
-        lt=1,
-        description="Share of the events that follow the event before within seconds.",
+        0.5, ge=0, lt=1, description="Share of the events that follow another within seconds."
     )
     gap_hours: float = Field(4.0, gt=0, description="Median number of hours between sessions.")
     gap_spread: float = Field(
@@ -285,23 +262,17 @@ class PlantedConfig(Document):
         0.05,
         gt=0,
         le=1,
-        description="An event is a true cause from this share of the history's largest influence.",
+        description="An event is a cause from this share of the largest influence.",
     )
     group_share: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of the users in group b of the user feature group. 0: no such feature.",
+        0.0, ge=0, lt=1, description="Share of users in group b of feature group. 0: no group."
     )
     group_shift: float = Field(
         0.0,
-        description="Number added to the scores of the first cluster's items for group b: an "
-        "unfair process.",
+        description="Added to group b's scores of the first cluster's items: an unfair process.",
     )
     group_taste: float = Field(
-        0.0,
-        description="The same number for events of the history alone: groups behave differently, "
-        "and the process is fair.",
+        0.0, description="The same in the history alone: groups differ, the process is fair."
     )
     seed: int = Field(0, ge=0, description="Seed of the process and of the users.")
     user_seed: int = Field(0, ge=0, description="Seed of other users of the same process.")

@@ -129,9 +129,7 @@ class ItemHeadConfig(Section):
         "up to 20,000 items, sampled above.",
     )
     negatives: int = Field(
-        1024,
-        ge=1,
-        description="Average number of items drawn in a step; for the losses sampled and gbce.",
+        1024, ge=1, description="Average number of items drawn in a step; for sampled and gbce."
     )
     calibration: float = Field(
         0.75,
@@ -147,9 +145,7 @@ class ItemHeadConfig(Section):
         "20,000 items, 32 above.",
     )
     repeat_counts: bool = Field(
-        False,
-        description="Raise the probability of an item with every time it stands in the history; "
-        "needs style token.",
+        False, description="Items gain from their counts in the history; needs style token."
     )
     neighbors: NeighborsConfig = NeighborsConfig()
 
@@ -194,9 +190,7 @@ class FeedbackHeadConfig(Section):
         "of such a label; a regression does not use it.",
     )
     behaviors: list[str] = Field(
-        [],
-        description="Behaviours whose events are training and evaluation examples. []: all events "
-        "that have a label.",
+        [], description="Behaviours of training and evaluation examples. []: all with a label."
     )
     hidden: int = Field(64, ge=1, description="Number of hidden units of the head.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability of the hidden units.")
@@ -232,9 +226,7 @@ class ModelConfig(Section):
         "id, or a recurrent network (gru, lstm, recurrence).",
     )
     layers: int | None = Field(
-        None,
-        ge=1,
-        description="Number of first layers of the backbone that are used. null: all layers.",
+        None, ge=1, description="Number of first layers of the backbone in use. null: all layers."
     )
     dropout: float | None = Field(
         0.2,
@@ -251,8 +243,7 @@ class ModelConfig(Section):
         "learned residual.",
     )
     when: bool = Field(
-        False,
-        description="Give the heads the time from the last event to the query time.",
+        False, description="Give the heads the time from the last event to the query time."
     )
     recurrent: RecurrentConfig = RecurrentConfig()
     adapter: AdapterConfig = AdapterConfig()

@@ -88,9 +88,7 @@ class SearchedOption(Section):
         False, description="Whether the logarithm is drawn evenly, as suits rates and sizes."
     )
     choices: list[Any] | None = Field(
-        None,
-        min_length=1,
-        description="Values to choose from, whole sections included. null: there is a range.",
+        None, min_length=1, description="Values to choose from, or whole sections. null: a range."
     )
 
     @model_validator(mode="after")
@@ -149,9 +147,7 @@ class SearchConfig(Document):
         30, ge=1, description="Number of trials in all, including those of earlier starts."
     )
     seconds: float | None = Field(
-        None,
-        gt=0,
-        description="Seconds of all trials together after which no trial is begun. null: no limit.",
+        None, gt=0, description="Seconds of all trials after which none begins. null: no limit."
     )
     startup_trials: int = Field(
         8, ge=1, description="Number of trials drawn at random before the TPE sampler chooses."

@@ -8,20 +8,8 @@ from pydantic import Field, model_validator
 
 from llm_influence.config.document import Section
 
-ChosenMetric = Literal[
-    "auto",
-    "ndcg",
-    "hr",
-    "mrr",
-    "auc",
-    "gauc",
-    "log_loss",
-    "brier",
-    "rmse",
-    "mae",
-    "accuracy",
-    "macro_f1",
-]
+FeedbackMetric = Literal["auc", "gauc", "log_loss", "brier", "rmse", "mae"]
+ChosenMetric = Literal["auto", "ndcg", "hr", "mrr", FeedbackMetric, "accuracy", "macro_f1"]
 
 
 class PropensityConfig(Section):
@@ -45,7 +33,7 @@ class PropensityConfig(Section):
     power: float | None = Field(
         None,
         gt=0,
-        description="Exponent of the propensity. null: 0.5 for popularity, 1 for exposure.",
+        description="Exponent of the propensity. null: 0.5 (popularity) or 1 (exposure).",
     )
     clip: float = Field(
         0.05, gt=0, le=1, description="Smallest propensity; smaller ones count as this."
@@ -62,9 +50,7 @@ class FairnessConfig(Section):
     """A penalty on predictions that change when only a feature of the user changes."""
 
     features: list[str] = Field(
-        [],
-        description="User features whose change must not change a prediction, named as in the "
-        "template. []: none.",
+        [], description="User features that must not matter, named as in the template. []: none."
     )
     weight: float = Field(0.0, ge=0, description="Weight of the penalty in the loss. 0: off.")
 
@@ -87,21 +73,13 @@ class AugmentationConfig(Section):
         0.0, ge=0, lt=1, description="Share of a window's events that is cut off. 0: off."
     )
     mask: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of a window's events that is hidden from attention. 0: off.",
+        0.0, ge=0, lt=1, description="Share of a window's events hidden from attention. 0: off."
     )
     reorder: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of a window's events that is shuffled, within one stretch. 0: off.",
+        0.0, ge=0, le=1, description="Share of a window's events, in one stretch, shuffled. 0: off."
     )
     templates: list[str] = Field(
-        [],
-        description="Other templates with the same fields; a changed window is rendered by one of "
-        "them. []: off.",
+        [], description="Other templates with the same fields, one for a changed window. []: off."
     )
 
     @property
@@ -123,9 +101,7 @@ class AdversarialConfig(Section):
     """Training on input vectors moved to where the loss grows (FGM, arXiv:1605.07725)."""
 
     epsilon: float = Field(
-        0.0,
-        ge=0,
-        description="Euclidean length of the move, over all vectors of a window. 0: off.",
+        0.0, ge=0, description="Euclidean length of the move, over all vectors of a window. 0: off."
     )
     weight: float = Field(
         1.0, gt=0, description="Weight of the loss at the moved vectors, beside the usual loss."
@@ -137,10 +113,7 @@ class TrainConfig(Section):
 
     epochs: float = Field(5.0, gt=0, description="Number of epochs; a fraction is allowed.")
     batch_size: int = Field(
-        32,
-        ge=1,
-        description="Number of histories in an optimizer step, over all processes and micro-"
-        "batches.",
+        32, ge=1, description="Histories in an optimizer step, over processes and micro-batches."
     )
     accumulation: int = Field(
         1, ge=1, description="Number of micro-batches in a step; more need less memory."
@@ -165,21 +138,16 @@ class TrainConfig(Section):
         "auto", description="Number format. auto: bf16 where the hardware computes it, else fp32."
     )
     validations_per_epoch: int = Field(
-        1,
-        ge=1,
-        description="Number of validations in an epoch, evenly spaced; the last is at its end.",
+        1, ge=1, description="Number of validations in an epoch, evenly spaced, one at its end."
     )
     patience: int = Field(
         3,
         ge=1,
-        description="Number of validations without a better evaluation.choose_by after which "
-        "training stops.",
+        description="Validations without a better evaluation.choose_by before training stops.",
     )
     seed: int = Field(0, description="Seed of weights, batches and all random draws.")
     report_to: list[str] = Field(
-        [],
-        description="Trackers of the transformers Trainer that get losses and metrics, as in "
-        "[tensorboard]. []: none.",
+        [], description="Trackers of the transformers Trainer, as in [tensorboard]. []: none."
     )
     propensity: PropensityConfig = PropensityConfig()
     fairness: FairnessConfig = FairnessConfig()
@@ -189,10 +157,7 @@ class TrainConfig(Section):
         0.0, ge=0, lt=1, description="Label smoothing of the item loss; needs the full loss."
     )
     event_dropout: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Largest probability that an event of a history is left out. 0: off.",
+        0.0, ge=0, le=1, description="Largest probability of leaving out an event. 0: off."
     )
     event_dropout_share: float = Field(
         0.5, ge=0, le=1, description="Share of the histories that event_dropout changes."
@@ -273,8 +238,5 @@ class UpdateConfig(Section):
         "times between 0 and 1. null: the second after the last event of the run's log.",
     )
     replay: float = Field(
-        0.5,
-        ge=0,
-        lt=1,
-        description="Share of the training windows that are drawn from old events. 0: no replay.",
+        0.5, ge=0, lt=1, description="Share of the training windows from old events. 0: no replay."
     )

@@ -16,13 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 
-from llm_influence.errors import (
-    DataError,
-    EmptyLogError,
-    MissingFileError,
-    SchemaError,
-    unreadable,
-)
+from llm_influence.errors import DataError, EmptyLogError, MissingFileError, SchemaError, unreadable
 
 Select = Callable[[Sequence[str]], Sequence[str]]
 """Chooses the columns to read from a table's column names."""
