@@ -126,10 +126,10 @@ def likelihood(model: InfluenceModel, truth: PlantedTruth) -> dict[str, float]:
     rows = np.arange(len(came))
     return {
         "nll_model": float(-ours[rows, came].mean()),
-        "nll_law": float(-process[rows, came].mean()),
-        "entropy_law": float(-(np.exp(process) * process).sum(axis=1).mean()),
+        "nll_process": float(-process[rows, came].mean()),
+        "entropy_process": float(-(np.exp(process) * process).sum(axis=1).mean()),
         "nll_uniform": float(np.log(process.shape[1])),
-        "divergence_from_law": float((np.exp(process) * (process - ours)).sum(axis=1).mean()),
+        "divergence_from_process": float((np.exp(process) * (process - ours)).sum(axis=1).mean()),
     }
 
 
@@ -189,7 +189,7 @@ def fit_of(truth: PlantedTruth, one: Explained, users: range) -> FittedProcess:
 
 def fit_rows(truth: PlantedTruth, one: Explained, users: range) -> Iterator[Row]:
     """Errors of the process that a method's scores describe."""
-    task = "law recovered"
+    task = "process recovered"
     for metric, value in fit_of(truth, one, users).errors(truth.process).items():
         yield row_of(one.name, task, metric, value)
     as_if = fit_process(truth, one.scores, users, alone).errors(truth.process)

@@ -52,7 +52,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, object]]] = {
 FIGURES = {
     "ndcg@10, shown alike": "ndcg10",
     "ndcg@10, as the log": "ndcg10_confounded",
-    "divergence_from_law": "divergence",
+    "divergence_from_process": "divergence",
     "spearman of influence, item": "influence_spearman",
     "auroc of influence, item": "influence_auroc",
     "error of influence, item": "influence_error",
@@ -84,8 +84,8 @@ def ranking(model: InfluenceModel, truth: PlantedTruth, seed: int) -> dict[str, 
         "ndcg@10, shown alike": _ndcg(logits, chosen),
         "ndcg@10, as the log": _ndcg(logits, taken),
         "log_likelihood, shown alike": float(ours[np.arange(len(chosen)), chosen].mean()),
-        "divergence_from_law": float((np.exp(process) * (process - ours)).sum(axis=1).mean()),
-        "ndcg@10 of the law, shown alike": _ndcg(torch.from_numpy(process), chosen),
+        "divergence_from_process": float((np.exp(process) * (process - ours)).sum(axis=1).mean()),
+        "ndcg@10 of the process, shown alike": _ndcg(torch.from_numpy(process), chosen),
     }
 
 

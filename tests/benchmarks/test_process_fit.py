@@ -14,7 +14,7 @@ def truth():
     return make_planted(PlantedConfig(users=USERS, half_life=10_000, seed=3))[1]
 
 
-def test_the_true_influences_give_the_law_back_in_any_unit(truth):
+def test_the_true_influences_give_the_process_back_in_any_unit(truth):
     for unit in (1, 3):
         found = fit_process(truth, [unit * row for row in truth.influence], range(USERS))
         assert found.half_life == pytest.approx(10_000, rel=1e-3)
@@ -23,19 +23,19 @@ def test_the_true_influences_give_the_law_back_in_any_unit(truth):
         assert max(found.errors(truth.process).values()) < 1e-3
 
 
-def test_a_model_that_gives_less_where_it_is_sure_does_not_bias_the_law(truth):
+def test_a_model_that_gives_less_where_it_is_sure_does_not_bias_the_process(truth):
     sure = [row / (1 + np.abs(row.sum())) for row in truth.influence]
     errors = fit_process(truth, sure, range(USERS)).errors(truth.process)
     assert max(errors.values()) < 1e-2
 
 
-def test_scores_that_know_nothing_of_the_law_show_an_error(truth):
+def test_scores_that_know_nothing_of_the_process_show_an_error(truth):
     recent = [np.eye(len(row))[-1] for row in truth.influence]
     assert fit_process(truth, recent, range(USERS)).errors(truth.process)["half_life_error"] > 0.5
 
 
 def with_an_earlier_now(truth, user):
-    """Every set of a user's events and what the law makes of a history that ends with its last."""
+    """Every set of a user's events and what the process makes of a history that ends with its last."""
     history, target = truth.history(user), (truth.targets[user], truth.others[user])
     sets = every_coalition(len(history))
     values = [
@@ -59,7 +59,7 @@ def weights_at_halves(sets, values):
 @pytest.mark.parametrize(
     ("question", "answer"), [(shapley, shapley_scores), (halves, weights_at_halves)]
 )
-def test_scores_of_sets_give_the_law_back_through_their_own_question_alone(question, answer):
+def test_scores_of_sets_give_the_process_back_through_their_own_question_alone(question, answer):
     users = range(25)
     config = PlantedConfig(users=25, min_events=5, max_events=8, half_life=10_000, seed=3)
     truth = make_planted(config)[1]

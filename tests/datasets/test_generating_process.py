@@ -56,7 +56,7 @@ def test_steps_count_instead_of_hours():
     )
 
 
-def test_a_law_that_drifts_goes_by_the_date_of_the_last_event():
+def test_a_process_that_drifts_goes_by_the_date_of_the_last_event():
     drift = Drift(4 * HOUR, np.array([0.0, 1.0, 0.0]))
     before, after = process(), process(drift=drift)
     early = PAST.keep(slice(3))
@@ -73,7 +73,7 @@ def test_in_a_contrast_without_pairs_an_event_gives_weight_times_decay_times_aff
     np.testing.assert_allclose(gives, np.array([2 / 4, -2 / 2, -(2**-0.5), 0]) / 0.5, atol=1e-12)
 
 
-def test_log_odds_of_an_item_lose_what_the_law_without_the_event_says():
+def test_log_odds_of_an_item_lose_what_the_process_without_the_event_says():
     def odds(kept):
         scores = np.zeros(4)
         for place in kept:

@@ -37,7 +37,7 @@ def test_other_users_follow_the_same_process():
 
 
 @pytest.mark.parametrize("target", ["contrast", "item"])
-def test_the_truth_is_what_the_law_says_with_the_event_removed(target):
+def test_the_truth_is_what_the_process_says_with_the_event_removed(target):
     log, truth = made(target=target, pair_strength=0.5, rank=2, spread=0.3)
     for user in range(10):
         history = truth.history(user)
@@ -123,7 +123,7 @@ def test_causes_are_the_events_with_a_share_of_the_largest_influence():
     ("harder", "easier"),
     [({"temperature": 2.0}, {"temperature": 0.5}), ({"half_life": 600}, {"half_life": 86_400})],
 )
-def test_difficulty_options_make_the_law_harder_to_see(harder, easier):
+def test_difficulty_options_make_the_process_harder_to_see(harder, easier):
     def entropy(**options):
         _, truth = made(users=200, **options)
         logs = [truth.process.log_probabilities(truth.history(user)) for user in range(200)]
@@ -180,7 +180,7 @@ def test_what_cannot_be_planted_is_refused(option, value, expected):
         PlantedConfig.load(None, [f"--{option}", value])
 
 
-def test_exposure_changes_what_comes_next_and_neither_law_nor_truth():
+def test_exposure_changes_what_comes_next_and_neither_process_nor_truth():
     options = {"users": 400, "temperature": 2.0}
     (log, truth), (plain, same) = made(**options, exposure_spread=1.0), made(**options)
     np.testing.assert_array_equal(truth.process.factors, same.process.factors)
