@@ -166,7 +166,7 @@ def recovered(benchmark: dict) -> str:
             f"{off['half_life_error']:.1%}",
             f"{off['behavior_weight_error']:.3f}",
         )
-        for name, off in by_system(benchmark, "metric", "law recovered").items()
+        for name, off in by_system(benchmark, "metric", "process recovered").items()
     ]
     heads = ["method (removal)", "half-life error, read as single removals"]
     return markdown([*heads, "half-life error, same question", "largest weight error"], rows)
