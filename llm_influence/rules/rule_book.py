@@ -19,7 +19,7 @@ from llm_influence.config.rules import SHARES, Rule, SharesTest, Test, ValueTest
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.data.schema import as_text
-from llm_influence.errors import ConfigError, choices
+from llm_influence.errors import ConfigError, choices, unknown
 from llm_influence.rendering.vocabulary import Vocabulary
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
@@ -34,6 +34,8 @@ Value = tuple[str, ...]
 
 SEPARATORS = re.compile(r"[,;|]\s*|\s+")
 ENTITY, ID = "entity", "id"
+EXCLUDED = -np.inf
+"""Change of the score of an item that a rule excludes."""
 BOUNDS = {
     "below": operator.lt,
     "above": operator.gt,
@@ -44,13 +46,7 @@ BOUNDS = {
 
 @dataclass(frozen=True, slots=True)
 class RuleContext:
-    """The data that conditions are bound to.
-
-    Attributes:
-        catalogue: The items by code.
-        facts: The items' attributes in the knowledge graph, if the model has one.
-        behaviors: The behaviours of events.
-    """
+    """Items, their attributes in the knowledge graph (if any), and the behaviours of events."""
 
     catalogue: Catalogue
     facts: ItemFacts | None
@@ -58,14 +54,7 @@ class RuleContext:
 
 
 def bind(field: str, test: Test, context: RuleContext, where: str) -> Condition:
-    """Bind the test of one field.
-
-    Args:
-        field: Name of the field in the rule.
-        test: The test of its value.
-        context: The data that the field refers to.
-        where: The rule and its field, for messages.
-    """
+    """Bind the test of one field to the data that it refers to."""
     if isinstance(test, SharesTest):
         return _shares(test, context, where)
     subject, _, name = field.partition(".")
@@ -74,16 +63,14 @@ def bind(field: str, test: Test, context: RuleContext, where: str) -> Condition:
     if field == "history.length":
         return lambda history, codes: holds(test, (str(len(history)),), where)
     if field == "history.behavior":
-        for behavior in test.has or []:
-            _check_behavior(behavior, context, where)
+        _check_names("behaviour", test.has or [], context.behaviors, where)
         return lambda history, codes: holds(test, _behaviors(history), where)
     mask = item_mask(name, test, context, where)
-    conditions: dict[str, Condition] = {
-        "item": lambda history, codes: mask,
-        "last": lambda history, codes: bool(len(codes) and mask[codes[-1]]),
-        "history": lambda history, codes: bool(mask[codes].any()),
-    }
-    return conditions[subject]
+    if subject == "item":
+        return lambda history, codes: mask
+    if subject == "last":
+        return lambda history, codes: bool(len(codes) and mask[codes[-1]])
+    return lambda history, codes: bool(mask[codes].any())
 
 
 def holds(test: ValueTest, value: Value, where: str) -> bool:
@@ -128,10 +115,8 @@ def _behaviors(history: History) -> Value:
 
 def _shares(test: SharesTest, context: RuleContext, where: str) -> Condition:
     facts = _facts(context, where)
-    for name in test.behaviors:
-        _check_behavior(name, context, where)
-    for name in test.relations:
-        _check_relation(name, facts, where)
+    _check_names("behaviour", test.behaviors, context.behaviors, where)
+    _check_names("relation", test.relations, facts.relations, where)
     has = facts.incidence(context.catalogue.ids, test.relations)
 
     def shares(history: History, codes: IntArray) -> Answer:
@@ -174,7 +159,7 @@ def _entities(relation: str, context: RuleContext, where: str) -> list[Value]:
     facts = _facts(context, where)
     table = facts.table
     if relation:
-        _check_relation(relation, facts, where)
+        _check_names("relation", [relation], facts.relations, where)
         table = table.filter(pc.equal(table["relation"], relation))
     entities: list[list[str]] = [[] for _ in range(len(context.catalogue))]
     codes = context.catalogue.find(table["item_id"])
@@ -193,20 +178,10 @@ def _facts(context: RuleContext, where: str) -> ItemFacts:
     return context.facts
 
 
-def _check_behavior(name: str, context: RuleContext, where: str) -> None:
-    if name not in context.behaviors:
-        found, expected = f"no event has the behaviour {name!r}", choices(context.behaviors, name)
-        raise ConfigError(found, where=where, expected=expected, fix="correct the name")
-
-
-def _check_relation(name: str, facts: ItemFacts, where: str) -> None:
-    if name not in facts.relations:
-        found, expected = f"the graph has no relation {name!r}", choices(facts.relations, name)
-        raise ConfigError(found, where=where, expected=expected, fix="correct the name")
-
-
-EXCLUDED = -np.inf
-"""Change of the score of an item that a rule excludes."""
+def _check_names(what: str, names: Sequence[str], known: Sequence[str], where: str) -> None:
+    for name in names:
+        if name not in known:
+            raise unknown(ConfigError, what, name, known, where=where, fix="correct the name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,17 +214,13 @@ class RuleChange:
 
 @dataclass(frozen=True, slots=True)
 class RuleEffect:
-    """The effect of one rule after one history.
-
-    Attributes:
-        rule: The rule's name.
-        items: (I,) bool, the items that it excludes or boosts.
-        change: The change of their scores; `EXCLUDED` for an exclusion.
-    """
+    """The effect of one rule after one history."""
 
     rule: str
     items: BoolArray
+    """(I,) bool, the items that it excludes or boosts."""
     change: float
+    """Change of their scores; `EXCLUDED` for an exclusion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,17 +252,12 @@ class RuleBook:
         self.rules, self._vocabulary = list(rules), vocabulary
         context = RuleContext(vocabulary.catalogue, facts, vocabulary.behaviors)
 
-        def bound(tests: dict[str, Test], place: str) -> list[Condition]:
-            return [
-                bind(field, test, context, f"{place}, {field}") for field, test in tests.items()
-            ]
+        def bound(rule: Rule, tests: dict[str, Test], part: str) -> list[Condition]:
+            place = f"rule {rule.name!r}, {part}"
+            return [bind(name, test, context, f"{place}, {name}") for name, test in tests.items()]
 
         self._bound = [
-            _Bound(
-                rule,
-                bound(rule.conditions, f"rule {rule.name!r}, if"),
-                bound(rule.unless, f"rule {rule.name!r}, unless"),
-            )
+            _Bound(rule, bound(rule, rule.conditions, "if"), bound(rule, rule.unless, "unless"))
             for rule in self.rules
         ]
 
