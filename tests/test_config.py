@@ -1,5 +1,8 @@
 """One configuration for files, Python and the command line: options, help texts and refusals."""
 
+import subprocess
+import sys
+from dataclasses import fields
 from typing import get_args
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 import yaml
 from pydantic import BaseModel
 
+from llm_influence.config import analyses
 from llm_influence.config.data import PlantedConfig, PlantedFraudConfig
 from llm_influence.config.document import parse_yaml
 from llm_influence.config.model import AdapterConfig, ItemHeadConfig, ScratchConfig
@@ -238,3 +242,17 @@ def test_a_time_without_a_zone_is_still_refused_where_it_is_read():
     config = RunConfig.load(None, ["--data.split.validation_from", "2017-11-27"])
     with pytest.raises(ConfigError, match="with a zone"):
         parse_moment(config.data.split.validation_from, "validation_from")
+
+
+def test_options_of_analyses_have_help_and_a_flag_where_they_repeat():
+    for name in ("FactorOptions", "ChannelOptions", "AuditOptions", "DynamicsOptions"):
+        for field in fields(getattr(analyses, name)):
+            assert field.metadata["help"], f"{name}.{field.name}"
+            assert field.metadata.get("flag", "--").startswith("--")
+            assert ("flag" in field.metadata) == field.type.startswith("tuple")
+
+
+def test_options_of_analyses_import_nothing_heavy():
+    heavy = {"numpy", "scipy", "sklearn", "duckdb", "pyarrow", "torch"}
+    code = f"import sys, llm_influence.config.analyses; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

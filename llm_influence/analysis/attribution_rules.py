@@ -1,27 +1,36 @@
-"""Credit of channels for conversions, read off paths of touches: rules, Markov chain, Shapley.
+"""Paths of touches by channel, and the credit they give: rules, Markov chain, Shapley values.
 
 A path holds what a user met before an outcome: touches, each of a channel, and whether the user
-converted. All functions take arrays. No estimator is a causal effect: docs/how-to/channels.md
+converted. No estimator is a causal effect: docs/how-to/channels.md
 says when each misleads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from scipy import sparse
 
-from llm_influence.analysis.columns import DAY
+from llm_influence.analysis.columns import DAY, select, sql_text
+from llm_influence.analysis.levels import OTHER
 from llm_influence.analysis.statistics import divide, user_weights
-from llm_influence.config.analyses import Estimator
+from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import ChannelOptions, Estimator
+from llm_influence.errors import DataError, unknown
 from llm_influence.numerics import every_coalition, exact_shapley
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 RULES = ("last_touch", "first_touch", "linear", "time_decay")
 COMPARING = ("markov", "shapley_rates")
 """Estimators that compare paths with and without a conversion."""
+
+
+MOST_CHANNELS = 12
+"""With more channels, the rare ones become one: the number of sets doubles with each channel."""
+_NO_TOUCH = 255
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +41,7 @@ class Paths:
     # (T,) seconds from each touch to a time that is the same for all touches of a path
     ages: FloatArray
     starts: IntArray  # (P + 1,) place of each path's first touch, and T. A path may have no touch.
-    converted: BoolArray  # (P,) bool
+    converted: BoolArray
     count: int  # C
 
     def __len__(self) -> int:
@@ -54,10 +63,94 @@ class Paths:
 class ExplainedPaths:
     """P paths with their explanations."""
 
-    paths: Paths  # The paths
+    paths: Paths
     users: IntArray  # (P,) user codes, never decreasing
     scores: FloatArray  # (P, C) summed influence of each channel's touches
     full: FloatArray  # (P,) value of the explained target with all events
+
+
+class ChannelPaths:
+    """Explained histories with an outcome, as paths; iterate to get `ExplainedPaths` in batches.
+
+    Events are coded and sorted once, in the view's database, so memory does not grow with them.
+    The view needs the table ``outcome_of`` (`channels.join_outcomes`). A touch has a value in the
+    column ``channel`` and, if ``touches`` are given, one of these behaviours.
+    ``channels`` are names in the order of their codes, the most frequent first.
+    """
+
+    def __init__(
+        self, view: InfluenceView, channel: str, touches: tuple[str, ...] | None = None
+    ) -> None:
+        self._view = view
+        view.select(channel)
+        names = ("explanation", "position", "age_seconds", "score", "full_value", "behavior")
+        columns = {name: view.columns[name] for name in names} | {"value": view.columns[channel]}
+        events = f"({select(columns, parts=view.parts)})"
+        is_touch = "TRUE" if touches is None else f"behavior IN ({_listed(view, touches)})"
+        named, rare = self._names(f"{events} WHERE {is_touch} AND value IS NOT NULL", channel)
+        self.channels = (*named, OTHER) if rare else named
+        cases = " ".join(
+            f"WHEN value::VARCHAR = {sql_text(name)} THEN {code}" for code, name in enumerate(named)
+        )
+        none = f"WHEN value IS NULL OR NOT ({is_touch}) THEN {_NO_TOUCH}"
+        view.execute("DROP TABLE IF EXISTS touches")
+        view.execute(
+            'CREATE TABLE touches AS SELECT o.user_code AS "user", explanation, o.converted, '
+            f"(CASE {none} {cases} ELSE {len(named)} END)::UTINYINT AS channel, "
+            f"age_seconds, score, full_value "
+            f"FROM {events} JOIN outcome_of AS o USING (explanation) "
+            'ORDER BY "user", explanation, position'
+        )
+
+    def __iter__(self) -> Iterator[ExplainedPaths]:
+        """All paths, in batches; those of a user follow each other."""
+        rows = self._view.grouped_batches("SELECT * FROM touches", "explanation")
+        yield from map(self._explained, rows)
+
+    def _names(self, touched: str, channel: str) -> tuple[tuple[str, ...], bool]:
+        """Channels that keep their names, and whether there are others."""
+        names = self._view.table(
+            "SELECT value::VARCHAR AS name, count(*) AS events "
+            f"FROM {touched} GROUP BY 1 ORDER BY events DESC, name"
+        )["name"].to_pylist()
+        if len(names) < 2:
+            raise DataError(
+                f"one channel, {names[0]!r}" if names else "no channel",
+                where=f"column {channel!r} of the touches",
+                expected="at least two channels",
+                fix="name another column with --channel, or more behaviours with --touch",
+            )
+        rare = len(names) > MOST_CHANNELS
+        return tuple(names[: MOST_CHANNELS - 1] if rare else names), rare
+
+    def _explained(self, rows: pa.Table) -> ExplainedPaths:
+        explanation = rows["explanation"].to_numpy()
+        starts = np.flatnonzero(np.diff(explanation, prepend=explanation[0] - 1))
+        code, score = rows["channel"].to_numpy(), rows["score"].to_numpy()
+        touch = code != _NO_TOUCH
+        owner = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))[touch]
+        channels = code[touch].astype(np.int64)
+        scores = np.zeros((len(starts), len(self.channels)))
+        np.add.at(scores, (owner, channels), score[touch])
+        paths = Paths(
+            channels=channels,
+            ages=rows["age_seconds"].to_numpy()[touch].astype(np.float64),
+            starts=np.searchsorted(owner, np.arange(len(starts) + 1)),
+            converted=rows["converted"].to_numpy(zero_copy_only=False)[starts],
+            count=len(self.channels),
+        )
+        full = rows["full_value"].to_numpy()[starts]
+        return ExplainedPaths(paths, rows["user"].to_numpy()[starts], scores, full)
+
+
+def _listed(view: InfluenceView, touches: tuple[str, ...]) -> str:
+    query = f"SELECT DISTINCT behavior FROM ({view.select('behavior')}) ORDER BY behavior"
+    known = view.table(query)["behavior"].to_pylist()
+    for name in touches:
+        if name not in known:
+            fix = "name behaviours of the explained events"
+            raise unknown(DataError, "behaviour", name, known, where="--touch", fix=fix)
+    return ", ".join(sql_text(name) for name in touches)
 
 
 # --- attribution rules: shares of one conversion among its touches ---------------------------
@@ -128,11 +221,8 @@ def removal_effects(counts: FloatArray) -> FloatArray:
     The chain goes from the start through channels to conversion or null, with the observed shares
     of steps. Without a channel, steps to it lead to null (Anderl, Becker, von Wangenheim and
     Schumann 2016, doi:10.1016/j.ijresmar.2016.03.001). Every path through the channel counts as
-    lost, so frequent channels have large effects.
-
-    Args:
-        counts: (..., C + 1, C + 2) steps between states, see `transitions`. Effects are nan where
-            no step leads to conversion.
+    lost, so frequent channels have large effects. ``counts`` are (..., C + 1, C + 2) steps, see
+    `transitions`; effects are nan where no step leads to conversion.
     """
     chances = divide(counts, counts.sum(axis=-1, keepdims=True), none=0.0)
     count = counts.shape[-1] - 2
@@ -165,30 +255,24 @@ def channel_sets(paths: Paths) -> IntArray:
 
 
 def shapley_of_counts(conversions: FloatArray) -> FloatArray:
-    """(..., C) Shapley values of conversions: each set's are shared evenly among its channels.
+    """(..., C) Shapley values of (..., 2^C) conversions by set of channels, see `channel_sets`.
 
     The value of a coalition is the number of conversions of paths with its channels alone (Zhao,
-    Mahboobi and Bagheri 2018, arXiv:1804.05327). Paths without a conversion do not matter.
-
-    Args:
-        conversions: (..., 2^C) conversions by set of channels, see `channel_sets`.
+    Mahboobi and Bagheri 2018, arXiv:1804.05327), so each set's are shared evenly among its
+    channels. Paths without a conversion do not matter.
     """
     members = every_coalition(conversions.shape[-1].bit_length() - 1).astype(np.int64)
     return conversions @ (members / np.maximum(members.sum(axis=1, keepdims=True), 1))
 
 
 def shapley_of_rates(conversions: FloatArray, paths: FloatArray) -> FloatArray:
-    """(..., C) Shapley values of the conversion rate.
+    """(..., C) Shapley values of the conversion rate, from (..., 2^C) counts by set of channels.
 
     The value of a coalition is the conversion rate of the paths with its channels alone, and 0
     without such a path. Dalessandro, Perlich, Stitelman and Provost (2012,
     doi:10.1145/2351356.2351363) take rates of exact sets; with subsets pooled, few are empty.
     Values add up to the overall rate minus the rate of paths without a touch. A channel gets a
     value even if its users would have converted without it.
-
-    Args:
-        conversions: (..., 2^C) conversions by set of channels, see `channel_sets`.
-        paths: (..., 2^C) paths by set of channels.
     """
     return exact_shapley(divide(_subset_sums(conversions), _subset_sums(paths), none=0.0))
 
@@ -219,33 +303,21 @@ class Sums:
     rules: dict[str, FloatArray]  # (R, C) credit by attribution rule
 
 
-def gather(
-    batches: Iterable[ExplainedPaths], count: int, *, half_life: float, resamples: int, seed: int
-) -> Sums:
-    """Sum what the estimators need over ``count`` channels, in one pass.
+def gather(batches: Iterable[ExplainedPaths], count: int, options: ChannelOptions) -> Sums:
+    """Sum what the estimators need over ``count`` channels.
 
-    Args:
-        batches: The paths; those of a user may be in several batches.
-        count: Number of channels C.
-        half_life: Half-life of time decay, in days.
-        resamples: R - 1 bootstrap resamples of the users.
-        seed: Seed of the resamples.
+    The data and bootstrap resamples of users are summed in one pass; paths of a user may be in
+    several batches.
     """
-    size = 1 + resamples
-    per_channel = np.zeros((2 + len(RULES), size, count))
-    sums = Sums(
-        np.zeros(size),
-        np.zeros(size),
-        per_channel[0],
-        per_channel[1],
-        np.zeros((size, count + 1, count + 2)),
-        np.zeros((2, size, 1 << count)),
-        np.zeros(count),
-        dict(zip(RULES, per_channel[2:], strict=True)),
-    )
+    size = 1 + options.resamples
+    conversions, touched = np.zeros((2, size))
+    model, score, *rules = np.zeros((2 + len(RULES), size, count))
+    steps, sets = np.zeros((size, count + 1, count + 2)), np.zeros((2, size, 1 << count))
+    credits: dict[str, FloatArray] = dict(zip(RULES, rules, strict=True))
+    sums = Sums(conversions, touched, model, score, steps, sets, np.zeros(count), credits)
     for batch in batches:
         paths = batch.paths
-        weights = user_weights(batch.users, resamples, seed)
+        weights = user_weights(batch.users, options.resamples, options.seed)
         hits = weights * paths.converted[:, None]
         sums.conversions += hits.sum(axis=0)
         sums.touched += hits[paths.lengths > 0].sum(axis=0)
@@ -253,7 +325,7 @@ def gather(
             "last_touch": last_touch(paths),
             "first_touch": first_touch(paths),
             "linear": linear(paths),
-            "time_decay": time_decay(paths, half_life * DAY),
+            "time_decay": time_decay(paths, options.half_life * DAY),
         }
         for rule, values in credit.items():
             sums.rules[rule] += hits.T @ values
@@ -261,11 +333,9 @@ def gather(
         log_ratio = np.logaddexp(0, -full) - np.logaddexp(0, batch.scores - full)
         sums.model += hits.T @ -np.expm1(log_ratio)
         sums.score += hits.T @ batch.scores
-        steps = (transitions(paths).T @ weights).T
-        sums.steps += steps.reshape(sums.steps.shape)
-        sets = channel_sets(paths)
+        sums.steps += (transitions(paths).T @ weights).T.reshape(sums.steps.shape)
         for kind, rows in enumerate((weights, hits)):
-            np.add.at(sums.sets[kind].T, sets, rows)
+            np.add.at(sums.sets[kind].T, channel_sets(paths), rows)
         sums.touches += np.bincount(paths.channels, minlength=count)
     return sums
 
@@ -273,28 +343,20 @@ def gather(
 # --- estimates -------------------------------------------------------------------------------
 
 
-def _of_conversions(credit: FloatArray, sums: Sums) -> FloatArray:
-    """(R, C) credit as parts of all conversions; nan in a resample without a conversion."""
+def effect_of(estimator: Estimator, sums: Sums) -> FloatArray:
+    """(R, C) parts of all conversions that an estimator credits to channels; nan without any."""
+    if estimator == "markov":
+        return removal_effects(sums.steps)
+    if estimator == "model":
+        credit = sums.model
+    elif estimator == "shapley":
+        credit = shapley_of_counts(sums.sets[1])
+    elif estimator == "shapley_rates":  # what each channel adds to the rate, as conversions
+        paths, conversions = sums.sets
+        credit = shapley_of_rates(conversions, paths) * paths.sum(axis=1, keepdims=True)
+    else:
+        credit = sums.rules[estimator]
     return divide(credit, sums.conversions[:, None])
-
-
-def _rates(sums: Sums) -> FloatArray:
-    """What each channel adds to the conversion rate, as a part of that rate."""
-    paths, conversions = sums.sets
-    added = shapley_of_rates(conversions, paths)
-    return _of_conversions(added * paths.sum(axis=1, keepdims=True), sums)
-
-
-EFFECTS: dict[Estimator, Callable[[Sums], FloatArray]] = {
-    "model": lambda sums: _of_conversions(sums.model, sums),
-    "last_touch": lambda sums: _of_conversions(sums.rules["last_touch"], sums),
-    "first_touch": lambda sums: _of_conversions(sums.rules["first_touch"], sums),
-    "linear": lambda sums: _of_conversions(sums.rules["linear"], sums),
-    "time_decay": lambda sums: _of_conversions(sums.rules["time_decay"], sums),
-    "markov": lambda sums: removal_effects(sums.steps),
-    "shapley": lambda sums: _of_conversions(shapley_of_counts(sums.sets[1]), sums),
-    "shapley_rates": _rates,
-}
 
 
 def shares_of(effects: FloatArray) -> FloatArray:

@@ -38,8 +38,10 @@ from llm_influence.analysis.output import (
     new_figure,
     numbers,
     points,
+    with_interval,
 )
 from llm_influence.analysis.statistics import (
+    NORMAL,
     Associations,
     GroupDifferences,
     associations,
@@ -58,13 +60,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST_USERS = 20
-LEAST_GROUP = 10
-"""A group with fewer users is left out."""
+LEAST_GROUP = 10  # a group with fewer users is left out
 EXPECTED = 5
 """What is recommended is compared if so many users of each group would get it by chance."""
 LEAST_SHUFFLES = 99
-MOST_SHOWN = 15
-"""Proxies of the figure."""
+MOST_SHOWN = 15  # proxies of the figure
 PREFIX = "user:"
 
 
@@ -143,7 +143,7 @@ def _audit(
     seeds = {"shuffles": options.shuffles, "seed": options.seed}
     plain = group_differences(measured, groups, None, **seeds)
     given = group_differences(measured, groups, history_controls(facts, groups), **seeds)
-    ranks = np.column_stack([kind.of(members).ranks() for kind in users.kinds])
+    ranks = np.column_stack([kind.ranks(members) for kind in users.kinds])
     proxies = associations(ranks, groups, **seeds)
     kinds = np.array([kind.name for kind in users.kinds for _ in kind.levels])
     strengths = np.where(proxies.p_values <= options.alpha, proxies.strengths, 0.0)
@@ -233,11 +233,8 @@ def _difference_rows(
                 "spread": float(measure.values.std()),
             }
             for name, test in (("difference", plain), ("given_history", given)):
-                value = test.differences[place, column]
-                half = test.errors[place, column] * test.critical
-                row[name] = float(value)
-                row[f"{name}_low"] = float(value - half)
-                row[f"{name}_high"] = float(value + half)
+                half = test.errors[place, column] * NORMAL
+                row |= with_interval(name, test.differences[place, column], half, f"{name}_")
                 row[f"p_{name}"] = float(test.p_values[column])
             yield row | {"significant": bool(row["p_given_history"] <= alpha)}
 
@@ -290,24 +287,17 @@ def _shown(facts: Record, rows: Mapping[str, Records]) -> list[str]:
 
 # --- figures ---------------------------------------------------------------------------------
 
-MOST_DIFFERENCES = 30
-"""Rows of the figure of group differences; the table has all."""
+MOST_DIFFERENCES = 30  # rows of the figure of group differences; the table has all
 
 
 def draw_differences(rows: Records) -> Figure:
     """Group differences in standard deviations, plain and among users with the same history."""
-    order = sorted(
-        rows,
-        key=lambda row: (not row["significant"], row["p_given_history"], row["p_difference"]),
-    )
-    kept = {id(row) for row in order[:MOST_DIFFERENCES]}
-    drawn = [row for row in rows if id(row) in kept]
+    ranks = [(not r["significant"], r["p_given_history"], r["p_difference"]) for r in rows]
+    order = sorted(range(len(rows)), key=ranks.__getitem__)
+    drawn = [rows[place] for place in sorted(order[:MOST_DIFFERENCES])]
     figure = new_figure(9, 1.4 + 0.3 * len(drawn))
     axis = figure.subplots()
-    labels = {
-        "difference": "all users",
-        "given_history": "among users with the same history",
-    }
+    labels = {"difference": "all users", "given_history": "among users with the same history"}
     for number, (name, label) in enumerate(labels.items()):
         points(
             axis,

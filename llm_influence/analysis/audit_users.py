@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,10 @@ from llm_influence.errors import DataError
 from llm_influence.influence.table_files import FAIRNESS_TEST, read_fairness_test
 from llm_influence.types import FloatArray, IntArray
 
-MOST_ITEMS = 300
-"""So many single items, those of the most users, may be proxies."""
+MOST_ITEMS = 300  # so many single items, those of the most users, may be proxies
 LEAST_SHOWN = 10
 """A level that fewer users have, or get recommended, is too rare for a comparison of groups."""
-RECENT = 3
-"""An event so many events back gets half the weight in facts about recent events."""
+RECENT = 3  # an event so many events back gets half the weight in facts about recent events
 ITEM = "item_id"
 
 _EXPLAINED = f"""
@@ -75,24 +73,19 @@ class Kind:
     late: FloatArray
     sql: str  # Code of the level over an event ``e`` and its item ``i``; null for no level
 
-    def of(self, users: IntArray) -> Kind:
-        """The same for some users."""
-        return replace(
-            self, counts=self.counts[users], sizes=self.sizes[users], late=self.late[users]
-        )
-
-    def ranks(self) -> FloatArray:
-        """(U, L) ranks of users with mean 0 and length 1; all 0 for a level that is too rare.
+    def ranks(self, users: IntArray) -> FloatArray:
+        """(n, L) ranks of users with mean 0 and length 1; all 0 for a level that is too rare.
 
         Users are ranked by the level's share of their events; for single items by whether the item
         occurs.
         """
-        amounts: FloatArray = (self.counts > 0).astype(np.float64)
+        counts = self.counts[users]
+        amounts: FloatArray = (counts > 0).astype(np.float64)
         if self.name != ITEM:
-            amounts = divide(self.counts, self.counts.sum(axis=1, keepdims=True), none=0.0)
+            amounts = divide(counts, counts.sum(axis=1, keepdims=True), none=0.0)
         ranks = stats.rankdata(amounts, axis=0) - (len(amounts) + 1) / 2
         lengths = np.linalg.norm(ranks, axis=0)
-        lengths[(self.counts > 0).sum(axis=0) < LEAST_SHOWN] = 0.0
+        lengths[(counts > 0).sum(axis=0) < LEAST_SHOWN] = 0.0
         return divide(ranks, lengths, none=0.0)
 
 
@@ -110,15 +103,9 @@ class Measure:
 class AuditUsers:
     """The U users of a view, read once for any number of sensitive features.
 
-    Args:
-        view: The tables. All sums but those by user stay in the database.
-
-    Attributes:
-        kinds: Ways to sort events.
-        measures: Measures in which groups are compared.
-        left_out: What cannot be compared, and why.
-        facts: (U, q) facts of each user's history.
-        has_user: True if the users' features have scores of their own.
+    All sums but those by user stay in the database. ``left_out`` says what cannot be compared and
+    why; ``facts`` are (U, q) facts of each user's history; ``has_user`` is true if the users'
+    features have scores of their own.
     """
 
     def __init__(self, view: InfluenceView) -> None:
@@ -166,11 +153,7 @@ class AuditUsers:
         return divide(kind.sizes, self._columns["size"][:, None], none=0.0)
 
     def weighted(self, weights: dict[str, FloatArray]) -> FloatArray:
-        """(U,) share of influence where each event has the largest weight of its levels.
-
-        Args:
-            weights: (L,) weights of levels by name of the kind.
-        """
+        """(U,) share of influence where each event has the largest of its levels' ``weights``."""
         listed = [
             f"coalesce({[float(w) for w in weights[kind.name]]}[{kind.sql} + 1], 0)"
             for kind in self.kinds
@@ -296,8 +279,7 @@ def interval_record(name: str, values: FloatArray | None) -> Record:
 
 # --- counterfactual fairness test ------------------------------------------------------------
 
-ANY = "any"
-"""Stands for all values of a feature with many values."""
+ANY = "any"  # stands for all values of a feature with many values
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,13 +306,7 @@ def find_fairness_test(sources: Sequence[Path]) -> pa.Table | None:
 
 
 def fairness_test_of(table: pa.Table, feature: str, tolerated: float) -> FairnessTest | None:
-    """The result for one feature; None if it was not tested.
-
-    Args:
-        table: As `read_fairness_test` gives it.
-        feature: Name of the feature, without ``user:``.
-        tolerated: Share of users who may get another first recommendation.
-    """
+    """The result for one feature, without ``user:``; None if it was not tested."""
     rows = table.filter(pc.equal(table["feature"], feature))
     if not len(rows):
         return None

@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 
 from llm_influence.analysis.columns import AGES, Column, exact_mean, exact_sum, select, sql_text
-from llm_influence.analysis.levels import EVERYTHING, Cells, Factor
-from llm_influence.analysis.output import Record
+from llm_influence.analysis.levels import EVERYTHING, Cells, Factor, signed_score
+from llm_influence.analysis.output import Record, with_interval
 from llm_influence.analysis.statistics import (
     GROUPS,
     LEAST_GROUPS,
@@ -41,12 +41,11 @@ from llm_influence.analysis.statistics import (
     p_value,
 )
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.config.analyses import Response
+from llm_influence.config.analyses import DynamicsOptions
 from llm_influence.errors import DataError
 from llm_influence.types import FloatArray
 
-DRAWS = 19_999
-"""Draws of random signs."""
+DRAWS = 19_999  # draws of random signs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,14 +62,7 @@ class Drift:
 
 
 def drift_of(cells: Cells, *, tests: int, alpha: float, seed: int) -> Drift:
-    """Find the change points of some cells.
-
-    Args:
-        cells: Sums of the events.
-        tests: Number of cells that are tested.
-        alpha: False-positive rate over all of them.
-        seed: Seed of the random signs.
-    """
+    """Find the change points of some cells; ``alpha`` is shared by ``tests`` cells."""
     segments = _Segments(cells.window_totals, cells.window_events, seed)
     totals, events = segments.within(0, segments.windows)
     middle, error = means(totals, events)
@@ -138,22 +130,18 @@ class _Segments:
         totals, events = np.stack([sums[..., :cut].sum(axis=2), sums[..., cut:].sum(axis=2)], 1)
         before, after, error, groups = difference(totals, events)
         level = self._totals[:, first:end].sum() / self._events[:, first:end].sum()
-        change, half = after - before, float(critical(groups)) * error
         return {
             "window": window,
             "before": level + before,
             "after": level + after,
-            "change": change,
-            "low": change - half,
-            "high": change + half,
+            **with_interval("change", after - before, float(critical(groups)) * error),
             "p_corrected": min(1.0, self.p_values[window] * tests),
         }
 
 
 # --- two sets of tables ----------------------------------------------------------------------
 
-MOST_ITEMS = 1000
-"""So many of the most frequent items are compared one by one."""
+MOST_ITEMS = 1000  # so many of the most frequent items are compared one by one
 ITEM = "item"
 
 _KEY = ("user_id", "target", "target_id", "last_time")  # the same for a pair of explanations
@@ -194,32 +182,24 @@ def compare(
     after: InfluenceView,
     before: InfluenceView,
     factors: Sequence[Factor],
-    *,
-    alpha: float = 0.05,
-    response: Response = "score",
-    match: str | None = None,
+    options: DynamicsOptions | None = None,
 ) -> tuple[dict[str, Any], list[Record]]:
     """Pair explanations and events of two sets of tables, and test every level and item.
 
-    Args:
-        after: The later tables, or those of the new model.
-        before: The earlier tables.
-        factors: Factors of ``after`` with the levels. Where ``before`` has no such column, only
-            paired events have levels.
-        alpha: False-positive rate over all levels, and over all items.
-        response: ``size`` drops the sign of scores.
-        match: Which events support the target's item (`InfluenceView.sign_of`).
+    ``factors`` are those of ``after``; where ``before`` has no such column, only paired events have
+    levels.
 
     Returns:
         How much was paired and how similar paired scores are; and one record per level or item
         that both tables have, the most significant items first.
     """
+    options = options or DynamicsOptions()
     _check_alike(after, before)
     with tempfile.TemporaryDirectory(dir=after.folder) as folder:
         file = sql_text(str(Path(folder) / "before.parquet"))
-        query = _events(before, factors, response, match)
+        query = _events(before, factors, options)
         before.execute(f"COPY ({query}) TO {file} (FORMAT parquet)")
-        after.execute(f"CREATE TABLE after_events AS {_events(after, factors, response, match)}")
+        after.execute(f"CREATE TABLE after_events AS {_events(after, factors, options)}")
         after.execute(f"CREATE VIEW before_events AS SELECT * FROM read_parquet({file})")
         try:
             rows = _compared(after, factors)
@@ -232,7 +212,7 @@ def compare(
     items = [row for row in rows if row["factor"] == ITEM]
     for family in (levels, items):
         for row, p in zip(family, holm([row["p_value"] for row in family]), strict=True):
-            row |= {"p_holm": float(p), "moved": bool(p <= alpha)}
+            row |= {"p_holm": float(p), "moved": bool(p <= options.alpha)}
     items.sort(key=lambda row: (row["p_value"], -abs(row["change"]), row["level"]))
     return facts, levels + items
 
@@ -251,25 +231,21 @@ def _check_alike(after: InfluenceView, before: InfluenceView) -> None:
             )
 
 
-def _events(
-    view: InfluenceView, factors: Sequence[Factor], response: Response, match: str | None
-) -> str:
-    sign = view.sign_of(match)
+def _events(view: InfluenceView, factors: Sequence[Factor], options: DynamicsOptions) -> str:
+    score, sign = signed_score(view, options)
     names = [*_KEY, "explanation", "item_id", "title", "behavior", "timestamp", "position", "score"]
     columns: dict[str, Column] = {name: view.columns[name] for name in names}
     columns["old"] = Column(AGES.codes_sql(view.columns["age_seconds"].sql), ("timestamp",))
-    if match is not None:
-        columns["side"] = view.columns[match]
+    if options.match is not None:
+        columns["side"] = view.columns[options.match]
     codes = ""
     for place, factor in enumerate(factors):
         known = factor.name in view.columns
         if known:
             columns[f"f{place}"] = factor.column(view)
         codes += f"{f'f{place}' if known else 'NULL'}::INTEGER AS f{place}, "
-    score = f"abs(score * {sign})" if response == "size" else f"score * {sign}"
-    return _EVENTS.format(
-        codes=codes, score=score, source=select(columns, parts=view.parts), sign=sign
-    )
+    source = select(columns, parts=view.parts)
+    return _EVENTS.format(codes=codes, score=score, source=source, sign=sign)
 
 
 def _compared(view: InfluenceView, factors: Sequence[Factor]) -> list[Record]:
@@ -369,7 +345,6 @@ def _records(rows: pa.Table, factor: str, level: str, title: str) -> Iterator[Re
         if occupied(events.T).min() < LEAST_GROUPS:
             continue
         before, after, error, groups = difference(totals, events)
-        change, half = after - before, float(critical(groups)) * error
         yield {
             "factor": factor,
             "level": level,
@@ -378,8 +353,6 @@ def _records(rows: pa.Table, factor: str, level: str, title: str) -> Iterator[Re
             "events": int(events[1].sum()),
             "before": before,
             "after": after,
-            "change": change,
-            "low": change - half,
-            "high": change + half,
-            "p_value": p_value(change, error, groups),
+            **with_interval("change", after - before, float(critical(groups)) * error),
+            "p_value": p_value(after - before, error, groups),
         }

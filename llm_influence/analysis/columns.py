@@ -25,10 +25,8 @@ from llm_influence.influence.table_files import SIDE_TABLES
 from llm_influence.types import IntArray
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
-SESSION_GAP = 30 * MINUTE
-"""A longer pause starts a new session."""
-UNITS_IN_ONE = 2**40
-"""Resolution of exact sums, which may be as large as 1e26."""
+SESSION_GAP = 30 * MINUTE  # a longer pause starts a new session
+UNITS_IN_ONE = 2**40  # resolution of exact sums, which may be as large as 1e26
 
 
 def sql_text(text: str) -> str:
@@ -44,9 +42,8 @@ def sql_name(name: str) -> str:
 def exact_sum(number: str, where: str | None = None) -> str:
     """SQL of a sum that does not depend on the order of rows; null without rows.
 
-    Args:
-        number: Numeric expression over a row. Null is skipped; nan and infinity are not allowed.
-        where: Condition of the rows to add. Default: all rows.
+    ``number`` is an expression over a row: null is skipped, nan and infinity are not allowed.
+    ``where`` is a condition of the rows to add.
     """
     chosen = f" FILTER ({where})" if where else ""
     return f"(sum((({number}) * {UNITS_IN_ONE})::HUGEINT){chosen}::DOUBLE / {UNITS_IN_ONE})"
@@ -144,12 +141,9 @@ class Windows:
 
 
 def windows_of(first: int, last: int, kind: str | None = None) -> Windows:
-    """Cut the time between two predictions into windows.
+    """Cut the time between two predictions, in Unix seconds, into windows.
 
-    Args:
-        first: Unix seconds of the first prediction.
-        last: Unix seconds of the last prediction.
-        kind: ``day``, ``week``, ``month`` or a number of days. Default: depends on the time span.
+    ``kind`` is ``day``, ``week``, ``month`` or a number of days; None depends on the time span.
     """
     days = first // DAY, last // DAY
     given, span = kind, days[1] - days[0] + 1
@@ -206,12 +200,8 @@ def read_side_tables(
 ) -> tuple[pa.Table, pa.Table]:
     """The item table and the user table, each with its key first; empty where there is no file.
 
-    Numbers become float64, every other column text; empty text becomes null.
-
-    Args:
-        sources: The influence tables: files or folders.
-        items: The item table. Default: ``items.parquet`` beside the influence tables.
-        users: The user table. Default: ``users.parquet`` beside the influence tables.
+    Numbers become float64, every other column text; empty text becomes null. By default the tables
+    are ``items.parquet`` and ``users.parquet`` beside the influence tables.
     """
     tables = []
     for key, given, name in zip(("item_id", "user_id"), (items, users), SIDE_TABLES, strict=True):
@@ -345,11 +335,9 @@ def side_columns(items: pa.Table, users: pa.Table) -> dict[str, Column]:
 
 
 def select(columns: Mapping[str, Column], *, parts: bool) -> str:
-    """A query that gives these columns of every event.
+    """A query that gives these columns of every event, under these names.
 
-    Args:
-        columns: Columns by the name they get.
-        parts: True if the rows are parts of events: they are summed per event first.
+    ``parts`` is true if rows are parts of events: they are summed per event first.
     """
     listed = ", ".join(f"{column.sql} AS {sql_name(name)}" for name, column in columns.items())
     needed = sorted({name for column in columns.values() for name in column.needs} - {"position"})

@@ -17,17 +17,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
 
 from llm_influence.analysis.columns import MINUTE, exact_sum
 from llm_influence.analysis.levels import BINS, FINE, Cells
-from llm_influence.analysis.output import Record
+from llm_influence.analysis.output import Record, with_interval
 from llm_influence.analysis.statistics import (
     GROUPS,
     LEAST_GROUPS,
-    LEVEL,
     correction,
     critical,
     divide,
@@ -40,18 +40,16 @@ from llm_influence.analysis.tables import InfluenceView
 from llm_influence.types import FloatArray
 
 FOLDS = 10
-SHORTEST = 1.0
-"""Seconds, the resolution of times."""
+SHORTEST = 1.0  # seconds, the resolution of times
 SECOND, CENTURY = np.log(SHORTEST), np.log(3.2e9)
-STEP = 1e-5
-"""Step of numerical derivatives by logarithms."""
+STEP = 1e-5  # step of numerical derivatives by logarithms
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """A curve that is 1 at age 0."""
 
-    name: str  # Name in reports
+    name: str
     # (..., K) values from (..., n) logarithms of parameters and (K,) ages in seconds
     shape: Callable[[FloatArray, FloatArray], FloatArray]
     # Logarithm of the half-life in seconds, from the parameters
@@ -85,7 +83,7 @@ FORMS = (EXPONENTIAL, POWER)
 class FittedForm:
     """A form fitted to a curve."""
 
-    form: Form  # The form
+    form: Form
     start: float  # A, influence at age 0
     parameters: FloatArray  # Logarithms of the form's parameters
     half_life: float  # In seconds
@@ -132,18 +130,12 @@ def decay_of(cells: Cells) -> Decay:
         return Decay(cells, trend, float("nan"), {}, float("nan"))
     slope, error = _slope(totals, events, ages)
     forms = {form.name: _fitted(form, totals, events, ages) for form in FORMS}
-    fades = slope * forms[EXPONENTIAL.name].start < 0
-    return Decay(
-        cells,
-        "fades" if fades else "grows",
-        p_value(slope, error, groups),
-        forms,
-        _better(totals, events, ages, forms),
-    )
+    trend = "fades" if slope * forms[EXPONENTIAL.name].start < 0 else "grows"
+    better = _better(totals, events, ages, forms)
+    return Decay(cells, trend, p_value(slope, error, groups), forms, better)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Curve:
+class Curve(NamedTuple):
     """A curve over J ages, each a doubling of (1 minute + age) that has events."""
 
     edges: FloatArray  # (J,) lower edges in seconds
@@ -269,8 +261,7 @@ def _better(
 # --- weights of behaviours -------------------------------------------------------------------
 
 ROUNDS = 200
-OLDEST = 50
-"""Ages are cut at half powers of two of minutes; the oldest range has no end."""
+OLDEST = 50  # ages are cut at half powers of two of minutes; the oldest range has no end
 
 
 def behavior_weights(view: InfluenceView, match: str | None = None) -> list[Record]:
@@ -280,14 +271,8 @@ def behavior_weights(view: InfluenceView, match: str | None = None) -> list[Reco
     behaviours mix both. The form ``mean score of (behaviour b, age a) = w_b d_a`` separates them
     without assuming a shape of the decay d. Alternating least squares finds the best product for
     the table of cell means, each weighted by its events. Standard errors leave out one group of
-    users at a time (the delete-a-group jackknife).
-
-    Args:
-        view: The tables; at least 2 users.
-        match: A column ``match:...``, see `InfluenceView.sign_of`.
-
-    Returns:
-        One record per behaviour, the largest weight, 1, first.
+    users at a time (the delete-a-group jackknife). There is one record per behaviour, the largest
+    weight, 1, first. ``match`` is a column ``match:...``, see `InfluenceView.sign_of`.
     """
     sign = view.sign_of(match)
     columns = ["user", "behavior", "age_seconds", "score", *([match] if match else [])]
@@ -309,14 +294,13 @@ def behavior_weights(view: InfluenceView, match: str | None = None) -> list[Reco
     left = [_product(total - t, count - n) for t, n in zip(totals, events, strict=True)]
     squares = ((np.array(left) - weights) ** 2).sum(axis=0)
     errors = np.sqrt((len(groups) - 1) / len(groups) * squares)
-    halves = errors * stats.t.ppf((1 + LEVEL) / 2, len(groups) - 1)
+    halves = errors * critical(len(groups))
     records = [
         {
             "behavior": str(name),
             "weight": float(weight),
             "standard_error": float(error),
-            "low": float(weight - half),
-            "high": float(weight + half),
+            **with_interval("weight", weight, half),
             "events": int(n),
         }
         for name, weight, error, half, n in zip(

@@ -23,6 +23,7 @@ from llm_influence.analysis.output import (
     left_out_lines,
     numbers,
     panels,
+    with_interval,
 )
 from llm_influence.analysis.statistics import LEAST_GROUPS, holm
 from llm_influence.analysis.tables import InfluenceView
@@ -35,12 +36,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LONGEST = 1e7
-"""Hours; a longer half-life is not printed."""
+LONGEST = 1e7  # hours; a longer half-life is not printed
 NO_FORM = {"zero": "no influence", "unknown": "too few"}
 """Printed instead of a form where none is fitted."""
-MOST_SHOWN = 12
-"""Lines of a table in the terminal, and items of the figure of changes."""
+MOST_SHOWN = 12  # lines of a table in the terminal, and items of the figure of changes
 
 
 def analyze_dynamics(
@@ -71,9 +70,7 @@ def analyze_dynamics(
     factors, left_out = factors_of(view, options.by or usual, required=required)
     times = view.table("SELECT min(last_time) AS low, max(last_time) AS high FROM explanations")
     windows = windows_of(times["low"][0].as_py(), times["high"][0].as_py(), options.window)
-    groups = list(
-        gather_cells(view, factors, windows, response=options.response, match=options.match)
-    )
+    groups = list(gather_cells(view, factors, windows, options))
     _check(groups, options)
     tables = _decay_tables([decay_of(cells) for cells in groups], options.alpha)
     if len(windows.starts) > 1:
@@ -90,8 +87,7 @@ def analyze_dynamics(
         "left_out": left_out,
     }
     if against is not None:
-        chosen = {name: getattr(options, name) for name in ("alpha", "response", "match")}
-        facts["comparison"], moved = compare(view, against, factors, **chosen)
+        facts["comparison"], moved = compare(view, against, factors, options)
         tables["moved"] = Table(moved, draw_moved(moved))
     return Analysis("dynamics", facts, tables, _shown(facts, tables))
 
@@ -105,11 +101,9 @@ def _check(groups: Sequence[Cells], options: DynamicsOptions) -> None:
             fix="name another column with --match, or none",
         )
     if not any(cells.totals.any() for cells in groups):
+        fix = "explain with a method that gives events different scores"
         raise DataError(
-            "every score is zero",
-            where="influence tables",
-            expected="scores that differ",
-            fix="explain with a method that gives events different scores",
+            "every score is zero", where="influence tables", expected="scores that differ", fix=fix
         )
 
 
@@ -153,17 +147,14 @@ def _half_life(decay: Decay, p_holm: float, alpha: float) -> Record:
 def _curve(decay: Decay, *, fitted: bool) -> Iterator[Record]:
     """One record per doubling of age that has events."""
     ages = curve(decay.cells, decay.chosen if fitted else None)
-    columns = (ages.edges, ages.ages, ages.events, ages.means, ages.halves, ages.fitted)
-    for low, age, events, mean, half, value in zip(*columns, strict=True):
+    for low, age, events, mean, half, value in zip(*ages, strict=True):
         yield {
             "factor": decay.cells.factor,
             "level": decay.cells.level,
             "from_hours": low / HOUR,
             "age_hours": age / HOUR,
             "events": int(events),
-            "mean": float(mean),
-            "low": float(mean - half),
-            "high": float(mean + half),
+            **with_interval("mean", mean, half),
             "fitted": None if np.isnan(value) else float(value),
         }
 
@@ -175,19 +166,16 @@ def _drift_tables(drifts: Sequence[Drift], windows: Windows) -> dict[str, Table]
     starts = [start.isoformat() for start in windows.starts]
     for drift in drifts:
         name = {"factor": drift.cells.factor, "level": drift.cells.level}
-        for place in np.flatnonzero(drift.events):
-            mean, half = float(drift.values[place]), float(drift.halves[place])
-            rows.append(
-                {
-                    **name,
-                    "window": starts[place],
-                    "events": int(drift.events[place]),
-                    "mean": mean,
-                    "low": mean - half,
-                    "high": mean + half,
-                    "segment": sum(change["window"] <= place for change in drift.changes),
-                }
-            )
+        rows += [
+            {
+                **name,
+                "window": starts[place],
+                "events": int(drift.events[place]),
+                **with_interval("mean", drift.values[place], drift.halves[place]),
+                "segment": sum(change["window"] <= place for change in drift.changes),
+            }
+            for place in np.flatnonzero(drift.events)
+        ]
         changes += [{**name, **c, "window": starts[c["window"]]} for c in drift.changes]
     tables = {"drift": Table(rows, draw_drift(rows, changes))}
     return tables | ({"changes": Table(changes)} if changes else {})
@@ -225,8 +213,7 @@ def _duration(hours: float | None) -> str | None:
 
 # --- figures ---------------------------------------------------------------------------------
 
-MOST_LINES = 6
-"""Lines of a panel; a factor with more levels shows those with the most events."""
+MOST_LINES = 6  # lines of a panel; a factor with more levels shows those with the most events
 TICKS = ((1 / 60, "1 min"), (1, "1 h"), (24, "1 d"), (24 * 30, "30 d"), (24 * 365, "1 y"))
 
 
@@ -255,12 +242,7 @@ def draw_moved(rows: Records) -> Figure:
 
 
 def draw_decay(curves: Records, labels: Mapping[tuple[str, str], str]) -> Figure:
-    """A panel for each factor: mean influence by age with intervals, and the fitted curve.
-
-    Args:
-        curves: Records of the table of decay.
-        labels: Label of the line of each factor and level.
-    """
+    """A panel for each factor: mean influence by age with intervals, and the fitted curve."""
     figure, drawn = panels(curves, 5.2, 3.6, 2)
     for axis, factor, rows in drawn:
         for number, (level, own) in enumerate(_lines(rows)):

@@ -31,9 +31,10 @@ from llm_influence.analysis.output import (
     numbers,
     panels,
     points,
+    with_interval,
 )
 from llm_influence.analysis.regression import Fit, Interaction, fit, gather, interactions
-from llm_influence.analysis.statistics import holm
+from llm_influence.analysis.statistics import critical, holm
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.analyses import FactorOptions
 from llm_influence.errors import DataError
@@ -46,8 +47,7 @@ if TYPE_CHECKING:
 USUAL = ("behavior", "gap", "recency", "session", "value")
 """Default factors of every table; columns of the item and user tables are added."""
 LEAST_USERS = 10
-MOST_PAIRED = 6
-"""So many factors with the largest spread are paired with each other."""
+MOST_PAIRED = 6  # so many factors with the largest spread are paired with each other
 
 
 def analyze_factors(view: InfluenceView, options: FactorOptions | None = None) -> Analysis:
@@ -152,7 +152,6 @@ def _effects(factors: list[Factor], fitted: Fit, trees: Importance) -> list[Reco
             at = block.start + code
             if not moments.counts[at, at]:
                 continue
-            half = fitted.critical * errors[at]
             records.append(
                 {
                     "factor": factor.name,
@@ -161,8 +160,9 @@ def _effects(factors: list[Factor], fitted: Fit, trees: Importance) -> list[Reco
                     "mean": float(moments.sums[at] / moments.counts[at, at]),
                     "effect": float(values[at]),
                     "standard_error": float(errors[at]),
-                    "low": float(values[at] - half),
-                    "high": float(values[at] + half),
+                    **with_interval(
+                        "effect", values[at], float(critical(fitted.users)) * errors[at]
+                    ),
                     "partial_dependence": float(trees.dependence[place][code]),
                 }
             )
@@ -250,15 +250,9 @@ def draw_effects(effects: Records) -> Figure:
     figure, drawn = panels(effects, 4.4, 1.3 + 0.24 * most, 3)
     for axis, factor, rows in drawn:
         effect = points(axis, rows, ("effect", "low", "high"))
-        (trees,) = axis.plot(
-            numbers(rows, "partial_dependence"),
-            np.arange(len(rows)),
-            color=ORANGE,
-            marker="s",
-            markersize=5,
-            markerfacecolor="none",
-            ls="none",
-        )
+        curve = numbers(rows, "partial_dependence")
+        style = {"color": ORANGE, "markersize": 5, "markerfacecolor": "none"}
+        (trees,) = axis.plot(curve, np.arange(len(rows)), "s", **style)
         finish_rows(axis, [str(row["level"]) for row in rows], "")
         axis.locator_params(axis="x", nbins=5)
         axis.set_title(factor, loc="left", fontsize=10, parse_math=False)
@@ -278,8 +272,7 @@ def draw_effects(effects: Records) -> Figure:
 # --- permutation importance ------------------------------------------------------------------
 
 REPEATS = 5
-MOST_DEPENDENCE = 10_000
-"""Partial dependence averages over so many events."""
+MOST_DEPENDENCE = 10_000  # partial dependence averages over so many events
 DRAWS = 2000
 
 
@@ -302,11 +295,7 @@ def permutation_importance(coded: CodedEvents, *, sample: int, seed: int) -> Imp
 
     Importance is from Breiman 2001 (doi:10.1023/A:1010933404324) and Fisher, Rudin and Dominici
     2019 (arXiv:1801.01489), partial dependence from Friedman 2001 (doi:10.1214/aos/1013203451).
-
-    Args:
-        coded: The events.
-        sample: Approximate number of events; whole users are drawn.
-        seed: Seed of the sample, the trees and the shuffles.
+    Whole users are drawn, so ``sample`` is an approximate number of events.
     """
     random, view = np.random.default_rng(seed), coded.view
     size = max(4, int(view.users * min(1.0, sample / view.events)))

@@ -22,7 +22,7 @@ from llm_influence.analysis.columns import (
 )
 from llm_influence.analysis.statistics import GROUPS
 from llm_influence.analysis.tables import InfluenceView
-from llm_influence.config.analyses import Response
+from llm_influence.config.analyses import DynamicsOptions, Response
 from llm_influence.errors import DataError
 from llm_influence.influence.facts import plain
 from llm_influence.types import FloatArray, IntArray
@@ -34,8 +34,7 @@ MOST_LEVELS = 12
 MOST_NAMES = 1000
 """By default, a column with more distinct names is taken as free text and left out."""
 RANGES = 5
-LEAST_USERS = 5
-"""A value of a user feature with fewer users is no level of its own."""
+LEAST_USERS = 5  # a value of a user feature with fewer users is no level of its own
 UNKNOWN, OTHER = "(unknown)", "(others)"
 
 
@@ -69,15 +68,9 @@ def factors_of(
 
 
 def factor_of(view: InfluenceView, name: str, *, required: bool = True) -> Factor | str:
-    """Cut a column into levels.
+    """The factor of a column, or the reason why the column is none.
 
-    Args:
-        view: The tables.
-        name: A column of the view.
-        required: Cut free text too, and raise if all values are equal.
-
-    Returns:
-        The factor, or the reason why the column is none.
+    A ``required`` column is cut even if it is free text; equal values are an error.
     """
     view.select(name)
     column = view.columns[name]
@@ -137,9 +130,7 @@ def _names(name: str, values: Sequence[str | None], users: Sequence[int]) -> Fac
     cases = " ".join(f"WHEN {{0}} = {sql_text(text)} THEN {code}" for code, text in enumerate(kept))
     last = len(kept) + len(tail) - 1
     return Factor(
-        name,
-        (*kept, *tail),
-        f"CASE WHEN {{0}} IS NULL THEN {last} {cases} ELSE {len(kept)} END",
+        name, (*kept, *tail), f"CASE WHEN {{0}} IS NULL THEN {last} {cases} ELSE {len(kept)} END"
     )
 
 
@@ -189,10 +180,7 @@ class Batch:
 class CodedEvents:
     """The events of a view coded by F factors, in a temporary table of its database.
 
-    Args:
-        view: The tables; every event is coded and sorted once, into about twenty bytes.
-        factors: The factors.
-        response: ``size`` drops the sign of scores.
+    Every event is coded and sorted once, into about twenty bytes.
     """
 
     def __init__(self, view: InfluenceView, factors: Sequence[Factor], response: Response) -> None:
@@ -232,12 +220,9 @@ class CodedEvents:
 # --- sums by group of users, age and window --------------------------------------------------
 
 EVERYTHING = "all events"
-FINE = 4
-"""Decay curves cut each doubling of (1 minute + age) into so many ages..."""
-BINS = 26 * FINE
-"""... up to about a century."""
-WIDE = 2
-"""Fine ages that are one age of a window."""
+FINE = 4  # decay curves cut each doubling of (1 minute + age) into so many ages
+BINS = 26 * FINE  # ages, up to about a century
+WIDE = 2  # fine ages that are one age of a window
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,21 +246,14 @@ def gather_cells(
     view: InfluenceView,
     factors: Sequence[Factor],
     windows: Windows,
-    *,
-    response: Response = "score",
-    match: str | None = None,
+    options: DynamicsOptions | None = None,
 ) -> Iterator[Cells]:
     """Sum all events, and those of each level that occurs, in one pass over the tables.
 
-    Args:
-        view: The tables.
-        factors: The factors with the levels.
-        windows: Windows of the last event of each history, which is the time of the prediction.
-        response: ``size`` drops the sign of scores.
-        match: Which events support the target's item (`InfluenceView.sign_of`).
+    ``windows`` cut the time of the prediction, the last event of each history.
     """
     flags = ["by_window", *(f"f{place}" for place in range(len(factors)))]
-    sums = view.table(_query(view, factors, windows, response, match))
+    sums = view.table(_query(view, factors, windows, options or DynamicsOptions()))
     grouped_by = {name: sums[f"of_{name}"].to_numpy() == 0 for name in flags}
     by_window = grouped_by.pop("by_window")
     everything = ~np.any([np.zeros(len(sums), dtype=bool), *grouped_by.values()], axis=0)
@@ -288,21 +266,23 @@ def gather_cells(
                 yield _cells(sums, rows, by_window, (factor.name, level), windows)
 
 
+def signed_score(view: InfluenceView, options: DynamicsOptions) -> tuple[str, str]:
+    """SQL of the response, and of its factor by ``match`` (`InfluenceView.sign_of`)."""
+    sign = view.sign_of(options.match)
+    score = f"score * {sign}"
+    return f"abs({score})" if options.response == "size" else score, sign
+
+
 def _query(
-    view: InfluenceView,
-    factors: Sequence[Factor],
-    windows: Windows,
-    response: Response,
-    match: str | None,
+    view: InfluenceView, factors: Sequence[Factor], windows: Windows, options: DynamicsOptions
 ) -> str:
+    match, (score, sign) = options.match, signed_score(view, options)
     names = ["user", "age_seconds", "last_time", "score", *([match] if match else [])]
-    sign = view.sign_of(match)
     columns: dict[str, Column] = {
         **{"side" if name == match else name: view.columns[name] for name in names},
         **{f"f{place}": factor.column(view) for place, factor in enumerate(factors)},
     }
     codes = [f"f{place}" for place in range(len(factors))]
-    score = f"abs(score * {sign})" if response == "size" else f"score * {sign}"
     fine = f"least(floor({FINE} * log2(1 + age_seconds / {MINUTE})), {BINS - 1})::INTEGER"
     events = (
         f'SELECT "user" % {GROUPS} AS part, age_seconds AS age, {fine} AS fine, '
@@ -325,11 +305,7 @@ def _query(
 
 
 def _cells(
-    sums: pa.Table,
-    rows: np.ndarray,
-    by_window: np.ndarray,
-    name: tuple[str, str],
-    windows: Windows,
+    sums: pa.Table, rows: np.ndarray, by_window: np.ndarray, name: tuple[str, str], windows: Windows
 ) -> Cells:
     tables = [sums.filter(pa.array(rows & chosen)) for chosen in (~by_window, by_window)]
     shapes = ((GROUPS, BINS), (GROUPS, len(windows.starts), BINS // WIDE))

@@ -107,6 +107,12 @@ def aligned(records: Records, columns: Iterable[str]) -> list[str]:
     ]
 
 
+def with_interval(name: str, value: float, half: float, prefix: str = "") -> Record:
+    """A value under its name, and the ends of its interval as ``low`` and ``high``."""
+    ends = {f"{prefix}low": float(value - half), f"{prefix}high": float(value + half)}
+    return {name: float(value), **ends}
+
+
 def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
     """Lines that name what was left out, and why."""
     return [f"left out: {name} ({reason})" for name, reason in left_out.items()]
@@ -200,14 +206,7 @@ def finish_rows(axis: Axes, names: Sequence[str], label: str) -> None:
 def draw_rows(
     rows: Records, columns: tuple[str, str, str], names: Sequence[str], label: str
 ) -> Figure:
-    """A figure with a value and its interval for each row.
-
-    Args:
-        rows: Records of a table.
-        columns: Columns with the value and the ends of its interval.
-        names: Names of the rows.
-        label: Label of the score axis.
-    """
+    """A figure with a value and its interval (``columns``) for each row."""
     figure = new_figure(7.2, 1.3 + 0.3 * len(rows))
     axis = figure.subplots()
     points(axis, rows, columns)

@@ -24,7 +24,7 @@ import numpy as np
 from scipy import stats
 
 from llm_influence.analysis.levels import Batch
-from llm_influence.analysis.statistics import LEVEL
+from llm_influence.analysis.statistics import NORMAL
 from llm_influence.types import BoolArray, FloatArray, IntArray
 
 SINGULAR = 1e-9
@@ -114,11 +114,6 @@ class Fit:
         own[self.moments.bases] = True
         return own
 
-    @property
-    def critical(self) -> float:
-        """Half the width of a 95% t interval over users, in standard errors."""
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.users - 1))
-
     def effects(self) -> tuple[FloatArray, FloatArray]:
         """(P,) effects against the average event, and their standard errors.
 
@@ -189,12 +184,9 @@ def gather(batches: Iterable[Batch], sizes: Sequence[int]) -> Moments:
 
 
 def fit(moments: Moments, batches: Iterable[Batch], users: int) -> Fit:
-    """Solve, then take a second pass for the standard errors.
+    """Solve, then take a second pass over the same events for the standard errors.
 
-    Args:
-        moments: Counts and sums of the batches.
-        batches: The same events, all events of a user in one batch.
-        users: Number of users, at least 2.
+    All events of a user are in one batch; there are at least 2 users.
     """
     kept = moments.independent()
     gram, moved = moments.design(kept)
@@ -230,17 +222,12 @@ def spread_of(
     """Root of v'Wv without the part that sampling error adds, and the ends of its 95% interval.
 
     The trace of the covariance is subtracted from the square. The interval is that of a quadratic
-    form of normal variables.
-
-    Args:
-        values: (k,) estimates v.
-        covariance: (k, k) of the estimates.
-        weights: (k, k) W.
+    form of normal variables. ``values`` are (k,) estimates v, ``weights`` the (k, k) matrix W.
     """
     moved = weights @ covariance
     square = values @ weights @ values - np.trace(moved)
     variance = 4 * values @ weights @ covariance @ weights @ values + 2 * np.trace(moved @ moved)
-    half = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(max(variance, 0.0))
+    half = NORMAL * np.sqrt(max(variance, 0.0))
     low, middle, high = np.sqrt(np.maximum([square - half, square, square + half], 0.0))
     return float(middle), float(low), float(high)
 

@@ -170,19 +170,18 @@ def withhold(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
 
 def _checked(path: Path, line: int, row: Mapping[str, str | None]) -> Record:
     """A row with all columns, its decision in lower case."""
-    if None in row or None in row.values():
-        found = f"row {line}: another number of cells than columns"
-        raise _damaged(path, found, "one cell per column")
     record: Record = {name: row.get(name, "") for name in COLUMNS}
-    for name in KEY:
-        if not record[name]:
-            found = f"row {line}, column {name!r}: empty"
-            raise _damaged(path, found, "the value that `review` wrote")
     record["decision"] = str(record["decision"]).strip().lower()
-    if record["decision"] not in ("", *DECISIONS):
-        found = f"row {line}, column 'decision': {row['decision']!r}"
-        raise _damaged(path, found, f"{' or '.join(DECISIONS)}, or an empty cell")
-    return record
+    if None in row or None in row.values():
+        found, expected = ": another number of cells than columns", "one cell per column"
+    elif empty := [name for name in KEY if not record[name]]:
+        found, expected = f", column {empty[0]!r}: empty", "the value that `review` wrote"
+    elif record["decision"] not in ("", *DECISIONS):
+        found = f", column 'decision': {row['decision']!r}"
+        expected = f"{' or '.join(DECISIONS)}, or an empty cell"
+    else:
+        return record
+    raise _damaged(path, f"row {line}{found}", expected)
 
 
 def _damaged(path: Path, found: str, expected: str) -> DataError:

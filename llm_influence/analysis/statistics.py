@@ -27,15 +27,12 @@ from llm_influence.numerics import splitmix64
 from llm_influence.types import FloatArray, IntArray
 from llm_influence.utils import require
 
-LEVEL = 0.95
-"""Confidence level of every interval."""
+LEVEL = 0.95  # confidence level of every interval
+NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))  # half its width, in standard errors
 GROUPS = 100
-LEAST_GROUPS = 10
-"""With users in fewer groups no interval is given."""
-MOST_DRAWN = 12
-"""Poisson numbers of mean 1 are cut here; larger ones have a probability of 6e-11."""
-USERS_A_COMPONENT = 10
-"""History controls have at most one component for so many users."""
+LEAST_GROUPS = 10  # with users in fewer groups no interval is given
+MOST_DRAWN = 12  # Poisson numbers of mean 1 are cut here; larger ones have a probability of 6e-11
+USERS_A_COMPONENT = 10  # history controls have at most one component for so many users
 FOLDS = 5
 NEARLY_ZERO = 1e-9
 
@@ -52,19 +49,11 @@ def holm(p_values: Sequence[float]) -> FloatArray:
 
 
 def user_weights(users: IntArray, resamples: int, seed: int) -> FloatArray:
-    """Bootstrap weights of rows: 1 in column 0, Poisson(1) numbers in the other columns.
+    """(P, 1 + R) bootstrap weights of rows, from (P,) user codes; column 0 is the data, all 1.
 
     The Poisson bootstrap (Hanley and MacGibbon 2006, doi:10.1016/j.cmpb.2006.04.006) does not need
     the number of users, so sums over a stream can be resampled. Weights depend on user, resample
     and seed alone: all rows of a user have the same weights in any batch.
-
-    Args:
-        users: (P,) user codes.
-        resamples: R.
-        seed: Seed of the weights.
-
-    Returns:
-        (P, 1 + R) weights.
     """
     seeded = splitmix64(users.astype(np.uint64) + splitmix64(np.full(1, seed, dtype=np.uint64)))
     draws = splitmix64(seeded[:, None] + splitmix64(np.arange(1, resamples + 1, dtype=np.uint64)))
@@ -78,7 +67,7 @@ def mean_interval(values: FloatArray) -> tuple[float, float, float]:
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
+    half = float(critical(len(values)) * stats.sem(values))
     return mean, mean - half, mean + half
 
 
@@ -98,11 +87,7 @@ def occupied(events: FloatArray) -> IntArray:
 
 
 def means(totals: FloatArray, events: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Means and standard errors from (G, ...) sums by group of users.
-
-    Returns:
-        (...) means, nan without events; (...) errors, nan with fewer than two groups.
-    """
+    """Means (nan without events) and standard errors from (G, ...) sums by group of users."""
     total, count = totals.sum(axis=0), events.sum(axis=0)
     mean = divide(total, count)
     squares = ((totals - events * np.nan_to_num(mean)) ** 2).sum(axis=0)
@@ -110,14 +95,9 @@ def means(totals: FloatArray, events: FloatArray) -> tuple[FloatArray, FloatArra
 
 
 def difference(totals: FloatArray, events: FloatArray) -> tuple[float, float, float, int]:
-    """Compare the means of two samples, whose users may be the same.
+    """Compare the means of two samples, whose users may be the same, from (2, G) sums.
 
-    Args:
-        totals: (2, G) summed scores of each sample by group of users.
-        events: (2, G) numbers of events.
-
-    Returns:
-        Both means, the standard error of their difference, and the number of groups with events.
+    Returns both means, the standard error of their difference, and the groups with events.
     """
     middle = totals.sum(axis=1) / events.sum(axis=1)
     added = (totals - events * middle[:, None]) / events.sum(axis=1, keepdims=True)
@@ -162,19 +142,9 @@ class GroupDifferences:
     statistics: FloatArray  # (m,) test statistics T
     p_values: FloatArray  # (m,) probability of a T as large in any measure if groups do not matter
 
-    @property
-    def critical(self) -> float:
-        """Half the width of a 95% interval, in standard errors."""
-        return float(stats.norm.ppf((1 + LEVEL) / 2))
-
 
 def group_differences(
-    measures: FloatArray,
-    groups: IntArray,
-    controls: FloatArray | None,
-    *,
-    shuffles: int,
-    seed: int,
+    measures: FloatArray, groups: IntArray, controls: FloatArray | None, *, shuffles: int, seed: int
 ) -> GroupDifferences:
     """Test whether groups of users differ, also among users with the same history.
 
@@ -190,7 +160,7 @@ def group_differences(
         measures: (n, m) numbers per user; every column varies.
         groups: (n,) 0 to k - 1, each with users.
         controls: (n, p) facts that explain equal treatment, see `history_controls`; None: nothing.
-        shuffles: Number of shuffles; p-values are at least 1 / (1 + shuffles).
+        shuffles: p-values are at least 1 / (1 + shuffles).
         seed: Seed of the shuffles.
     """
     members = (groups[:, None] == np.arange(groups.max() + 1)).astype(np.float64)
@@ -204,13 +174,9 @@ def group_differences(
     for _ in range(shuffles):
         largest = _score_statistics(tested, residuals[random.permutation(len(groups))]).max()
         beaten += largest >= observed * (1 - NEARLY_ZERO)
-    return GroupDifferences(
-        members.T @ measures / members.sum(axis=0)[:, None],
-        differences,
-        errors,
-        observed,
-        (1 + beaten) / (1 + shuffles),
-    )
+    middle = members.T @ measures / members.sum(axis=0)[:, None]
+    p_values = (1 + beaten) / (1 + shuffles)
+    return GroupDifferences(middle, differences, errors, observed, p_values)
 
 
 def history_controls(facts: FloatArray, groups: IntArray) -> FloatArray:
@@ -220,9 +186,6 @@ def history_controls(facts: FloatArray, groups: IntArray) -> FloatArray:
     effect, even if a measure depends on the history in a nonlinear way (Robins, Mark and Newey
     1992).
 
-    Args:
-        facts: (n, q) facts of each user's history.
-        groups: (n,) 0 to k - 1.
     """
     spread = facts.std(axis=0)
     varies = spread > NEARLY_ZERO
@@ -286,12 +249,7 @@ def associations(ranks: FloatArray, groups: IntArray, *, shuffles: int, seed: in
         strength^2 = sum over groups of n_g mean_g(z)^2 / sum over users of z^2 = H / (n - 1),
 
     where H is the Kruskal-Wallis statistic. For a quantity of 0 and 1 this is Cramer's V.
-
-    Args:
-        ranks: (n, L) ranks with mean 0 and length 1; all 0 for a quantity that is not tested.
-        groups: (n,) 0 to k - 1.
-        shuffles: Number of shuffles of the groups.
-        seed: Seed of the shuffles.
+    The (n, L) ``ranks`` have mean 0 and length 1, or are all 0 for a quantity that is not tested.
     """
     sizes = np.bincount(groups)
     members = (groups[:, None] == np.arange(len(sizes))).astype(np.float64)

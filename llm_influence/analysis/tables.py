@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,7 @@ from llm_influence.errors import ConfigError, DataError, OutputError, choices, u
 from llm_influence.influence.table_files import check_file, table_files
 from llm_influence.utils import require
 
-BATCH = 1 << 17
-"""Rows that `InfluenceView.batches` gives at a time."""
+BATCH = 1 << 17  # rows that `InfluenceView.batches` gives at a time
 
 _ROWS = """
 CREATE VIEW influence_rows AS
@@ -129,12 +127,7 @@ class InfluenceView:
     def __enter__(self) -> InfluenceView:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -150,15 +143,12 @@ class InfluenceView:
                 raise unknown(DataError, "column", name, self.columns, where=self._where, fix=fix)
         return select({name: self.columns[name] for name in names}, parts=self.parts)
 
-    def sign_of(self, match: str | None, side: str = "side") -> str:
+    def sign_of(self, match: str | None) -> str:
         """SQL of the factor that turns an event's score into support for the target's item.
 
-        The factor is 1 for events that match the target's item, -1 for events that match the other
-        item of a contrast, and null for other events.
-
-        Args:
-            match: A column ``match:...``. None: the factor of every event is 1.
-            side: Name of the column in the query.
+        By a column ``match:...``, called ``side`` in the query, the factor is 1 for events that
+        match the target's item, -1 for those that match the other item of a contrast, and null for
+        other events. Without ``match`` it is 1 for every event.
         """
         if match is None:
             return "1"
@@ -170,7 +160,7 @@ class InfluenceView:
                 expected=choices([name for name in self.columns if name.startswith("match:")]),
                 fix="name a column match:NAME, where NAME is a column of the item table",
             )
-        return f"CASE {side} WHEN 'target' THEN 1 WHEN 'other' THEN -1 END"
+        return "CASE side WHEN 'target' THEN 1 WHEN 'other' THEN -1 END"
 
     def execute(self, statement: str) -> None:
         """Run a statement without a result, such as CREATE TABLE."""

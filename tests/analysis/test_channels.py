@@ -10,9 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_influence import cli
-from llm_influence.analysis.attribution_rules import shares_of
-from llm_influence.analysis.channel_paths import ChannelPaths, join_outcomes
-from llm_influence.analysis.channels import analyze_channels
+from llm_influence.analysis.attribution_rules import ChannelPaths, shares_of
+from llm_influence.analysis.channels import analyze_channels, join_outcomes
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.analyses import ESTIMATORS, ChannelOptions
 from llm_influence.errors import DataError, SchemaError
@@ -137,7 +136,7 @@ def test_touches_and_channels_of_items(folder, records):
 
 
 def test_rare_channels_are_one_and_keep_their_touches(folder, monkeypatch):
-    monkeypatch.setattr("llm_influence.analysis.channel_paths.MOST_CHANNELS", 4)
+    monkeypatch.setattr("llm_influence.analysis.attribution_rules.MOST_CHANNELS", 4)
     found = analysed(folder, channel="item_id")
     names = [row["channel"] for row in found.tables["channels"].records]
     assert len(names) == 4
@@ -197,9 +196,7 @@ def test_bad_outcomes_are_refused(folder, tmp_path):
     facts = analysed(folder, outcomes=some).facts
     assert [facts[k] for k in ("conversions", "explanations", "without_outcome")] == [15, 30, 30]
     only = analysed(
-        folder,
-        outcomes=outcomes(tmp_path, label=[1.0] * 60),
-        estimators=("model", "last_touch"),
+        folder, outcomes=outcomes(tmp_path, label=[1.0] * 60), estimators=("model", "last_touch")
     )
     assert only.facts["conversions"] == 60
 

@@ -6,6 +6,7 @@ import pytest
 from llm_influence.analysis.columns import windows_of
 from llm_influence.analysis.levels import MOST_LEVELS, OTHER, factor_of, gather_cells
 from llm_influence.analysis.tables import InfluenceView
+from llm_influence.config.analyses import DynamicsOptions
 from tests.analysis.synthetic import cells_of, influences, timed, write
 
 
@@ -47,7 +48,7 @@ def test_one_pass_over_the_tables_gives_the_sums_of_a_loop_however_they_are_cut(
             codes = {name: n for n, name in enumerate(_users(view))}
             own = np.array([codes[records[n].user_id] for n in user])
             found = list(gather_cells(view, [factor_of(view, "behavior")], windows))
-            sizes = list(gather_cells(view, [], windows, response="size"))
+            sizes = list(gather_cells(view, [], windows, DynamicsOptions(response="size")))
         assert [cells.level for cells in found] == ["", *factor_levels(behavior)]
         for cells in found:
             rows = behavior == cells.level if cells.level else np.ones(len(own), dtype=bool)

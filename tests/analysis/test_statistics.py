@@ -82,10 +82,11 @@ def test_three_groups_are_tested_together_and_labels_do_not_matter():
     np.testing.assert_allclose(turned.differences[0], found.differences[2])
 
 
-def kind(counts, name="item_id"):
+def ranks_of(counts, name="item_id"):
     levels = tuple(f"l{place}" for place in range(counts.shape[1]))
     amounts = counts.astype(float)
-    return Kind(name, levels, amounts, amounts, amounts, "null")
+    kind = Kind(name, levels, amounts, amounts, amounts, "null")
+    return kind.ranks(np.arange(len(counts)))
 
 
 def test_strength_is_cramers_v_of_what_is_there_or_not():
@@ -94,7 +95,7 @@ def test_strength_is_cramers_v_of_what_is_there_or_not():
     there = random.random((300, 2)) < np.column_stack(
         [0.2 + 0.3 * (groups == 1), np.full(300, 0.4)]
     )
-    found = associations(kind(there).ranks(), groups, shuffles=199, seed=0)
+    found = associations(ranks_of(there), groups, shuffles=199, seed=0)
     table = np.array([[(there[:, 0] == s)[groups == g].sum() for g in range(3)] for s in (0, 1)])
     chi_square = stats.chi2_contingency(table, correction=False).statistic
     assert found.strengths[0] == pytest.approx(np.sqrt(chi_square / 300))
@@ -107,7 +108,7 @@ def test_strength_of_amounts_is_kruskals_and_the_auc_mann_and_whitneys():
     random = np.random.default_rng(1)
     groups = random.integers(0, 2, size=200)
     counts = random.poisson(3 + 2 * groups[:, None] * [1, 0], size=(200, 2)) + 1
-    found = associations(kind(counts, "behavior").ranks(), groups, shuffles=99, seed=0)
+    found = associations(ranks_of(counts, "behavior"), groups, shuffles=99, seed=0)
     shares = counts[:, 0] / counts.sum(axis=1)
     kruskal = stats.kruskal(shares[groups == 0], shares[groups == 1]).statistic
     assert found.strengths[0] ** 2 == pytest.approx(kruskal / 199)
@@ -117,7 +118,7 @@ def test_strength_of_amounts_is_kruskals_and_the_auc_mann_and_whitneys():
 def test_no_level_that_is_rare_or_everywhere_tells_anything():
     groups = np.arange(100) % 2
     there = np.column_stack([np.arange(100) < 5, np.ones(100), groups])
-    found = associations(kind(there).ranks(), groups, shuffles=99, seed=0)
+    found = associations(ranks_of(there), groups, shuffles=99, seed=0)
     assert found.strengths.tolist() == pytest.approx([0, 0, 1])
     assert (found.p_values <= 0.05).tolist() == [False, False, True]
 
