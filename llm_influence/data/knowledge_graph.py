@@ -114,15 +114,12 @@ def _names(source: object) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Neighbours:
-    """The items most like each of N items.
-
-    Attributes:
-        codes: (N, K) places in the searched items, -1 where there are fewer neighbours.
-        weights: (N, K) float32 cosines scaled to sum 1; all 0 for an item without neighbours.
-    """
+    """The items most like each of N items."""
 
     codes: npt.NDArray[np.int64]
+    """(N, K) places in the searched items, -1 where there are fewer neighbours."""
     weights: npt.NDArray[np.float32]
+    """(N, K) cosines scaled to sum 1; all 0 for an item without neighbours."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from llm_influence.data.schema import check_no_nulls, first_failure, is_text, row_of
 from llm_influence.errors import ConfigError, TimestampError, out_of_range
+from llm_influence.types import IntArray
 
 LAST_SECOND = 10**11
 """Seconds of the year 5138: a larger number was meant as milliseconds or finer."""
@@ -30,12 +31,7 @@ MOMENT = "an ISO time with a zone, such as 2024-05-01T00:00:00Z"
 
 @dataclass(frozen=True, eq=False)
 class Times:
-    """Times of N events, in UTC.
-
-    Attributes:
-        ticks: (N,) int64 since 1970.
-        per_second: Number of ticks in a second.
-    """
+    """Times of N events in UTC: (N,) ticks since 1970, so many per second."""
 
     ticks: npt.NDArray[np.int64]
     per_second: int
@@ -96,11 +92,7 @@ def _parse(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
 
 
 def _check(
-    column: pa.ChunkedArray,
-    kind: pa.DataType,
-    name: str,
-    where: str,
-    rows: npt.NDArray[np.int64] | None = None,
+    column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str, rows: IntArray | None = None
 ) -> None:
     """Refuse the first text that cannot be cast; ``rows`` are the row numbers of ``column``."""
     row = first_failure(column, kind)

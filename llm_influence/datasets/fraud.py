@@ -71,17 +71,13 @@ Event = tuple[int, int, int, float]
 
 @dataclass(frozen=True, eq=False)
 class FraudTruth:
-    """The events that caused each alarm of a log.
-
-    Attributes:
-        log: The generated log.
-        window: Length of the rule's window before an alarm, seconds.
-        tests: Number of small payments in the rule.
-    """
+    """The events that caused each alarm of a log."""
 
     log: BehaviorLog
     window: int
+    """Length of the rule's window before an alarm, seconds."""
     tests: int
+    """Number of small payments in the rule."""
 
     @cached_property
     def alarms(self) -> IntArray:

@@ -178,14 +178,11 @@ class GeneratingProcess:
 def cluster_factors(
     clusters: IntArray, rank: int, spread: float, random: np.random.Generator
 ) -> Floats:
-    """(I, R) unit vectors of items around their cluster's centre; zero where the cluster is -1.
+    """(I, R) unit vectors of items around the centre of their cluster (I,); zero for cluster -1.
 
-    Args:
-        clusters: (I,) cluster of each item, -1 for an item without any affinity.
-        rank: R. From the number of clusters on, the centres are orthogonal and clusters are
-            unrelated. Below it they are random, so clusters support and oppose each other.
-        spread: Length of the random step from the centre; 0 makes the items of a cluster equal.
-        random: Source of randomness.
+    With a rank R of at least the number of clusters, the centres are orthogonal and clusters are
+    unrelated. Below it they are random, so clusters support and oppose each other. ``spread`` is
+    the length of the random step from the centre; 0 makes the items of a cluster equal.
     """
     count = int(clusters.max()) + 1
     centres = np.eye(count, rank) if rank >= count else _unit(random.normal(size=(count, rank)))

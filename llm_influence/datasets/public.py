@@ -139,19 +139,13 @@ def _plain(title: str) -> str:
 
 @dataclass(frozen=True)
 class PublicDataset:
-    """A public data set that a configuration can name.
-
-    Attributes:
-        load: Fetches the set if needed and returns its log.
-        describes: Its contents.
-        licence: Its terms.
-        knowledge: Loads the knowledge graph of its items; None if it has none.
-    """
+    """A public data set that a configuration can name; ``load`` fetches it if needed."""
 
     load: Callable[[], BehaviorLog]
     describes: str
     licence: str
     knowledge: Callable[[], KnowledgeGraph] | None = None
+    """Loads the knowledge graph of its items."""
 
 
 PUBLIC: dict[str, PublicDataset] = {

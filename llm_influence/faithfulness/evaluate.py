@@ -32,22 +32,16 @@ JITTER = 4
 
 @dataclass(frozen=True, slots=True)
 class ComparedMethod:
-    """One method of a comparison.
-
-    Attributes:
-        label: Its name in the comparison.
-        run: ``task -> Attribution``.
-        in_target_units: Whether its scores are in the target's units; shares of one are not.
-        baseline: Whether it is a baseline, which does not use the model.
-        removals: Removals that it can use; None for a method that removes nothing, or uses any.
-        options: Its options, for the record.
-    """
+    """One method of a comparison: its label, how to run it, and its options for the record."""
 
     label: str
     run: Callable[[Task], Attribution]
     in_target_units: bool = True
+    """Whether scores are in the target's units; shares of one are not."""
     baseline: bool = False
+    """Whether it is a baseline, which does not use the model."""
     removals: tuple[str, ...] | None = None
+    """Removals that it can use; None for a method that removes nothing, or uses any."""
     options: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -116,10 +116,9 @@ class Game:
         They depend on the user and the seed alone, so all methods are tested on the same sets. A
         short history has few sets; each of them then occurs once, without the empty and full one.
         """
-        return [
-            proper_coalitions(user_generator(self.seed, user, HELD_OUT), size, self.masks)
-            for user, size in zip(self.users, self.sizes, strict=True)
-        ]
+        draws = [user_generator(self.seed, user, HELD_OUT) for user in self.users]
+        pairs = zip(draws, self.sizes, strict=True)
+        return [proper_coalitions(draw, size, self.masks) for draw, size in pairs]
 
     @cached_property
     def held_out_values(self) -> list[FloatArray]:
@@ -144,10 +143,8 @@ class Game:
         such as "the later event first" would give constant scores the merits of recency.
         """
         draws = [user_generator(self.seed, user, TIES) for user in self.users]
-        return [
-            np.lexsort((draw.permutation(len(row)), -row))
-            for draw, row in zip(draws, scores, strict=True)
-        ]
+        pairs = zip(draws, scores, strict=True)
+        return [np.lexsort((draw.permutation(len(row)), -row)) for draw, row in pairs]
 
     def probabilities(self, values: FloatArray) -> FloatArray:
         """Probabilities of values; nan where values are not log-odds."""

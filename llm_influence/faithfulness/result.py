@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from llm_influence.errors import ExplanationError
-from llm_influence.evaluation.metrics import bootstrap_interval
 from llm_influence.faithfulness.games import STEPS
 from llm_influence.faithfulness.metrics import METRICS
 from llm_influence.influence.plots import BASELINE, MARKERS, OKABE_ITO
+from llm_influence.numerics import bootstrap_interval
 from llm_influence.types import FloatArray, IntArray
 from llm_influence.utils import require
 
