@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks.harness import Row
 from benchmarks.peer_runs import OURS, Result, read_seeds, read_trials
 from benchmarks.statistics import Floats, Interval, auc_draws, compared, mean_draws, mean_interval
-from llm_influence.evaluation.metrics import ndcg_of_rows, percentiles
+from llm_influence.evaluation.metrics import ndcg_of_rows
+from llm_influence.numerics import percentiles
 
 INTERVAL = (
     "value, low, high over seeds: mean and Student's 95% interval; against the best peer: paired "

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from llm_influence.evaluation.metrics import percentiles, resampled_means
+from llm_influence.numerics import percentiles, resampled_means
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float, float]

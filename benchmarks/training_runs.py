@@ -17,14 +17,9 @@ from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, Split, split_log
 from llm_influence.datasets.public import open_data
-from llm_influence.evaluation.metrics import (
-    ModelRecommender,
-    bootstrap_interval,
-    evaluate,
-    seen_items,
-    target_ranks,
-)
+from llm_influence.evaluation.metrics import ModelRecommender, evaluate, seen_items, target_ranks
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.numerics import bootstrap_interval
 from llm_influence.training.pretrain import pretrain
 from llm_influence.training.pseudo_labels import keep_best, teach
 from llm_influence.training.trainer import InfluenceTrainer, training_arguments

@@ -22,7 +22,7 @@ from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.target import Feedback
 from llm_influence.config.run import RunConfig
 from llm_influence.datasets.fraud import ALARM, ALARM_ITEM, FraudTruth, make_fraud
-from llm_influence.evaluation.metrics import bootstrap_interval
+from llm_influence.numerics import bootstrap_interval
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
 from llm_influence.types import FloatArray, History

@@ -21,14 +21,10 @@ from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.holdouts import NewItemSplit, split_new_items
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.evaluation.baselines import LAST, POOLS, TextKNN
-from llm_influence.evaluation.metrics import (
-    bootstrap_interval,
-    evaluate,
-    ndcg_of_rows,
-    ranking_metrics,
-)
+from llm_influence.evaluation.metrics import evaluate, ndcg_of_rows, ranking_metrics
 from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.embeddings import text_vectors
+from llm_influence.numerics import bootstrap_interval
 
 PARSER = arguments(
     __doc__,

@@ -45,7 +45,8 @@ from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import EvaluationSet, Split, split_log
 from llm_influence.datasets.public import open_data
 from llm_influence.errors import ConfigError
-from llm_influence.evaluation.metrics import feedback_metrics, percentiles, ranking_metrics
+from llm_influence.evaluation.metrics import feedback_metrics, ranking_metrics
+from llm_influence.numerics import percentiles
 from llm_influence.utils import write_whole
 
 AUC = "auc"

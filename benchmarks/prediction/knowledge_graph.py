@@ -27,10 +27,11 @@ from llm_influence.data.holdouts import NewItemSplit, split_new_items
 from llm_influence.data.knowledge_graph import ItemFacts, enriched
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.public import open_knowledge
-from llm_influence.evaluation.metrics import bootstrap_interval, ndcg_of_rows, ranking_metrics
+from llm_influence.evaluation.metrics import ndcg_of_rows, ranking_metrics
 from llm_influence.modeling.backbone import load_backbone
 from llm_influence.modeling.embeddings import text_vectors
 from llm_influence.modeling.model import InfluenceModel
+from llm_influence.numerics import bootstrap_interval
 
 GRAPH = "movielens_100k"
 PARSER = arguments(

@@ -25,7 +25,8 @@ from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import Split, split_log
 from llm_influence.evaluation.evaluate import predict_rows
-from llm_influence.evaluation.metrics import feedback_metrics, percentiles
+from llm_influence.evaluation.metrics import feedback_metrics
+from llm_influence.numerics import percentiles
 from llm_influence.training.pretrain import PLACE
 
 LIKED = 4.0

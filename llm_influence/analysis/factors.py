@@ -38,7 +38,7 @@ from llm_influence.analysis.statistics import critical, holm
 from llm_influence.analysis.tables import InfluenceView
 from llm_influence.config.analyses import FactorOptions
 from llm_influence.errors import DataError
-from llm_influence.evaluation.metrics import bootstrap_interval
+from llm_influence.numerics import bootstrap_interval
 from llm_influence.types import FloatArray
 
 if TYPE_CHECKING:

@@ -127,7 +127,7 @@ def test_a_mistake_on_the_command_line_is_one_plain_line(folder, tmp_path, monke
     monkeypatch.setattr("sys.argv", [*words, "--response", "sise"])
     with pytest.raises(SystemExit):
         cli.main()
-    assert capsys.readouterr().err.startswith("error: --response: unknown response 'sise'")
+    assert capsys.readouterr().err.startswith("error: --response: unknown value 'sise'")
 
 
 def test_size_has_no_sign(folder):
