@@ -70,7 +70,8 @@ def command_line() -> Iterator[str]:
             elif option.name != "help":
                 yield _option_row(option)
         if linked:
-            yield "| `--section.option` | | | every option of the [configuration](configuration.md) |"
+            every = "every option of the [configuration](configuration.md)"
+            yield f"| `--section.option` | | | {every} |"
         yield ""
 
 

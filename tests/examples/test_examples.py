@@ -7,7 +7,7 @@ from examples import advertising, customer_service, financial_risk, own_log
 
 def test_a_log_of_ones_own_becomes_a_report(tmp_path):
     page = own_log.main(str(tmp_path)).read_text(encoding="utf-8")
-    assert "c7" in page
+    assert "c0" in page
     assert "jersey" in page
 
 
