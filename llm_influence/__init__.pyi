@@ -40,7 +40,7 @@ from .training.sweep import search
 # Explanations
 from .attribution.explainer import Explainer
 from .attribution.interactions import AdapterEffect, adapter_effect
-from .attribution.value_function import Players
+from .attribution.renderings import Players
 from .attribution.target import Behavior, Contrast, Feedback, Item, Slate
 from .influence.influence import Influence, InfluenceMatrix, Player, QualityCard
 

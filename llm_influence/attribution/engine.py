@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llm_influence.attribution.prefix_cache import PrefixReader, prefix_support
 from llm_influence.attribution.prefix_tree import Sequences
-from llm_influence.attribution.value_function import OWN, Renderings
+from llm_influence.attribution.renderings import OWN, Renderings
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.template import FIELDS

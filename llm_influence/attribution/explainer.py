@@ -20,8 +20,8 @@ from llm_influence.attribution.registry import (
     check_target,
     user_generator,
 )
+from llm_influence.attribution.renderings import EVENTS, Players
 from llm_influence.attribution.target import TOP, BoundTarget, Target, bind
-from llm_influence.attribution.value_function import EVENTS, Players
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError, out_of_range
 from llm_influence.influence.facts import QualityCard

@@ -14,8 +14,8 @@ from sklearn.model_selection import KFold, cross_val_predict
 from llm_influence.attribution.engine import TokenBudget, batches
 from llm_influence.attribution.explainer import Explainer, Histories
 from llm_influence.attribution.registry import Games, Task
+from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.target import TOP, BoundTarget, Target, best_unseen, bind, bind_items
-from llm_influence.attribution.value_function import Removal
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.influence.influence import Influence, InfluenceMatrix
 from llm_influence.modeling.backbone import inference

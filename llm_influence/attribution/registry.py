@@ -17,8 +17,9 @@ from typing import ClassVar, Literal, Protocol, TypeVar
 import numpy as np
 
 from llm_influence.attribution.engine import PRECISIONS, Engine, Precision
+from llm_influence.attribution.renderings import EVENTS, Players, Removal
 from llm_influence.attribution.target import BoundTarget
-from llm_influence.attribution.value_function import EVENTS, Players, Removal, ValueFunction
+from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError, choices, unknown
 from llm_influence.modeling.backbone import Backbone
 from llm_influence.modeling.model import InfluenceModel

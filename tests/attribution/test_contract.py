@@ -9,8 +9,9 @@ import torch
 from llm_influence import Contrast, Explainer
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.methods import METHODS, find_method, make_method
+from llm_influence.attribution.renderings import REMOVALS
 from llm_influence.attribution.target import bind
-from llm_influence.attribution.value_function import REMOVALS, ValueFunction
+from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
 from llm_influence.faithfulness.evaluate import evaluate_faithfulness
 from llm_influence.influence.influence import Influence

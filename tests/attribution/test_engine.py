@@ -11,8 +11,9 @@ from llm_influence.attribution import prefix_cache as prefix_reader
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.prefix_cache import prefix_support
 from llm_influence.attribution.prefix_tree import Sequences, plan_paths
+from llm_influence.attribution.renderings import OWN, REMOVALS, Players, render
 from llm_influence.attribution.target import bind
-from llm_influence.attribution.value_function import OWN, REMOVALS, Players, ValueFunction, render
+from llm_influence.attribution.value_function import ValueFunction
 from tests.attribution.stand_ins import bag_model, typed
 
 

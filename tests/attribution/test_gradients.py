@@ -10,8 +10,9 @@ from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.gradients import Surface
 from llm_influence.attribution.integrated import _random_baselines
 from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.renderings import Players
 from llm_influence.attribution.target import Contrast, bind
-from llm_influence.attribution.value_function import Players, ValueFunction
+from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import log_odds

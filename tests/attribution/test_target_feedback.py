@@ -8,8 +8,9 @@ import torch
 
 from llm_influence import Explainer, Feedback
 from llm_influence.attribution.engine import Engine
+from llm_influence.attribution.renderings import REMOVALS
 from llm_influence.attribution.target import bind, parse_target
-from llm_influence.attribution.value_function import REMOVALS, ValueFunction
+from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
 from llm_influence.faithfulness.evaluate import jitter_gaps
 from llm_influence.faithfulness.games import rank_target

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from llm_influence.attribution.engine import Engine
+from llm_influence.attribution.renderings import REMOVALS, Players
 from llm_influence.attribution.target import bind
-from llm_influence.attribution.value_function import REMOVALS, Players, ValueFunction
+from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.errors import ExplanationError
 from llm_influence.modeling.scoring import log_odds
 from llm_influence.rendering.encoder import collate
