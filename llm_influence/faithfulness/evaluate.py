@@ -83,13 +83,10 @@ def methods_compared(
     for method in compared:
         for removal in removals:
             if method.removals is not None and removal not in method.removals:
-                raise ExplanationError(
-                    f"method {method.label!r} cannot use removal {removal!r}",
-                    where="faithfulness",
-                    expected="a removal that all compared methods can use: "
-                    f"{method.label!r} can use {', '.join(method.removals)}",
-                    fix="choose another removal, or leave the method out",
-                )
+                found = f"method {method.label!r} cannot use removal {removal!r}"
+                expected = f"one of its removals: {', '.join(method.removals)}"
+                fix = "choose a removal that all compared methods can use, or leave the method out"
+                raise ExplanationError(found, where="faithfulness", expected=expected, fix=fix)
     baselines = [name for name, method in METHODS.items() if method.family == "baseline"]
     return [*compared, *(compared_method(name) for name in baselines if name not in labels)]
 
