@@ -25,6 +25,10 @@ from llm_influence.errors import ConfigError, unknown
 
 SHARES = "item.shares"
 FIELD = re.compile(r"(item|user|history|last)\.(.+)")
+FIELDS = (
+    "item.COLUMN, item.id, item.entity, item.entity.RELATION, item.shares, user.FEATURE, "
+    "history.length, history.behavior, history.COLUMN or last.COLUMN"
+)
 KEYS = ("name", "if", "unless", "then")
 
 
@@ -173,22 +177,16 @@ def _tests(tree: object, where: str) -> dict[str, Test]:
     if not isinstance(tree, dict) or not tree:
         found, fix = f"{tree!r}", "write it as {item.genres: Horror, user.age: {below: 18}}"
         raise ConfigError(found, where=where, expected="a mapping of fields to tests", fix=fix)
-    return {
-        str(field): _test(str(field), test, f"{where}, {field}") for field, test in tree.items()
-    }
+    tests = {str(field): test for field, test in tree.items()}
+    return {field: _test(field, test, f"{where}, {field}") for field, test in tests.items()}
 
 
 def _test(field: str, tree: object, where: str) -> Test:
     if isinstance(tree, ValueTest | SharesTest):
         return tree
     if not FIELD.fullmatch(field):
-        raise ConfigError(
-            f"{field!r} is not a field",
-            where=where,
-            expected="item.COLUMN, item.id, item.entity, item.entity.RELATION, item.shares, "
-            "user.FEATURE, history.length, history.behavior, history.COLUMN or last.COLUMN",
-            fix="correct the name",
-        )
+        found, fix = f"{field!r} is not a field", "correct the name"
+        raise ConfigError(found, where=where, expected=FIELDS, fix=fix)
     kind = SharesTest if field == SHARES else ValueTest
     return kind.of(tree, where, what="test")
 

@@ -249,14 +249,12 @@ def recovery(
     """
     lengths = [[len(row) for row in part] for part in (scores, influence, is_cause)]
     if not lengths[0] == lengths[1] == lengths[2]:
-        raise ExplanationError(
-            f"scores of {len(scores)} histories against the truth of {len(influence)}"
-            if len({len(part) for part in lengths}) > 1
-            else "a history has another number of scores than of true influences",
-            where="recovery",
-            expected="one score for every event of every history",
-            fix="explain the histories of the truth (Truth.history) whole",
-        )
+        found = "a history has another number of scores than of true influences"
+        if len({len(part) for part in lengths}) > 1:
+            found = f"scores of {len(scores)} histories against the truth of {len(influence)}"
+        expected = "one score for every event of every history"
+        fix = "explain the histories of the truth (PlantedTruth.history) whole"
+        raise ExplanationError(found, where="recovery", expected=expected, fix=fix)
     rows = [_recovery(*row) for row in zip(scores, influence, is_cause, strict=True)]
     columns = np.array(rows, dtype=np.float64).reshape(len(rows), len(fields(Recovery))).T
     return Recovery(*columns)
