@@ -81,12 +81,12 @@ def _fitting(model: InfluenceModel) -> int:
 @torch.no_grad()
 def mean_vectors(model: InfluenceModel) -> Tensor:
     """(fields + 1, H) average input vector of each field; the last row is that of all of them."""
-    pieces = model.encoder.token_cache
-    if not isinstance(pieces, IdTokenCache):
+    cache = model.encoder.token_cache
+    if not isinstance(cache, IdTokenCache):
         words = model.body.get_input_embeddings().weight
         return words.mean(dim=0).expand(len(FIELDS) + 1, -1)
     vectors = model.embeddings(slice(None))
-    field = torch.from_numpy(pieces.fields).to(vectors.device)
+    field = torch.from_numpy(cache.fields).to(vectors.device)
     rows = [vectors[field == number] for number in range(len(FIELDS))]
     means = [row.mean(dim=0) if len(row) else vectors.mean(dim=0) for row in rows]
     return torch.stack([*means, vectors.mean(dim=0)])

@@ -62,7 +62,7 @@ def run_demo(
     Args:
         config: The run, usually `demo_config()`.
         users: Users explained, drawn at random from the run's seed.
-        say: Where progress is told.
+        say: Function that prints a line of progress.
     """
     folder = Path(config.output)
     if (folder / "metrics.json").exists():

@@ -227,12 +227,12 @@ class LanguageObjective(nn.Module):
 
     def _field_loss(self, states: Tensor, labels: Tensor, step: int) -> Tensor:
         """Loss of tokens against the other tokens of their field."""
-        first, pieces = self.model.first_item, self.model.encoder.token_cache
+        first, cache = self.model.first_item, self.model.encoder.token_cache
         items = labels >= first
         loss = self._item_loss(QueryState(states[items]), labels[items] - first, step)
         fields = _fields(self.model)
         for field in [field for field in OWN_BLOCKS if field in fields]:
-            ids = pieces.ids_of(field) if isinstance(pieces, IdTokenCache) else range(0)
+            ids = cache.ids_of(field) if isinstance(cache, IdTokenCache) else range(0)
             own = (labels >= ids.start) & (labels < ids.stop)
             vectors = self.model.embeddings(slice(ids.start, ids.stop))
             loss = loss + _cross_entropy(
