@@ -149,13 +149,13 @@ def _value(task: Task, row: int) -> Callable[[Tensor], Tensor]:
 
 def _by_tokens(task: Task, reader: Reader, tokens: Tensor, *, evaluations: int) -> Attribution:
     """Sum (N, T) token scores by event."""
-    scores, frame = task.batch.event_sums(tokens.detach() * task.batch.attention_mask)
+    scores, prompt = task.batch.event_sums(tokens.detach() * task.batch.attention_mask)
     vectors, rows = reader.inputs()
     with torch.no_grad():
         base, full = reader(torch.zeros_like(vectors), rows), reader(vectors, rows)
     return Attribution(
         scores=task.split(scores.cpu().double().numpy()),
-        frame=frame.cpu().double().numpy(),
+        prompt=prompt.cpu().double().numpy(),
         base=base.cpu().double().numpy(),
         full=full.cpu().double().numpy(),
         evaluations=np.full(len(rows), evaluations, dtype=np.int64),

@@ -1,5 +1,7 @@
 """The quality card, players, the facts that a sentence may state, and numbers as text."""
 
+# ruff: noqa: RUF001, RUF002 - typographic signs are meant: these texts are for people.
+
 from __future__ import annotations
 
 import math
@@ -11,8 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from llm_influence.types import Event, FloatArray, IntArray
-
-# ruff: noqa: RUF001, RUF002 - typographic signs are meant: these texts are for people.
 
 MINUS = "\N{MINUS SIGN}"
 BASELINE_METHODS = frozenset({"random", "recency", "popularity", "item_similarity"})

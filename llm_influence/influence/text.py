@@ -4,6 +4,8 @@ The grammar reads `Facts` only. A sentence therefore names no event without infl
 number that was not measured.
 """
 
+# ruff: noqa: RUF001 - typographic signs are meant: these texts are for people.
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from llm_influence.errors import ConfigError, unknown
 from llm_influence.influence.facts import Cited, Facts, percent, plain, signed
 from llm_influence.rendering.time_words import Language, human_duration
-
-# ruff: noqa: RUF001 - typographic signs are meant: these texts are for people.
 
 # "did" is what follows "you"; "which" is a clause about the item. A key without its last part
 # is the phrase for all other cases.

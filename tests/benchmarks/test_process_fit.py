@@ -35,7 +35,7 @@ def test_scores_that_know_nothing_of_the_process_show_an_error(truth):
 
 
 def with_an_earlier_now(truth, user):
-    """Every set of a user's events and what the process makes of a history that ends with its last."""
+    """Every set of a user's events, and the process given a history that ends with its last."""
     history, target = truth.history(user), (truth.targets[user], truth.others[user])
     sets = every_coalition(len(history))
     values = [

@@ -6,8 +6,9 @@ import torch
 
 from llm_influence import Explainer, Feedback
 from llm_influence.attribution.engine import Engine
+from llm_influence.attribution.renderings import REMOVALS, Players, render
 from llm_influence.attribution.target import bind
-from llm_influence.attribution.value_function import REMOVALS, Players, ValueFunction, render
+from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.counts import QueryState
