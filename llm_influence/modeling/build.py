@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sentencepiece
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tqdm import tqdm
@@ -31,7 +32,7 @@ from llm_influence.rendering.encoder import EncodedBatch, Encoder, collate
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.token_cache import IdTokenCache, Wording
 from llm_influence.rendering.vocabulary import Vocabulary
-from llm_influence.utils import require, unwritable
+from llm_influence.utils import unwritable
 
 FITTED_USERS = 512
 """Number of users whose histories standardise the aggregate features."""
@@ -206,7 +207,7 @@ def make_backbone(
     Raises:
         OutputError: The folder is not empty, or cannot be written.
         ConfigError: The vocabulary is too small for the log's characters, the width does not fit
-            the heads, or sentencepiece is not installed.
+            the heads.
     """
     _check(config, folder)
     wording = Wording(template, Vocabulary.fit(log, template.user_features))
@@ -250,8 +251,7 @@ def _lines(log: BehaviorLog, wording: Wording) -> Iterator[str]:
         yield from wording.events(history)
 
 
-def _train(lines: Iterator[str], config: ScratchConfig) -> Any:  # noqa: ANN401 - optional library
-    sentencepiece = require("sentencepiece", extra="scratch", purpose="training a tokenizer")
+def _train(lines: Iterator[str], config: ScratchConfig) -> sentencepiece.SentencePieceProcessor:
     sentencepiece.set_random_generator_seed(config.seed)
     model = io.BytesIO()
     try:
@@ -268,8 +268,14 @@ def _train(lines: Iterator[str], config: ScratchConfig) -> Any:  # noqa: ANN401 
             shuffle_input_sentence=True,
             num_threads=1,  # with more threads the sums differ from run to run
             minloglevel=2,
-            **{"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3},
-            **{"pad_piece": PAD, "unk_piece": UNKNOWN, "bos_piece": START, "eos_piece": END},
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            pad_piece=PAD,
+            unk_piece=UNKNOWN,
+            bos_piece=START,
+            eos_piece=END,
         )
     except RuntimeError as error:
         raise ConfigError(
@@ -281,7 +287,7 @@ def _train(lines: Iterator[str], config: ScratchConfig) -> Any:  # noqa: ANN401 
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
-def _as_fast(trained: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - optional library
+def _as_fast(trained: sentencepiece.SentencePieceProcessor) -> PreTrainedTokenizerFast:
     """The same tokenizer for the library tokenizers, which gives character offsets."""
     pieces = [
         (

@@ -24,7 +24,7 @@ _INTRODUCTION = """\
 # {title}
 
 This model reads what a user did (the *history*) and predicts the next item{behavior}{feedback}.
-It was trained with [llm_influence](https://pypi.org/project/llm-influence/), which also computes
+It was trained with llm_influence, which also computes
 how much each event of the history counted for a prediction.
 
 Backbone: {backbone}. Adapter: {adapter}. Catalogue: {items:,} items. Behaviours: {behaviors}.
