@@ -67,6 +67,7 @@ def test_every_shipped_configuration_loads(path):
     assert RunConfig.load(path).output.startswith("runs/")
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_without_a_network_and_finds_the_process_of_its_log(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

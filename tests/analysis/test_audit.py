@@ -65,6 +65,7 @@ def test_an_unfair_process_is_found_with_what_it_favours(found):
     assert 0 < row["user_share_low"] < row["user_share"] < row["user_share_high"] < 1
 
 
+@pytest.mark.slow
 def test_a_fair_process_is_not_accused_even_where_groups_do_different_things(tmp_path):
     row = verdict(audit(planted(tmp_path / "same")))
     assert not row["unfair"]
@@ -127,6 +128,7 @@ def fair_tables(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_a_fairness_test_beside_the_tables_decide_beyond_what_is_tolerated(tmp_path):
     folder, options = fair_tables(tmp_path), AuditOptions(("user:age",), shuffles=199)
     assert verdict(audit(folder, options))["changed"] is None

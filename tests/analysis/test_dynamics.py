@@ -62,6 +62,7 @@ def test_half_lives_and_the_date_of_a_change_are_found(folder):
     assert set(segments) == {0, 1}
 
 
+@pytest.mark.slow
 def test_what_a_new_model_moved_is_found_event_by_event(tmp_path, folder, records):
     def moved(behavior, age, moment, random):
         return known_score(behavior, age, moment, random) + 0.3 * (behavior == "click")

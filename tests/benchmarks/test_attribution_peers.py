@@ -45,6 +45,7 @@ def test_shapley_values_split_a_pair_effect_in_half():
     assert scores == pytest.approx([3.0, -2.0, 0.5, 0.0, 3.0, 2.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", PEERS)
 def test_every_peer_comes_to_the_exact_values(peer):
     game = random_game()
@@ -126,7 +127,7 @@ def test_captum_walks_from_our_baseline_to_our_scores(case):
     with torch.no_grad():
         assert float(path.value(path.baselines)) == pytest.approx(found.base[0], abs=1e-5)
     assert theirs == pytest.approx(ours.scores, abs=1e-4)
-    assert frame == pytest.approx(found.frame[0], abs=1e-4)
+    assert frame == pytest.approx(found.prompt[0], abs=1e-4)
 
 
 def test_the_search_ends_within_an_eighth_root_of_two():

@@ -231,6 +231,7 @@ def test_a_new_item_was_never_met(folder):
     np.testing.assert_array_equal(model.encoder.vocabulary.counts, [*known, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_the_packaged_decoder_predicts_the_same_after_save_and_load(tmp_path, log):
     config = RunConfig.model_validate(

@@ -157,6 +157,7 @@ def test_a_history_that_no_longer_fits_is_predicted_from_what_was_read(train):
 TRAIN = {"epochs": 2, "learning_rate": 1e-2, "event_dropout": 0.8, "event_dropout_share": 1.0}
 
 
+@pytest.mark.slow
 def test_a_run_draws_anew_in_every_epoch_and_resumes(tmp_path, monkeypatch):
     seen, draw = [], EventDropout.kept
 

@@ -190,6 +190,7 @@ def test_an_update_can_be_updated_again(done, tmp_path):
     assert len(Run.open(result.folder).model.catalogue) == 32
 
 
+@pytest.mark.slow
 def test_an_interrupted_update_resumes_to_the_same_weights(run, tmp_path):
     words = ["--train.epochs", "2"]
     unbroken = updated(run, tmp_path / "a" / "run", words)

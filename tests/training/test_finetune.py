@@ -317,6 +317,7 @@ def epochs_of(folder: Path) -> list[int]:
     return sorted(int(path.name.split("-")[1]) for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_patience_counts_the_epochs_before_a_resume(tmp_path):
     train = {"epochs": 6, "patience": 2, **STILL}
     for name in ("unbroken", "broken"):

@@ -118,6 +118,7 @@ def test_a_run_without_a_binary_feedback_head_is_refused():
         RunConfig(pseudo_labels={"rounds": 1}, model=head)
 
 
+@pytest.mark.slow
 def test_a_run_goes_through_its_rounds_and_resumes_to_the_same_weights(tmp_path, monkeypatch):
     """Half of the users have no values; the first round is broken off in its second epoch."""
     events = tiny.events_table(users=16)

@@ -130,6 +130,7 @@ class SwitchOff(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_search_interrupted_in_a_trial_resumes_to_the_trials_of_an_unbroken_one(
     tmp_path, monkeypatch, done
 ):

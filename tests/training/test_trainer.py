@@ -86,6 +86,7 @@ class KilledAfterSevenSteps(InfluenceTrainer):
         return super().training_step(*arguments, **options)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
     """The rest of the epoch's windows come in the epoch's own order, with its own draws."""
     train = {**TRAIN, "event_dropout": 0.5}
