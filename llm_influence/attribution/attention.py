@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,9 +46,9 @@ class AttentionShares(Method):
     cost = "1 model evaluation with attention weights, and 2 for the completeness gap"
     read_evaluations: ClassVar[int] = 1
 
+    @abstractmethod
     def read(self, task: Task, batch: EncodedBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Relevances of events and prompt, as in `Read`."""
-        raise NotImplementedError
 
     def run(self, task: Task) -> Attribution:
         """See `Method.run`."""

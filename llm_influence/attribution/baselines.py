@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +26,9 @@ class Baseline(Method):
     units = "share"
     cost = "2 model evaluations, for the completeness gap alone"
 
+    @abstractmethod
     def amounts(self, task: Task) -> list[FloatArray]:
         """N arrays (E,) of amounts, to be divided by their sums."""
-        raise NotImplementedError
 
     def run(self, task: Task) -> Attribution:
         """See `Method.run`."""
