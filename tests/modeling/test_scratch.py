@@ -1,7 +1,6 @@
 """A tokenizer of the log's own words and a decoder from nothing."""
 
 import hashlib
-import sys
 
 import pyarrow as pa
 import pytest
@@ -146,9 +145,3 @@ def test_a_folder_in_use_is_left_alone(log, made, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="file"):
         make_backbone(log, Template.load("prose_zh"), SMALL, tmp_path / "file" / "own")
-
-
-def test_a_missing_library_is_named_with_its_pip_line(log, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ConfigError, match=r"llm-influence\[scratch\]"):
-        make_backbone(log, Template.load("prose_zh"), SMALL, tmp_path / "own")
