@@ -2,7 +2,7 @@
 
     python -m benchmarks.domains.complete_journey --stage category|redemption
 
-Finished runs are not repeated. docs/domains/retail.md says what is equal for all systems.
+Finished runs are not repeated. docs/tutorials/retail.md says what is equal for all systems.
 """
 
 from __future__ import annotations

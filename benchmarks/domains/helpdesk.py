@@ -2,7 +2,8 @@
 
     python -m benchmarks.domains.helpdesk --shared ../shared/data
 
-Finished runs are not repeated. docs/domains/customer_service.md says what is equal for all systems.
+Finished runs are not repeated. docs/tutorials/customer_service.md says what is equal for all
+systems.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def main(options: argparse.Namespace) -> None:
             "trained_on": "events before the first cut, by every system",
             "epoch": "chosen on validation accuracy by every system; test is used once",
             "tuning": f"LSTM: {len(trials)} settings on validation, seed 0; ours: 17, seed 0, as "
-            "docs/domains/customer_service.md says",
+            "docs/tutorials/customer_service.md says",
             "interval": INTERVAL,
             "best_peer": best.name,
             "data": dict(split.description),

@@ -2,8 +2,8 @@
 
     python -m benchmarks.prediction.feedback [--stage export|peers|ours|heads|report]
 
-Without --stage all are done in that order; finished runs are not repeated. docs/feedback.md says
-what is equal for all systems. ``heads``: each head alone against all heads together, on the same
+Without --stage all are done in that order; finished runs are not repeated.
+docs/results/feedback.md says what is equal for all systems. ``heads``: each head alone against all heads together, on the same
 split with the same configuration.
 """
 

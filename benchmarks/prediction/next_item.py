@@ -3,7 +3,7 @@
     python -m benchmarks.prediction.next_item --task ml100k [--stage export|peers|ours|report]
 
 Without --stage all four are done in that order; finished runs are not repeated.
-docs/prediction.md says what is equal for all systems.
+docs/results/prediction.md says what is equal for all systems.
 """
 
 from __future__ import annotations
