@@ -3,8 +3,8 @@
     python -m benchmarks.prediction.feedback [--stage export|peers|ours|heads|report]
 
 Without --stage all are done in that order; finished runs are not repeated.
-docs/results/feedback.md says what is equal for all systems. ``heads``: each head alone against all heads together, on the same
-split with the same configuration.
+docs/results/feedback.md says what is equal for all systems. ``heads``: each head alone against all
+heads together, on the same split with the same configuration.
 """
 
 from __future__ import annotations

@@ -28,7 +28,14 @@ from llm_influence.config.model import RECURRENT, ModelConfig
 from llm_influence.config.rules import read_rules
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.knowledge_graph import ItemFacts
-from llm_influence.errors import DataError, ModelError, ModelFolderError, missing, unreadable
+from llm_influence.errors import (
+    DataError,
+    InfluenceError,
+    ModelError,
+    ModelFolderError,
+    missing,
+    unreadable,
+)
 from llm_influence.modeling.adapters import DESCRIPTION, KINDS, TENSORS, Adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.embeddings import Embeddings
@@ -80,6 +87,8 @@ def save_parts(parts: Parts, folder: Path, *, with_backbone: bool) -> None:
         text = json.dumps(_description(parts), indent=2, ensure_ascii=False)
         write_text(folder / DESCRIBED, text + "\n")
         write_text(folder / CARD, model_card(parts))
+    except InfluenceError:  # some are also OSError: they say already what is wrong
+        raise
     except (OSError, SafetensorError) as error:
         raise unwritable(folder, error) from error
 
