@@ -1,15 +1,17 @@
 """Recommending items without any event by their text alone: docs/benchmarks/cold_items.json.
 
-    python -m benchmarks.prediction.cold_items [--folds 3] [--epochs 3]
+    python -m benchmarks.prediction.cold_items [--folds 3] [--epochs 3] [--layers 3]
+        [--conditionings centered whitened]
 
-Every fold keeps other items back (5% for validation, 10% for the test). The residual dropout and
-the text kNN's shape are chosen on the validation items of all folds; test is used once. A trained
-model of a fold in ``--work`` is not trained again.
+Every fold keeps other items back (5% for validation, 10% for the test). The residual dropout, the
+conditioning of the text vectors and the text kNN's shape are chosen on the validation items of all
+folds; test is used once. A trained model of a fold in ``--work`` is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import product
 
 import numpy as np
 import torch
@@ -33,17 +35,25 @@ PARSER = arguments(
     folds=3,
     epochs=3.0,
     dropouts=[0.0, 0.5],
+    conditionings=["centered"],
     layers=(int, "of the backbone; default: all"),
     users=(int, "the first so many only, for a trial"),
 )
 
 
-def config_of(options: argparse.Namespace, fold: int, dropout: float) -> RunConfig:
-    """Training of one fold with one residual dropout."""
+def config_of(
+    options: argparse.Namespace, fold: int, dropout: float, conditioning: str
+) -> RunConfig:
+    """Training of one fold with one residual dropout and one conditioning of text vectors."""
+    name = f"fold{fold}_dropout{dropout}_{conditioning}"
     return RunConfig.model_validate(
         {
-            "output": str(options.work / f"fold{fold}_dropout{dropout}"),
-            "model": {"layers": options.layers, "residual_dropout": dropout},
+            "output": str(options.work / name),
+            "model": {
+                "layers": options.layers,
+                "residual_dropout": dropout,
+                "item_head": {"text": {"conditioning": conditioning}},
+            },
             "train": {"epochs": options.epochs},
         }
     )
@@ -82,6 +92,11 @@ def knn_quality(
     return {shape: mean_ndcg(knn_ranks(vectors, rows, *shape)) for shape in shapes}
 
 
+def name_of(dropout: float, conditioning: str) -> str:
+    """A setting in words."""
+    return f"residual dropout {dropout}, {conditioning} texts"
+
+
 def mean_ndcg(ranks: np.ndarray) -> float:
     """NDCG@10."""
     return float(ndcg_of_rows(ranks).mean())
@@ -94,19 +109,19 @@ def main(options: argparse.Namespace) -> None:
     backbone = load_backbone("minilm", layers=options.layers)
     texts = [text_vectors(backbone, list(task.log.catalogue.texts)) for task in tasks]
 
-    quality: dict[float, dict[str, float]] = {}
-    for dropout in options.dropouts:
-        ranks = [ranks_by_items(config_of(options, n, dropout), tasks[n]) for n in folds]
-        quality[dropout] = {
+    quality: dict[tuple[float, str], dict[str, float]] = {}
+    for setting in product(options.dropouts, options.conditionings):
+        ranks = [ranks_by_items(config_of(options, n, *setting), tasks[n]) for n in folds]
+        quality[setting] = {
             kind: mean_ndcg(np.concatenate([part[kind] for part in ranks]))
             for kind in ("new", "old")
         }
-        print(f"residual dropout {dropout}: validation {quality[dropout]}")
+        print(f"{name_of(*setting)}: validation {quality[setting]}")
     knn = knn_quality(texts, tasks)
-    chosen = max(quality, key=lambda dropout: quality[dropout]["new"])
+    chosen = max(quality, key=lambda setting: quality[setting]["new"])
     last, pool = max(knn, key=knn.__getitem__)
-    print(f"chosen: residual dropout {chosen}; text kNN over the last {last}, {pool}")
-    ours = np.concatenate([test_ranks(config_of(options, n, chosen), tasks[n]) for n in folds])
+    print(f"chosen: {name_of(*chosen)}; text kNN over the last {last}, {pool}")
+    ours = np.concatenate([test_ranks(config_of(options, n, *chosen), tasks[n]) for n in folds])
     theirs = knn_ranks(texts, [task.test for task in tasks], last, pool)
     users = np.concatenate([task.test.users for task in tasks])
     low, high = bootstrap_interval(ndcg_of_rows(ours) - ndcg_of_rows(theirs), users)
@@ -116,10 +131,8 @@ def main(options: argparse.Namespace) -> None:
         for metric, value in ranking_metrics(ranks).items()
     ]
     rows += [
-        row_of(
-            f"llm_influence, residual dropout {d}", f"{kind} items, validation", "ndcg@10", value
-        )
-        for d, values in quality.items()
+        row_of(f"llm_influence, {name_of(*setting)}", f"{kind} items, validation", "ndcg@10", value)
+        for setting, values in quality.items()
         for kind, value in values.items()
     ]
     rows += [
@@ -143,7 +156,8 @@ def main(options: argparse.Namespace) -> None:
             "new_items": "added after training by their text (title, year, genres); each borrows "
             "the learned residuals of its nearest items by text",
             "epoch": "chosen on old items",
-            "residual_dropout": f"{chosen}, of {options.dropouts} the best on validation items",
+            "residual_dropout": f"{chosen[0]}, of {options.dropouts} the best on validation items",
+            "conditioning": f"{chosen[1]}, of {options.conditionings}, chosen in the same way",
             "text_knn": f"last {last}, {pool}, the best on validation items; MiniLM text vectors",
             "interval": "95%, paired bootstrap, users drawn with all their examples",
             "epochs": options.epochs,
@@ -155,7 +169,8 @@ def main(options: argparse.Namespace) -> None:
             "text_knn_ndcg10": mean_ndcg(theirs),
             "difference_low": low,
             "difference_high": high,
-            "residual_dropout": chosen,
+            "residual_dropout": chosen[0],
+            "conditioning": chosen[1],
         },
         seeds=list(folds),
     )

@@ -108,6 +108,33 @@ class AdapterConfig(Section):
         return ", ".join(parts)
 
 
+class TextConfig(Section):
+    """Text vectors of the items, changed once when the model is built.
+
+    The mean and the whitening matrix are saved, and items added later go through them too.
+    """
+
+    conditioning: Literal["none", "centered", "whitened"] = Field(
+        "centered",
+        description="none: text vectors as the backbone gives them. centered: without their mean. "
+        "whitened: also scaled so that all directions vary alike.",
+    )
+    shrinkage: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share s of the mean variance in the whitened covariance C: "
+        "(1 - s) C + s tr(C) / H I. 1: no whitening; for conditioning whitened.",
+    )
+    smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of an item's text vector that is replaced by the mean of the items "
+        "before and after it in training histories. Items added later are not smoothed.",
+    )
+
+
 class ItemHeadConfig(Section):
     """The head that scores every item of the catalogue as the next one."""
 
@@ -147,6 +174,7 @@ class ItemHeadConfig(Section):
     repeat_counts: bool = Field(
         False, description="Items gain from their counts in the history; needs style token."
     )
+    text: TextConfig = TextConfig()
     neighbors: NeighborsConfig = NeighborsConfig()
 
     def loss_for(self, items: int) -> Literal["full", "sampled", "gbce"]:

@@ -24,6 +24,7 @@ from llm_influence.datasets.public import open_knowledge
 from llm_influence.errors import ConfigError, ModelError, OutputError
 from llm_influence.modeling.adapters import attach_adapter
 from llm_influence.modeling.backbone import CLOSE, FAILURES, Backbone, inference, load_backbone
+from llm_influence.modeling.conditioning import smoothed
 from llm_influence.modeling.embeddings import Embeddings, item_bags, text_vectors
 from llm_influence.modeling.heads import FeedbackScale, make_heads
 from llm_influence.modeling.network import Network, Parts
@@ -56,7 +57,12 @@ def build_parts(config: RunConfig, log: BehaviorLog, *, cache: Path | None = Non
         rank=options.item_head.residual_width(len(catalogue), backbone.width),
         first_item=first_item,
         residual_dropout=options.residual_dropout,
+        conditioning=options.item_head.text.conditioning,
+        shrinkage=options.item_head.text.shrinkage,
     )
+    if embeddings.has_words and (share := options.item_head.text.smoothing):
+        units = embeddings.words[first_item:]
+        embeddings.words[first_item:] = smoothed(units, log, share)
     adapter = attach_adapter(backbone.model, options.adapter)
     if encoder.style == "token" and backbone.words is not None:  # the embeddings replace them
         backbone.words.requires_grad_(requires_grad=False)

@@ -31,14 +31,13 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.errors import ModelError, ModelFolderError, unreadable
 from llm_influence.modeling.backbone import Backbone
+from llm_influence.modeling.conditioning import directions, whitening_of
 from llm_influence.utils import write_whole
 
 SHARD = 16_384
 """Distinct texts per shard of text vectors on disk."""
 MAX_TEXT_TOKENS = 128
 """Tokens of a text that are read."""
-ROWS = 32_768
-"""Text vectors normalised at a time; affects only memory."""
 NEW_ITEMS = 64
 """New items compared with the whole catalogue at a time; affects only memory."""
 
@@ -50,8 +49,8 @@ Both were chosen on the validation items of benchmarks/prediction/cold_items.py.
 class Embeddings(nn.Module):
     """Vectors of V tokens.
 
-    Text vectors of a language model share one large direction. It is removed, so that the angle
-    between two vectors is informative (Mu & Viswanath 2018, arXiv:1702.01417).
+    Text vectors of a language model share one large direction. By default it is removed, so that
+    the angle between two vectors is informative (Mu & Viswanath 2018, arXiv:1702.01417).
 
     Args:
         texts: (V, D) text vectors; (V, 0) for none (`begin_at_random`).
@@ -62,10 +61,14 @@ class Embeddings(nn.Module):
         residual_dropout: Probability in training that an item has no residual in one call. The
             text part then learns to do without, as it must for a new item (cf. DropoutNet,
             Volkovs et al. 2017). Nothing is rescaled, and tokens of the template are exempt.
+        conditioning: ``none``, ``centered`` or ``whitened``, as in `config.model.TextConfig`. Words
+            of the template are never whitened.
+        shrinkage: Share of the mean variance in the whitened covariance.
     """
 
     words: Tensor
     centre: Tensor
+    whitening: Tensor | None
     bags: Tensor | None
     bag_weights: Tensor | None
 
@@ -78,12 +81,20 @@ class Embeddings(nn.Module):
         rank: int | None = None,
         first_item: int = 0,
         residual_dropout: float = 0.0,
+        conditioning: str = "centered",
+        shrinkage: float = 0.1,
     ) -> None:
         super().__init__()
         self.first_item, self.residual_dropout, self.width = first_item, residual_dropout, width
         rank = width if rank is None else rank
-        self.register_buffer("centre", texts.mean(dim=0))
-        self.register_buffer("words", _directions(texts, self.centre))
+        centre = texts.mean(dim=0) * (conditioning != "none")
+        self.register_buffer("centre", centre)
+        self.register_buffer("words", directions(texts, centre))
+        self.register_buffer("whitening", None)
+        if conditioning == "whitened" and len(items := texts[first_item:]):
+            self.centre = items.mean(dim=0)
+            self.whitening = whitening_of(items, shrinkage)
+            self.words[first_item:] = directions(items, self.centre, self.whitening)
         self.register_buffer("bags", None)
         self.register_buffer("bag_weights", None)
         size = texts.shape[1]
@@ -177,7 +188,7 @@ class Embeddings(nn.Module):
             bags: (N, K) token ids of weighted sums, as in `mix`.
             weights: (N, K) weights of the terms.
         """
-        new = _directions(texts.to(self.words), self.centre)
+        new = directions(texts.to(self.words), self.centre, self.whitening)
         known, learned = self.words[self.first_item :], self.residual.detach()[self.first_item :]
         starts = _nearest_residuals(new, known, learned)
         self.words = torch.cat([self.words, new])
@@ -223,15 +234,6 @@ def _nearest_residuals(new: Tensor, known: Tensor, learned: Tensor) -> Tensor:
         weights = (cosines / SHARPNESS).softmax(dim=1)
         residuals[rows] = (weights[..., None] * learned[nearest]).sum(dim=1)
     return residuals
-
-
-def _directions(texts: Tensor, centre: Tensor) -> Tensor:
-    """(V, D) unit vectors from ``centre`` to each of the (V, D) texts."""
-    directions = torch.empty_like(texts)
-    for start in range(0, len(texts), ROWS):
-        rows = slice(start, start + ROWS)
-        directions[rows] = F.normalize(texts[rows] - centre, dim=-1)
-    return directions
 
 
 def _widening(rank: int, width: int) -> nn.Linear:

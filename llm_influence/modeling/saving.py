@@ -247,6 +247,7 @@ def _make_embeddings(
     )
     if tensors.keys() >= set(bags):
         embeddings.mix(*(tensors[name] for name in bags))
+    embeddings.whitening = tensors.get("embeddings.whitening")
     return embeddings
 
 
