@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.harness import Row
 from benchmarks.peer_runs import OURS, Result, read_seeds, read_trials
-from benchmarks.statistics import Floats, Interval, auc_draws, compared, mean_draws, mean_interval
+from benchmarks.statistics import Floats, auc_draws, compared, mean_draws, mean_interval
 from llm_influence.evaluation.metrics import ndcg_of_rows
 from llm_influence.numerics import percentiles
 
@@ -28,7 +28,8 @@ class System:
     Attributes:
         name: Of the system.
         metrics: Test metrics of each of S seeds.
-        draws: (D,) its main metric under draws of users, mean over seeds.
+        draws: (D,) its main metric under draws of users, mean over seeds; empty where the answers
+            of an earlier measurement were not kept.
         runs: The record of each seed; empty where there is none.
         validation: The main metric on validation, where no record has it.
     """
@@ -78,7 +79,11 @@ def of_scores(
 
 
 def read_systems(
-    folder: Path, names: Sequence[str], column: str, make: Callable[..., System]
+    folder: Path,
+    names: Sequence[str],
+    column: str,
+    make: Callable[..., System],
+    earlier: Mapping[str, System] | None = None,
 ) -> list[System]:
     """The systems that have finished runs in a folder.
 
@@ -87,15 +92,49 @@ def read_systems(
         names: Of all systems, ours first.
         column: Of the answers: ``ranks`` or ``scores``.
         make: From a name, its (S, N) answers and ``runs=`` to the system.
+        earlier: Systems that are used where the folder has no finished run.
 
     Raises:
         ValueError: Ours or every peer is missing.
     """
     read = {name: read_seeds(folder / name, column) for name in names}
-    systems = [make(name, rows, runs=runs) for name, (runs, rows) in read.items() if runs]
+    known = dict(earlier or {})
+    known |= {name: make(name, rows, runs=runs) for name, (runs, rows) in read.items() if runs}
+    systems = [known[name] for name in names if name in known]
     found = [system.name for system in systems]
     if OURS not in found or len(found) < 2:
         raise ValueError(f"{folder} has finished runs of {found} only")
+    return systems
+
+
+def earlier_systems(path: Path, metric: str) -> dict[str, System]:
+    """The systems of a benchmark's file, without their answers: means, seconds and curves.
+
+    Args:
+        path: The file; empty if there is none.
+        metric: The main one, whose curve on validation is kept.
+    """
+    if not path.exists():
+        return {}
+    table = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    tested = [
+        row for row in table if row.get("split") == "test" and " against " not in row["system"]
+    ]
+    systems = {}
+    for name in dict.fromkeys(row["system"] for row in tested):
+        own = [row for row in tested if row["system"] == name]
+        own = [row for row in own if "seed" in row] or own
+        runs, metrics = {}, {}
+        for row in own:
+            seed = row.get("seed", 0)
+            metrics.setdefault(seed, {})[row["metric"]] = row["value"]
+            spent = {f"train_{key}": row[key] for key in row if key.startswith("seconds")}
+            runs[seed] = {"seed": seed, **spent, "epochs": []}
+        for row in table:
+            if row["system"] == name and row["metric"] == metric and "epoch" in row:
+                epoch = {"epoch": row["epoch"], "train_seconds": row["seconds"]}
+                runs[row["seed"]]["epochs"].append({**epoch, metric: row["value"]})
+        systems[name] = System(name, list(metrics.values()), np.empty(0), list(runs.values()))
     return systems
 
 
@@ -110,13 +149,13 @@ def report(
     """Rows, figures and the best peer.
 
     Args:
-        systems: Ours first.
+        systems: Ours first. A name that begins with `OURS` is no peer.
         metric: The main one.
         folder: Of the bench, whose trials become rows.
         by_users: The interval of the main metric is over users and not over seeds.
         more: Further columns of every row.
     """
-    ours, *peers = systems
+    ours, peers = systems[0], [one for one in systems if not one.name.startswith(OURS)]
     best = max(peers, key=lambda peer: peer.mean(metric))
     rows = [row for system in systems for row in _system_rows(system, metric, by_users=by_users)]
     for peer in peers if by_users else [best]:
@@ -132,20 +171,25 @@ def report(
         "value": ours.mean(metric),
         "best_peer_value": best.mean(metric),
         "ratio_to_best_peer": ratio[0],
-        "ratio_to_best_peer_low": ratio[1],
-        "ratio_to_best_peer_high": ratio[2],
-        "difference_low": difference[1],
-        "difference_high": difference[2],
     }
+    if len(ratio) > 1:
+        figures |= {"ratio_to_best_peer_low": ratio[1], "ratio_to_best_peer_high": ratio[2]}
+        figures |= {"difference_low": difference[1], "difference_high": difference[2]}
     return [{**row, **(more or {})} for row in rows], figures, best
 
 
-def _against(ours: System, peer: System, metric: str) -> tuple[Interval, Interval]:
-    return compared(ours.mean(metric), peer.mean(metric), ours.draws, peer.draws)
+def _against(
+    ours: System, peer: System, metric: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Difference and ratio, with their intervals if the answers of both are known."""
+    values = (ours.mean(metric), peer.mean(metric))
+    if not len(ours.draws) or not len(peer.draws):
+        return (values[0] - values[1],), (values[0] / values[1],)
+    return compared(*values, ours.draws, peer.draws)
 
 
-def _ends(interval: Interval) -> Row:
-    return dict(zip(("value", "low", "high"), interval, strict=True))
+def _ends(interval: Sequence[float]) -> Row:
+    return dict(zip(("value", "low", "high"), interval, strict=False))
 
 
 def _system_rows(system: System, main: str, *, by_users: bool) -> Iterator[Row]:

@@ -1,8 +1,10 @@
-"""SASRec and BERT4Rec of RecTools with its softmax loss, trained by RecTools itself.
+"""SASRec, BERT4Rec and eSASRec of RecTools, trained by RecTools itself.
 
-Two things are ours. After every epoch its torch model scores every item for every history. And
-the loss is worked out only where there is a target: the same number, up to rounding, that RecTools
-gets by scoring padded positions too and leaving them out, in a fraction of the time.
+SASRec and BERT4Rec have its softmax loss; eSASRec (arXiv 2508.06450) has its LiGR layers and its
+softmax over sampled items. Two things are ours. After every epoch the torch model scores every
+item for every history. And the full softmax is computed only where there is a target: the same
+number, up to rounding, that RecTools gets by scoring padded positions too and leaving them out, in
+a fraction of the time.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from rectools.dataset import Dataset
 from rectools.models import BERT4RecModel, SASRecModel
 from rectools.models.nn.transformers.base import TransformerModelBase
 from rectools.models.nn.transformers.lightning import TransformerLightningModule
+from rectools.models.nn.transformers.ligr import LiGRLayers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmarks.peers.ranking_task import Items, Scorer
 from benchmarks.peers.trial import RankingTrial
 
-MODELS = {"sasrec": SASRecModel, "bert4rec": BERT4RecModel}
+MODELS = {"sasrec": SASRecModel, "bert4rec": BERT4RecModel, "esasrec": SASRecModel}
 
 
 def main() -> None:
@@ -34,9 +37,12 @@ def main() -> None:
     trial = RankingTrial()
     seed_everything(trial.seed)
     settings = dict(trial.settings)
-    model = MODELS[str(settings.pop("model"))](
-        loss="softmax", lightning_module_type=WhereAsked, **settings
-    )
+    name = str(settings.pop("model"))
+    if name == "esasrec":
+        settings |= {"loss": "sampled_softmax", "transformer_layers_type": LiGRLayers}
+    else:
+        settings |= {"loss": "softmax", "lightning_module_type": WhereAsked}
+    model = MODELS[name](**settings)
     scorer = make_scorer(model, trial.task.num_items)
     model._trainer = Trainer(  # RecTools' documented way to a trainer of one's own
         accelerator="cpu",

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 Settings = dict[str, str | int | float | bool]
 Grid = dict[str, tuple[str | int | float | bool, ...]]
 
-RANKING = {"sasrec": "rectools_peer", "bert4rec": "rectools_peer", "gru4rec": "gru4rec_peer"}
+RANKING = {
+    **dict.fromkeys(("sasrec", "bert4rec", "esasrec"), "rectools_peer"),
+    "gru4rec": "gru4rec_peer",
+    **dict.fromkeys(("sasrec-prefixes", "bsarec"), "prefix_peer"),
+}
+CLOSED_FORM = ("linear", "ease")
+"""Peers that are solved in closed form, by `benchmarks.prediction.closed_form`."""
 FEEDBACK = {"tree": "tree_peer", "lstm": "lstm_peer", "din": "din_peer"}
 """The program of each peer."""
 
@@ -47,6 +53,24 @@ _GRU: dict[str, Grid] = {
         "logq": (0.0, 1.0),
     }
     for task in ("ml100k", "beauty", "complete_journey")
+}
+
+_PREFIXES: Grid = {
+    "width": (64,),
+    "layers": (2,),
+    "heads": (1, 2, 4),
+    "length": (50,),
+    "dropout": (0.3, 0.5),
+    "batch_size": (256,),
+    "lr": (1e-3, 5e-4),
+}
+
+_EASE: Grid = {"ridge": (30.0, 100.0, 300.0, 1000.0, 3000.0)}
+
+_LINEAR: Grid = {
+    "source_decay": (1.0, 2.0, 4.0, 8.0, 16.0),
+    "target_decay": (0.5, 1.0, 2.0, 4.0),
+    "ridge": (10.0, 30.0, 100.0, 300.0, 1000.0),
 }
 
 _CLICK_FIRST: dict[str, Settings] = {
@@ -115,6 +139,19 @@ GRIDS: dict[tuple[str, str], Grid] = {
     **{("sasrec", task): {"model": ("sasrec",), **grid} for task, grid in _TRANSFORMER.items()},
     **{("gru4rec", task): grid for task, grid in _GRU.items()},
     **{
+        ("esasrec", task): {"model": ("esasrec",), "n_negatives": (64, 256), **grid}
+        for task, grid in _TRANSFORMER.items()
+    },
+    **{
+        (system, task): grid
+        for system, grid in (("sasrec-prefixes", _PREFIXES), ("ease", _EASE), ("linear", _LINEAR))
+        for task in _TRANSFORMER
+    },
+    **{
+        ("bsarec", task): {**_PREFIXES, "alpha": (0.1, 0.3, 0.5, 0.7), "c": (3, 5, 7, 9)}
+        for task in _TRANSFORMER
+    },
+    **{
         ("bert4rec", task): {"model": ("bert4rec",), "mask_prob": (0.15, 0.3, 0.5), **grid}
         for task, grid in _TRANSFORMER.items()
     },
@@ -122,11 +159,13 @@ GRIDS: dict[tuple[str, str], Grid] = {
 }
 
 _LENGTH = {"ml100k": 100, "beauty": 20}
+_LINEAR_FIRST = {"ml100k": (8.0, 2.0, 300.0), "beauty": (2.0, 1.0, 10.0)}
 _BATCH = {"ml100k": 32, "beauty": 64}
 
 
 def first(system: str, task: str) -> Settings:
     """The point that is tried first."""
+    point: Settings
     if task == "feedback":
         return _CLICK_FIRST[system]
     if system == "gru4rec":
@@ -140,16 +179,34 @@ def first(system: str, task: str) -> Settings:
             "sample_alpha": 0.5,
             "logq": 0.0,
         }
-    point: Settings = {
+    if system == "ease":
+        return {"ridge": 300.0}
+    if system == "linear":
+        source, target, ridge = _LINEAR_FIRST[task]
+        return {"source_decay": source, "target_decay": target, "ridge": ridge}
+    if system in ("sasrec-prefixes", "bsarec"):
+        point = {
+            "width": 64,
+            "layers": 2,
+            "heads": 1,
+            "length": 50,
+            "dropout": 0.5,
+            "batch_size": 256,
+            "lr": 1e-3,
+        }
+        mix = {"alpha": 0.7, "c": 5} if system == "bsarec" else {}  # the authors' on Beauty
+        return point | mix
+    point = {
         "model": system,
         "n_blocks": 2,
         "n_factors": 64,
-        "dropout_rate": 0.4 if system == "sasrec" else 0.2,
+        "dropout_rate": 0.2 if system == "bert4rec" else 0.4,
         "session_max_len": _LENGTH[task],
         "batch_size": _BATCH[task],
         "lr": 1e-3,
     }
-    return point if system == "sasrec" else {**point, "mask_prob": 0.3}
+    more: dict[str, Settings] = {"bert4rec": {"mask_prob": 0.3}, "esasrec": {"n_negatives": 256}}
+    return point | more.get(system, {})
 
 
 def points(system: str, task: str, seed: int = 0) -> Iterator[Settings]:

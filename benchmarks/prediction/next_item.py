@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.comparison import (
     System,
+    earlier_systems,
     of_ranks,
     peer_versions,
     read_systems,
@@ -24,7 +25,7 @@ from benchmarks.comparison import (
     seeds_of,
 )
 from benchmarks.data.beauty import write_tables
-from benchmarks.harness import OUTPUT, arguments, started, write_benchmark
+from benchmarks.harness import OUTPUT, Row, arguments, started, write_benchmark
 from benchmarks.peer_runs import (
     OURS,
     Bench,
@@ -33,7 +34,8 @@ from benchmarks.peer_runs import (
     save_column,
     save_result,
 )
-from benchmarks.peers.settings import RANKING, points
+from benchmarks.peers.settings import CLOSED_FORM, RANKING, points
+from benchmarks.prediction import closed_form
 from benchmarks.statistics import Floats
 from llm_influence.config.run import RunConfig
 from llm_influence.config.training import EvaluationConfig
@@ -46,10 +48,13 @@ NDCG = "ndcg@10"
 BUDGET = Budget(8, tuning_seconds=600.0, trial_seconds=150.0, final_seconds=450.0, patience=10)
 STAGES = ("export", "peers", "ours", "report")
 CONFIGS = {"ml100k": "configs/movielens_100k.yaml", "beauty": "configs/amazon_beauty.yaml"}
-SYSTEMS = (OURS, *RANKING, "item-knn", "popularity")
+PEERS = (*RANKING, *CLOSED_FORM)
+ENSEMBLE = f"{OURS}_ensemble"
+"""Its runs are not made here: any folder of this name with the files of a run is reported."""
+SYSTEMS = (OURS, ENSEMBLE, *PEERS, "item-knn", "popularity")
 TWICE_AN_EPOCH = ["--train.validations_per_epoch=2", "--train.patience=6"]
 """Of ours on ML-100K: epochs are few and long, so the curve begins within the first one."""
-CURVE_FROM = 60.0
+CURVES_FROM = (30, 60)
 """Seconds of training from which on the curves are compared."""
 
 PROTOCOL = {
@@ -61,6 +66,10 @@ PROTOCOL = {
     "epoch": "chosen on validation NDCG@10 by every system, ours on ML-100K among half epochs; "
     "test ranked once, by that epoch",
     "peers": "setting chosen on validation, seed 0, the same budget of training seconds each",
+    "closed_form": "linear and ease: settings tried within the same seconds, their number is free; "
+    "every decay of the history at reading is tried on each solution",
+    "measured": "earlier: kept from the file that was there before; the answers by user are gone, "
+    "so such a system has no interval against ours",
     "core": "one core, one thread, every system",
     "precision": "peers: fp32; ours: train.precision auto, bf16 where the chip computes it",
     "seconds": "training until the run stopped, without imports, data and validation; of the "
@@ -77,7 +86,7 @@ PARSER = arguments(
     seeds=(0, 1, 2),
     task={"choices": CONFIGS, "default": "ml100k"},
     stage={"choices": STAGES, "help": "default: all"},
-    systems=(list(RANKING), "peers to run"),
+    systems=(list(PEERS), "peers to run"),
     config=(Path, "our configuration; default: configs/"),
     shared=(Path("../shared/data"), "folder of the Amazon files"),
     environment=(Path(".peers"), "the peers' virtual environment"),
@@ -94,7 +103,10 @@ def baselines(bench: Bench, *, repeats: bool = False) -> None:
         ("popularity", lambda: Popularity(split.train), {}),
         ("item-knn", lambda: ItemKNN(split.train, neighbours), {"neighbours": neighbours}),
     ):
-        folder, begun = bench.folder / name / "seed_0", time.process_time()
+        folder = bench.folder / name / "seed_0"
+        if (folder / "result.json").exists():
+            continue
+        begun = time.process_time()
         recommender = make()
         seconds = time.process_time() - begun
         for part, rows in (("validation", split.validation), ("test", split.test)):
@@ -112,10 +124,15 @@ def write_report(bench: Bench, task: str, path: Path) -> None:
     def make(name: str, ranks: np.ndarray, **more: object) -> System:
         return of_ranks(name, ranks, users, lambda row: ranking_metrics(row, 10), **more)
 
-    systems = read_systems(bench.folder, SYSTEMS, "ranks", make)
-    ours, *peers = systems
+    earlier = earlier_systems(path, NDCG)
+    systems = read_systems(bench.folder, SYSTEMS, "ranks", make, earlier)
+    kept = {system.name for system in systems if not len(system.draws)}
+    ours, peers = systems[0], [one for one in systems if not one.name.startswith(OURS)]
     rows, figures, best = report(systems, NDCG, folder=bench.folder, more={"task": task})
+    rows = [row | ({"measured": "earlier"} if row["system"] in kept else {}) for row in rows]
+    rows += _earlier_trials(path, kept)
     ratios = {key: figures[key] for key in figures if key.startswith("ratio")}
+    named = {"linear": "linear", "bsarec": "bsarec", ENSEMBLE: "ensemble"}
     write_benchmark(
         path,
         name=f"prediction_{task}",
@@ -129,21 +146,35 @@ def write_report(bench: Bench, task: str, path: Path) -> None:
             "best_peer_ndcg10": best.mean(NDCG),
             "best_peer_hr10": best.mean("hr@10"),
             **ratios,
-            "curve_lead_from_60_s": _curve_lead(ours, peers),
+            **{f"{named[s.name]}_ndcg10": s.mean(NDCG) for s in systems if s.name in named},
+            **{
+                f"curve_lead_from_{start}_s": _curve_lead(ours, peers, start)
+                for start in CURVES_FROM
+            },
         },
         seeds=seeds_of(systems),
         versions=peer_versions(peers),
     )
 
 
-def _curve_lead(ours: System, peers: list[System]) -> float:
-    """The least lead of our curve over the highest peer's, from 60 s of training on.
+def _earlier_trials(path: Path, names: set[str]) -> list[Row]:
+    """Rows of the settings that were tried of these systems in an earlier measurement."""
+    if not names:
+        return []
+    table = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    tried = [row for row in table if row["system"] in names and "trial" in row]
+    return [{**row, "measured": "earlier"} for row in tried]
 
-    A curve is the best validation NDCG@10 so far; popularity and item-kNN have none.
+
+def _curve_lead(ours: System, peers: list[System], start: float) -> float:
+    """The least lead of our curve over the highest peer's, from ``start`` seconds of training on.
+
+    A curve is the best validation NDCG@10 so far; popularity and item-kNN have none. The curve of
+    a closed form begins when it is solved.
     """
     curves = [system for system in (ours, *peers) if system.runs[0]["epochs"]]
     moments = [e["train_seconds"] for s in curves for run in s.runs for e in run["epochs"]]
-    seconds = np.array(sorted({CURVE_FROM, *(m for m in moments if m > CURVE_FROM)}))
+    seconds = np.array(sorted({start, *(moment for moment in moments if moment > start)}))
     own, *others = (_best_so_far(system, seconds) for system in curves)
     return float((own - np.max(others, axis=0)).min())
 
@@ -177,7 +208,11 @@ def main(options: argparse.Namespace) -> None:
         make_environment(options.environment, "requirements.txt")
         baselines(bench)
         for system in options.systems:
-            setting = bench.tune(system, points(system, task), budget)
+            tried = points(system, task)
+            if system in CLOSED_FORM:
+                closed_form.solve(bench, system, closed_form.tune(bench, system, tried, budget))
+                continue
+            setting = bench.tune(system, tried, budget) if budget.trials > 1 else next(tried)
             bench.seeds(system, setting, options.seeds, budget)
     if "ours" in stages:
         words = overrides + (TWICE_AN_EPOCH if task == "ml100k" else [])
