@@ -91,7 +91,7 @@ class Embeddings(nn.Module):
         self.register_buffer("centre", centre)
         self.register_buffer("words", directions(texts, centre))
         self.register_buffer("whitening", None)
-        if conditioning == "whitened" and len(items := texts[first_item:]):
+        if conditioning == "whitened" and (items := texts[first_item:]).numel():
             self.centre = items.mean(dim=0)
             self.whitening = whitening_of(items, shrinkage)
             self.words[first_item:] = directions(items, self.centre, self.whitening)

@@ -95,3 +95,19 @@ def test_smoothing_changes_known_items_at_build_time(log):
     assert torch.equal(plain.words[: plain.first_item], mixed.words[: plain.first_item])
     assert not torch.equal(plain.words, mixed.words)
     torch.testing.assert_close(mixed.words.norm(dim=-1), plain.words.norm(dim=-1))
+
+
+@pytest.mark.parametrize("style", ["token", "text"])
+def test_a_recurrent_backbone_whitens_the_vectors_of_its_text_reader(log, style):
+    options = tiny.recurrent_options("gru", style)
+    options["recurrent"] = {**options.get("recurrent", {}), "words": tiny.backbone_folder("bert")}
+    options["item_head"] = {"text": {"conditioning": "whitened", "smoothing": 0.2}}
+    model = InfluenceModel.build(tiny.run_config("gru", style, model=options), log)
+    assert model.embeddings.whitening.shape == 2 * (model.embeddings.words.shape[1],)
+
+
+def test_without_text_vectors_there_is_nothing_to_condition(log):
+    options = tiny.recurrent_options("gru", "token")
+    options["item_head"] = {"text": {"conditioning": "whitened", "smoothing": 0.2}}
+    model = InfluenceModel.build(tiny.run_config("gru", model=options), log)
+    assert model.embeddings.whitening is None
