@@ -22,7 +22,7 @@ from .config.rules import Rule, load_rules
 from .config.run import RunConfig, SearchConfig
 
 # Models
-from .modeling.model import InfluenceModel
+from .modeling.model import Ensemble, InfluenceModel
 from .modeling.scoring import Recommendation
 from .modeling.build import make_backbone
 from .modeling.session import Session

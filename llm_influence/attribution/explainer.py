@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 
 from llm_influence.attribution.engine import Engine
+from llm_influence.attribution.ensembles import weighted_sum
 from llm_influence.attribution.methods import Method, make_method
 from llm_influence.attribution.registry import (
     Attribution,
@@ -26,7 +28,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError, out_of_range
 from llm_influence.influence.facts import QualityCard
 from llm_influence.influence.influence import Influence
-from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.model import Ensemble, InfluenceModel
 from llm_influence.numerics import proper_coalitions, spearman
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
 
@@ -132,7 +134,8 @@ class Explainer:
     """Explains predictions of one model with one method.
 
     Args:
-        model: The model; after every call it is in the mode it was in before.
+        model: The model, or an `Ensemble`: the weighted sum of its members' values is explained.
+            After every call it is in the mode it was in before.
         method: A name of the registry, or a method with its options: ``Shapley(evaluations=400)``.
         removal: ``drop``, ``mask`` or ``replace``, for methods that remove events; default: the
             method's own.
@@ -183,7 +186,8 @@ class Explainer:
         self.seed, self.batch_size = seed, batch_size
         self.card = CardOptions(fidelity_masks, _other_method(agree_with, self.method))
         for used in self._methods:
-            check_model(used, model)
+            for member in model.members if isinstance(model, Ensemble) else [model]:
+                check_model(used, member)
             check_players(used, players)
 
     @property
@@ -290,6 +294,8 @@ class Explainer:
         for used in self._methods:
             for target in targets:
                 check_target(used, target)
+        if isinstance(self.model, Ensemble):
+            return self._explain_members(self.model, whole, targets)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -306,6 +312,23 @@ class Explainer:
         finally:
             self.model.train(was_training)
         return [[records[row] for records in by_target] for row in range(len(whole))]
+
+    def _explain_members(
+        self, ensemble: Ensemble, whole: Sequence[History], targets: Sequence[BoundTarget]
+    ) -> list[list[Influence]]:
+        """The weighted sum of the members' explanations, see `weighted_sum`."""
+        of_members = []
+        for member in ensemble.members:
+            explainer = copy(self)
+            explainer.model = member
+            of_members.append(explainer.explain_bound(whole, targets))
+        return [
+            [
+                weighted_sum(records, ensemble.weights, target)
+                for *records, target in zip(*of_history, targets, strict=True)
+            ]
+            for of_history in zip(*of_members, strict=True)
+        ]
 
     def _task(self, histories: Sequence[History], target: BoundTarget) -> Task:
         engine = Engine(self.model, dtype=self.dtype)

@@ -26,7 +26,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import OutputError, out_of_range
 from llm_influence.influence.table_files import SIDE_TABLES
 from llm_influence.modeling.backbone import on_cpu
-from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.model import Ensemble, InfluenceModel
 from llm_influence.types import History
 from llm_influence.utils import write_text, write_whole
 
@@ -190,7 +190,13 @@ def write_side_tables(log: BehaviorLog, folder: Path) -> None:
 
 
 def model_fingerprint(model: InfluenceModel) -> str:
-    """Digest of every trained weight, the text vectors, the item ids and the rules."""
+    """Digest of every trained weight, the text vectors, the item ids and the rules.
+
+    That of an ensemble is made of its weights and of the digests of its members.
+    """
+    if isinstance(model, Ensemble):
+        own = [rule.model_dump() for rule in model.rules]
+        return digest(repr((model.weights, own)), *map(model_fingerprint, model.members))
     trained = ((n, p) for n, p in sorted(model.named_parameters()) if p.requires_grad)
     weights = ((name, weight.detach().cpu().numpy()) for name, weight in trained)
     # Rules decide what is recommended, and so what is explained.

@@ -32,8 +32,8 @@ from llm_influence.evaluation.metrics import (
     value_metrics,
 )
 from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.encoder import EncodedBatch, collate
 from llm_influence.types import History, IntArray
 
 _HEADS = {
@@ -168,7 +168,7 @@ class Examples:
 
 
 def row_scores(
-    model: InfluenceModel, batch: EncodedBatch, answers: Columns, *, top: int = 0
+    model: InfluenceModel, query: QueryState, answers: Columns, *, top: int = 0
 ) -> Columns:
     """Ranks, probabilities and scores of the trained heads for B examples.
 
@@ -176,7 +176,7 @@ def row_scores(
 
     Args:
         model: The model.
-        batch: The histories.
+        query: (B,) input of the heads after the histories.
         answers: The targets, see `Examples.answers`.
         top: Number of recommendations to return; default: none.
 
@@ -186,7 +186,7 @@ def row_scores(
         ``feedback_label``, ``feedback_score`` (log-odds), ``feedback_value`` (expected label).
         Columns of heads that are not trained are left out.
     """
-    query, items, behaviors = model.query(batch), answers["labels"], answers["behavior_labels"]
+    items, behaviors = answers["labels"], answers["behavior_labels"]
     columns = {"user": answers["users"]}
     if model.config.item_head.weight:
         scores, seen = model.item_scores(query), answers.get("seen")
@@ -197,15 +197,14 @@ def row_scores(
             columns["top"] = scores.best(top, seen=seen).shown().to(items.device)
             columns["item"] = items
     if model.config.behavior_head.weight and len(model.encoder.vocabulary.behaviors) > 1:
-        logs = model.behavior_head(query.hidden).double().log_softmax(dim=1)
+        logs = model.behavior_logits(query).double().log_softmax(dim=1)
         columns["behavior"], columns["behavior_predicted"] = behaviors, logs.argmax(dim=1)
         columns["behavior_log_probability"] = logs.gather(1, behaviors[:, None])[:, 0]
-    if (head := model.feedback_head) is not None:
-        raw = model.feedback_scores(query, items, behaviors)
+    if model.feedback_head is not None:
         columns["feedback_label"] = answers["feedback_labels"].double()
         if model.config.feedback_head.kind != "regression":
-            columns["feedback_score"] = head.link.explained(raw).double()
-        if (expected := head.link.expected(raw)) is not None:
+            columns["feedback_score"] = model.feedback(query, items, behaviors).double()
+        if (expected := model.expected_feedback(query, items, behaviors)) is not None:
             columns["feedback_value"] = expected.double()
     return columns
 
@@ -264,8 +263,7 @@ def predict_rows(
             histories = examples.histories(numbers)
             answers = examples.answers(numbers, histories)
             answers = {name: column.to(model.device) for name, column in answers.items()}
-            batch = collate(model.encoder.encode(histories)).to(model.device)
-            parts.append(row_scores(model, batch, answers, top=top))
+            parts.append(row_scores(model, model.read(histories), answers, top=top))
     return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
 

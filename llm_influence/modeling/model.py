@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_influence.config.rules import Rule
 from llm_influence.config.run import RunConfig
@@ -17,14 +17,22 @@ from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.data.log import BehaviorLog
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.build import build_parts, check_causality
+from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.embeddings import item_bags, text_vectors
+from llm_influence.modeling.ensemble import (
+    ENSEMBLE,
+    Averaged,
+    check_members,
+    checked_weights,
+    read_ensemble,
+)
 from llm_influence.modeling.heads import Heads
 from llm_influence.modeling.network import Network, Parts, Prediction
 from llm_influence.modeling.saving import load_parts, save_parts
 from llm_influence.modeling.scoring import ItemScores, Recommendation, best_items, rule_changes
 from llm_influence.modeling.session import Session
 from llm_influence.modeling.sharing import find_folder, push_folder
-from llm_influence.rendering.encoder import collate
+from llm_influence.rendering.encoder import EncodedBatch, collate
 from llm_influence.rules.rule_book import RuleBook, RuleChange
 from llm_influence.types import History
 
@@ -67,8 +75,8 @@ class InfluenceModel(Network):
         return model
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
-        """Load a model, ready to predict (eval mode, float32).
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> InfluenceModel:
+        """Load a model or an `Ensemble`, ready to predict (eval mode, float32).
 
         Args:
             source: Local folder, or the name of a model on the Hugging Face Hub, "org/name".
@@ -78,7 +86,31 @@ class InfluenceModel(Network):
             ModelFolderError: There is neither such a folder nor such a model on the hub, or a file,
                 head or adapter key is missing or does not fit.
         """
-        return cls(load_parts(find_folder(source, revision))).eval()
+        folder = find_folder(source, revision)
+        if (folder / ENSEMBLE).exists():
+            return InfluenceModel.ensemble(*read_ensemble(folder))
+        return InfluenceModel(load_parts(folder)).eval()
+
+    @staticmethod
+    def ensemble(
+        models: Sequence[InfluenceModel | str | Path], weights: Sequence[float] | None = None
+    ) -> Ensemble:
+        """The average of several models as one model; see `Ensemble`.
+
+        Args:
+            models: Models or their folders, with equal catalogues, behaviours and heads. Backbones
+                and templates may differ.
+            weights: Weight of each model, with a sum of 1; default: equal weights.
+
+        Raises:
+            ModelError: The models do not fit each other, or the weights are not valid.
+            ModelFolderError: A folder holds no model.
+        """
+        opened = [
+            model if isinstance(model, InfluenceModel) else InfluenceModel.from_pretrained(model)
+            for model in models
+        ]
+        return Ensemble(opened, weights)
 
     def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
         """Write the model as one folder of safetensors, Parquet and JSON, with a model card.
@@ -163,6 +195,8 @@ class InfluenceModel(Network):
                 known=self.catalogue.ids,
             )
         self.embeddings.extend(texts, *bags)
+        if self.item_head.memory is not None:
+            self.item_head.memory.extend(len(items))
         self.encoder = self.encoder.with_vocabulary(vocabulary)
         self.rules = self.rules  # bound to the longer catalogue
 
@@ -216,22 +250,49 @@ class InfluenceModel(Network):
 
     # --- predictions ----------------------------------------------------------------------
 
+    def read(self, histories: Sequence[History]) -> QueryState:
+        """(B,) input of the heads after B histories."""
+        return self.query(collate(self.encoder.encode(histories)).to(self.device))
+
+    def behavior_logits(self, query: QueryState) -> Tensor:
+        """(B, behaviours) logits of the behaviours."""
+        return self.behavior_head(query.hidden)
+
+    def expected_feedback(
+        self, query: QueryState, items: Tensor, behaviors: Tensor
+    ) -> Tensor | None:
+        """(B,) labels expected on candidates; None for a binary label. As in `feedback`."""
+        return self.trained_feedback.link.expected(self.feedback_scores(query, items, behaviors))
+
+    def training_logits(
+        self, batch: EncodedBatch, places: Tensor, known: Tensor, gaps: Tensor | None
+    ) -> Tensor:
+        """(N, I) logits of the language model, without memory, at the places of a training batch.
+
+        Args:
+            batch: B histories.
+            places: (B, L) last tokens of events.
+            known: (B, L) bool, True at the N places that are read.
+            gaps: (N,) gap codes to the query time; None: heads do not read them.
+        """
+        query = self.query_at(batch, places)[known]
+        query = query if gaps is None else self.at_time(query, gaps)
+        return self.item_head.language_logits(query, self.item_vectors())
+
     def predict(
         self, histories: Sequence[History], batch_size: int = 64
     ) -> Iterator[tuple[slice, Prediction]]:
         """Predictions of histories in batches, in order, each with the rows that it covers."""
         for start in range(0, len(histories), batch_size):
             part = histories[start : start + batch_size]
-            batch = collate(self.encoder.encode(part)).to(self.device)
             with inference(self):  # not around the yield, where it would affect the caller
-                prediction = self(batch)
+                prediction = self.heads(self.read(part))
             yield slice(start, start + len(part)), prediction
 
     def score(self, histories: Sequence[History]) -> ItemScores:
         """Logits of all items after B histories, under the `rules`, a chunk of items at a time."""
-        batch = collate(self.encoder.encode(histories)).to(self.device)
         with inference(self):
-            scores = self.item_scores(self.query(batch))
+            scores = self.item_scores(self.read(histories))
         changes = self.rule_scores(histories)
         return scores if changes is None else scores.under(changes)
 
@@ -292,3 +353,42 @@ class InfluenceModel(Network):
         """
         batch = collate(self.encoder.encode([self.encoder.trim(history)])).to(self.device)
         return self.event_gates(batch)[0].cpu()
+
+
+class Ensemble(Averaged, InfluenceModel):
+    """Several models as one: it recommends, is evaluated, explained and saved like a model.
+
+    Log-probabilities of items and behaviours are averaged with the weights and normalised; of
+    feedback the log-odds are averaged. An `Explainer` explains the weighted sum of the members' own
+    values of the target: their log-odds, or their differences of two logits. An event's influence
+    is the weighted sum of its influences in the members, which is exact for this value. Rules, and
+    the facts that they read, are those of the first member.
+
+    Args:
+        members: The M models; they are shared, not copied.
+        weights: Their weights, with a sum of 1; default: equal weights.
+
+    Attributes:
+        members: The models.
+        weights: Their weights.
+
+    Raises:
+        ModelError: The models do not fit each other, or the weights are not valid.
+    """
+
+    def __init__(
+        self, members: Sequence[InfluenceModel], weights: Sequence[float] | None = None
+    ) -> None:
+        check_members(members)
+        chosen = checked_weights(weights, len(members))
+        super().__init__(members[0].parts)
+        self.members, self.weights = nn.ModuleList(members), chosen
+        self.protocol = {k: v for k, v in self.protocol.items() if k != "metrics"}
+        self.eval()
+
+    def add_items(self, items: Catalogue) -> None:
+        """Add items to every member, see `InfluenceModel.add_items`."""
+        for member in self._networks:
+            member.add_items(items)
+        self.encoder = self._networks[0].encoder
+        self.rules = self.rules

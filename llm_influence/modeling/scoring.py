@@ -67,6 +67,16 @@ class ItemScores:
         """Wrap known (B, I) scores."""
         return cls(scores.shape[1], lambda start, stop: scores[:, start:stop], chunk)
 
+    @classmethod
+    def mixed(cls, members: Sequence[ItemScores], weights: Sequence[float]) -> ItemScores:
+        """Weighted sums of the scores of several models, without their rules."""
+
+        def score(start: int, stop: int) -> Tensor:
+            pairs = zip(weights, members, strict=True)
+            return torch.stack([w * one._score(start, stop) for w, one in pairs]).sum(dim=0)
+
+        return cls(members[0].items, score)
+
     def under(self, changes: Tensor) -> ItemScores:
         """The same scores, ordered by rules.
 
