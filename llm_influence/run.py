@@ -19,10 +19,10 @@ from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, Split, feedback_labels
 from llm_influence.datasets.public import open_data
-from llm_influence.errors import ConfigError, unknown
+from llm_influence.errors import ConfigError, OutputError, unknown
 from llm_influence.evaluation.evaluate import Record
 from llm_influence.modeling.backbone import on_cpu
-from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.model import Ensemble, InfluenceModel
 from llm_influence.report.tables import ReportFacts, flat_facts
 from llm_influence.types import History
 
@@ -42,6 +42,55 @@ class Run:
     config: RunConfig
     model: InfluenceModel
     split: Split
+
+    @classmethod
+    def ensemble(
+        cls,
+        folders: Sequence[str | Path],
+        out: str | Path,
+        *,
+        weights: Sequence[float] | None = None,
+    ) -> Run:
+        """Write the `Ensemble` of several runs as a run folder, and open it.
+
+        Configuration and split are those of the first run.
+
+        Args:
+            folders: Folders of runs on the same split.
+            out: The new folder.
+            weights: Weights of the runs, with a sum of 1. Default: those with the highest
+                likelihood of the validation items (`Ensemble.choose_weights`).
+
+        Raises:
+            OutputError: ``out`` holds a run already, or cannot be written.
+            ConfigError: The runs have different splits.
+            ModelError: The models do not fit each other, or the weights are not valid.
+        """
+        out = Path(out)
+        if (out / "run.yaml").exists():
+            raise OutputError(
+                "the folder holds a run already",
+                where=str(out),
+                expected="a new folder",
+                fix="choose another --out",
+            )
+        first, *others = runs = [cls.open(folder) for folder in folders]
+        for run in others:
+            if not _same_examples(run.split, first.split):
+                raise ConfigError(
+                    "the run has another split",
+                    where=str(run.folder),
+                    expected=f"the examples of {first.folder}",
+                    fix="fine-tune all runs with the same data and data.split",
+                )
+        model = InfluenceModel.ensemble([run.model for run in runs], weights)
+        if weights is None:
+            model.choose_weights(first.split.validation)
+        model.save_pretrained(out)
+        first.split.save(out / "split")
+        config = first.config.model_copy(update={"output": str(out)})
+        config.save(out / "run.yaml")
+        return cls(out, config, model, first.split)
 
     @classmethod
     def open(cls, folder: str | Path, *, rules: str | Path | None = None) -> Run:
@@ -167,7 +216,7 @@ class Run:
             title="What made the model predict this?",
             model={
                 "Data": Path(source).name if Path(source).suffix else source,
-                "Backbone": _backbone(model),
+                "Backbone": _backbones(self.model, model),
                 "Adapter": model.adapter.describe(),
                 "Rendering": f"style {rendering.style}, template {rendering.template}",
                 "Events read": f"the last {self.model.encoder.max_events}",
@@ -217,6 +266,23 @@ def _whole_histories(table: pa.Table, log: BehaviorLog, users: int) -> list[Hist
     ends = zip(last["user_id"].to_pylist()[:users], last["timestamp_max"].to_pylist(), strict=False)
     histories = [(log[user], end) for user, end in ends]
     return [history for history, end in histories if end == history.timestamps[-1]]
+
+
+def _same_examples(one: Split, other: Split) -> bool:
+    """Whether validation and test have the same events after the same histories."""
+    return one.log.user_ids.equals(other.log.user_ids) and all(
+        np.array_equal(ours, theirs)
+        for a, b in ((one.validation, other.validation), (one.test, other.test))
+        for ours, theirs in ((a.events, b.events), (a.target_items, b.target_items))
+    )
+
+
+def _backbones(model: InfluenceModel, config: ModelConfig) -> str:
+    """The backbone, or the different ones of an ensemble."""
+    if not isinstance(model, Ensemble):
+        return _backbone(config)
+    names = dict.fromkeys(_backbone(member.config) for member in model.members)
+    return f"ensemble of {len(model.members)}: {', '.join(names)}"
 
 
 def _backbone(model: ModelConfig) -> str:

@@ -1,6 +1,6 @@
 """The command line. Every command calls one function of the Python API.
 
-train      demo, finetune, search, update, tokenizer, planted, planted-fraud
+train      demo, finetune, search, update, ensemble, tokenizer, planted, planted-fraud
 explain    evaluate, explain, report, methods
 analyze    analyze factors, channels, audit, dynamics; fairness-test, review, faithfulness
 about      config, env
@@ -24,6 +24,7 @@ from llm_influence.cli.explain import evaluate, explain, methods, report
 from llm_influence.cli.options import OVERRIDES, interruptible
 from llm_influence.cli.train import (
     demo,
+    ensemble,
     finetune,
     planted,
     planted_fraud,
@@ -54,6 +55,7 @@ COMMANDS = {
         "evaluate": evaluate,
         "search": search,
         "update": update,
+        "ensemble": ensemble,
         "tokenizer": tokenizer,
     },
     EXPLAIN: {"explain": explain, "report": report, "methods": methods},

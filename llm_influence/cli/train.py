@@ -1,4 +1,4 @@
-"""`llm-influence demo`, `finetune`, `search`, `update`, `tokenizer`, `planted`, `planted-fraud`."""
+"""Commands that make data and models: `finetune`, `search`, `update`, `ensemble` and others."""
 
 from __future__ import annotations
 
@@ -106,6 +106,25 @@ def update(
     if PartialState().is_main_process:
         typer.echo(result.to_text())
         typer.echo(f"model folder: {result.folder}")
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs on one split.")],
+    out: Annotated[Path, typer.Option(help="Folder of the ensemble.", show_default=False)],
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Weight of a run, once for each. Default: chosen on validation."),
+    ] = None,
+) -> None:
+    """Average finished runs: one folder that every command opens with --model."""
+    from llm_influence.modeling.model import Ensemble
+    from llm_influence.run import Run
+
+    model = Run.ensemble(runs, out, weights=weight).model
+    if isinstance(model, Ensemble):
+        origin = "given" if weight else "chosen by the likelihood of the validation items"
+        typer.echo(f"weights, {origin}: {', '.join(f'{w:.3f}' for w in model.weights)}")
+    typer.echo(f"model folder: {out}")
 
 
 def tokenizer(

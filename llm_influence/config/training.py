@@ -165,6 +165,23 @@ class TrainConfig(Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
+    average_last: int = Field(
+        0,
+        ge=0,
+        description="Average the weights of this many last validations (arXiv:1803.05407). The "
+        "average is used where evaluation.choose_by is better than at the best one. 0: off.",
+    )
+    teacher: str | None = Field(
+        None,
+        description="Folder of a model or ensemble from which the item head learns too "
+        "(arXiv:1503.02531). It needs the same items and rendering, and item loss full. null: off.",
+    )
+    distillation: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the divergence from the teacher, KL(teacher || model) over all "
+        "items, beside the cross-entropy.",
+    )
 
     @model_validator(mode="after")
     def _views_differ(self) -> TrainConfig:

@@ -376,8 +376,13 @@ def release(trainer: ModelTrainer) -> None:
     gc.collect()
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint: it has the trainer's state, which is written last."""
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first: they have the trainer's state, which is written last."""
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
-    newest = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
-    return None if newest is None else str(newest)
+    return sorted(complete, key=lambda path: int(path.name.split("-")[1]))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest complete checkpoint."""
+    complete = checkpoints(folder)
+    return str(complete[-1]) if complete else None

@@ -6,7 +6,7 @@ items that are drawn for a step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from llm_influence.config.training import AdversarialConfig, ContrastiveConfig, FairnessConfig
 from llm_influence.errors import ConfigError, out_of_range
 from llm_influence.modeling.counts import QueryState
-from llm_influence.modeling.model import InfluenceModel
+from llm_influence.modeling.model import Ensemble, InfluenceModel
+from llm_influence.rendering.encoder import EncodedBatch
 from llm_influence.training.augmentation import Negatives
 from llm_influence.training.batches import IGNORE, Inputs, encoded_batch
 from llm_influence.training.regularizers import (
@@ -86,6 +87,8 @@ class ItemLoss:
         label_smoothing: Of the full cross-entropy.
         negatives: Draws the items of a step; default: the whole catalogue. With a draw, only the
             vectors of labels and drawn items are computed.
+        distillation: Weight of ``KL(teacher || model)`` over the catalogue, in nats (Hinton et al.
+            2015, arXiv:1503.02531), where a teacher's log-probabilities are given.
 
     Raises:
         ConfigError: Label smoothing with a loss over drawn items.
@@ -97,6 +100,7 @@ class ItemLoss:
         *,
         label_smoothing: float = 0.0,
         negatives: Negatives | None = None,
+        distillation: float = 0.0,
     ) -> None:
         if label_smoothing and negatives is not None:
             raise out_of_range(
@@ -107,9 +111,15 @@ class ItemLoss:
                 fix="set train.label_smoothing to 0, or model.item_head.loss to full",
             )
         self._model, self._smoothing, self._negatives = model, label_smoothing, negatives
+        self._distillation = distillation
 
     def __call__(
-        self, states: QueryState, labels: Tensor, step: int, weights: Tensor | None = None
+        self,
+        states: QueryState,
+        labels: Tensor,
+        step: int,
+        weights: Tensor | None = None,
+        teacher: Tensor | None = None,
     ) -> Tensor:
         """Summed loss of labels.
 
@@ -118,11 +128,15 @@ class ItemLoss:
             labels: (N,) item codes.
             step: Number of the optimiser step, which decides the drawn items.
             weights: (N,) weights of the labels; default: 1.
+            teacher: (N, I) log-probabilities of the teacher; default: no teacher.
         """
         head = self._model.item_head
         if self._negatives is None:
             logits = head(states, self._model.item_vectors()).float()
-            return weighted_entropy(logits, labels, weights, smoothing=self._smoothing)
+            loss = weighted_entropy(logits, labels, weights, smoothing=self._smoothing)
+            if teacher is None:
+                return loss
+            return loss + self._distillation * divergence(teacher, logits, weights)
         drawn, real = (column.to(labels.device) for column in _filled(self._negatives.draw(step)))
         # one call, so that a label and the same item in the draw have the same vector
         vectors = self._model.embeddings(self._model.first_item + torch.cat([labels, drawn]))
@@ -151,6 +165,13 @@ def weighted_entropy(
     return losses @ weights
 
 
+def divergence(teacher: Tensor, logits: Tensor, weights: Tensor | None) -> Tensor:
+    """Summed ``KL(teacher || model)`` of (N, I) log-probabilities and logits, times weights."""
+    logs = logits.log_softmax(dim=1)
+    losses = F.kl_div(logs, teacher, reduction="none", log_target=True).sum(dim=1)
+    return losses.sum() if weights is None else losses @ weights
+
+
 def _filled(drawn: Tensor) -> tuple[Tensor, Tensor]:
     """(K,) items padded to a multiple of `FILL`, and (K,) bool, True at drawn items."""
     real = torch.arange(-(-len(drawn) // FILL) * FILL) < len(drawn)
@@ -171,6 +192,7 @@ class Targets:
         feedback_weights: (N,) weights of the feedback labels; None: 1.
         propensity: (N,) weights of the events in all losses; None: 1.
         step: Number of the optimiser step.
+        teacher: (N, I) log-probabilities of the teacher; None without one.
     """
 
     items: Tensor
@@ -180,6 +202,7 @@ class Targets:
     feedback_weights: Tensor | None
     propensity: Tensor | None
     step: int
+    teacher: Tensor | None = None
 
     @classmethod
     def of(cls, inputs: Inputs, propensity: Tensor | None, step: int) -> Targets:
@@ -219,9 +242,12 @@ class NextEventObjective(nn.Module):
             (`label_weights`); default: 1.
         fairness: Weight of the penalty between the windows and the ``swapped`` ones.
         read: Share of the training events that are read (`WindowDataset.read`).
+        teacher: Model whose item probabilities are learned too; it is not trained.
+        distillation: Weight of the divergence from the teacher.
 
     Raises:
-        ConfigError: Label smoothing, or the fairness penalty, with a loss over drawn items.
+        ConfigError: The teacher does not fit. Label smoothing, or the fairness penalty, with a loss
+            over drawn items.
     """
 
     propensity: Tensor | None
@@ -237,11 +263,21 @@ class NextEventObjective(nn.Module):
         propensity: FloatArray | None = None,
         fairness: FairnessConfig | None = None,
         read: float = 1.0,
+        teacher: InfluenceModel | None = None,
+        distillation: float = 0.0,
     ) -> None:
         super().__init__()
         self.model, self.read = model, read
         _freeze_idle(model)
-        self.item_loss = ItemLoss(model, label_smoothing=label_smoothing, negatives=negatives)
+        self.item_loss = ItemLoss(
+            model,
+            label_smoothing=label_smoothing,
+            negatives=negatives,
+            distillation=distillation,
+        )
+        if teacher is not None:
+            check_teacher(teacher, model, drawn=negatives is not None)
+        self._teacher = (teacher,)  # in a tuple: no part of this module, which is trained
         self.contrastive = contrastive or ContrastiveConfig()
         self.adversarial = adversarial or AdversarialConfig()
         weights = None if propensity is None else torch.from_numpy(propensity)
@@ -265,6 +301,7 @@ class NextEventObjective(nn.Module):
         batch, places = encoded_batch(inputs), inputs["query_time"]
         known = inputs["labels"] != IGNORE
         targets = Targets.of(inputs, self.propensity, step)
+        targets = replace(targets, teacher=self._taught(batch, places, known, targets.gaps))
 
         def loss_at(vectors: Tensor) -> Tensor:
             """Summed loss of all heads, from (B, T, H) input vectors."""
@@ -284,6 +321,17 @@ class NextEventObjective(nn.Module):
             loss = loss + penalty * known.sum()
         return {"loss": loss / (known.sum() if num_items_in_batch is None else num_items_in_batch)}
 
+    def _taught(
+        self, batch: EncodedBatch, places: Tensor, known: Tensor, gaps: Tensor | None
+    ) -> Tensor | None:
+        """(N, I) log-probabilities of the teacher; None without one."""
+        (teacher,) = self._teacher
+        if teacher is None:
+            return None
+        teacher.to(known.device).eval()
+        with torch.no_grad():
+            return teacher.training_logits(batch, places, known, gaps).float().log_softmax(dim=1)
+
     def _at_query_time(self, states: QueryState, targets: Targets) -> QueryState:
         return states if targets.gaps is None else self.model.at_time(states, targets.gaps)
 
@@ -292,7 +340,8 @@ class NextEventObjective(nn.Module):
         config, losses = self.model.config, []
         states = self._at_query_time(states, targets)
         if config.item_head.weight:
-            loss = self.item_loss(states, targets.items, targets.step, targets.propensity)
+            labels, weights = targets.items, targets.propensity
+            loss = self.item_loss(states, labels, targets.step, weights, targets.teacher)
             losses.append(config.item_head.weight * loss)
         if config.behavior_head.weight:
             logits = self.model.behavior_head(states.hidden).float()
@@ -341,3 +390,49 @@ def _freeze_idle(model: InfluenceModel) -> None:
     reads_items = config.item_head.weight or config.feedback_head.weight
     if model.encoder.style == "text" and not reads_items:
         model.embeddings.requires_grad_(requires_grad=False)
+
+
+def check_teacher(teacher: InfluenceModel, model: InfluenceModel, *, drawn: bool = False) -> None:
+    """Refuse a teacher that cannot read the training batches of a model.
+
+    Args:
+        teacher: The teacher.
+        model: The model that is trained.
+        drawn: Whether its item loss is over drawn items.
+
+    Raises:
+        ConfigError: The item loss is not full, or items, behaviours or rendering differ.
+    """
+    if drawn or not model.config.item_head.weight:
+        raise ConfigError(
+            "a teacher without the full item loss",
+            where="train.teacher",
+            expected="model.item_head.loss full, with a weight above 0",
+            fix="set model.item_head.loss to full, or leave train.teacher out",
+        )
+    for member in teacher.members if isinstance(teacher, Ensemble) else [teacher]:
+        if isinstance(member, Ensemble):
+            check_teacher(member, model, drawn=drawn)
+            continue
+        one, other = member.encoder, model.encoder
+        pairs = {
+            "items": (one.vocabulary.catalogue.ids, other.vocabulary.catalogue.ids),
+            "behaviours": (one.vocabulary.behaviors, other.vocabulary.behaviors),
+            "features": (one.vocabulary.features, other.vocabulary.features),
+            "value bins": (
+                one.vocabulary.values.edges.tolist(),
+                other.vocabulary.values.edges.tolist(),
+            ),
+            "templates": (one.template, other.template),
+            "styles": (one.style, other.style),
+        }
+        if one.style == "text":  # the tokens are those of the backbone's tokenizer
+            pairs["backbones"] = (member.config.backbone, model.config.backbone)
+        differing = [what for what, (ours, theirs) in pairs.items() if ours != theirs]
+        if differing:
+            raise ConfigError(
+                f"the teacher has other {', '.join(differing)}",
+                where="train.teacher",
+                expected="a teacher, or members of an ensemble, that read the same batches",
+                fix="train the teacher with the same data, rendering and, in style text, backbone",
+            )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
@@ -38,6 +40,7 @@ from llm_influence.training.base_trainer import (
     EpochCallback,
     LengthSampler,
     ModelTrainer,
+    checkpoints,
     shared_arguments,
 )
 from llm_influence.training.batches import (
@@ -49,11 +52,14 @@ from llm_influence.training.batches import (
     WindowDataset,
     encoded_batch,
 )
+from llm_influence.training.calibration import fit_scales
 from llm_influence.training.objective import NextEventObjective
 from llm_influence.training.regularizers import Swaps, label_weights
 
 if TYPE_CHECKING:
     from optuna import Trial
+
+logger = logging.getLogger(__name__)
 
 
 class InnerValidations(TrainerCallback):
@@ -189,6 +195,8 @@ class InfluenceTrainer(ModelTrainer):
             propensity=label_weights(train.propensity, model.catalogue, split.train),
             fairness=train.fairness,
             read=windows.read,
+            teacher=InfluenceModel.from_pretrained(train.teacher) if train.teacher else None,
+            distillation=train.distillation,
         )
         dropout = EventDropout(train.event_dropout, train.event_dropout_share, seed=train.seed)
         lengths = [window.stop - window.start for window in windows.windows]
@@ -222,6 +230,12 @@ class InfluenceTrainer(ModelTrainer):
             args=args,
         )
 
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:  # noqa: ANN401
+        """Validate, after the scales of the memory have been fitted on validation."""
+        fit_scales(self.influence_model, self.eval_dataset.rows, self._config.evaluation)
+        metrics: dict[str, float] = super().evaluate(*arguments, **options)
+        return metrics
+
     def get_eval_dataloader(self, eval_dataset: ExampleDataset | None = None) -> DataLoader:
         """Validation examples with their own collator."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -241,7 +255,8 @@ class InfluenceTrainer(ModelTrainer):
         """`row_scores` of a batch, in float32, as the saved model predicts."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            scores = row_scores(self.influence_model, encoded_batch(inputs), inputs, top=self._top)
+            query = self.influence_model.query(encoded_batch(inputs))
+            scores = row_scores(self.influence_model, query, inputs, top=self._top)
         return None, scores, inputs["labels"]
 
     def measure(self, rows: EvaluationSet) -> dict[str, float]:
@@ -265,7 +280,46 @@ class InfluenceTrainer(ModelTrainer):
     # --- checkpoints -----------------------------------------------------------------------
 
     def _load_best_model(self) -> None:
-        restore_weights(self.influence_model.parts, Path(self.state.best_model_checkpoint))
+        best = Path(self.state.best_model_checkpoint)
+        if self._config.train.average_last and self._use_average():
+            return
+        restore_weights(self.influence_model.parts, best)
+
+    def _use_average(self) -> bool:
+        """Average the last checkpoints; whether the average is better than the best of all.
+
+        The result is an entry ``averaged`` of the log.
+        """
+        model, last = self.influence_model, self._config.train.average_last
+        folders = checkpoints(Path(self.args.output_dir))[-last:]
+        average = None
+        for folder in folders:
+            restore_weights(model.parts, folder)
+            average = AveragedModel(Trained(model)) if average is None else average
+            average.update_parameters(Trained(model))
+        if average is None:
+            return False
+        with torch.no_grad():
+            for own, mean in zip(Trained(model).parameters(), average.parameters(), strict=True):
+                own.copy_(mean)
+        fit_scales(model, self.eval_dataset.rows, self._config.evaluation)
+        name = self.args.metric_for_best_model.removeprefix("eval_")
+        value, best = self.measure(self.eval_dataset.rows)[name], self.state.best_metric
+        better = bool(value > best if self.args.greater_is_better else value < best)
+        entry = {"averaged": len(folders), name: value, "used": better}
+        self.state.log_history.append(entry | {"step": self.state.global_step})
+        logger.info(
+            "average of %d checkpoints: %s %.4f, best %.4f", len(folders), name, value, best
+        )
+        return better
+
+
+class Trained(nn.Module):
+    """The trained parameters of a model; an `AveragedModel` of it copies nothing else."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(p for p in model.parameters() if p.requires_grad)
 
 
 def training_arguments(config: RunConfig, folder: Path, world_size: int) -> TrainingArguments:
@@ -275,8 +329,9 @@ def training_arguments(config: RunConfig, folder: Path, world_size: int) -> Trai
         ConfigError: The batch size cannot be shared among processes and accumulation steps.
     """
     metric, more_is_better = chosen_metric(config)
+    kept = {"save_total_limit": max(2, config.train.average_last + 1)}
     return TrainingArguments(
-        **shared_arguments(config, world_size),
+        **(shared_arguments(config, world_size) | kept),
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.train.epochs,
         learning_rate=config.train.learning_rate,

@@ -67,7 +67,9 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     assert one.keys() == other.keys()
-    return max(float((one[n] - other[n]).abs().max()) for n in one if one[n].numel())
+    return max(
+        float((one[n].double() - other[n].double()).abs().max()) for n in one if one[n].numel()
+    )
 
 
 def step_in_parts(
