@@ -68,9 +68,9 @@ _PREFIXES: Grid = {
 _EASE: Grid = {"ridge": (30.0, 100.0, 300.0, 1000.0, 3000.0)}
 
 _LINEAR: Grid = {
-    "source_decay": (1.0, 2.0, 4.0, 8.0, 16.0),
+    "source_decay": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     "target_decay": (0.5, 1.0, 2.0, 4.0),
-    "ridge": (10.0, 30.0, 100.0, 300.0, 1000.0),
+    "ridge": (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0),
 }
 
 _CLICK_FIRST: dict[str, Settings] = {

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def tune(bench: Bench, system: str, points: Iterable[Settings], budget: Budget) 
         if spent >= budget.tuning_seconds:
             break
         folder = bench.folder / system / f"trial_{number:03d}"
-        if not (folder / "result.json").exists():
+        if not _is_done(folder, settings):
             models, seconds = _solved(system, split, settings)
             decay, quality = max(
                 ((model.decay, _ndcg(model, split.validation)) for model in models),
@@ -111,10 +112,9 @@ def tune(bench: Bench, system: str, points: Iterable[Settings], budget: Budget) 
 def solve(bench: Bench, system: str, settings: Settings) -> None:
     """Solve the chosen setting, and rank validation and test."""
     folder, split = bench.folder / system / "seed_0", bench.split()
-    if (folder / "result.json").exists():
+    if _is_done(folder, settings):
         return
-    solved = {name: value for name, value in settings.items() if name != "read_decay"}
-    models, seconds = _solved(system, split, solved)
+    models, seconds = _solved(system, split, _without_reading(settings))
     (model,) = (one for one in models if one.decay == settings.get("read_decay"))
     for part in ("validation", "test"):
         metrics, ranks = evaluate(model, getattr(split, part), EvaluationConfig())
@@ -124,6 +124,19 @@ def solve(bench: Bench, system: str, settings: Settings) -> None:
     epoch = {"epoch": 1, "train_seconds": seconds, bench.metric: quality}
     timed = {"train_seconds_to_best": seconds, "epochs": [epoch]}
     save_result(folder, {**_record(settings, seconds, quality), **timed})
+
+
+def _is_done(folder: Path, settings: Settings) -> bool:
+    """Whether a folder has a result of these settings, whatever the decay at reading of a trial."""
+    path = folder / "result.json"
+    if not path.exists():
+        return False
+    known = read_result(path)["settings"]
+    return settings in (known, _without_reading(known))
+
+
+def _without_reading(settings: Settings) -> Settings:
+    return {name: value for name, value in settings.items() if name != "read_decay"}
 
 
 def _solved(system: str, split: Split, settings: Settings) -> tuple[list[ItemMatrix], float]:
