@@ -69,16 +69,13 @@ def ease(train: BehaviorLog, ridge: float) -> Tensor:
     gram = torch.from_numpy((sets.T @ sets).toarray())
     gram.diagonal().add_(ridge)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    matrix = -inverse / inverse.diagonal()
-    return matrix.fill_diagonal_(0)
+    return (-inverse / inverse.diagonal()).fill_diagonal_(0)
 
 
 def linear(train: BehaviorLog, **setting: float) -> Tensor:
     """(I, I) weights of the linear transition model."""
     items = len(train.catalogue)
-    return torch.from_numpy(
-        linear_transitions(item_codes(train), items, LinearSetting(**setting)).copy()
-    )
+    return torch.from_numpy(linear_transitions(item_codes(train), items, LinearSetting(**setting)))
 
 
 SOLVERS = {"ease": ease, "linear": linear}
@@ -142,7 +139,7 @@ def _without_reading(settings: Settings) -> Settings:
 def _solved(system: str, split: Split, settings: Settings) -> tuple[list[ItemMatrix], float]:
     """The model with every decay at reading, and seconds of the processor."""
     begun = time.process_time()
-    matrix = SOLVERS[system](split.train, **settings)
+    matrix = SOLVERS[system](split.train, **settings).contiguous()
     seconds = time.process_time() - begun
     items = torch.from_numpy(split.train.items.astype(np.int64))
     trained = torch.bincount(items, minlength=len(matrix)) > 0

@@ -97,16 +97,16 @@ PARSER = arguments(
 
 def baselines(bench: Bench, *, repeats: bool = False) -> None:
     """Popularity and item-kNN, in this process; ``repeats``: seen items are candidates."""
+    names = ("popularity", "item-knn")
+    if all((bench.folder / name / "seed_0" / "result.json").exists() for name in names):
+        return
     split, config = bench.split(), EvaluationConfig(exclude_seen=not repeats)
     neighbours = best_item_knn(split.train, split.validation, config).neighbours
     for name, make, settings in (
         ("popularity", lambda: Popularity(split.train), {}),
         ("item-knn", lambda: ItemKNN(split.train, neighbours), {"neighbours": neighbours}),
     ):
-        folder = bench.folder / name / "seed_0"
-        if (folder / "result.json").exists():
-            continue
-        begun = time.process_time()
+        folder, begun = bench.folder / name / "seed_0", time.process_time()
         recommender = make()
         seconds = time.process_time() - begun
         for part, rows in (("validation", split.validation), ("test", split.test)):
