@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from llm_influence.attribution.prefix_tree import Sequences, plan_paths
 from llm_influence.modeling.backbone import CLOSE, FAILURES, inference
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.rendering.encoder import EncodedBatch
+from llm_influence.rendering.encoder import RECORD, EncodedBatch
 from llm_influence.types import BoolArray, IntArray
 
 ROW = 64
@@ -109,6 +109,8 @@ class _Example:
             ends=torch.zeros(1, EVENTS + 1, dtype=torch.long),
             num_events=torch.tensor([EVENTS]),
             when=torch.zeros(1, dtype=torch.long),
+            records=torch.zeros(1, EVENTS, len(RECORD), dtype=torch.long),
+            gap=torch.zeros(1, dtype=torch.long),
         )
         batch = batch.hide(self.kept[None]) if hidden else batch
         return self.model.states(batch, self.vectors)[0, -1]

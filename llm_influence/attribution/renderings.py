@@ -216,7 +216,7 @@ def render(
     """
     if removal == "drop":
         kept = [histories[row].keep(mask) for row, mask in zip(rows, masks, strict=True)]
-        encoded = encoder.encode(kept)
+        encoded = _with_own_ages(encoder, histories, rows, masks, encoder.encode(kept))
         size = len(encoded.input_ids)
         return Renderings(encoded, np.ones(size, dtype=bool), np.full(size, OWN))
     encoded = _repeated(encoder.encode(histories), np.asarray(rows, dtype=np.int64))
@@ -229,11 +229,35 @@ def render(
     return Renderings(encoded, np.ones_like(stays), neutral)
 
 
+def _with_own_ages(
+    encoder: Encoder,
+    histories: Sequence[History],
+    rows: Sequence[int],
+    masks: Sequence[BoolArray],
+    encoded: EncodedHistories,
+) -> EncodedHistories:
+    """The events that are left keep the ages and distances that they had before the removal."""
+    whole = encoder.encode(histories)
+    ends = np.cumsum(whole.num_events)
+    records = [
+        whole.records[ends[row] - whole.num_events[row] : ends[row]][mask]
+        for row, mask in zip(rows, masks, strict=True)
+    ]
+    return replace(
+        encoded,
+        records=np.concatenate(records) if records else whole.records[:0],
+        gap=whole.gap[np.asarray(rows, dtype=np.int64)],
+    )
+
+
 def _repeated(encoded: EncodedHistories, rows: IntArray) -> EncodedHistories:
     """The histories numbered ``rows``, one after the other."""
     lengths = np.diff(encoded.offsets)[rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     flat = np.repeat(encoded.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    sizes, first = encoded.num_events[rows], np.cumsum(encoded.num_events) - encoded.num_events
+    before = np.cumsum(sizes) - sizes
+    event = np.repeat(first[rows] - before, sizes) + np.arange(int(sizes.sum()))
     return EncodedHistories(
         input_ids=encoded.input_ids[flat],
         event_index=encoded.event_index[flat],
@@ -243,4 +267,6 @@ def _repeated(encoded: EncodedHistories, rows: IntArray) -> EncodedHistories:
         num_events=encoded.num_events[rows],
         left_out=encoded.left_out[rows],
         when=encoded.when[rows],
+        records=encoded.records[event],
+        gap=encoded.gap[rows],
     )

@@ -162,7 +162,7 @@ class ValueFunction:
         """(B,) input of the heads, from the (B, H) states of some renderings."""
         model = self._model
         states = states.to(model.device)
-        if not model.has_counts:  # no batch is needed
+        if not model.reads_events:  # no batch is needed
             return model.at_time(QueryState(states), torch.from_numpy(read.encoded.when[places]))
         batch, neutral = read.batch(places)
         own = (neutral == OWN).to(model.device)

@@ -108,6 +108,30 @@ class AdapterConfig(Section):
         return ", ".join(parts)
 
 
+class MemoryConfig(Section):
+    """The additive part of the item head: what each past event leads to."""
+
+    enabled: bool = Field(True, description="Add the memory to the language model.")
+    neighbors: int = Field(
+        200, ge=1, description="Most items that an item leads to; more take more memory."
+    )
+    associations: bool = Field(
+        True,
+        description="Also fit a ridge regression of next items on earlier ones; up to 20,000 "
+        "items.",
+    )
+    ages: Literal["auto", "last_event", "query"] = Field(
+        "auto",
+        description="The age of an event counts to the last event or to the query time. auto: the "
+        "one that predicts the training events better.",
+    )
+    folds: int = Field(
+        5,
+        ge=2,
+        description="Folds of users. The gates are fitted with transitions from the other folds.",
+    )
+
+
 class TextConfig(Section):
     """Text vectors of the items, changed once when the model is built.
 
@@ -171,11 +195,9 @@ class ItemHeadConfig(Section):
         description="Rank of the learned residuals of the item vectors. null: full rank up to "
         "20,000 items, 32 above.",
     )
-    repeat_counts: bool = Field(
-        False, description="Items gain from their counts in the history; needs style token."
-    )
     text: TextConfig = TextConfig()
     neighbors: NeighborsConfig = NeighborsConfig()
+    memory: MemoryConfig = MemoryConfig()
 
     def loss_for(self, items: int) -> Literal["full", "sampled", "gbce"]:
         """The loss for a catalogue of this many items."""

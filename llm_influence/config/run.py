@@ -59,16 +59,11 @@ class RunConfig(Document):
                 "data.knowledge.source for model.item_head.neighbors: neighbours are the items "
                 "that share entities of a graph"
             )
-        counting = {
-            "item_head.repeat_counts": model.item_head.repeat_counts,
-            "feedback_head.aggregate_days": model.feedback_head.aggregate_days,
-        }
-        for name, value in counting.items():
-            if value and self.rendering.style != "token":
-                raise ValueError(
-                    f"rendering.style token for model.{name}: only there every field has a token "
-                    "of its own that can be counted"
-                )
+        if model.feedback_head.aggregate_days and self.rendering.style != "token":
+            raise ValueError(
+                "rendering.style token for model.feedback_head.aggregate_days: only there every "
+                "field has a token of its own that can be counted"
+            )
         return self
 
 

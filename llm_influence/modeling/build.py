@@ -27,9 +27,10 @@ from llm_influence.modeling.backbone import CLOSE, FAILURES, Backbone, inference
 from llm_influence.modeling.conditioning import smoothed
 from llm_influence.modeling.embeddings import Embeddings, item_bags, text_vectors
 from llm_influence.modeling.heads import FeedbackScale, make_heads
+from llm_influence.modeling.memory_fit import fit_memory
 from llm_influence.modeling.network import Network, Parts
 from llm_influence.modeling.recurrent import start_recurrent
-from llm_influence.rendering.encoder import EncodedBatch, Encoder, collate
+from llm_influence.rendering.encoder import RECORD, EncodedBatch, Encoder, collate
 from llm_influence.rendering.template import Template
 from llm_influence.rendering.token_cache import IdTokenCache, Wording
 from llm_influence.rendering.vocabulary import Vocabulary
@@ -45,7 +46,6 @@ def build_parts(config: RunConfig, log: BehaviorLog, *, cache: Path | None = Non
     options = config.model
     backbone, reader = _open_backbone(config)
     encoder = _encoder(config, log, backbone)
-    _check_repeat_counts(options, encoder)
     tokens = encoder.token_cache
     first_item = tokens.first_item if isinstance(tokens, IdTokenCache) else 0
     catalogue = encoder.vocabulary.catalogue
@@ -67,7 +67,16 @@ def build_parts(config: RunConfig, log: BehaviorLog, *, cache: Path | None = Non
     if encoder.style == "token" and backbone.words is not None:  # the embeddings replace them
         backbone.words.requires_grad_(requires_grad=False)
     scale = None if options.feedback is None else FeedbackScale.fit(log, options.feedback)
-    heads = make_heads(backbone, encoder, options, scale)
+    memory = None
+    if options.item_head.weight and options.item_head.memory.enabled:
+        memory = fit_memory(
+            log,
+            encoder.vocabulary,
+            options.item_head.memory,
+            reach=encoder.max_events,
+            seed=config.train.seed,
+        )
+    heads = make_heads(backbone, encoder, options, scale, memory)
     if not embeddings.has_words:
         embeddings.begin_at_random()
     facts = open_knowledge(config.data)
@@ -105,25 +114,6 @@ def _encoder(config: RunConfig, log: BehaviorLog, backbone: Backbone) -> Encoder
     )
 
 
-def _check_repeat_counts(config: ModelConfig, encoder: Encoder) -> None:
-    """Refuse repeat counts of items that have no token, or with a loss on some items only."""
-    head, items = config.item_head, len(encoder.vocabulary.catalogue)
-    if head.repeat_counts and head.loss_for(items) != "full":
-        raise ConfigError(
-            f"{items:,} items with loss {head.loss_for(items)!r}",
-            where="model.item_head.repeat_counts",
-            expected="loss full: repeat counts are added to the probabilities of all items",
-            fix="set model.item_head.loss to full, or leave repeat_counts off",
-        )
-    if head.repeat_counts and "item" not in encoder.template.fields:
-        raise ConfigError(
-            f"template {encoder.template.name!r} has no item",
-            where="model.item_head.repeat_counts",
-            expected="{item} in the event line, so that items can be counted",
-            fix="add {item} to the template, or leave repeat_counts off",
-        )
-
-
 def check_causality(network: Network, *, events: int = 4, tokens: int = 3) -> None:
     """Refuse a backbone whose state after an event depends on later events.
 
@@ -153,6 +143,8 @@ def check_causality(network: Network, *, events: int = 4, tokens: int = 3) -> No
         ends=torch.arange(-1, total, tokens)[None].clamp(min=0),
         num_events=torch.tensor([events]),
         when=torch.zeros(1, dtype=torch.long),
+        records=torch.zeros(1, events, len(RECORD), dtype=torch.long),
+        gap=torch.zeros(1, dtype=torch.long),
     )
     try:
         with inference(network):

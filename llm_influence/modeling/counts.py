@@ -1,4 +1,4 @@
-"""Numbers that the heads read beside a state: repeat counts of items, aggregate features.
+"""Numbers that the heads read beside a state: records of events, aggregate features.
 
 A state is a mean of what attention reads, and a mean does not say how often something occurred.
 Heads that need such numbers get them in a `QueryState`. Hidden tokens, tokens of the prompt and
@@ -22,12 +22,6 @@ from llm_influence.rendering.encoder import EncodedBatch, Encoder
 from llm_influence.rendering.time_words import GAP_EDGES
 from llm_influence.rendering.token_cache import IdTokenCache
 
-NO_ITEM = -1
-"""Code of a slot without an event."""
-INITIAL_FADING = 0.1
-"""First exponent of forgetting: an event counts half when about a thousand events follow it."""
-MAX_LOG_RATIO = 60.0
-"""Bound on the logarithm of a ratio, so that its exponential is finite."""
 DAY = 86_400
 
 
@@ -37,15 +31,15 @@ class QueryState:
 
     Attributes:
         hidden: (..., H) hidden states.
-        items: (..., M) int64, code of the item of each event so far, `NO_ITEM` for empty slots;
-            None for a model without repeat counts.
-        item_weights: (..., M) weight of each of these events.
+        records: (..., E, 5) records of the events (`encoder.RECORD`) for the memory; None for a
+            model without memory.
+        presence: (..., E) share of each event that is present, 0 for those that came later.
         aggregates: (..., F) aggregate features; None for a model without them.
     """
 
     hidden: Tensor
-    items: Tensor | None = None
-    item_weights: Tensor | None = None
+    records: Tensor | None = None
+    presence: Tensor | None = None
     aggregates: Tensor | None = None
 
     def __getitem__(self, index: object) -> QueryState:
@@ -73,79 +67,6 @@ class QueryState:
         columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
         joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
         return cls(*joined)
-
-
-class RepeatCounts(nn.Module):
-    """Raises the logits of items by how often the history contains them.
-
-    ``P(i) ~ softmax(logits)_i + exp(gate . state) * count_i``
-
-    This is the mean of a Dirichlet posterior: the logits are the prior, and the counts are added
-    to it (like a pointer network: See et al. 2017, arXiv:1704.04368; Ren et al. 2019,
-    arXiv:1812.02646). An event counts ``worth(event) * (1 + events after it) ** -fading``, the
-    power law of forgetting (Anderson & Schooler 1991). Worth and fading are learned.
-
-    Args:
-        width: Size H of states.
-        input_width: Size of input vectors.
-        slots: Maximum number M of events of a history.
-    """
-
-    def __init__(self, width: int, input_width: int, *, slots: int) -> None:
-        super().__init__()
-        self.slots = slots
-        self.worth, self.gate = nn.Linear(input_width, 1), nn.Linear(width, 1)
-        self.log_fading = nn.Parameter(torch.tensor(math.log(INITIAL_FADING)))
-        nn.init.zeros_(self.worth.weight)
-        nn.init.constant_(self.worth.bias, math.log(math.expm1(1.0)))  # softplus gives 1
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
-
-    def seen(
-        self, batch: EncodedBatch, places: Tensor, items: Tensor, vectors: Tensor, presence: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(B, L, M) item codes and (B, L, M) weights of the events up to each place.
-
-        Args:
-            batch: B histories of T tokens.
-            places: (B, L) positions of tokens.
-            items: (B, T) item codes of the tokens, `NO_ITEM` for those that are not counted.
-            vectors: (B, T, H) input vectors of the tokens.
-            presence: (B, T) weight of each token.
-        """
-        scaled = F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
-        worth = F.softplus(self.worth(scaled).float())[..., 0] * presence
-        slot = torch.where(items == NO_ITEM, self.slots, batch.event_index)
-        token = torch.arange(items.shape[1], device=items.device).expand_as(items)
-
-        def by_event(values: Tensor, filler: float) -> Tensor:
-            empty = values.new_full((len(values), self.slots + 1), filler)
-            return empty.scatter(1, slot, values)[:, : self.slots]
-
-        codes, at = by_event(items, NO_ITEM), by_event(token, 0)
-        present = (codes != NO_ITEM)[:, None] & (at[:, None] <= places[..., None])  # (B, L, M)
-        later = present.sum(dim=-1, keepdim=True) - present.cumsum(dim=-1)
-        weights = by_event(worth, 0.0)[:, None] * (1.0 + later) ** -self.log_fading.exp()
-        return torch.where(present, codes[:, None], NO_ITEM), weights * present
-
-    def forward(self, logits: Tensor, hidden: Tensor, items: Tensor, weights: Tensor) -> Tensor:
-        """(..., I) logits with the repeat counts added.
-
-        Args:
-            logits: (..., I) logits of the whole catalogue.
-            hidden: (..., H) states that gave these logits.
-            items: (..., M) item codes, as `seen` gives them.
-            weights: (..., M) weights, as `seen` gives them.
-        """
-        same = items[..., :, None] == items[..., None, :]
-        counts = (same.to(weights) @ weights[..., None])[..., 0]
-        # only the first slot of an item adds its count
-        is_first = (items != NO_ITEM) & ~same.tril(-1).any(dim=-1)
-        column, logits = items.clamp(min=0), logits.float()
-        rarity = logits.logsumexp(dim=-1, keepdim=True) - logits.gather(-1, column)
-        ratio = (self.gate(hidden).float() + rarity).clamp(max=MAX_LOG_RATIO).exp()
-        gain = (counts * ratio).log1p()  # smooth at a count of 0, where gradients are needed too
-        return logits.scatter_add(-1, column, gain * is_first)
 
 
 class AggregateFeatures(nn.Module):

@@ -22,7 +22,8 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import feedback_labels
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.backbone import Backbone
-from llm_influence.modeling.counts import AggregateFeatures, QueryState, RepeatCounts
+from llm_influence.modeling.counts import AggregateFeatures, QueryState
+from llm_influence.modeling.memory import Memory
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.time_words import GAP_EDGES
 
@@ -36,14 +37,12 @@ class ItemHead(nn.Module):
     Args:
         width: Size H of states and item vectors.
         config: Options of the head.
-        repeat_counts: Adds the repeat counts of items to the logits; default: nothing is added.
+        memory: Additive part over the events of the history; default: none.
     """
 
-    def __init__(
-        self, width: int, config: ItemHeadConfig, repeat_counts: RepeatCounts | None = None
-    ) -> None:
+    def __init__(self, width: int, config: ItemHeadConfig, memory: Memory | None = None) -> None:
         super().__init__()
-        self.score, self.repeat_counts = config.score, repeat_counts
+        self.score, self.memory = config.score, memory
         self.project = nn.Linear(width, width)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         nn.init.eye_(self.project.weight)
@@ -52,17 +51,22 @@ class ItemHead(nn.Module):
     def forward(self, query: QueryState, items: Tensor) -> Tensor:
         """(..., I) logits from (...) states and (I, H) item vectors.
 
-        Repeat counts are added to probabilities, so with them the items must be the whole
-        catalogue.
+        The memory is added where the states have records of events; (N,) states and the vectors
+        of the whole catalogue are needed then.
         """
+        logits = self.language_logits(query, items)
+        if self.memory is None or query.records is None:
+            return logits
+        return self.memory(logits, query.records, query.presence)
+
+    def language_logits(self, query: QueryState, items: Tensor) -> Tensor:
+        """(..., I) logits of the language model alone."""
         projected = self.project(query.hidden)
         if self.score == "dot":
             logits: Tensor = projected @ items.T
         else:
             projected, items = F.normalize(projected, dim=-1), F.normalize(items, dim=-1)
             logits = self.log_scale.exp() * (projected @ items.T)
-        if self.repeat_counts is not None and query.items is not None:
-            logits = self.repeat_counts(logits, query.hidden, query.items, query.item_weights)
         return logits
 
     def pairs(self, hidden: Tensor, items: Tensor) -> Tensor:
@@ -349,7 +353,11 @@ class Heads(NamedTuple):
 
 
 def make_heads(
-    backbone: Backbone, encoder: Encoder, config: ModelConfig, scale: FeedbackScale | None
+    backbone: Backbone,
+    encoder: Encoder,
+    config: ModelConfig,
+    scale: FeedbackScale | None,
+    memory: Memory | None = None,
 ) -> Heads:
     """Untrained heads for a backbone.
 
@@ -358,12 +366,11 @@ def make_heads(
         encoder: Encoder of the histories.
         config: Options of the model.
         scale: Statistics of the training labels; None for a model without feedback head.
+        memory: Memory of the item head; None for a model without.
     """
     width, behaviors = backbone.width, len(encoder.vocabulary.behaviors)
-    repeat_counts = aggregates = feedback = None
-    if config.item_head.repeat_counts:
-        repeat_counts = RepeatCounts(width, backbone.input_width, slots=encoder.max_events)
-    item, behavior = ItemHead(width, config.item_head, repeat_counts), nn.Linear(width, behaviors)
+    aggregates = feedback = None
+    item, behavior = ItemHead(width, config.item_head, memory), nn.Linear(width, behaviors)
     if scale is not None:
         options = config.feedback_head
         if options.aggregate_days is not None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.errors import ExplanationError, ModelError
 from llm_influence.modeling.adapters import Adapter, Body
 from llm_influence.modeling.backbone import Backbone, encoder_masks, inference, mask_as_taken
-from llm_influence.modeling.counts import NO_ITEM, AggregateFeatures, QueryState, present_share
+from llm_influence.modeling.counts import AggregateFeatures, QueryState, present_share
 from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackHead, Heads
 from llm_influence.modeling.recurrent import GatedRecurrence, event_gates
@@ -128,9 +128,9 @@ class Network(nn.Module):
         return None if self.feedback_head is None else self.feedback_head.aggregates
 
     @property
-    def has_counts(self) -> bool:
-        """Whether a head reads repeat counts or aggregate features."""
-        return self.item_head.repeat_counts is not None or self.aggregates is not None
+    def reads_events(self) -> bool:
+        """Whether a head reads events beside the state: by memory or aggregate features."""
+        return self.item_head.memory is not None or self.aggregates is not None
 
     # --- from tokens to states ------------------------------------------------------------
 
@@ -241,15 +241,21 @@ class Network(nn.Module):
             counted: (B, T) bool, False for tokens whose vector is another one's; default: all True.
         """
         states = self.last_states(batch, vectors) if states is None else states
-        last = batch.last()[:, None]
-        return self.at_time(
-            self._counted(states[:, None], batch, last, vectors, counted)[:, 0], batch.when
-        )
+        if not self.reads_events:
+            return self.at_time(QueryState(states), batch.when)
+        presence = self._presence(batch, vectors, counted)
+        query = self._beside(states[:, None], batch, batch.last()[:, None], presence)[:, 0]
+        if (memory := self.item_head.memory) is not None:
+            records = memory.aged(batch.records, batch.gap)
+            query = replace(query, records=records, presence=batch.event_means(presence))
+        return self.at_time(query, batch.when)
 
     def query_at(
         self, batch: EncodedBatch, places: Tensor, vectors: Tensor | None = None
     ) -> QueryState:
         """(B, L) input of the heads at any places, before `at_time`.
+
+        The memory is left out in training: the language model is trained alone.
 
         Args:
             batch: B histories of T tokens.
@@ -257,7 +263,16 @@ class Network(nn.Module):
             vectors: (B, T, H) input vectors of the states; counts always use the batch's own.
         """
         states = torch.take_along_dim(self.states(batch, vectors), places[..., None], dim=1)
-        return self._counted(states, batch, places)
+        presence = self._presence(batch, None, None)
+        query = self._beside(states, batch, places, presence)
+        if self.item_head.memory is None or self.training:
+            return query
+        before = batch.ends[:, None, 1:] <= places[..., None]  # (B, L, E)
+        before &= torch.arange(before.shape[-1], device=before.device) < batch.num_events[:, None, None]
+        records = batch.records[:, None] - _of_last(batch.records, before)[:, :, None]
+        return replace(
+            query, records=records, presence=before * batch.event_means(presence)[:, None]
+        )
 
     def at_time(self, query: QueryState, gaps: Tensor) -> QueryState:
         """Add the gap from the last event to the query time, if the model reads it.
@@ -268,36 +283,27 @@ class Network(nn.Module):
         """
         if self.when is None:
             return query
-        hidden = query.hidden + self.when(gaps.to(query.hidden.device))
-        return QueryState(hidden, query.items, query.item_weights, query.aggregates)
+        return replace(query, hidden=query.hidden + self.when(gaps.to(query.hidden.device)))
 
-    def _counted(
-        self,
-        states: Tensor,
-        batch: EncodedBatch,
-        places: Tensor,
-        vectors: Tensor | None = None,
-        counted: Tensor | None = None,
-    ) -> QueryState:
-        """The (B, L, H) states at (B, L) places with the counts up to there."""
-        if not self.has_counts:
-            return QueryState(states)
-        own = self.embed(batch)
+    def _presence(
+        self, batch: EncodedBatch, vectors: Tensor | None, counted: Tensor | None
+    ) -> Tensor:
+        """(B, T) share of each token that is present; arguments as in `query`."""
         present = batch.attention_mask & (batch.event_index >= 0)
         present = present if counted is None else present & counted
         presence = present.float()
         if vectors is not None:
-            presence = presence * present_share(vectors, own.detach())
-        items = weights = aggregates = None
-        if (repeat_counts := self.item_head.repeat_counts) is not None:
-            codes = batch.input_ids - self.first_item
-            codes = torch.where(present & (codes >= 0), codes, NO_ITEM)
-            vectors = own if vectors is None else vectors
-            items, weights = repeat_counts.seen(batch, places, codes, vectors, presence)
-        if self.aggregates is not None:
-            aggregates = self.aggregates(batch, places, presence)
+            presence = presence * present_share(vectors, self.embed(batch).detach())
+        return presence
+
+    def _beside(
+        self, states: Tensor, batch: EncodedBatch, places: Tensor, presence: Tensor
+    ) -> QueryState:
+        """The (B, L, H) states at (B, L) places with the aggregate features up to there."""
+        if self.aggregates is None:
+            return QueryState(states)
         hidden = states.to(torch.promote_types(states.dtype, torch.float32))
-        return QueryState(hidden, items, weights, aggregates)
+        return QueryState(hidden, aggregates=self.aggregates(batch, places, presence))
 
     # --- from the input of the heads to logits --------------------------------------------
 
@@ -356,14 +362,15 @@ class Network(nn.Module):
 
     def item_scores(self, query: QueryState) -> ItemScores:
         """Logits of all items from (B,) states, a chunk at a time and without gradients."""
-        if self.item_head.repeat_counts is not None:  # counts need the logits of all items
-            return ItemScores.of(self.item_head(query, self.item_vectors()))
+        head, memory = self.item_head, self.item_head.memory
 
-        def score(start: int, stop: int) -> Tensor:
+        def logits(start: int, stop: int) -> Tensor:
             items = self.embeddings(slice(self.first_item + start, self.first_item + stop))
-            return self.item_head(query, items)
+            return head.language_logits(query, items)
 
-        return ItemScores(self.num_items, score)
+        if memory is None or query.records is None:
+            return ItemScores(self.num_items, logits)
+        return ItemScores(self.num_items, memory.reader(logits, query.records, query.presence))
 
     def event_gates(self, batch: EncodedBatch) -> Tensor:
         """(B, E, H) gates of the events, for the backbone ``recurrence``.
@@ -385,3 +392,14 @@ class Network(nn.Module):
     def has_gates(self) -> bool:
         """Whether the backbone is the gated recurrence."""
         return isinstance(getattr(self.backbone.model, "cell", None), GatedRecurrence)
+
+
+def _of_last(records: Tensor, before: Tensor) -> Tensor:
+    """(B, L, 5) age and distance of the last of the events before each place; other columns 0."""
+    last = (before * torch.arange(1, before.shape[-1] + 1, device=before.device)).amax(dim=-1)
+    rows = torch.arange(len(records), device=records.device)[:, None]
+    chosen = records[rows, (last - 1).clamp(min=0)] if records.shape[1] else records.new_zeros(
+        (*last.shape, records.shape[-1])
+    )
+    kept = torch.tensor([0, 0, 0, 1, 1], device=records.device)
+    return chosen * kept * (last > 0)[..., None]

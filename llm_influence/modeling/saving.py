@@ -40,6 +40,7 @@ from llm_influence.modeling.adapters import DESCRIPTION, KINDS, TENSORS, Adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackScale, make_heads
+from llm_influence.modeling.memory import ItemLinks, Memory
 from llm_influence.modeling.network import Parts
 from llm_influence.modeling.recurrent import load_recurrent
 from llm_influence.modeling.sharing import model_card
@@ -105,7 +106,11 @@ def load_parts(folder: Path) -> Parts:
     adapter = _load_adapter(folder / ADAPTER, backbone, config)
     if encoder.style == "token" and backbone.words is not None:  # the embeddings replace them
         backbone.words.requires_grad_(requires_grad=False)
-    heads = make_heads(backbone, encoder, config, _load_scale(folder, described, config))
+    scale = _load_scale(folder, described, config)
+    memory = None
+    if config.item_head.weight and config.item_head.memory.enabled:
+        memory = _make_memory(tensors, folder / HEADS, encoder.vocabulary)
+    heads = make_heads(backbone, encoder, config, scale, memory)
     facts = None
     if (folder / FACTS).exists():
         with _reading(folder / FACTS):
@@ -249,6 +254,23 @@ def _make_embeddings(
         embeddings.mix(*(tensors[name] for name in bags))
     embeddings.whitening = tensors.get("embeddings.whitening")
     return embeddings
+
+
+def _make_memory(tensors: dict[str, Tensor], path: Path, vocabulary: Vocabulary) -> Memory:
+    """A memory in the shape of the saved one."""
+    prefix, items = "item_head.memory.", len(vocabulary.catalogue)
+    names = [f"{prefix}{part}.codes" for part in ("transitions", "associations")]
+    names.append(f"{prefix}sample")
+    if lacking := sorted(set(names) - tensors.keys()):
+        raise _missing(path, lacking)
+    transitions, associations, sample = (len(tensors[name]) for name in names)
+    return Memory(
+        ItemLinks(items, transitions),
+        ItemLinks(items, associations),
+        behaviors=vocabulary.behaviors,
+        values=len(vocabulary.values.edges) + 1,
+        sample=sample,
+    )
 
 
 def _load_scale(folder: Path, described: dict, config: ModelConfig) -> FeedbackScale | None:

@@ -38,6 +38,8 @@ class EncodedHistories:
         num_events: (N,) number of events that were kept.
         left_out: (N,) number of older events that did not fit and were left out whole.
         when: (N,) gap code from the last event to the query time, 0 where unknown.
+        records: (S, 5) the S events of all histories as numbers, see `event_records`.
+        gap: (N,) seconds from the last event to the query time, -1 where unknown.
     """
 
     input_ids: IntArray
@@ -48,6 +50,8 @@ class EncodedHistories:
     num_events: IntArray
     left_out: IntArray
     when: IntArray
+    records: IntArray
+    gap: IntArray
 
     def __len__(self) -> int:
         """Number of histories N."""
@@ -150,7 +154,8 @@ class Encoder:
             recent = [h.keep(slice(n, None)) for h, n in zip(recent, dropped, strict=True)]
             columns = self.vocabulary.columns(recent, times=self._needs_times)
         total = np.array([len(history) for history in histories], dtype=np.int64)
-        return self._assemble(prompts, columns, total - columns.lengths, _when(recent))
+        encoded = self._assemble(prompts, columns, recent)
+        return replace(encoded, left_out=total - columns.lengths)
 
     def render(self, history: History) -> str:
         """The whole text of a history in style ``text``, without truncation.
@@ -189,7 +194,7 @@ class Encoder:
         return np.bincount(owner[suffix > room[owner]], minlength=len(columns.lengths))
 
     def _assemble(
-        self, prompts: Sequence[IntArray], columns: EventColumns, left_out: IntArray, when: IntArray
+        self, prompts: Sequence[IntArray], columns: EventColumns, histories: Sequence[History]
     ) -> EncodedHistories:
         """Copy prompts and phrases into one flat array, in reading order."""
         spans = [self.token_cache.lookup(i, columns.codes[f]) for i, f in enumerate(self._slots)]
@@ -230,8 +235,10 @@ class Encoder:
             added_ids=added_ids,
             offsets=offsets,
             num_events=columns.lengths,
-            left_out=left_out,
-            when=when,
+            left_out=np.zeros_like(columns.lengths),
+            when=_when(histories),
+            records=event_records(columns, histories),
+            gap=_gap(histories),
         )
 
 
@@ -241,6 +248,38 @@ def _when(histories: Sequence[History]) -> IntArray:
     query = [h.query_time or 0 for h in histories]
     known = [len(h) > 0 and h.query_time is not None for h in histories]
     return query_codes(np.array(last, np.int64), np.array(query, np.int64), np.array(known, bool))
+
+
+def _gap(histories: Sequence[History]) -> IntArray:
+    """(N,) seconds from each history's last event to its query time, -1 where unknown."""
+    known = (h.query_time is not None and len(h) > 0 for h in histories)
+    return np.array(
+        [
+            int(h.query_time) - int(h.timestamps[-1]) if k else -1  # type: ignore[arg-type]
+            for h, k in zip(histories, known, strict=True)
+        ],
+        dtype=np.int64,
+    )
+
+
+RECORD = ("item", "behavior", "value", "age", "distance")
+"""Columns of event records: item code (`NO_ITEM` where there is no event), behaviour code, value
+bin, seconds to the last event of the history, number of later events of the history."""
+NO_ITEM = -1
+
+
+def event_records(columns: EventColumns, histories: Sequence[History]) -> IntArray:
+    """(S, 5) records of all events of N histories, one after the other."""
+    lengths = columns.lengths
+    moments = np.concatenate([h.timestamps for h in histories]) if len(histories) else []
+    records = np.empty((int(lengths.sum()), len(RECORD)), dtype=np.int64)
+    for place, name in enumerate(RECORD[:3]):
+        records[:, place] = columns.codes[name]
+    last = (np.cumsum(lengths) - 1).clip(0)
+    if len(records):
+        records[:, 3] = np.repeat(np.asarray(moments)[last], lengths) - moments
+    records[:, 4] = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(records)) - 1
+    return records
 
 
 def _field_list(template: Template) -> str:
@@ -270,6 +309,9 @@ class EncodedBatch:
             beyond a history's events.
         num_events: (B,) number of events of each history.
         when: (B,) gap code from the last event to the query time, 0 where unknown.
+        records: (B, E, 5) records of the events (`RECORD`), item `NO_ITEM` beyond a history's
+            events. Age and distance stay those of the whole history when events are removed.
+        gap: (B,) seconds from the last event to the query time, -1 where unknown.
     """
 
     input_ids: Tensor
@@ -280,6 +322,8 @@ class EncodedBatch:
     ends: Tensor
     num_events: Tensor
     when: Tensor
+    records: Tensor
+    gap: Tensor
 
     def to(self, device: torch.device) -> EncodedBatch:
         """The same batch on another device."""
@@ -304,6 +348,11 @@ class EncodedBatch:
         for name in ("input_ids", "attention_mask", "event_index", "field_index", "added_ids"):
             taken[name] = taken[name][:, :longest]
         return replace(self, **taken)
+
+    def event_means(self, token_values: Tensor) -> Tensor:
+        """(B, E) means of (B, T) token values by event; 0 beyond a history's events."""
+        ones = (self.event_index >= 0).to(token_values)
+        return self.event_sums(token_values * ones)[0] / self.event_sums(ones)[0].clamp(min=1)
 
     def event_sums(self, token_values: Tensor) -> tuple[Tensor, Tensor]:
         """(B, E) sums of (B, T) token values by event, and (B,) the sum of the prompt.
@@ -342,7 +391,21 @@ def collate(encoded: EncodedHistories, rows: IntArray | None = None) -> EncodedB
         ends=torch.from_numpy(_ends(event_index, real, num_events)),
         num_events=torch.from_numpy(num_events.astype(np.int64)),
         when=torch.from_numpy(encoded.when[rows].astype(np.int64)),
+        records=torch.from_numpy(_by_event(encoded, rows)),
+        gap=torch.from_numpy(encoded.gap[rows]),
     )
+
+
+def _by_event(encoded: EncodedHistories, rows: IntArray) -> IntArray:
+    """(B, E, 5) records of the events of some histories."""
+    sizes = encoded.num_events[rows]
+    first = (np.cumsum(encoded.num_events) - encoded.num_events)[rows]
+    places = np.arange(int(sizes.max(initial=0)))
+    real = places < sizes[:, None]
+    records = np.zeros((*real.shape, len(RECORD)), dtype=np.int64)
+    records[..., 0] = NO_ITEM
+    records[real] = encoded.records[(first[:, None] + places)[real]]
+    return records
 
 
 def _ends(event_index: IntArray, real: np.ndarray, num_events: IntArray) -> IntArray:

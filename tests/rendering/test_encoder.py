@@ -358,6 +358,8 @@ ENCODED = EncodedHistories(
     num_events=np.array([3, 1]),
     left_out=np.array([0, 0]),
     when=np.array([0, 4]),
+    records=np.arange(20).reshape(4, 5),
+    gap=np.array([-1, 7]),
 )
 
 
@@ -369,6 +371,13 @@ def test_padding_is_invisible_and_belongs_to_no_event():
     assert batch.field_index[1].tolist() == [-1, 0, 1, -1, -1, -1, -1, -1]
     assert batch.added_ids[1, :, 0].tolist() == [-1, -1, 6, -1, -1, -1, -1, -1]
     assert batch.num_events.tolist() == [3, 1]
+
+
+def test_records_stand_by_event_and_no_item_fills_the_rest():
+    batch = collate(ENCODED, np.array([1, 0]))
+    assert batch.records[0].tolist() == [[15, 16, 17, 18, 19], [-1, 0, 0, 0, 0], [-1, 0, 0, 0, 0]]
+    assert batch.records[1].tolist() == ENCODED.records[:3].tolist()
+    assert batch.gap.tolist() == [7, -1]
 
 
 def test_ends_are_the_last_tokens_of_prompt_and_events():
@@ -417,6 +426,8 @@ def test_histories_without_events_are_prompts_alone():
         num_events=np.array([0]),
         left_out=np.array([0]),
         when=np.array([0]),
+        records=np.empty((0, 5), dtype=np.int64),
+        gap=np.array([-1]),
     )
     batch = collate(empty)
     assert batch.ends.tolist() == [[1]]

@@ -1,0 +1,410 @@
+"""The memory: an additive part of the item head that adds up what each past event leads to.
+
+With p the probabilities of the language model, the next item is i with probability
+
+    P(i) ~ softmax(log p + s sum_e h_e B[item_e, i])_i
+           + t (sum_e u_e M[item_e, i] + sum_e v_e [item_e = i])
+    u_e = a g_e / (sum of all g) ** c,    v_e = b r_e / (sum of all r) ** d
+
+The sums run over the events e of the history. M[j, i] >= 0 is the share of the events caused by
+item j that are events of item i. The gates g and r depend on an event's behaviour, value, age and
+distance (number of later events); h depends on the distance alone. The exponents c and d are
+between 0, where every event adds its own rate, and 1, where events compete for a fixed rate.
+Without the first sum this is a discrete Hawkes process whose base rate is the language model: an
+event's share of P(i) is the probability that this event caused item i (Veen & Schoenberg 2008,
+doi:10.1198/016214507000001148).
+B is a ridge regression of what comes next on what came before (`modeling.transitions`); it acts on
+log-odds. M, B and the gates are fitted on the training events (`modeling.memory_fit`). The scales
+s and t are fitted on validation examples, so a memory is trusted as far as it predicts new events.
+
+Age and distance of an event are those in the whole history, so removing one event does not change
+the part of another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import least_squares
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm_influence.rendering.encoder import NO_ITEM, RECORD
+
+ITEM, BEHAVIOR, VALUE, AGE, DISTANCE = range(5)
+"""Columns of an event record, see `encoder.RECORD`."""
+AGE_UNIT = 30.0
+AGE_KNOTS = 22
+"""Gates are interpolated at ages of about 0, 30 s, 90 s and so on, each twice the last: up to
+about two years."""
+DISTANCE_KNOTS = 8
+"""Gates are interpolated at distances of 0, 1, 3, 7 and so on, up to 127."""
+CHUNK = 32_768
+"""Items whose probabilities are summed at a time; affects memory alone."""
+TINY = 1e-12
+MAX_LOG_RATIO = 60.0
+"""Bound on the logarithm of a ratio, so that its exponential is finite."""
+
+
+def _interpolate(knots: Tensor, place: Tensor, row: Tensor | None = None) -> Tensor:
+    """Linear interpolation of (R, K) knots at real places (...) in the rows (...); default: row 0.
+
+    Places are clamped to 0 and K - 1.
+    """
+    last = knots.shape[-1] - 1
+    place = place.clamp(0, last)
+    low = place.long().clamp(max=last - 1)
+    share = place - low
+    index = low if row is None else low + row * knots.shape[-1]
+    flat = knots.flatten()
+    return flat[index] * (1 - share) + flat[index + 1] * share
+
+
+class Gate(nn.Module):
+    """How much an event counts, from its behaviour, value, age and distance.
+
+    ``log gate = a[behaviour](log age) + v[value] + d(log distance)`` with a and d piecewise linear.
+
+    Args:
+        behaviors: Number of behaviours.
+        values: Number of value bins, the one for "no value" included.
+        start: Gate of every event before it is fitted.
+    """
+
+    def __init__(self, behaviors: int, values: int, start: float) -> None:
+        super().__init__()
+        self.age = nn.Parameter(torch.full((behaviors, AGE_KNOTS), math.log(start)))
+        self.value = nn.Parameter(torch.zeros(values))
+        self.distance = nn.Parameter(torch.zeros(DISTANCE_KNOTS))
+
+    def forward(self, records: Tensor) -> Tensor:
+        """(...) gates of (..., 5) event records."""
+        age, distance = records[..., AGE].float(), records[..., DISTANCE].float()
+        by_age = (1 + age.clamp(min=0) / AGE_UNIT).log2()
+        logarithm = _interpolate(self.age, by_age, records[..., BEHAVIOR].clamp(min=0))
+        logarithm = logarithm + self.value[records[..., VALUE].clamp(min=0)]
+        return (logarithm + _interpolate(self.distance, (1 + distance).log2())).exp()
+
+    def roughness(self) -> Tensor:
+        """Sum of squared second differences along age and distance, and of the value terms."""
+        bends = [self.age.diff(n=2, dim=1), self.distance.diff(n=2)]
+        return sum((b.square().sum() for b in bends), self.value.square().sum())
+
+
+class ItemLinks(nn.Module):
+    """A sparse (I, I) matrix: row j holds the items that item j leads to, with their strengths."""
+
+    starts: Tensor
+    codes: Tensor
+    strengths: Tensor
+
+    def __init__(self, items: int, links: int) -> None:
+        super().__init__()
+        self.register_buffer("starts", torch.zeros(items + 1, dtype=torch.int64))
+        self.register_buffer("codes", torch.zeros(links, dtype=torch.int32))
+        self.register_buffer("strengths", torch.zeros(links))
+
+    @classmethod
+    def of(cls, matrix: csr_array) -> ItemLinks:
+        """The links of a (I, I) scipy matrix."""
+        links = cls(matrix.shape[0], matrix.nnz)
+        links.starts.copy_(torch.from_numpy(matrix.indptr.astype(np.int64)))
+        links.codes.copy_(torch.from_numpy(matrix.indices.astype(np.int32)))
+        links.strengths.copy_(torch.from_numpy(matrix.data.astype(np.float32)))
+        return links
+
+    def matrix(self) -> csr_array:
+        """The links as a (I, I) scipy matrix."""
+        items = len(self.starts) - 1
+        parts = (self.strengths.cpu().numpy(), self.codes.cpu().numpy(), self.starts.cpu().numpy())
+        return csr_array(parts, shape=(items, items))
+
+    def masses(self, items: Tensor) -> Tensor:
+        """(...) sums of the rows of (...) item codes; 0 for `NO_ITEM`."""
+        total = F.pad(self.strengths.double().cumsum(0), (1, 0))
+        code = items.clamp(min=0)
+        sums = (total[self.starts[code + 1]] - total[self.starts[code]]).float()
+        return torch.where(items == NO_ITEM, 0.0, sums)
+
+    def spread(self, items: Tensor, weights: Tensor, start: int, stop: int) -> Tensor:
+        """(N, stop - start) sums of the rows of (N, M) items times (N, M) weights.
+
+        Args:
+            items: Item codes, `NO_ITEM` for empty slots.
+            weights: Weights of the rows.
+            start, stop: Range of item codes for which the sums are computed.
+        """
+        row = torch.arange(len(items), device=items.device)[:, None].expand_as(items)
+        real = items != NO_ITEM
+        code, row, weight = items[real], row[real], weights[real]
+        first = self.starts[code]
+        counts = self.starts[code + 1] - first
+        owner = torch.repeat_interleave(counts)
+        ahead = counts.cumsum(0) - counts
+        place = first[owner] + torch.arange(len(owner), device=owner.device) - ahead[owner]
+        column = self.codes[place].long() - start
+        values = self.strengths[place] * weight[owner]
+        inside = (column >= 0) & (column < stop - start)
+        sums = weights.new_zeros(len(items) * (stop - start))
+        index = row[owner[inside]] * (stop - start) + column[inside]
+        return sums.index_add(0, index, values[inside]).view(len(items), stop - start)
+
+
+@dataclass(frozen=True, slots=True)
+class BehaviorGate:
+    """How strongly and how long the events of a behaviour cause later events.
+
+    Attributes:
+        behavior: Name of the behaviour.
+        weight: Gate at age 0, relative to that of the strongest behaviour.
+        half_life: Age in seconds at which the gate is half of that; inf for a gate that does not
+            fall within the training data.
+        events: Number of training events behind the estimate.
+    """
+
+    behavior: str
+    weight: float
+    half_life: float
+    events: int
+
+
+class Memory(nn.Module):
+    """The additive part of the item head; see the module docstring for the equation.
+
+    Args:
+        transitions: M.
+        associations: B.
+        behaviors: Names of the behaviours.
+        values: Number of value bins.
+
+    Attributes:
+        excitation: The gate g.
+        revisit: The gate r.
+        amounts: (2,) logarithms of a and b.
+        rivalry: (2,) logits of the exponents c and d.
+        decay: Distance at which h has fallen to 1/e; h = exp(-distance / decay).
+        scales: (2,) the scales s and t.
+        popularity: (I,) probabilities of the items in the training events, the base rate of the
+            memory alone.
+        sample: (N, 5) records of training events, which weigh the ages in `gates`.
+        to_query: Whether ages count to the query time where it is known; otherwise they count to
+            the last event.
+    """
+
+    decay: Tensor
+    scales: Tensor
+    popularity: Tensor
+    sample: Tensor
+    to_query: Tensor
+
+    def __init__(
+        self,
+        transitions: ItemLinks,
+        associations: ItemLinks,
+        *,
+        behaviors: tuple[str, ...],
+        values: int,
+        sample: int,
+    ) -> None:
+        super().__init__()
+        self.behaviors = behaviors
+        self.transitions, self.associations = transitions, associations
+        self.excitation = Gate(len(behaviors), values, 0.5)
+        self.revisit = Gate(len(behaviors), values, 0.5)
+        self.amounts = nn.Parameter(torch.tensor([0.0, -2.0]))
+        self.rivalry = nn.Parameter(torch.ones(2))
+        self.register_buffer("decay", torch.ones(()))
+        self.register_buffer("scales", torch.tensor([0.0, 1.0]))
+        self.register_buffer("popularity", torch.zeros(len(transitions.starts) - 1))
+        self.register_buffer("sample", torch.zeros(sample, len(RECORD), dtype=torch.int64))
+        self.register_buffer("to_query", torch.zeros((), dtype=torch.bool))
+        self.requires_grad_(requires_grad=False)  # fitted before the language model is trained
+
+    @property
+    def items(self) -> int:
+        """Number of items I."""
+        return len(self.popularity)
+
+    def forward(self, logits: Tensor, records: Tensor, presence: Tensor) -> Tensor:
+        """(N, I) log-probabilities of all items from the (N, I) logits of the language model.
+
+        Args:
+            logits: Logits of the whole catalogue.
+            records: (N, M, 5) records of the events, item `NO_ITEM` for empty slots.
+            presence: (N, M) share of each event that is present.
+        """
+        return self.combine(
+            logits.float(),
+            self.associated(records, presence, 0, self.items),
+            self.excited(records, presence, 0, self.items),
+            self.mass(records, presence),
+        )
+
+    def aged(self, records: Tensor, gaps: Tensor) -> Tensor:
+        """(N, M, 5) records whose ages count to the query time, (N,) seconds after the last event.
+
+        A gap of -1 is unknown and adds nothing.
+        """
+        later = torch.where(self.to_query, gaps.clamp(min=0), 0)
+        shift = F.one_hot(torch.tensor(AGE, device=records.device), len(RECORD))
+        return records + later[..., None, None] * shift
+
+    def combine(
+        self, logits: Tensor, associated: Tensor, excited: Tensor, mass: Tensor
+    ) -> Tensor:
+        """(N, I) log-probabilities from logits and the sums of the memory, before the scales."""
+        base = (logits + self.scales[0] * associated).log_softmax(dim=-1)
+        return add_excitation(base, self.scales[1] * excited, self.scales[1] * mass)
+
+    def associated(self, records: Tensor, presence: Tensor, start: int, stop: int) -> Tensor:
+        """(N, stop - start) sums ``sum_e h_e B[item_e, i]`` for a range of items."""
+        weights = (-records[..., DISTANCE].float() / self.decay).exp() * presence
+        return self.associations.spread(records[..., ITEM], weights, start, stop)
+
+    def rates(self, records: Tensor, presence: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, M) rates u and v of the events, before the scale t."""
+        rates = []
+        present = presence * (records[..., ITEM] != NO_ITEM)
+        for gate, amount, rival in zip(
+            (self.excitation, self.revisit), self.amounts, self.rivalry, strict=True
+        ):
+            gates = gate(records) * present
+            total = gates.sum(dim=-1, keepdim=True).clamp(min=TINY)
+            rates.append(gates * (amount - rival.sigmoid() * total.log()).exp())
+        return rates[0], rates[1]
+
+    def excited(self, records: Tensor, presence: Tensor, start: int, stop: int) -> Tensor:
+        """(N, stop - start) sums of transitions and revisits for a range of items."""
+        items, (causes, repeats) = records[..., ITEM], self.rates(records, presence)
+        sums = self.transitions.spread(items, causes, start, stop)
+        column = items - start
+        inside = (column >= 0) & (column < stop - start)
+        return sums.scatter_add(1, column.clamp(0, stop - start - 1), repeats * inside)
+
+    def reader(
+        self, logits: Callable[[int, int], Tensor], records: Tensor, presence: Tensor
+    ) -> Callable[[int, int], Tensor]:
+        """Function that gives the (N, stop - start) log-probabilities of a range of items.
+
+        Args:
+            logits: The same of the language model, as logits. It is called once for every chunk of
+                the catalogue first, for the sum of all probabilities.
+            records, presence: As in `forward`.
+        """
+
+        def base(start: int, stop: int) -> Tensor:
+            associated = self.associated(records, presence, start, stop)
+            return logits(start, stop).float() + self.scales[0] * associated
+
+        total: list[Tensor] = []
+        scale = self.scales[1]
+
+        def scores(start: int, stop: int) -> Tensor:
+            if not total:
+                parts = [
+                    base(place, min(place + CHUNK, self.items)).logsumexp(dim=1, keepdim=True)
+                    for place in range(0, self.items, CHUNK)
+                ]
+                total.append(torch.cat(parts, dim=1).logsumexp(dim=1, keepdim=True))
+            excited = self.excited(records, presence, start, stop)
+            mass = self.mass(records, presence)
+            return add_excitation(base(start, stop) - total[0], scale * excited, scale * mass)
+
+        return scores
+
+    def mass(self, records: Tensor, presence: Tensor) -> Tensor:
+        """(N, 1) sum of `excited` over all items."""
+        causes, repeats = self.rates(records, presence)
+        masses = self.transitions.masses(records[..., ITEM])
+        return (masses * causes + repeats).sum(dim=-1, keepdim=True)
+
+    def alone(self, records: Tensor, presence: Tensor) -> Tensor:
+        """(N, I) log-probabilities without a language model: popularity is the base rate."""
+        base = self.popularity.log().expand(len(records), -1)
+        excited = self.excited(records, presence, 0, self.items)
+        return add_excitation(base, excited, self.mass(records, presence))
+
+    def shares(
+        self, log_base: Tensor, records: Tensor, presence: Tensor, items: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Exact parts of the events in the prediction of one item for each history.
+
+        Args:
+            log_base: (N,) log-probabilities of the items without transitions and revisits.
+            records: (N, M, 5) records of the events.
+            presence: (N, M) share of each event that is present.
+            items: (N,) item codes.
+
+        Returns:
+            (N, M) share of the item's probability that each event causes; one minus their sum is
+            the share of the language model. (N, M) log-odds that each event adds by association.
+        """
+        codes = records[..., ITEM]
+        causes, repeats = self.rates(records, presence)
+        causes = causes * _lookup(self.transitions, codes, items)
+        causes = self.scales[1] * (causes + repeats * (codes == items[:, None]))
+        total = log_base.exp()[:, None] + causes.sum(dim=1, keepdim=True)
+        weights = (-records[..., DISTANCE].float() / self.decay).exp() * presence
+        odds = self.scales[0] * weights * _lookup(self.associations, codes, items)
+        return causes / total, odds
+
+    def gates(self) -> list[BehaviorGate]:
+        """Weight and half-life of each behaviour: the best exponential decay of its gate.
+
+        ``weight * 0.5 ** (age / half-life)`` is fitted by least squares to the gates of training
+        events, which have the ages and distances of the data.
+        """
+        with torch.no_grad():
+            gate = self.excitation(self.sample).double().cpu().numpy()
+        records = self.sample.cpu().numpy()
+        fits = []
+        for code in range(len(self.behaviors)):
+            own = records[:, BEHAVIOR] == code
+            fits.append((*_decay(records[own, AGE], gate[own]), int(own.sum())))
+        top = max((weight for weight, _, _ in fits), default=0.0) or 1.0
+        return [
+            BehaviorGate(name, weight / top, half_life, count)
+            for name, (weight, half_life, count) in zip(self.behaviors, fits, strict=True)
+        ]
+
+    def extend(self, new: int) -> None:
+        """Add items that no training event contains: they lead to nothing and follow nothing."""
+        for links in (self.transitions, self.associations):
+            links.starts = torch.cat([links.starts, links.starts[-1:].expand(new)])
+        rarest = self.popularity[self.popularity > 0].min()
+        self.popularity = torch.cat([self.popularity, rarest.expand(new)])
+
+
+def add_excitation(log_base: Tensor, excited: Tensor, mass: Tensor) -> Tensor:
+    """(N, I) logarithm of ``(base + excited) / (1 + mass)``, also where the base is tiny."""
+    ratio = (-log_base).clamp(max=MAX_LOG_RATIO).exp()
+    return log_base + (excited * ratio).log1p() - mass.log1p()
+
+
+def _lookup(links: ItemLinks, codes: Tensor, items: Tensor) -> Tensor:
+    """(N, M) strengths of the links from (N, M) items to (N,) items."""
+    matrix = links.matrix()
+    sources, targets = codes.clamp(min=0).cpu().numpy(), items.cpu().numpy()
+    found = matrix[sources.ravel(), np.repeat(targets, sources.shape[1])]
+    strengths = torch.from_numpy(np.asarray(found, dtype=np.float32).reshape(sources.shape))
+    return torch.where(codes == NO_ITEM, 0.0, strengths.to(codes.device))
+
+
+def _decay(ages: np.ndarray, gates: np.ndarray) -> tuple[float, float]:
+    """Weight and half-life of the exponential decay that fits gates at their ages best."""
+    if not len(ages):
+        return 0.0, math.inf
+    top, middle = float(gates.max()) or 1.0, float(np.median(ages[ages > 0])) if ages.any() else 1.0
+
+    def residuals(values: np.ndarray) -> np.ndarray:
+        return np.exp(values[0]) * 0.5 ** (ages / np.exp(values[1])) - gates / top
+
+    begins = [least_squares(residuals, [0.0, math.log(middle * by)]) for by in (0.1, 1.0, 10.0)]
+    weight, half_life = np.exp(min(begins, key=lambda fit: fit.cost).x)
+    longest = 10 * float(ages.max(initial=1))
+    return top * float(weight), float(half_life) if half_life < longest else math.inf

@@ -1,0 +1,343 @@
+"""Fits a memory on training events: transitions and gates by expectation maximisation.
+
+Every training event is a question with up to E earlier events as its possible causes. A step
+credits it to the base rate, to each earlier event by transition, and to each by revisit, in
+proportion to their parts of its probability. The credits by pair of items give the transitions; the
+gates follow the gradient of the likelihood. This is the expectation maximisation of a Hawkes
+process (Veen & Schoenberg 2008, doi:10.1198/016214507000001148).
+
+A transition that is fitted on an event predicts this event too well. So the users are divided into
+folds, and the probability of an event uses the credits of the other folds alone. Only the credits
+of pairs of items that occur are stored, so memory and time grow with the number of events.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from llm_influence.config.model import MemoryConfig
+from llm_influence.data.log import BehaviorLog
+from llm_influence.modeling.memory import (
+    AGE,
+    BEHAVIOR,
+    DISTANCE,
+    ITEM,
+    VALUE,
+    ItemLinks,
+    Memory,
+)
+from llm_influence.modeling.transitions import fit_associations
+from llm_influence.rendering.encoder import NO_ITEM, RECORD
+from llm_influence.rendering.vocabulary import Vocabulary
+from llm_influence.types import IntArray
+
+logger = logging.getLogger(__name__)
+
+MOST_ITEMS = 20_000
+"""Largest catalogue for which associations are solved: time grows with the cube of it."""
+MOST_PAIRS = 20_000_000
+"""Most pairs of an event and an earlier one; of a longer log, a sample of the events is read."""
+ROUNDS, STEPS = 12, 12
+"""Rounds of expectation maximisation, and gradient steps on the gates in each."""
+TRIED_PAIRS, TRIED_ROUNDS = 1_000_000, 6
+"""Pairs and rounds with which the end of the ages is chosen."""
+PRIORS = (5.0, 1.0, 20.0)
+"""Credits that a row gives to no item; the likelihood chooses."""
+BATCH = 4096
+SAMPLE = 20_000
+SMOOTHING = 1e-4
+"""Weight of the roughness of the gates, beside the mean log-likelihood of a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Q training events, each with up to E earlier events of its user.
+
+    Attributes:
+        records: (Q, E, 5) records of the earlier events, the latest first; item `NO_ITEM` where
+            there are fewer.
+        targets: (Q,) item codes of the events themselves.
+        folds: (Q,) fold of the user.
+    """
+
+    records: IntArray
+    targets: IntArray
+    folds: IntArray
+
+
+def questions(
+    log: BehaviorLog,
+    vocabulary: Vocabulary,
+    *,
+    most: int,
+    reach: int,
+    folds: int,
+    seed: int,
+    to_query: bool,
+) -> Questions:
+    """The training events of a log as questions.
+
+    Args:
+        log: Training events.
+        vocabulary: Gives the value bins.
+        most: Most questions; of a longer log, a random sample is read.
+        reach: Number of earlier events E.
+        folds: Number of folds of users.
+        seed: Of the folds, and of the sample of a longer log.
+        to_query: Ages count back from the event itself; otherwise from the event before it.
+    """
+    generator = np.random.default_rng(seed)
+    positions = log.positions()
+    events = np.flatnonzero(positions > 0)
+    if len(events) > most:
+        events = np.sort(generator.choice(events, most, replace=False))
+    back = np.arange(1, reach + 1)
+    places = events[:, None] - back
+    real = back <= positions[events][:, None]
+    places = np.where(real, places, 0)
+    until = log.timestamps[events if to_query else events - 1]
+    ages = np.where(real, until[:, None] - log.timestamps[places], 0)
+    columns = {
+        ITEM: np.where(real, log.items[places], NO_ITEM),
+        BEHAVIOR: log.behaviors[places],
+        VALUE: vocabulary.values.codes(log.values)[places],
+        AGE: ages,
+        DISTANCE: np.broadcast_to(back - 1, places.shape),
+    }
+    records = np.stack([columns[n] for n in range(len(RECORD))], axis=-1).astype(np.int64)
+    fold = generator.integers(folds, size=len(log))[log.rows_of_users()[events]]
+    return Questions(records, log.items[events].astype(np.int64), fold)
+
+
+class Credits:
+    """Credits of the pairs of items in the questions, by fold.
+
+    Args:
+        asked: The questions.
+        items: Number of items I.
+        folds: Number of folds.
+    """
+
+    def __init__(self, asked: Questions, items: int, folds: int) -> None:
+        sources = asked.records[..., ITEM]
+        self.real = sources != NO_ITEM
+        keys = np.where(self.real, sources, 0) * items + asked.targets[:, None]
+        self.pairs, pair = np.unique(keys[self.real], return_inverse=True)
+        self.items, self.sources = items, self.pairs // items
+        fold = np.broadcast_to(asked.folds[:, None], sources.shape)[self.real]
+        self.by_fold, self.slot = np.unique(pair * folds + fold, return_inverse=True)
+        self.pair, self._fold = self.by_fold // folds, self.by_fold % folds
+        self._folds = folds
+
+    def rates(self, credit: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
+        """Transitions fitted on the other folds, and the sum of their row, of every real pair.
+
+        Args:
+            credit: Credit of every real pair of an event and an earlier one.
+            prior: Credit that every row gives to no item.
+        """
+        own = np.bincount(self.slot, credit, minlength=len(self.by_fold))
+        whole = np.bincount(self.pair, own, minlength=len(self.pairs))
+        source = self.sources[self.pair]
+        cell = source * self._folds + self._fold
+        of_fold = np.bincount(cell, own, minlength=self.items * self._folds)
+        row = of_fold.reshape(self.items, self._folds).sum(axis=1)
+        others = (row[source] - of_fold[cell]).clip(min=0)
+        rate = (whole[self.pair] - own).clip(min=0) / (others + prior)
+        return rate[self.slot], (others / (others + prior))[self.slot]
+
+    def matrix(self, credit: np.ndarray, prior: float, neighbors: int) -> csr_array:
+        """(I, I) transitions fitted on all folds, the strongest ``neighbors`` of each row."""
+        own = np.bincount(self.slot, credit, minlength=len(self.by_fold))
+        whole = np.bincount(self.pair, own, minlength=len(self.pairs))
+        row = np.bincount(self.sources, whole, minlength=self.items)
+        values = whole / (row[self.sources] + prior)
+        return strongest(
+            csr_array((values, (self.sources, self.pairs % self.items)), (self.items, self.items)),
+            neighbors,
+        )
+
+
+def strongest(matrix: csr_array, neighbors: int) -> csr_array:
+    """The same matrix with only the largest absolute values of each row; zeros are left out."""
+    matrix = csr_array(matrix)
+    matrix.eliminate_zeros()
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -np.abs(matrix.data), row))
+    place = np.arange(len(order)) - matrix.indptr[row]
+    kept = order[place < neighbors]
+    parts = (matrix.data[kept], (row[kept], matrix.indices[kept]))
+    kept_matrix = csr_array(parts, shape=matrix.shape)
+    kept_matrix.sort_indices()
+    return kept_matrix
+
+
+def fit_memory(
+    log: BehaviorLog, vocabulary: Vocabulary, config: MemoryConfig, *, reach: int, seed: int = 0
+) -> Memory:
+    """A memory of the training events.
+
+    Args:
+        log: Training events.
+        vocabulary: Codes of the fields.
+        config: Options of the memory.
+        reach: Largest number of earlier events of a question.
+        seed: Of folds and samples.
+    """
+    ends = {"last_event": (False,), "query": (True,), "auto": (False, True)}[config.ages]
+    fit = partial(_fit, log, vocabulary, config, reach=reach, seed=seed)
+    to_query = ends[0]
+    if len(ends) > 1:
+        tried = [fit(to_query=end, pairs=TRIED_PAIRS, rounds=TRIED_ROUNDS)[1] for end in ends]
+        to_query = ends[int(np.argmax(tried))]
+    memory, likelihood = fit(to_query=to_query)
+    logger.info(
+        "memory: %s transitions, ages to the %s, mean log-probability %.4f",
+        f"{len(memory.transitions.codes):,}",
+        "query time" if memory.to_query else "last event",
+        likelihood,
+    )
+    if config.associations and len(vocabulary.catalogue) <= MOST_ITEMS:
+        matrix, decay = fit_associations(log, seed=seed)
+        memory.associations = ItemLinks.of(strongest(matrix, config.neighbors))
+        memory.decay.fill_(decay)
+    return memory
+
+
+def _fit(
+    log: BehaviorLog,
+    vocabulary: Vocabulary,
+    config: MemoryConfig,
+    *,
+    reach: int,
+    seed: int,
+    to_query: bool,
+    pairs: int = MOST_PAIRS,
+    rounds: int = ROUNDS,
+) -> tuple[Memory, float]:
+    """A memory without associations, and the mean log-probability of the questions."""
+    items, generator = len(vocabulary.catalogue), torch.Generator().manual_seed(seed)
+    asked = questions(
+        log,
+        vocabulary,
+        most=max(1, pairs // reach),
+        reach=reach,
+        folds=config.folds,
+        seed=seed,
+        to_query=to_query,
+    )
+    credits = Credits(asked, items, config.folds)
+    real = torch.from_numpy(asked.records[credits.real])
+    chosen = torch.randperm(len(real), generator=generator)[:SAMPLE]
+    memory = Memory(
+        ItemLinks(items, 0),
+        ItemLinks(items, 0),
+        behaviors=vocabulary.behaviors,
+        values=len(vocabulary.values.edges) + 1,
+        sample=len(chosen),
+    )
+    counts = np.bincount(log.items, minlength=items) + 0.5
+    memory.popularity.copy_(torch.from_numpy(counts / counts.sum()))
+    memory.sample.copy_(real[chosen])
+    memory.to_query.fill_(to_query)
+    if not len(asked.targets):
+        return memory, 0.0
+    with torch.enable_grad():
+        credit, prior, likelihood = _maximise(memory, asked, credits, generator, rounds)
+    memory.transitions = ItemLinks.of(credits.matrix(credit, prior, config.neighbors))
+    return memory, likelihood
+
+
+def _maximise(
+    memory: Memory, asked: Questions, credits: Credits, generator: torch.Generator, rounds: int
+) -> tuple[np.ndarray, float, float]:
+    """Fit the gates of a memory.
+
+    Returns:
+        The credit of every real pair, the prior, and the mean log-probability of the questions.
+    """
+    records, targets = torch.from_numpy(asked.records), torch.from_numpy(asked.targets)
+    real = torch.from_numpy(credits.real)
+    base = memory.popularity[targets]
+    gates = [p for p in memory.parameters() if p.is_floating_point()]
+    for parameter in gates:
+        parameter.requires_grad_()
+    shared = [memory.amounts, memory.rivalry]
+    tables = [p for p in gates if all(p is not other for other in shared)]
+    optimizer = torch.optim.Adam([{"params": tables, "lr": 0.1}, {"params": shared, "lr": 0.5}])
+    rates_of = [group["lr"] for group in optimizer.param_groups]
+    credit = 1 / (1.0 + asked.records[..., DISTANCE][credits.real])
+    rates, masses = torch.zeros(real.shape), torch.zeros(real.shape)
+
+    def transitions(prior: float) -> None:
+        for column, values in zip((rates, masses), credits.rates(credit, prior), strict=True):
+            column[real] = torch.from_numpy(values).float()
+
+    sample = torch.randperm(len(records), generator=generator)[: 4 * BATCH]
+
+    def likelihood(prior: float) -> float:
+        transitions(prior)
+        parts = (c[sample] for c in (records, targets, base, rates, masses))
+        with torch.no_grad():
+            return float(_likelihood(memory, *parts).mean())
+
+    prior = PRIORS[0]
+    for number in range(rounds):
+        if number >= 2 and number % 2 == 0:
+            prior = max(PRIORS, key=likelihood)
+        transitions(prior)
+        for group, rate_of in zip(optimizer.param_groups, rates_of, strict=True):
+            group["lr"] = rate_of * (1 - number / rounds)
+        for _ in range(STEPS):
+            rows = torch.randint(len(records), (BATCH,), generator=generator)
+            parts = (records[rows], targets[rows], base[rows], rates[rows], masses[rows])
+            loss = -_likelihood(memory, *parts).mean()
+            rough = memory.excitation.roughness() + memory.revisit.roughness()
+            optimizer.zero_grad()
+            (loss + SMOOTHING * rough).backward()
+            optimizer.step()
+        credit = _credit(memory, records, targets, base, rates)[credits.real]
+    for parameter in gates:
+        parameter.requires_grad_(requires_grad=False)
+    value = 0.0
+    for start in range(0, len(records), BATCH):
+        part = slice(start, start + BATCH)
+        parts = (records[part], targets[part], base[part], rates[part], masses[part])
+        with torch.no_grad():
+            value += float(_likelihood(memory, *parts).sum())
+    return credit, prior, value / max(1, len(records))
+
+
+def _likelihood(
+    memory: Memory, records: Tensor, targets: Tensor, base: Tensor, rates: Tensor, masses: Tensor
+) -> Tensor:
+    """(Q,) log-probabilities of the targets."""
+    causes, repeats = memory.rates(records, torch.ones(records.shape[:2]))
+    same = records[..., ITEM] == targets[:, None]
+    own = base + (causes * rates + repeats * same).sum(dim=1)
+    return own.log() - (causes * masses + repeats).sum(dim=1).log1p()
+
+
+@torch.no_grad()
+def _credit(
+    memory: Memory, records: Tensor, targets: Tensor, base: Tensor, rates: Tensor
+) -> np.ndarray:
+    """(Q, E) share of each question that is credited to a transition from each event."""
+    credit = []
+    for start in range(0, len(records), BATCH):
+        part = slice(start, start + BATCH)
+        read = records[part]
+        causes, repeats = memory.rates(read, torch.ones(read.shape[:2]))
+        causes = causes * rates[part]
+        repeats = repeats * (read[..., ITEM] == targets[part, None])
+        total = base[part, None] + (causes + repeats).sum(dim=1, keepdim=True)
+        credit.append(causes / total)
+    return torch.cat(credit).double().numpy()
