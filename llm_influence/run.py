@@ -281,7 +281,7 @@ def _backbones(model: InfluenceModel, config: ModelConfig) -> str:
     """The backbone, or the different ones of an ensemble."""
     if not isinstance(model, Ensemble):
         return _backbone(config)
-    names = dict.fromkeys(_backbone(member.config) for member in model.members)
+    names = dict.fromkeys(_backbone(member.config) for member in model.models)
     return f"ensemble of {len(model.members)}: {', '.join(names)}"
 
 

@@ -15,7 +15,6 @@ Ages count from the time of the next event. `Law.kind` says how this makes the n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -25,7 +24,6 @@ import numpy.typing as npt
 
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.splits import EvaluationSet
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -170,7 +168,9 @@ def _names(letter: str, count: int) -> list[str]:
     return [f"{letter}{place:0{len(str(count - 1))}}" for place in range(count)]
 
 
-def make_log(kind: Kind, seed: int, *, users: int = 3000, items: int = 300, length: int = 40) -> ExcitedLog:
+def make_log(
+    kind: Kind, seed: int, *, users: int = 3000, items: int = 300, length: int = 40
+) -> ExcitedLog:
     """Draw a log; the same seed gives the same log."""
     law = Law.draw(kind, items, seed)
     random = np.random.default_rng([seed, 1])

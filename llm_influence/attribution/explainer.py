@@ -186,7 +186,7 @@ class Explainer:
         self.seed, self.batch_size = seed, batch_size
         self.card = CardOptions(fidelity_masks, _other_method(agree_with, self.method))
         for used in self._methods:
-            for member in model.members if isinstance(model, Ensemble) else [model]:
+            for member in model.models if isinstance(model, Ensemble) else [model]:
                 check_model(used, member)
             check_players(used, players)
 
@@ -318,7 +318,7 @@ class Explainer:
     ) -> list[list[Influence]]:
         """The weighted sum of the members' explanations, see `weighted_sum`."""
         of_members = []
-        for member in ensemble.members:
+        for member in ensemble.models:
             explainer = copy(self)
             explainer.model = member
             of_members.append(explainer.explain_bound(whole, targets))

@@ -196,7 +196,7 @@ def model_fingerprint(model: InfluenceModel) -> str:
     """
     if isinstance(model, Ensemble):
         own = [rule.model_dump() for rule in model.rules]
-        return digest(repr((model.weights, own)), *map(model_fingerprint, model.members))
+        return digest(repr((model.weights, own)), *map(model_fingerprint, model.models))
     trained = ((n, p) for n, p in sorted(model.named_parameters()) if p.requires_grad)
     weights = ((name, weight.detach().cpu().numpy()) for name, weight in trained)
     # Rules decide what is recommended, and so what is explained.

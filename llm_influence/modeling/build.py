@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from llm_influence.config.model import RECURRENT, ModelConfig, ScratchConfig
+from llm_influence.config.model import RECURRENT, ScratchConfig
 from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.public import open_knowledge

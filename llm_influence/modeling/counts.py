@@ -8,9 +8,8 @@ counts by the part of its own vector that is present.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -63,10 +62,23 @@ class QueryState:
 
     @classmethod
     def cat(cls, parts: Sequence[QueryState]) -> QueryState:
-        """Concatenate states of one model along the first dimension."""
+        """Concatenate states of one model along the first dimension; events are padded."""
+        most = max((p.presence.shape[-1] for p in parts if p.presence is not None), default=0)
+        parts = [part._padded(most) for part in parts]
         columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
         joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
         return cls(*joined)
+
+    def _padded(self, events: int) -> QueryState:
+        """The same states with room for more events, of which none is present."""
+        if self.records is None or self.presence is None:
+            return self
+        room = events - self.presence.shape[-1]
+        return replace(
+            self,
+            records=F.pad(self.records, (0, 0, 0, room)),
+            presence=F.pad(self.presence, (0, room)),
+        )
 
 
 class AggregateFeatures(nn.Module):

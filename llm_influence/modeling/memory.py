@@ -88,7 +88,7 @@ class Gate(nn.Module):
         by_age = (1 + age.clamp(min=0) / AGE_UNIT).log2()
         logarithm = _interpolate(self.age, by_age, records[..., BEHAVIOR].clamp(min=0))
         logarithm = logarithm + self.value[records[..., VALUE].clamp(min=0)]
-        return (logarithm + _interpolate(self.distance, (1 + distance).log2())).exp()
+        return (logarithm + _interpolate(self.distance, (1 + distance.clamp(min=0)).log2())).exp()
 
     def roughness(self) -> Tensor:
         """Sum of squared second differences along age and distance, and of the value terms."""
@@ -137,7 +137,8 @@ class ItemLinks(nn.Module):
         Args:
             items: Item codes, `NO_ITEM` for empty slots.
             weights: Weights of the rows.
-            start, stop: Range of item codes for which the sums are computed.
+            start: First item code for which the sums are computed.
+            stop: Item code after the last of them.
         """
         row = torch.arange(len(items), device=items.device)[:, None].expand_as(items)
         real = items != NO_ITEM
@@ -254,9 +255,7 @@ class Memory(nn.Module):
         shift = F.one_hot(torch.tensor(AGE, device=records.device), len(RECORD))
         return records + later[..., None, None] * shift
 
-    def combine(
-        self, logits: Tensor, associated: Tensor, excited: Tensor, mass: Tensor
-    ) -> Tensor:
+    def combine(self, logits: Tensor, associated: Tensor, excited: Tensor, mass: Tensor) -> Tensor:
         """(N, I) log-probabilities from logits and the sums of the memory, before the scales."""
         base = (logits + self.scales[0] * associated).log_softmax(dim=-1)
         return add_excitation(base, self.scales[1] * excited, self.scales[1] * mass)
@@ -267,15 +266,19 @@ class Memory(nn.Module):
         return self.associations.spread(records[..., ITEM], weights, start, stop)
 
     def rates(self, records: Tensor, presence: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, M) rates u and v of the events, before the scale t."""
+        """(N, M) rates u and v of the events, before the scale t.
+
+        A hidden event (presence 0) has no rate of its own but still competes; a dropped event,
+        which has no record, does not.
+        """
         rates = []
-        present = presence * (records[..., ITEM] != NO_ITEM)
+        exists = (records[..., ITEM] != NO_ITEM).float()
         for gate, amount, rival in zip(
             (self.excitation, self.revisit), self.amounts, self.rivalry, strict=True
         ):
-            gates = gate(records) * present
+            gates = gate(records) * exists
             total = gates.sum(dim=-1, keepdim=True).clamp(min=TINY)
-            rates.append(gates * (amount - rival.sigmoid() * total.log()).exp())
+            rates.append(gates * presence * (amount - rival.sigmoid() * total.log()).exp())
         return rates[0], rates[1]
 
     def excited(self, records: Tensor, presence: Tensor, start: int, stop: int) -> Tensor:
@@ -294,7 +297,8 @@ class Memory(nn.Module):
         Args:
             logits: The same of the language model, as logits. It is called once for every chunk of
                 the catalogue first, for the sum of all probabilities.
-            records, presence: As in `forward`.
+            records: As in `forward`.
+            presence: As in `forward`.
         """
 
         def base(start: int, stop: int) -> Tensor:

@@ -14,7 +14,6 @@ of pairs of items that occur are stored, so memory and time grow with the number
 from __future__ import annotations
 
 import logging
-
 from dataclasses import dataclass
 from functools import partial
 
@@ -297,7 +296,7 @@ def _maximise(
         for group, rate_of in zip(optimizer.param_groups, rates_of, strict=True):
             group["lr"] = rate_of * (1 - number / rounds)
         for _ in range(STEPS):
-            rows = torch.randint(len(records), (BATCH,), generator=generator)
+            rows = torch.randint(len(records), (min(BATCH, len(records)),), generator=generator)
             parts = (records[rows], targets[rows], base[rows], rates[rows], masses[rows])
             loss = -_likelihood(memory, *parts).mean()
             rough = memory.excitation.roughness() + memory.revisit.roughness()
@@ -306,7 +305,8 @@ def _maximise(
             optimizer.step()
         credit = _credit(memory, records, targets, base, rates)[credits.real]
     for parameter in gates:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
+        parameter.grad = None
     value = 0.0
     for start in range(0, len(records), BATCH):
         part = slice(start, start + BATCH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -385,6 +385,11 @@ class Ensemble(Averaged, InfluenceModel):
         self.members, self.weights = nn.ModuleList(members), chosen
         self.protocol = {k: v for k, v in self.protocol.items() if k != "metrics"}
         self.eval()
+
+    @property
+    def models(self) -> list[InfluenceModel]:
+        """The members as models."""
+        return cast(list[InfluenceModel], list(self.members))
 
     def add_items(self, items: Catalogue) -> None:
         """Add items to every member, see `InfluenceModel.add_items`."""

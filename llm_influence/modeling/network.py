@@ -37,7 +37,7 @@ from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackHead, Heads
 from llm_influence.modeling.recurrent import GatedRecurrence, event_gates
 from llm_influence.modeling.scoring import ItemScores
-from llm_influence.rendering.encoder import EncodedBatch, Encoder
+from llm_influence.rendering.encoder import NO_ITEM, EncodedBatch, Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,9 +267,10 @@ class Network(nn.Module):
         query = self._beside(states, batch, places, presence)
         if self.item_head.memory is None or self.training:
             return query
-        before = batch.ends[:, None, 1:] <= places[..., None]  # (B, L, E)
-        before &= torch.arange(before.shape[-1], device=before.device) < batch.num_events[:, None, None]
+        exists = batch.records[:, None, :, 0] != NO_ITEM
+        before = exists & (batch.ends[:, None, 1:] <= places[..., None])  # (B, L, E)
         records = batch.records[:, None] - _of_last(batch.records, before)[:, :, None]
+        records = torch.where(before[..., None], records, NO_ITEM)
         return replace(
             query, records=records, presence=before * batch.event_means(presence)[:, None]
         )
@@ -368,7 +369,7 @@ class Network(nn.Module):
             items = self.embeddings(slice(self.first_item + start, self.first_item + stop))
             return head.language_logits(query, items)
 
-        if memory is None or query.records is None:
+        if memory is None or query.records is None or query.presence is None:
             return ItemScores(self.num_items, logits)
         return ItemScores(self.num_items, memory.reader(logits, query.records, query.presence))
 
@@ -398,8 +399,10 @@ def _of_last(records: Tensor, before: Tensor) -> Tensor:
     """(B, L, 5) age and distance of the last of the events before each place; other columns 0."""
     last = (before * torch.arange(1, before.shape[-1] + 1, device=before.device)).amax(dim=-1)
     rows = torch.arange(len(records), device=records.device)[:, None]
-    chosen = records[rows, (last - 1).clamp(min=0)] if records.shape[1] else records.new_zeros(
-        (*last.shape, records.shape[-1])
+    chosen = (
+        records[rows, (last - 1).clamp(min=0)]
+        if records.shape[1]
+        else records.new_zeros((*last.shape, records.shape[-1]))
     )
     kept = torch.tensor([0, 0, 0, 1, 1], device=records.device)
     return chosen * kept * (last > 0)[..., None]

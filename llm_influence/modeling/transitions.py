@@ -79,7 +79,7 @@ def _decayed(
             column.append(value)
     parts = [np.concatenate(column) for column in columns]
     shape = (len(codes), items)
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         csr_array((parts[n + 2].astype(np.float32), (parts[n], parts[n + 1])), shape=shape)
         for n in (0, 3)
     )
@@ -93,9 +93,7 @@ def solve(own: FloatArray, cross: FloatArray, ridge: float) -> FloatArray:
     return solution
 
 
-def linear_transitions(
-    histories: list[IntArray], items: int, setting: LinearSetting
-) -> FloatArray:
+def linear_transitions(histories: list[IntArray], items: int, setting: LinearSetting) -> FloatArray:
     """(I, I) matrix B of histories of item codes; row j holds what item j adds to each next item.
 
     Memory is about 12 bytes for each pair of items; time grows with the cube of their number.

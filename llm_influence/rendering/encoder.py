@@ -271,13 +271,13 @@ NO_ITEM = -1
 def event_records(columns: EventColumns, histories: Sequence[History]) -> IntArray:
     """(S, 5) records of all events of N histories, one after the other."""
     lengths = columns.lengths
-    moments = np.concatenate([h.timestamps for h in histories]) if len(histories) else []
+    moments = np.concatenate([np.empty(0, np.int64), *(h.timestamps for h in histories)])
     records = np.empty((int(lengths.sum()), len(RECORD)), dtype=np.int64)
     for place, name in enumerate(RECORD[:3]):
         records[:, place] = columns.codes[name]
     last = (np.cumsum(lengths) - 1).clip(0)
     if len(records):
-        records[:, 3] = np.repeat(np.asarray(moments)[last], lengths) - moments
+        records[:, 3] = np.repeat(moments[last], lengths) - moments
     records[:, 4] = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(records)) - 1
     return records
 

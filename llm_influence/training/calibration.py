@@ -74,6 +74,8 @@ def _likelihoods(
         seen = answers.get("seen", torch.full((len(targets), 1), -1)).to(model.device)
         known = ~(seen == targets[:, None]).any(dim=1)
         records, presence = query.records, query.presence
+        if records is None or presence is None:
+            return
         logits = model.item_head.language_logits(query, model.item_vectors()).float()
         associated = memory.associated(records, presence, 0, memory.items)
         excited = memory.excited(records, presence, 0, memory.items)

@@ -410,7 +410,7 @@ def check_teacher(teacher: InfluenceModel, model: InfluenceModel, *, drawn: bool
             expected="model.item_head.loss full, with a weight above 0",
             fix="set model.item_head.loss to full, or leave train.teacher out",
         )
-    for member in teacher.members if isinstance(teacher, Ensemble) else [teacher]:
+    for member in teacher.models if isinstance(teacher, Ensemble) else [teacher]:
         if isinstance(member, Ensemble):
             check_teacher(member, model, drawn=drawn)
             continue

@@ -141,7 +141,9 @@ def test_other_families_fill_their_whole_context(log, tmp_path, config, style):
     whole = torch.ones(1, 64, dtype=torch.long)
     places = torch.arange(64)[None]
     nothing, events = torch.empty(1, 64, 0, dtype=torch.long), torch.tensor([63])
-    batch = EncodedBatch(whole, whole.bool(), places - 1, whole, nothing, places, events, events, nothing, events)
+    batch = EncodedBatch(
+        whole, whole.bool(), places - 1, whole, nothing, places, events, events, nothing, events
+    )
     cut = {
         name: getattr(batch, name)[:, :20]
         for name in ("input_ids", "attention_mask", "event_index", "field_index", "added_ids")
