@@ -181,6 +181,11 @@ def run_config(kind: str = "bert", style: str = "token", **sections: dict) -> Ru
     }
     for section, options in sections.items():
         tree[section] = {**tree.get(section, {}), **options}
+    # off by default: most tests are about the language model; tests of the memory switch it on
+    tree["model"]["item_head"] = {
+        "memory": {"enabled": False},
+        **tree["model"].get("item_head", {}),
+    }
     return RunConfig.model_validate(tree)
 
 

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from llm_influence.errors import ExplanationError, unknown
 from llm_influence.influence.facts import USER, Player
-from llm_influence.rendering.encoder import EncodedBatch, EncodedHistories, Encoder, collate
+from llm_influence.rendering.encoder import (
+    EncodedBatch,
+    EncodedHistories,
+    Encoder,
+    collate,
+    event_gaps,
+    event_records,
+)
 from llm_influence.rendering.template import FIELDS
 from llm_influence.types import BoolArray, History, IntArray
 
@@ -237,17 +244,12 @@ def _with_own_ages(
     encoded: EncodedHistories,
 ) -> EncodedHistories:
     """The events that are left keep the ages and distances that they had before the removal."""
-    whole = encoder.encode(histories)
-    ends = np.cumsum(whole.num_events)
-    records = [
-        whole.records[ends[row] - whole.num_events[row] : ends[row]][mask]
-        for row, mask in zip(rows, masks, strict=True)
-    ]
-    return replace(
-        encoded,
-        records=np.concatenate(records) if records else whole.records[:0],
-        gap=whole.gap[np.asarray(rows, dtype=np.int64)],
-    )
+    whole = event_records(encoder.vocabulary.columns(histories), histories)
+    of_history = np.split(whole, np.cumsum([len(history) for history in histories])[:-1])
+    kept = [of_history[row][mask] for row, mask in zip(rows, masks, strict=True)]
+    shown = [own[len(own) - n :] for own, n in zip(kept, encoded.num_events, strict=True)]
+    gap = event_gaps(histories)[np.asarray(rows, dtype=np.int64)]
+    return replace(encoded, records=np.concatenate([whole[:0], *shown]), gap=gap)
 
 
 def _repeated(encoded: EncodedHistories, rows: IntArray) -> EncodedHistories:

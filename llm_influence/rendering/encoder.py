@@ -238,7 +238,7 @@ class Encoder:
             left_out=np.zeros_like(columns.lengths),
             when=_when(histories),
             records=event_records(columns, histories),
-            gap=_gap(histories),
+            gap=event_gaps(histories),
         )
 
 
@@ -250,7 +250,7 @@ def _when(histories: Sequence[History]) -> IntArray:
     return query_codes(np.array(last, np.int64), np.array(query, np.int64), np.array(known, bool))
 
 
-def _gap(histories: Sequence[History]) -> IntArray:
+def event_gaps(histories: Sequence[History]) -> IntArray:
     """(N,) seconds from each history's last event to its query time, -1 where unknown."""
     known = (h.query_time is not None and len(h) > 0 for h in histories)
     return np.array(

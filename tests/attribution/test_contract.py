@@ -284,10 +284,10 @@ ELSEWHERE = (
 )
 
 
-@pytest.fixture(scope="module", params=[*tiny.OTHER_BACKBONES, "bert that counts"])
+@pytest.fixture(scope="module", params=[*tiny.OTHER_BACKBONES, "bert that remembers"])
 def other_family(request):
-    kind, *counts = request.param.split(" that ")
-    return tiny.tiny_model(kind, "token", item_head={"repeat_counts": bool(counts)})
+    kind, *remembers = request.param.split(" that ")
+    return tiny.tiny_model(kind, "token", item_head={"memory": {"enabled": bool(remembers)}})
 
 
 @pytest.mark.slow

@@ -22,8 +22,9 @@ SEEN = ("i9", "i3", "i9", "i4", "i3")
 
 def remembering(kind="bert", style="token", template=None):
     """A model whose memory is away from its start: behaviours and ages differ."""
+    on = {"item_head": {"memory": {"enabled": True}}}
     config = tiny.run_config(
-        kind, style, **({"rendering": {"template": template}} if template else {})
+        kind, style, model=on, **({"rendering": {"template": template}} if template else {})
     )
     model = tiny.moved(InfluenceModel.build(config, tiny.small_log()))
     memory, random = model.item_head.memory, torch.Generator().manual_seed(3)

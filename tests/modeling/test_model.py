@@ -117,7 +117,7 @@ def test_fewer_than_one_recommendation_is_refused(bert, log, k):
 
 def test_equal_scores_go_to_the_earlier_row_of_the_catalogue(bert, log, monkeypatch):
     flat = torch.zeros(1, len(bert.catalogue))
-    monkeypatch.setattr(bert.item_head, "forward", lambda states, items: flat)
+    monkeypatch.setattr(bert.item_head, "language_logits", lambda states, items: flat)
     found = bert.recommend(log.at(0), k=100)
     codes = bert.catalogue.index([r.item for r in found])
     assert (np.diff(codes) > 0).all()

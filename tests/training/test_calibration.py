@@ -24,7 +24,8 @@ def test_the_chosen_scales_have_the_best_likelihood(monkeypatch):
     monkeypatch.setattr(calibration, "ASSOCIATION_SCALES", (0.0, 0.2, 1.0))
     monkeypatch.setattr(calibration, "EXCITATION_SCALES", (0.0, 0.5, 4.0))
     split = split_log(tiny.small_log())
-    model = tiny.moved(InfluenceModel.build(tiny.run_config(), split.train)).eval()
+    config = tiny.run_config(model={"item_head": {"memory": {"enabled": True}}})
+    model = tiny.moved(InfluenceModel.build(config, split.train)).eval()
     fit_scales(model, split.validation, EvaluationConfig(exclude_seen=False, batch_size=5))
     chosen = model.item_head.memory.scales.tolist()
     values = {}
