@@ -15,7 +15,7 @@ from llm_influence.analysis.tables import InfluenceView
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.batch.explain import explain_batch
 from llm_influence.config.run import RunConfig
-from llm_influence.evaluation.evaluate import Record, as_text, compare
+from llm_influence.evaluation.evaluate import Record, as_text, compare, verdict
 from llm_influence.influence.table_files import read_tables
 from llm_influence.report.page import build_report
 from llm_influence.run import Run
@@ -74,6 +74,8 @@ def run_demo(
     say("2/4 evaluating on the test split")
     metrics = compare(run.model, run.split, run.config.evaluation)
     say("\n" + as_text(metrics) + "\n")
+    if ahead := verdict(metrics, run.config.evaluation.cutoff):
+        say(ahead)
     say(f"3/4 explaining the recommendations of {users} users with {', '.join(METHODS)}")
     written = _explain(run, users)
     say("4/4 analysing the explanations and writing the report")

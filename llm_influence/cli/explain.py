@@ -146,7 +146,7 @@ ReviewFile = Annotated[
 
 def evaluate(model: ModelFolder, rules: RulesFile = None, json_: AsJson = False) -> None:
     """Measure every head of a run on its test split, beside baselines."""
-    from llm_influence.evaluation.evaluate import as_text, compare_heads
+    from llm_influence.evaluation.evaluate import as_text, compare_heads, verdict
     from llm_influence.run import Run
 
     run = Run.open(model, rules=rules)
@@ -156,6 +156,9 @@ def evaluate(model: ModelFolder, rules: RulesFile = None, json_: AsJson = False)
         return
     for head, records in by_head.items():
         typer.echo(f"{head}\n{as_text(records)}" if len(by_head) > 1 else as_text(records))
+        ahead = verdict(records, run.config.evaluation.cutoff) if head == "items" else ""
+        if ahead:
+            typer.echo(ahead)
 
 
 @expanded()

@@ -14,11 +14,10 @@ from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.splits import EvaluationSet, Split, feedback_labels
 from llm_influence.errors import ConfigError, out_of_range
 from llm_influence.evaluation.baselines import (
-    Popularity,
     behavior_baselines,
-    best_item_knn,
     feedback_baselines,
 )
+from llm_influence.evaluation.item_baselines import item_systems
 from llm_influence.evaluation.metrics import (
     ModelRecommender,
     Recommender,
@@ -26,6 +25,7 @@ from llm_influence.evaluation.metrics import (
     evaluate,
     exposure_metrics,
     feedback_metrics,
+    ndcg_of_rows,
     ranking_metrics,
     seen_items,
     target_ranks,
@@ -34,7 +34,7 @@ from llm_influence.evaluation.metrics import (
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel
-from llm_influence.types import History, IntArray
+from llm_influence.types import BoolArray, History, IntArray
 
 _HEADS = {
     "item_head": ("ndcg", "hr", "mrr"),
@@ -284,22 +284,51 @@ Record = dict[str, str | float]
 
 
 def compare(model: InfluenceModel, split: Split, config: EvaluationConfig) -> list[Record]:
-    """Test metrics of the model, item-kNN and popularity, one record each.
+    """Test metrics of the model and of its baselines (`item_systems`), one record each.
 
-    Popularity and item-kNN are fitted on the training events. Validation chooses the number of
-    neighbours.
+    NDCG is also given by kind of question (`question_kinds`), for the kinds that occur.
     """
-    knn = best_item_knn(split.train, split.validation, config)
     counts = np.bincount(split.train.items, minlength=len(split.log.catalogue))
-    systems: list[tuple[str, Recommender]] = [
-        (ModelRecommender.name, ModelRecommender(model)),
-        (f"{knn.name} ({knn.neighbours})", knn),
-        (Popularity.name, Popularity(split.train)),
-    ]
-    return [
-        {"system": name, "split": "test", **evaluate(system, split.test, config, counts)[0]}
-        for name, system in systems
-    ]
+    kinds = question_kinds(split.test, counts)
+    systems: list[tuple[str, Recommender]] = [(ModelRecommender.name, ModelRecommender(model))]
+    records: list[Record] = []
+    for name, system in systems + item_systems(model, split, config):
+        metrics, ranks = evaluate(system, split.test, config, counts)
+        by_row = ndcg_of_rows(ranks, config.cutoff)
+        by_kind = {f"ndcg, {kind}": float(by_row[rows].mean()) for kind, rows in kinds.items()}
+        records.append({"system": name, "split": "test", **metrics, **by_kind})
+    return records
+
+
+def question_kinds(rows: EvaluationSet, counts: IntArray) -> dict[str, BoolArray]:
+    """(N,) masks of the examples by kind; kinds that do not occur are left out.
+
+    ``revisit``: the history has the target item. ``new to the catalogue``: no training event has
+    it. ``new to the user``: all others.
+    """
+    targets = rows.target_items
+    revisit = np.array([target in rows.history(n).items for n, target in enumerate(targets)], bool)
+    unknown = ~revisit & (counts[targets] == 0)
+    kinds = {
+        "revisit": revisit,
+        "new to the user": ~revisit & ~unknown,
+        "new to the catalogue": unknown,
+    }
+    return {kind: mask for kind, mask in kinds.items() if mask.any()}
+
+
+def verdict(records: Sequence[Record], cutoff: int) -> str:
+    """One sentence on the baselines of items that are ahead of the model; empty without any."""
+    metric = f"ndcg@{cutoff}"
+    own = float(records[0][metric])
+    ahead = [record for record in records[1:] if float(record[metric]) > own]
+    if not ahead:
+        return ""
+    best = max(ahead, key=lambda record: float(record[metric]))
+    return (
+        f"The baseline {best['system']} is ahead of the model: NDCG@{cutoff} "
+        f"{float(best[metric]):.4f} against {own:.4f}."
+    )
 
 
 def compare_heads(

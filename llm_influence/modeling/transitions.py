@@ -9,6 +9,7 @@ arXiv:2103.16104). It needs no gradient step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,7 +107,7 @@ def item_codes(log: BehaviorLog) -> list[IntArray]:
     return np.split(log.items.astype(np.int64), log.offsets[1:-1])
 
 
-def decayed_histories(histories: list[IntArray], items: int, decay: float) -> csr_array:
+def decayed_histories(histories: Sequence[IntArray], items: int, decay: float) -> csr_array:
     """(N, I) histories of item codes in which an item k events back weighs ``exp(-k / decay)``."""
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     codes = np.concatenate(histories) if len(histories) else np.empty(0, np.int64)

@@ -18,8 +18,9 @@ from llm_influence.evaluation.baselines import (
     best_item_knn,
     best_text_knn,
 )
-from llm_influence.evaluation.evaluate import as_text, compare
+from llm_influence.evaluation.evaluate import as_text, compare, verdict
 from llm_influence.evaluation.metrics import evaluate
+from llm_influence.modeling.model import InfluenceModel
 from tests import tiny
 
 
@@ -90,16 +91,32 @@ def test_the_number_of_neighbours_is_chosen_on_validation():
 
 def test_a_model_stands_beside_the_baselines_on_the_same_rows():
     split = split_log(tiny.small_log())
-    records = compare(tiny.tiny_model(), split, EvaluationConfig())
-    assert records[0]["system"] == "llm_influence"
-    assert records[1]["system"].startswith("item-kNN (")
+    config = tiny.run_config(model={"item_head": {"memory": {"enabled": True}}})
+    model = InfluenceModel.build(config, split.train)
+    records = compare(model, split, EvaluationConfig())
+    systems = [record["system"] for record in records]
+    assert systems[0] == "llm_influence"
+    assert systems[1].startswith("item-kNN (")
+    assert systems[2:] == [
+        *("popularity", "revisits", "first-order transitions", "linear transitions", "EASE"),
+        "memory alone",
+    ]
     counts = np.bincount(split.train.items, minlength=30)
     popular = evaluate(Popularity(split.train), split.test, EvaluationConfig(), counts)[0]
-    assert records[2] == {"system": "popularity", "split": "test", **popular}
+    assert records[2].items() >= {"system": "popularity", "split": "test", **popular}.items()
     lines = as_text(records).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 10
     assert f"{popular['mrr']:.4f}" in lines[4]
     assert lines[0].index("mrr") == lines[4].index(f"{popular['mrr']:.4f}")
+
+
+def test_a_baseline_that_is_ahead_is_named():
+    records = [{"system": "llm_influence", "ndcg@10": 0.2}, {"system": "knn", "ndcg@10": 0.1}]
+    assert verdict(records, 10) == ""
+    records.append({"system": "EASE", "ndcg@10": 0.25})
+    assert verdict(records, 10) == (
+        "The baseline EASE is ahead of the model: NDCG@10 0.2500 against 0.2000."
+    )
 
 
 # --- text kNN ------------------------------------------------------------------------------------
