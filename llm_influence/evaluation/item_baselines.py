@@ -20,7 +20,8 @@ from llm_influence.data.splits import Split
 from llm_influence.evaluation.baselines import Popularity, best_item_knn
 from llm_influence.evaluation.metrics import Recommender, evaluate
 from llm_influence.modeling.backbone import inference
-from llm_influence.modeling.memory import ITEM, Memory
+from llm_influence.modeling.gates import ITEM
+from llm_influence.modeling.memory import Memory
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.transitions import (
     READ_DECAYS,

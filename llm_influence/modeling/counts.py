@@ -199,3 +199,16 @@ def present_share(vectors: Tensor, own: Tensor) -> Tensor:
     """(B, T) share of the (B, T, H) own vector of each token in another vector, at least 0."""
     share = (vectors * own).sum(dim=-1) / own.square().sum(dim=-1).clamp(min=1e-12)
     return share.clamp(min=0)
+
+
+def of_last_event(records: Tensor, before: Tensor) -> Tensor:
+    """(B, L, 5) age and distance of the last of the events before each place; other columns 0."""
+    last = (before * torch.arange(1, before.shape[-1] + 1, device=before.device)).amax(dim=-1)
+    rows = torch.arange(len(records), device=records.device)[:, None]
+    chosen = (
+        records[rows, (last - 1).clamp(min=0)]
+        if records.shape[1]
+        else records.new_zeros((*last.shape, records.shape[-1]))
+    )
+    kept = torch.tensor([0, 0, 0, 1, 1], device=records.device)
+    return chosen * kept * (last > 0)[..., None]

@@ -23,77 +23,30 @@ the part of another.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import least_squares
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_influence.modeling.gates import (
+    AGE,
+    BEHAVIOR,
+    DISTANCE,
+    ITEM,
+    BehaviorGate,
+    Gate,
+    fitted_decay,
+)
 from llm_influence.rendering.encoder import NO_ITEM, RECORD
 
-ITEM, BEHAVIOR, VALUE, AGE, DISTANCE = range(5)
-"""Columns of an event record, see `encoder.RECORD`."""
-AGE_UNIT = 30.0
-AGE_KNOTS = 22
-"""Gates are interpolated at ages of about 0, 30 s, 90 s and so on, each twice the last: up to
-about two years."""
-DISTANCE_KNOTS = 8
-"""Gates are interpolated at distances of 0, 1, 3, 7 and so on, up to 127."""
 CHUNK = 32_768
 """Items whose probabilities are summed at a time; affects memory alone."""
 TINY = 1e-12
 MAX_LOG_RATIO = 60.0
 """Bound on the logarithm of a ratio, so that its exponential is finite."""
-
-
-def _interpolate(knots: Tensor, place: Tensor, row: Tensor | None = None) -> Tensor:
-    """Linear interpolation of (R, K) knots at real places (...) in the rows (...); default: row 0.
-
-    Places are clamped to 0 and K - 1.
-    """
-    last = knots.shape[-1] - 1
-    place = place.clamp(0, last)
-    low = place.long().clamp(max=last - 1)
-    share = place - low
-    index = low if row is None else low + row * knots.shape[-1]
-    flat = knots.flatten()
-    return flat[index] * (1 - share) + flat[index + 1] * share
-
-
-class Gate(nn.Module):
-    """How much an event counts, from its behaviour, value, age and distance.
-
-    ``log gate = a[behaviour](log age) + v[value] + d(log distance)`` with a and d piecewise linear.
-
-    Args:
-        behaviors: Number of behaviours.
-        values: Number of value bins, the one for "no value" included.
-        start: Gate of every event before it is fitted.
-    """
-
-    def __init__(self, behaviors: int, values: int, start: float) -> None:
-        super().__init__()
-        self.age = nn.Parameter(torch.full((behaviors, AGE_KNOTS), math.log(start)))
-        self.value = nn.Parameter(torch.zeros(values))
-        self.distance = nn.Parameter(torch.zeros(DISTANCE_KNOTS))
-
-    def forward(self, records: Tensor) -> Tensor:
-        """(...) gates of (..., 5) event records."""
-        age, distance = records[..., AGE].float(), records[..., DISTANCE].float()
-        by_age = (1 + age.clamp(min=0) / AGE_UNIT).log2()
-        logarithm = _interpolate(self.age, by_age, records[..., BEHAVIOR].clamp(min=0))
-        logarithm = logarithm + self.value[records[..., VALUE].clamp(min=0)]
-        return (logarithm + _interpolate(self.distance, (1 + distance.clamp(min=0)).log2())).exp()
-
-    def roughness(self) -> Tensor:
-        """Sum of squared second differences along age and distance, and of the value terms."""
-        bends = [self.age.diff(n=2, dim=1), self.distance.diff(n=2)]
-        return sum((b.square().sum() for b in bends), self.value.square().sum())
 
 
 class ItemLinks(nn.Module):
@@ -154,24 +107,6 @@ class ItemLinks(nn.Module):
         sums = weights.new_zeros(len(items) * (stop - start))
         index = row[owner[inside]] * (stop - start) + column[inside]
         return sums.index_add(0, index, values[inside]).view(len(items), stop - start)
-
-
-@dataclass(frozen=True, slots=True)
-class BehaviorGate:
-    """How strongly and how long the events of a behaviour cause later events.
-
-    Attributes:
-        behavior: Name of the behaviour.
-        weight: Gate at age 0, relative to that of the strongest behaviour.
-        half_life: Age in seconds at which the gate is half of that; inf for a gate that does not
-            fall within the training data.
-        events: Number of training events behind the estimate.
-    """
-
-    behavior: str
-    weight: float
-    half_life: float
-    events: int
 
 
 class Memory(nn.Module):
@@ -369,7 +304,7 @@ class Memory(nn.Module):
         fits = []
         for code in range(len(self.behaviors)):
             own = records[:, BEHAVIOR] == code
-            fits.append((*_decay(records[own, AGE], gate[own]), int(own.sum())))
+            fits.append((*fitted_decay(records[own, AGE], gate[own]), int(own.sum())))
         top = max((weight for weight, _, _ in fits), default=0.0) or 1.0
         return [
             BehaviorGate(name, weight / top, half_life, count)
@@ -397,18 +332,3 @@ def _lookup(links: ItemLinks, codes: Tensor, items: Tensor) -> Tensor:
     found = matrix[sources.ravel(), np.repeat(targets, sources.shape[1])]
     strengths = torch.from_numpy(np.asarray(found, dtype=np.float32).reshape(sources.shape))
     return torch.where(codes == NO_ITEM, 0.0, strengths.to(codes.device))
-
-
-def _decay(ages: np.ndarray, gates: np.ndarray) -> tuple[float, float]:
-    """Weight and half-life of the exponential decay that fits gates at their ages best."""
-    if not len(ages):
-        return 0.0, math.inf
-    top, middle = float(gates.max()) or 1.0, float(np.median(ages[ages > 0])) if ages.any() else 1.0
-
-    def residuals(values: np.ndarray) -> np.ndarray:
-        return np.exp(values[0]) * 0.5 ** (ages / np.exp(values[1])) - gates / top
-
-    begins = [least_squares(residuals, [0.0, math.log(middle * by)]) for by in (0.1, 1.0, 10.0)]
-    weight, half_life = np.exp(min(begins, key=lambda fit: fit.cost).x)
-    longest = 10 * float(ages.max(initial=1))
-    return top * float(weight), float(half_life) if half_life < longest else math.inf

@@ -32,7 +32,12 @@ from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.errors import ExplanationError, ModelError
 from llm_influence.modeling.adapters import Adapter, Body
 from llm_influence.modeling.backbone import Backbone, encoder_masks, inference, mask_as_taken
-from llm_influence.modeling.counts import AggregateFeatures, QueryState, present_share
+from llm_influence.modeling.counts import (
+    AggregateFeatures,
+    QueryState,
+    of_last_event,
+    present_share,
+)
 from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackHead, Heads
 from llm_influence.modeling.recurrent import GatedRecurrence, event_gates
@@ -269,7 +274,7 @@ class Network(nn.Module):
             return query
         exists = batch.records[:, None, :, 0] != NO_ITEM
         before = exists & (batch.ends[:, None, 1:] <= places[..., None])  # (B, L, E)
-        records = batch.records[:, None] - _of_last(batch.records, before)[:, :, None]
+        records = batch.records[:, None] - of_last_event(batch.records, before)[:, :, None]
         records = torch.where(before[..., None], records, NO_ITEM)
         return replace(
             query, records=records, presence=before * batch.event_means(presence)[:, None]
@@ -393,16 +398,3 @@ class Network(nn.Module):
     def has_gates(self) -> bool:
         """Whether the backbone is the gated recurrence."""
         return isinstance(getattr(self.backbone.model, "cell", None), GatedRecurrence)
-
-
-def _of_last(records: Tensor, before: Tensor) -> Tensor:
-    """(B, L, 5) age and distance of the last of the events before each place; other columns 0."""
-    last = (before * torch.arange(1, before.shape[-1] + 1, device=before.device)).amax(dim=-1)
-    rows = torch.arange(len(records), device=records.device)[:, None]
-    chosen = (
-        records[rows, (last - 1).clamp(min=0)]
-        if records.shape[1]
-        else records.new_zeros((*last.shape, records.shape[-1]))
-    )
-    kept = torch.tensor([0, 0, 0, 1, 1], device=records.device)
-    return chosen * kept * (last > 0)[..., None]

@@ -10,7 +10,7 @@ from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.modeling.counts import QueryState
-from llm_influence.modeling.memory import AGE, BEHAVIOR, DISTANCE, ITEM, VALUE
+from llm_influence.modeling.gates import AGE, BEHAVIOR, DISTANCE, ITEM, VALUE
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import ItemScores, log_odds
 from llm_influence.rendering.encoder import collate

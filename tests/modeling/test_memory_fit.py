@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from benchmarks.prediction.excitation_log import BEHAVIORS, make_log
 from llm_influence.config.model import MemoryConfig
 from llm_influence.modeling import memory_fit
-from llm_influence.modeling.memory import AGE, DISTANCE, ITEM
+from llm_influence.modeling.gates import AGE, DISTANCE, ITEM
 from llm_influence.modeling.memory_fit import Credits, Questions, fit_memory, questions, strongest
 from llm_influence.rendering.encoder import NO_ITEM
 from llm_influence.rendering.vocabulary import Vocabulary
