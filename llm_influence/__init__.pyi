@@ -49,6 +49,7 @@ from .attribution.counterfactual import Attack, Counterfactual, attack, counterf
 from .attribution.functions import FunctionInfluence, explain_function
 from .attribution.interactions import Interactions, interactions
 from .attribution.interactions import influence_matrix
+from .attribution.memory_parts import MemoryParts, memory_parts
 
 # Attribution methods
 from .attribution.methods import (

@@ -1,0 +1,117 @@
+"""Exact parts of a prediction: the share of the language model, and of each event by the memory.
+
+No event is removed and nothing is estimated: the memory is a sum over the events, see
+`modeling.memory`. The shares of transitions and repeats and that of the language model add up to
+one. Associations act on the language model's log-odds, and are given beside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from llm_influence.errors import ExplanationError
+from llm_influence.modeling.backbone import inference
+from llm_influence.modeling.gates import ITEM
+from llm_influence.modeling.model import InfluenceModel
+from llm_influence.rendering.encoder import NO_ITEM, collate
+from llm_influence.types import Event, History
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPart:
+    """What one event adds to the prediction of an item.
+
+    Attributes:
+        event: The event.
+        share: Share of the item's probability that the event causes, by a transition or a repeat.
+        log_odds: Log-odds that the event adds to the language model's prediction by association.
+    """
+
+    event: Event
+    share: float
+    log_odds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryParts:
+    """Parts of the prediction of one item after a history.
+
+    Attributes:
+        item: Item id.
+        title: Its title; the id for an item without title.
+        probability: Probability that the item comes next.
+        language: Share of the probability that comes from the language model.
+        parts: One part for each event of the history that the model reads, in time order.
+    """
+
+    item: str
+    title: str
+    probability: float
+    language: float
+    parts: tuple[MemoryPart, ...]
+
+    def __str__(self) -> str:
+        """The shares in words, the largest first."""
+        lines = [
+            f"{self.title} ({self.probability:.1%}): {self.language:.0%} from the language model, "
+            f"{1 - self.language:.0%} from the memory"
+        ]
+        for part in sorted(self.parts, key=lambda part: -part.share)[:3]:
+            if part.share >= 0.01:
+                name, behavior = part.event.name, part.event.behavior
+                again = part.event.item == self.item
+                what = "come back to it" if again else f"go on to {self.title}"
+                lines.append(f"  {part.share:.0%}: after {behavior} of {name}, people {what}")
+        return "\n".join(lines)
+
+
+def memory_parts(model: InfluenceModel, history: History, item: str) -> MemoryParts:
+    """Split the probability of an item among the language model and the events of a history.
+
+    Args:
+        model: A model with a memory.
+        history: History of any user; it is cut to the events that fit the context.
+        item: Item id.
+
+    Raises:
+        ExplanationError: The model has no memory.
+        UnknownNameError: The model lacks the item, or an item or behaviour of the history.
+    """
+    memory = model.item_head.memory
+    if memory is None:
+        raise ExplanationError(
+            "the model has no memory",
+            where="memory_parts",
+            expected="a model with model.item_head.memory.enabled",
+            fix="fine-tune with the memory, or explain with a method",
+        )
+    code = torch.from_numpy(model.catalogue.index([item]).astype("int64")).to(model.device)
+    history = model.encoder.trim(history)
+    batch = collate(model.encoder.encode([history])).to(model.device)
+    with inference(model):
+        query = model.query(batch)
+        items = model.item_vectors()
+        records = memory.aged(batch.records, batch.gap)
+        presence = (records[..., ITEM] != NO_ITEM).float()
+        logits = model.item_head.language_logits(query, items).float()
+        base = logits + memory.scales[0] * memory.associated(records, presence, 0, memory.items)
+        shares, odds = memory.shares(
+            base.log_softmax(dim=1).gather(1, code[:, None])[:, 0], records, presence, code
+        )
+        whole = model.item_head(query, items).log_softmax(dim=1)[0, code[0]]
+    titles = dict(zip(model.catalogue.ids.to_pylist(), model.catalogue.titles, strict=True))
+    parts = [
+        MemoryPart(event, share, odd)
+        for event, share, odd in zip(
+            history.events(titles), shares[0].tolist(), odds[0].tolist(), strict=True
+        )
+    ]
+    return MemoryParts(
+        item=item,
+        title=titles[item] or item,
+        probability=float(whole.exp()),
+        language=float(1 - shares.sum()),
+        parts=tuple(parts),
+    )

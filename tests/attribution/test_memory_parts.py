@@ -1,0 +1,50 @@
+"""Exact parts of a prediction: they add up, and the words name the cause."""
+
+import numpy as np
+import pytest
+import torch
+
+from llm_influence.attribution.memory_parts import memory_parts
+from llm_influence.errors import ExplanationError
+from llm_influence.modeling.backbone import inference
+from llm_influence.rendering.encoder import collate
+from tests import tiny
+from tests.modeling.test_memory import SEEN, remembering, typed
+
+
+def test_parts_add_up_and_agree_with_the_probability_without_the_memory():
+    model, history = remembering(), typed(*SEEN)
+    found = memory_parts(model, history, "i9")
+    assert [part.event.item for part in found.parts] == list(SEEN)
+    assert found.language + sum(part.share for part in found.parts) == pytest.approx(1)
+    memory = model.item_head.memory
+    batch = collate(model.encoder.encode([history]))
+    with inference(model):
+        query = model.query(batch)
+        assert found.probability == pytest.approx(
+            float(model(batch).item_logits.softmax(dim=1)[0, 9]), rel=1e-4
+        )
+        mass = float(memory.scales[1] * memory.mass(query.records, query.presence))
+        memory.scales[1] = 0
+        alone = float(model(batch).item_logits.softmax(dim=1)[0, 9])
+    assert found.language * found.probability == pytest.approx(alone / (1 + mass), rel=1e-3)
+
+
+def test_the_words_name_the_event_that_causes_most():
+    model = remembering()
+    text = str(memory_parts(model, typed("i3", "i9"), "i9"))
+    assert "from the language model" in text
+    assert "people come back to it" in text
+
+
+def test_an_event_of_an_unlinked_item_has_no_share():
+    model = remembering()
+    links = model.item_head.memory.transitions
+    links.strengths = torch.zeros_like(links.strengths)
+    found = memory_parts(model, typed("i3", "i9", "i4"), "i9")
+    np.testing.assert_allclose([found.parts[n].share for n in (0, 2)], 0)
+
+
+def test_a_model_without_memory_is_refused():
+    with pytest.raises(ExplanationError, match="no memory"):
+        memory_parts(tiny.tiny_model(), typed("i3"), "i9")
