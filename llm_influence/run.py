@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from llm_influence.config.data import DataConfig
-from llm_influence.config.model import RECURRENT, ModelConfig
+from llm_influence.config.model import OWN_BACKBONES, ModelConfig
 from llm_influence.config.rules import load_rules
 from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
@@ -287,7 +287,7 @@ def _backbones(model: InfluenceModel, config: ModelConfig) -> str:
 
 def _backbone(model: ModelConfig) -> str:
     """The backbone and how much of it there is."""
-    if model.backbone in RECURRENT:
+    if model.backbone in OWN_BACKBONES:
         sizes = model.recurrent
         words = f", items read by {sizes.words}" if sizes.words else ""
         return f"{model.backbone}, {sizes.layers} x {sizes.width}{words}"

@@ -27,6 +27,10 @@ LARGE_CATALOGUE = 20_000
 """Number of items up to which training computes all scores after every event."""
 RECURRENT = ("gru", "lstm", "recurrence")
 """Backbones that carry a state from token to token instead of using attention."""
+WITHOUT = "none"
+"""Name of the backbone that reads nothing: its state is the same after every history."""
+OWN_BACKBONES = (*RECURRENT, WITHOUT)
+"""Backbones that are made here instead of being loaded."""
 
 
 class AdapterConfig(Section):
@@ -273,7 +277,7 @@ class ModelConfig(Section):
     backbone: str = Field(
         "minilm",
         description="A packaged model (minilm, smollm2-135m), a local folder, a Hugging Face hub "
-        "id, or a recurrent network (gru, lstm, recurrence).",
+        "id, a recurrent network (gru, lstm, recurrence), or none: popularity and the memory.",
     )
     layers: int | None = Field(
         None, ge=1, description="Number of first layers of the backbone in use. null: all layers."
@@ -314,7 +318,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _fits_the_backbone(self) -> ModelConfig:
-        if self.backbone not in RECURRENT:
+        if self.backbone not in OWN_BACKBONES:
             if self.recurrent != RecurrentConfig():
                 raise ValueError(f"no recurrent: backbone {self.backbone!r} does not read it")
             return self
@@ -326,7 +330,7 @@ class ModelConfig(Section):
             )
         if self.layers is not None:
             raise ValueError(f"no layers: {name} reads recurrent.layers instead")
-        if self.backbone == "recurrence" and self.recurrent.layers > 1:
+        if self.backbone in ("recurrence", WITHOUT) and self.recurrent.layers > 1:
             raise ValueError(f"recurrent.layers 1: {name} has one layer")
         if self.residual_dropout and not self.recurrent.words:
             raise ValueError(

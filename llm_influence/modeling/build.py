@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from llm_influence.config.model import RECURRENT, ScratchConfig
+from llm_influence.config.model import OWN_BACKBONES, ScratchConfig
 from llm_influence.config.run import RunConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.datasets.public import open_knowledge
@@ -95,7 +95,7 @@ def build_parts(config: RunConfig, log: BehaviorLog, *, cache: Path | None = Non
 def _open_backbone(config: RunConfig) -> tuple[Backbone, Backbone | None]:
     """The backbone, and the one that reads the texts of items: the same, another or none."""
     options = config.model
-    if options.backbone in RECURRENT:
+    if options.backbone in OWN_BACKBONES:
         return start_recurrent(options, config.rendering.style)
     backbone = load_backbone(options.backbone, layers=options.layers, dropout=options.dropout)
     return backbone, backbone

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from llm_influence.config.model import ModelConfig
+from llm_influence.config.model import WITHOUT, ModelConfig
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.backbone import Backbone, load_backbone, refuse_missing
 from llm_influence.rendering.encoder import EncodedBatch
@@ -78,6 +78,22 @@ class GatedRecurrence(nn.Module):
         return torch.stack(states, dim=1), (y, vectors[:, -1])
 
 
+class Constant(nn.Module):
+    """A learned state that does not depend on the history: the backbone ``none``.
+
+    With it the item head learns popularity, and the memory adds what the events lead to.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(hidden_size))
+
+    def forward(self, vectors: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, H) times the same state, and (B, H) the last one."""
+        states = self.first.expand(*vectors.shape[:2], -1)
+        return states, states[:, -1]
+
+
 class RecurrentCache:
     """Cache of a recurrent backbone: its state, in place of keys and values."""
 
@@ -107,7 +123,9 @@ class RecurrentModel(PreTrainedModel):
         self.words = nn.Embedding(words, config.input_size) if words else None
         self.dropout = nn.Dropout(config.dropout)
         self.cell: nn.Module
-        if config.cell == "recurrence":
+        if config.cell == WITHOUT:
+            self.cell = Constant(config.hidden_size)
+        elif config.cell == "recurrence":
             self.cell = GatedRecurrence(*sizes)
         else:
             between = {"num_layers": layers, "dropout": config.dropout if layers > 1 else 0.0}
@@ -165,7 +183,7 @@ class RecurrentModel(PreTrainedModel):
 
     def _start(self, like: Tensor) -> Tensor:
         """The state before any token."""
-        if isinstance(self.cell, GatedRecurrence):
+        if isinstance(self.cell, GatedRecurrence | Constant):
             return self.cell.first.to(like).expand_as(like)
         return torch.zeros_like(like)
 
@@ -174,7 +192,7 @@ def start_recurrent(config: ModelConfig, style: str) -> tuple[Backbone, Backbone
     """A recurrent backbone with random weights, and the transformer that reads the items' texts.
 
     Args:
-        config: Options of the model; ``backbone`` is ``gru``, ``lstm`` or ``recurrence``.
+        config: Options of the model; ``backbone`` is ``gru``, ``lstm``, ``recurrence`` or ``none``.
         style: Rendering style. ``text`` takes tokenizer and input embeddings from
             ``recurrent.words``.
 

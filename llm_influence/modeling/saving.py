@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llm_influence.config.model import RECURRENT, ModelConfig
+from llm_influence.config.model import OWN_BACKBONES, ModelConfig
 from llm_influence.config.rules import read_rules
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.knowledge_graph import ItemFacts
@@ -207,7 +207,7 @@ def _load_backbone(folder: Path, described: dict, config: ModelConfig) -> Backbo
 def _own_backbone(folder: Path, config: ModelConfig) -> Backbone:
     own = folder / BACKBONE
     with _reading(own):
-        if config.backbone in RECURRENT:
+        if config.backbone in OWN_BACKBONES:
             return load_recurrent(config.backbone, own)
         return load_backbone(str(own), complete=True)
 

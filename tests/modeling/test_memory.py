@@ -203,3 +203,27 @@ def test_items_added_later_are_revisited_and_lead_to_nothing():
     excited = memory.excited(query.records, query.presence, 0, 32)[0]
     assert excited[31] > 0
     assert excited[:31].sum() == 0
+
+
+def test_without_a_backbone_only_the_memory_reads_the_history(tmp_path):
+    config = tiny.run_config(
+        model={
+            "backbone": "none",
+            "adapter": {"kind": "full"},
+            "recurrent": {"width": 8},
+            "item_head": {"memory": {"enabled": True}},
+        }
+    )
+    model = InfluenceModel.build(config, tiny.small_log()).eval()
+    histories = [typed(*SEEN), typed("i1"), typed()]
+    batch = collate(model.encoder.encode(histories))
+    with torch.no_grad():
+        states = model.last_states(batch)
+        assert (states == states[0]).all()
+        logits = model(batch).item_logits
+        assert not torch.allclose(logits[0], logits[2], atol=1e-2)
+        model.save_pretrained(tmp_path / "model")
+        again = InfluenceModel.from_pretrained(tmp_path / "model")
+        torch.testing.assert_close(again(batch).item_logits, logits)
+    found = Explainer(model, "leave_one_out").explain(histories[0], "i9")
+    assert np.abs(found.values).max() > 0.01
