@@ -198,8 +198,8 @@ def fit_memory(
         likelihood,
     )
     if config.associations and len(vocabulary.catalogue) <= MOST_ITEMS:
-        matrix, decay = fit_associations(log, seed=seed)
-        memory.associations = ItemLinks.of(strongest(matrix, config.neighbors))
+        matrix, decay = fit_associations(log, neighbors=config.neighbors, seed=seed)
+        memory.associations = ItemLinks.of(matrix)
         memory.decay.fill_(decay)
     return memory
 

@@ -117,11 +117,12 @@ def decayed_histories(histories: Sequence[IntArray], items: int, decay: float) -
     return csr_array((weights, (row, codes)), shape=(len(lengths), items))
 
 
-def fit_associations(log: BehaviorLog, *, seed: int) -> tuple[csr_array, float]:
+def fit_associations(log: BehaviorLog, *, neighbors: int, seed: int) -> tuple[csr_array, float]:
     """The linear transitions that predict the last events of held-out users best.
 
     Args:
         log: Training events.
+        neighbors: Number of links of each item that are kept, those of largest absolute value.
         seed: Of the held-out users, a tenth of all, at most `HELD_OUT`.
 
     Returns:
@@ -147,7 +148,21 @@ def fit_associations(log: BehaviorLog, *, seed: int) -> tuple[csr_array, float]:
     _, setting, decay = best
     matrix = linear_transitions(users, items, setting)
     spread = float(np.std(decayed_histories(histories, items, decay) @ matrix, axis=1).mean())
-    return csr_array(matrix / (spread or 1.0)), decay
+    return _largest(matrix / (spread or 1.0), neighbors), decay
+
+
+def _largest(matrix: FloatArray, neighbors: int) -> csr_array:
+    """The entries of largest absolute value of each row of a dense matrix, as a sparse one."""
+    items = len(matrix)
+    kept = min(neighbors, items)
+    columns = np.empty((items, kept), dtype=np.int64)
+    for start in range(0, items, 512):  # a whole order would take three times the matrix
+        rows = np.abs(matrix[start : start + 512])
+        columns[start : start + 512] = np.argpartition(-rows, kept - 1, axis=1)[:, :kept]
+    columns.sort(axis=1)
+    values = np.take_along_axis(matrix, columns, axis=1)
+    starts = np.arange(items + 1) * kept
+    return csr_array((values.ravel(), columns.ravel(), starts), shape=matrix.shape)
 
 
 def _ndcg(scores: FloatArray, targets: np.ndarray) -> float:

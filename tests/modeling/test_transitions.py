@@ -50,7 +50,7 @@ def test_associations_find_what_follows_and_have_a_spread_of_one():
         timestamps=np.tile(np.arange(6), 60),
         catalogue=tiny.small_log().catalogue,
     )
-    matrix, decay = transitions.fit_associations(log, seed=0)
+    matrix, decay = transitions.fit_associations(log, neighbors=200, seed=0)
     rows = matrix.toarray()[:10:2, :10]
     assert (rows.argmax(axis=1) == np.arange(1, 10, 2)).all()
     assert decay in transitions.READ_DECAYS
@@ -58,7 +58,10 @@ def test_associations_find_what_follows_and_have_a_spread_of_one():
 
 def test_the_choice_depends_on_the_seed_alone():
     log = tiny.small_log()
-    (one, first), (two, second) = (transitions.fit_associations(log, seed=3) for _ in range(2))
+    (one, first), (two, second) = (
+        transitions.fit_associations(log, neighbors=5, seed=3) for _ in range(2)
+    )
     assert first == second
     assert (one != two).nnz == 0
     assert one.shape == (len(log.catalogue),) * 2
+    assert np.diff(one.indptr).max() == 5
