@@ -37,12 +37,16 @@ MOST_ITEMS = 20_000
 """Largest catalogue for which associations are solved: time grows with the cube of it."""
 MOST_PAIRS = 20_000_000
 """Most pairs of an event and an earlier one; of a longer log, a sample of the events is read."""
-ROUNDS, STEPS = 12, 12
+ROUNDS, STEPS = 15, 40
 """Rounds of expectation maximisation, and gradient steps on the gates in each."""
 TRIED_PAIRS, TRIED_ROUNDS = 1_000_000, 6
 """Pairs and rounds with which the end of the ages is chosen."""
+PSEUDO_COUNT = 0.5
+"""Events that are added to those of every item in the base rate."""
 PRIORS = (5.0, 1.0, 20.0)
 """Credits that a row gives to no item; the likelihood chooses."""
+STEP_QUESTIONS = 1024
+"""Questions of a gradient step."""
 BATCH = 4096
 SAMPLE = 20_000
 SMOOTHING = 1e-4
@@ -236,7 +240,7 @@ def _fit(
         values=len(vocabulary.values.edges) + 1,
         sample=len(chosen),
     )
-    counts = np.bincount(log.items, minlength=items) + 0.5
+    counts = np.bincount(log.items, minlength=items) + PSEUDO_COUNT
     memory.popularity.copy_(torch.from_numpy(counts / counts.sum()))
     memory.sample.copy_(real[chosen])
     memory.to_query.fill_(to_query)
@@ -289,14 +293,20 @@ def _maximise(
         for group, rate_of in zip(optimizer.param_groups, rates_of, strict=True):
             group["lr"] = rate_of * (1 - number / rounds)
         for _ in range(STEPS):
-            rows = torch.randint(len(records), (min(BATCH, len(records)),), generator=generator)
+            rows = torch.randint(
+                len(records), (min(STEP_QUESTIONS, len(records)),), generator=generator
+            )
             parts = (records[rows], targets[rows], base[rows], rates[rows], masses[rows])
             loss = -_likelihood(memory, *parts).mean()
             rough = memory.excitation.roughness() + memory.revisit.roughness()
             optimizer.zero_grad()
             (loss + SMOOTHING * rough).backward()
             optimizer.step()
-        credit = _credit(memory, records, targets, base, rates)[credits.real]
+        causes, rest = _credit(memory, records, targets, base, rates)
+        credit = causes[credits.real]
+        counts = np.bincount(asked.targets, rest, minlength=memory.items) + PSEUDO_COUNT
+        memory.popularity.copy_(torch.from_numpy(counts / counts.sum()))
+        base = memory.popularity[targets]
     for parameter in gates:
         parameter.requires_grad = False
         parameter.grad = None
@@ -322,9 +332,9 @@ def _likelihood(
 @torch.no_grad()
 def _credit(
     memory: Memory, records: Tensor, targets: Tensor, base: Tensor, rates: Tensor
-) -> np.ndarray:
-    """(Q, E) share of each question that is credited to a transition from each event."""
-    credit = []
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of each question credited to a transition from each event (Q, E), and to the base."""
+    credit, rest = [], []
     for start in range(0, len(records), BATCH):
         part = slice(start, start + BATCH)
         read = records[part]
@@ -333,4 +343,5 @@ def _credit(
         repeats = repeats * (read[..., ITEM] == targets[part, None])
         total = base[part, None] + (causes + repeats).sum(dim=1, keepdim=True)
         credit.append(causes / total)
-    return torch.cat(credit).double().numpy()
+        rest.append(base[part] / total[:, 0])
+    return torch.cat(credit).double().numpy(), torch.cat(rest).double().numpy()

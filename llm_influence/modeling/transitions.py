@@ -23,6 +23,8 @@ REACH = 50
 """Events before and after an event that are used."""
 HELD_OUT = 1000
 """Most users that are held out to choose the setting."""
+LAST = 10
+"""Last events of a held-out user that are predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +133,13 @@ def fit_associations(log: BehaviorLog, *, neighbors: int, seed: int) -> tuple[cs
     """
     items, users = len(log.catalogue), item_codes(log)
     order = np.random.default_rng(seed).permutation(len(users))
-    cut = max(1, min(HELD_OUT, len(users) // 10))
+    most = max(1, 100_000_000 // (LAST * items))  # scores of all held-out examples are in memory
+    cut = max(1, min(HELD_OUT, most, len(users) // 10))
     histories = [users[user] for user in order[:cut]]
     kept = [users[user] for user in order[cut:]] or histories
-    targets = np.array([history[-1] for history in histories])
-    before = [history[:-1] for history in histories]
+    cuts = [(h, place) for h in histories for place in range(max(1, len(h) - LAST), len(h))]
+    targets = np.array([history[place] for history, place in cuts])
+    before = [history[:place] for history, place in cuts]
     seen = decayed_histories(before, items, 1.0).toarray() > 0
     seen[np.arange(len(targets)), targets] = False
     best = (-1.0, SETTINGS[0], READ_DECAYS[-1])

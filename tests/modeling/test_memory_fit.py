@@ -56,12 +56,13 @@ def test_the_strongest_links_of_a_row_stay():
 @pytest.fixture(scope="module")
 def known():
     """A log of the Hawkes process, and the memory fitted on all of it."""
-    made = make_log("hawkes", 1, users=800, items=60, length=40)
+    made = make_log("hawkes", 1, users=1500, items=60, length=40)
     vocabulary = Vocabulary.fit(made.log)
     memory = fit_memory(made.log, vocabulary, MemoryConfig(associations=False), reach=40)
     return made, memory
 
 
+@pytest.mark.slow
 def test_the_gates_of_a_known_process_are_recovered(known):
     _, memory = known
     gates = {gate.behavior: gate for gate in memory.gates()}
@@ -74,6 +75,7 @@ def test_the_gates_of_a_known_process_are_recovered(known):
     assert bool(memory.to_query)  # the process counts ages to the next event
 
 
+@pytest.mark.slow
 def test_causes_of_a_known_process_are_found(known):
     made, memory = known
     last = made.items.shape[1] - 1
