@@ -27,7 +27,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import block_array, csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,6 +44,8 @@ from llm_influence.rendering.encoder import NO_ITEM, RECORD
 
 CHUNK = 32_768
 """Items whose probabilities are summed at a time; affects memory alone."""
+NEAREST = 10
+"""Known items that give a new item its links."""
 TINY = 1e-12
 MAX_LOG_RATIO = 60.0
 """Bound on the logarithm of a ratio, so that its exponential is finite."""
@@ -76,6 +78,17 @@ class ItemLinks(nn.Module):
         items = len(self.starts) - 1
         parts = (self.strengths.cpu().numpy(), self.codes.cpu().numpy(), self.starts.cpu().numpy())
         return csr_array(parts, shape=(items, items))
+
+    def extended(self, nearest: csr_array) -> ItemLinks:
+        """The links with N more items, which have the mean links of their nearest known items.
+
+        Args:
+            nearest: (N, I) weights of the known items.
+        """
+        own = self.matrix()
+        rows = csr_array(nearest @ own)
+        ahead, corner = csr_array(own @ nearest.T), csr_array(rows @ nearest.T)
+        return ItemLinks.of(csr_array(block_array([[own, ahead], [rows, corner]])))
 
     def masses(self, items: Tensor) -> Tensor:
         """(...) sums of the rows of (...) item codes; 0 for `NO_ITEM`."""
@@ -311,12 +324,44 @@ class Memory(nn.Module):
             for name, (weight, half_life, count) in zip(self.behaviors, fits, strict=True)
         ]
 
-    def extend(self, new: int) -> None:
-        """Add items that no training event contains: they lead to nothing and follow nothing."""
-        for links in (self.transitions, self.associations):
-            links.starts = torch.cat([links.starts, links.starts[-1:].expand(new)])
+    def extend(self, nearest: csr_array) -> None:
+        """Add items that no training event contains, with the links of similar items.
+
+        A new item leads to what its nearest known items lead to, and follows what they follow, in
+        the mean.
+
+        Args:
+            nearest: (N, I) weights of the known items for each of N new ones; rows sum to 1, or to
+                0 for an item without links.
+        """
+        self.transitions, self.associations = (
+            links.extended(nearest).to(links.strengths.device)
+            for links in (self.transitions, self.associations)
+        )
         rarest = self.popularity[self.popularity > 0].min()
-        self.popularity = torch.cat([self.popularity, rarest.expand(new)])
+        self.popularity = torch.cat([self.popularity, rarest.expand(nearest.shape[0])])
+
+
+def nearest_items(texts: Tensor, added: int) -> csr_array:
+    """(N, I) equal weights of the `NEAREST` known items with the most similar text vectors.
+
+    Args:
+        texts: (I + N, H) text vectors, those of the new items last. Without text vectors (H = 0)
+            all weights are 0.
+        added: Number N of new items.
+    """
+    known, new = texts[: len(texts) - added], texts[len(texts) - added :]
+    shape = (len(new), len(known))
+    if not known.shape[1]:
+        return csr_array(shape, dtype=np.float32)
+    count = min(NEAREST, len(known))
+    columns = [
+        (F.normalize(part, dim=1) @ F.normalize(known, dim=1).T).topk(count, dim=1).indices
+        for part in new.split(256)
+    ]
+    codes = torch.cat(columns).cpu().numpy().ravel()
+    starts = np.arange(len(new) + 1) * count
+    return csr_array((np.full(len(codes), 1 / count, np.float32), codes, starts), shape=shape)
 
 
 def add_excitation(log_base: Tensor, excited: Tensor, mass: Tensor) -> Tensor:

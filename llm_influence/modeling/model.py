@@ -27,6 +27,7 @@ from llm_influence.modeling.ensemble import (
     read_ensemble,
 )
 from llm_influence.modeling.heads import Heads
+from llm_influence.modeling.memory import nearest_items
 from llm_influence.modeling.network import Network, Parts, Prediction
 from llm_influence.modeling.saving import load_parts, save_parts
 from llm_influence.modeling.scoring import ItemScores, Recommendation, best_items, rule_changes
@@ -196,7 +197,8 @@ class InfluenceModel(Network):
             )
         self.embeddings.extend(texts, *bags)
         if self.item_head.memory is not None:
-            self.item_head.memory.extend(len(items))
+            texts = self.embeddings.words[self.first_item :]
+            self.item_head.memory.extend(nearest_items(texts, len(items)))
         self.encoder = self.encoder.with_vocabulary(vocabulary)
         self.rules = self.rules  # bound to the longer catalogue
 

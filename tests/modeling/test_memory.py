@@ -195,14 +195,21 @@ def test_a_saved_model_remembers_alike(model, tmp_path):
     assert again.item_head.memory.gates() == model.item_head.memory.gates()
 
 
-def test_items_added_later_are_revisited_and_lead_to_nothing():
+def test_items_added_later_have_the_mean_links_of_similar_ones(monkeypatch):
+    monkeypatch.setattr("llm_influence.modeling.memory.NEAREST", 2)
     model = remembering()
+    before = model.item_head.memory.transitions.matrix().toarray()
+    texts = model.embeddings.words[model.first_item :]
     model.add_items(Catalogue.from_table(tiny.items_table(32).slice(30)))
-    memory = model.item_head.memory
+    new = torch.nn.functional.normalize(model.embeddings.words[model.first_item + 31], dim=0)
+    near = (torch.nn.functional.normalize(texts, dim=1) @ new).topk(2).indices.numpy()
+    after = model.item_head.memory.transitions.matrix().toarray()
+    np.testing.assert_allclose(after[:30, :30], before)
+    np.testing.assert_allclose(after[31, :30], before[near].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(after[:30, 31], before[:, near].mean(axis=1), rtol=1e-5)
     query = model.query(collate(model.encoder.encode([typed("i31")])))
-    excited = memory.excited(query.records, query.presence, 0, 32)[0]
-    assert excited[31] > 0
-    assert excited[:31].sum() == 0
+    excited = model.item_head.memory.excited(query.records, query.presence, 0, 32)[0]
+    assert excited[31] > 0  # it can be repeated
 
 
 def test_without_a_backbone_only_the_memory_reads_the_history(tmp_path):
