@@ -24,7 +24,9 @@ def main(options: argparse.Namespace) -> None:
     result = run_demo(config, users=options.users)
     total = time.perf_counter() - begun
     metrics = json.loads((options.work / "metrics.json").read_text(encoding="utf-8"))
-    ours, knn, popularity = result.metrics
+    ndcg = {row["system"]: row["ndcg@10"] for row in result.metrics}
+    ours = result.metrics[0]
+    (knn,) = (value for name, value in ndcg.items() if name.startswith("item-kNN"))
     write_benchmark(
         options.output,
         name="demo",
@@ -38,8 +40,10 @@ def main(options: argparse.Namespace) -> None:
         figures={
             "ndcg10": ours["ndcg@10"],
             "hr10": ours["hr@10"],
-            "ndcg10_popularity": popularity["ndcg@10"],
-            "ndcg10_itemknn": knn["ndcg@10"],
+            "ndcg10_popularity": ndcg["popularity"],
+            "ndcg10_itemknn": knn,
+            "ndcg10_linear": ndcg["linear transitions"],
+            "ndcg10_memory_alone": ndcg["memory alone"],
             "finetune_seconds": result.finetune_seconds,
             "explanations": result.explanations,
             "total_seconds": total,

@@ -73,8 +73,9 @@ PROTOCOL = {
     "core": "one core, one thread, every system",
     "precision": "peers: fp32; ours: train.precision auto, bf16 where the chip computes it",
     "seconds": "training until the run stopped, without imports, data and validation; of the "
-    "peers, item-kNN and popularity: seconds of the processor; of ours: clock time without "
-    "validations, an epoch's being its share of the steps",
+    "peers, item-kNN and popularity: seconds of the processor; of ours: clock time of building the "
+    "model (fit of the memory, text vectors) and of training without validations, an epoch's "
+    "being its share of the steps",
     "seconds_to_best": "the same until the chosen epoch",
     "interval": "value, low, high over seeds: mean and Student's 95% interval; against the best "
     "peer: 10,000 paired bootstrap draws of users, a user's NDCG being the mean over seeds",

@@ -41,6 +41,15 @@ PARSER = arguments(
     users=(int, "the first so many only, for a trial"),
 )
 
+CAUSAL = "pretraining={objective: causal, epochs: 2}"
+BEST_FOUR = [
+    "train.batch_size=16",
+    "rendering.max_events=20",
+    "model.item_head.temperature=0.2",
+    "model.dropout=0",
+]
+"""The four changes with the highest gains after two epochs."""
+
 SETTINGS: dict[str, list[str]] = {
     BASELINE: [],
     "item texts off": [],  # see `CHANGES`
@@ -75,6 +84,11 @@ SETTINGS: dict[str, list[str]] = {
     "event dropout 0.5": ["train.event_dropout=0.5"],
     "batch 16": ["train.batch_size=16"],
     "batch 64": ["train.batch_size=64"],
+    "pretraining causal": [CAUSAL],
+    "batch 16, 20 events": ["train.batch_size=16", "rendering.max_events=20"],
+    "20 events, temperature 0.2": ["rendering.max_events=20", "model.item_head.temperature=0.2"],
+    "best four": BEST_FOUR,
+    "best four, pretraining causal": [*BEST_FOUR, CAUSAL],
     "seed 1": ["train.seed=1"],
 }
 """What is changed. ``seed 1`` changes nothing that matters: its difference is chance."""

@@ -20,18 +20,44 @@ DISTANCE_KNOTS = 8
 """Gates are interpolated at distances of 0, 1, 3, 7 and so on, up to 127."""
 
 
-def _interpolate(knots: Tensor, place: Tensor, row: Tensor | None = None) -> Tensor:
-    """Linear interpolation of (R, K) knots at real places (...) in the rows (...); default: row 0.
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Places of (...) events between the knots of a gate.
 
-    Places are clamped to 0 and K - 1.
+    Attributes:
+        age: Number of the knot below the age, counted through the knots of all behaviours.
+        age_share: Distance from that knot, between 0 and 1.
+        value: Value bin.
+        distance: Number of the knot below the distance.
+        distance_share: Distance from that knot, between 0 and 1.
     """
-    last = knots.shape[-1] - 1
-    place = place.clamp(0, last)
-    low = place.long().clamp(max=last - 1)
-    share = place - low
-    index = low if row is None else low + row * knots.shape[-1]
-    flat = knots.flatten()
-    return flat[index] * (1 - share) + flat[index + 1] * share
+
+    age: Tensor
+    age_share: Tensor
+    value: Tensor
+    distance: Tensor
+    distance_share: Tensor
+
+    @classmethod
+    def of(cls, records: Tensor) -> Places:
+        """The places of (..., 5) event records."""
+        by_age = (1 + records[..., AGE].float().clamp(min=0) / AGE_UNIT).log2()
+        age, age_share = _between(by_age, AGE_KNOTS)
+        by_distance = (1 + records[..., DISTANCE].float().clamp(min=0)).log2()
+        first = records[..., BEHAVIOR].clamp(min=0).int() * AGE_KNOTS
+        value = records[..., VALUE].clamp(min=0).int()
+        return cls(age + first, age_share, value, *_between(by_distance, DISTANCE_KNOTS))
+
+    def __getitem__(self, rows: Tensor | slice) -> Places:
+        """The places at an index of the first dimension."""
+        return Places(*(getattr(self, name)[rows] for name in self.__slots__))
+
+
+def _between(place: Tensor, knots: int) -> tuple[Tensor, Tensor]:
+    """The knot below each real place, clamped to 0 and K - 1, and the distance from it."""
+    place = place.clamp(0, knots - 1)
+    low = place.int().clamp(max=knots - 2)
+    return low, place - low
 
 
 class Gate(nn.Module):
@@ -51,13 +77,13 @@ class Gate(nn.Module):
         self.value = nn.Parameter(torch.zeros(values))
         self.distance = nn.Parameter(torch.zeros(DISTANCE_KNOTS))
 
-    def forward(self, records: Tensor) -> Tensor:
-        """(...) gates of (..., 5) event records."""
-        age, distance = records[..., AGE].float(), records[..., DISTANCE].float()
-        by_age = (1 + age.clamp(min=0) / AGE_UNIT).log2()
-        logarithm = _interpolate(self.age, by_age, records[..., BEHAVIOR].clamp(min=0))
-        logarithm = logarithm + self.value[records[..., VALUE].clamp(min=0)]
-        return (logarithm + _interpolate(self.distance, (1 + distance.clamp(min=0)).log2())).exp()
+    def forward(self, places: Places) -> Tensor:
+        """(...) gates of events at (...) places."""
+        age, distance = self.age.flatten(), self.distance
+        logarithm = torch.lerp(age[places.age], age[places.age + 1], places.age_share)
+        logarithm = logarithm + self.value[places.value]
+        low, high = distance[places.distance], distance[places.distance + 1]
+        return (logarithm + torch.lerp(low, high, places.distance_share)).exp()
 
     def roughness(self) -> Tensor:
         """Sum of squared second differences along age and distance, and of the value terms."""

@@ -38,6 +38,7 @@ from llm_influence.modeling.gates import (
     ITEM,
     BehaviorGate,
     Gate,
+    Places,
     fitted_decay,
 )
 from llm_influence.rendering.encoder import NO_ITEM, RECORD
@@ -219,13 +220,23 @@ class Memory(nn.Module):
         A hidden event (presence 0) has no rate of its own but still competes; a dropped event,
         which has no record, does not.
         """
-        rates = []
         exists = (records[..., ITEM] != NO_ITEM).float()
+        return self.rates_at(Places.of(records), exists, exists * presence)
+
+    def rates_at(self, places: Places, exists: Tensor, presence: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, M) rates u and v of the events at (N, M) places.
+
+        Args:
+            places: Places of the events between the knots of the gates.
+            exists: (N, M) 1 for events, 0 for empty slots.
+            presence: (N, M) share of each event that is present, 0 for empty slots.
+        """
+        rates = []
         for gate, amount, rival in zip(
             (self.excitation, self.revisit), self.amounts, self.rivalry, strict=True
         ):
-            gates = gate(records) * exists
-            total = gates.sum(dim=-1, keepdim=True).clamp(min=TINY)
+            gates = gate(places)
+            total = (gates * exists).sum(dim=-1, keepdim=True).clamp(min=TINY)
             rates.append(gates * presence * (amount - rival.sigmoid() * total.log()).exp())
         return rates[0], rates[1]
 
@@ -312,7 +323,7 @@ class Memory(nn.Module):
         events, which have the ages and distances of the data.
         """
         with torch.no_grad():
-            gate = self.excitation(self.sample).double().cpu().numpy()
+            gate = self.excitation(Places.of(self.sample)).double().cpu().numpy()
         records = self.sample.cpu().numpy()
         fits = []
         for code in range(len(self.behaviors)):

@@ -14,6 +14,7 @@ of pairs of items that occur are stored, so memory and time grow with the number
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from llm_influence.config.model import MemoryConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.modeling.gates import AGE, BEHAVIOR, DISTANCE, ITEM, VALUE
+from llm_influence.modeling.gates import AGE, BEHAVIOR, DISTANCE, ITEM, VALUE, Places
 from llm_influence.modeling.memory import ItemLinks, Memory
 from llm_influence.modeling.transitions import fit_associations
 from llm_influence.rendering.encoder import NO_ITEM, RECORD
@@ -133,12 +134,13 @@ class Credits:
         self.pair, self._fold = self.by_fold // folds, self.by_fold % folds
         self._folds = folds
 
-    def rates(self, credit: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
-        """Transitions fitted on the other folds, and the sum of their row, of every real pair.
+    def rates(self, credit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Credits of the other folds for every real pair: of the pair, and of its row.
+
+        Their quotient is the transition fitted on the other folds.
 
         Args:
             credit: Credit of every real pair of an event and an earlier one.
-            prior: Credit that every row gives to no item.
         """
         own = np.bincount(self.slot, credit, minlength=len(self.by_fold))
         whole = np.bincount(self.pair, own, minlength=len(self.pairs))
@@ -146,9 +148,9 @@ class Credits:
         cell = source * self._folds + self._fold
         of_fold = np.bincount(cell, own, minlength=self.items * self._folds)
         row = of_fold.reshape(self.items, self._folds).sum(axis=1)
-        others = (row[source] - of_fold[cell]).clip(min=0)
-        rate = (whole[self.pair] - own).clip(min=0) / (others + prior)
-        return rate[self.slot], (others / (others + prior))[self.slot]
+        others = (row[source] - of_fold[cell]).clip(min=0).astype(np.float32)
+        apart = (whole[self.pair] - own).clip(min=0).astype(np.float32)
+        return apart[self.slot], others[self.slot]
 
     def matrix(self, credit: np.ndarray, prior: float, neighbors: int) -> csr_array:
         """(I, I) transitions fitted on all folds, the strongest ``neighbors`` of each row."""
@@ -252,6 +254,72 @@ def _fit(
     return memory, likelihood
 
 
+class Evidence:
+    """The questions as the likelihood reads them, and the transitions that other folds give them.
+
+    Args:
+        asked: The questions.
+        credits: Sums the credits of pairs of items.
+        popularity: (I,) base rate of the items.
+    """
+
+    def __init__(self, asked: Questions, credits: Credits, popularity: Tensor) -> None:
+        records = torch.from_numpy(asked.records)
+        self.places = Places.of(records)
+        self.targets = torch.from_numpy(asked.targets)
+        self.same = records[..., ITEM] == self.targets[:, None]
+        self.exists = torch.from_numpy(credits.real).float()
+        self.base = popularity[self.targets]
+        self._credits = credits
+        self._filled = self.exists.flatten().nonzero().squeeze(1)
+        self._pair, self._row = torch.zeros(2, *self.exists.shape)
+        self.prior = PRIORS[0]
+
+    def __len__(self) -> int:
+        """Number of questions."""
+        return len(self.targets)
+
+    def learn(self, credit: np.ndarray) -> None:
+        """Set the transitions to those of the credits of all real pairs."""
+        for sums, values in zip((self._pair, self._row), self._credits.rates(credit), strict=True):
+            sums.view(-1)[self._filled] = torch.from_numpy(values)
+
+    def parts(self, memory: Memory, rows: Tensor | slice) -> tuple[Tensor, ...]:
+        """Parts of the probabilities of questions.
+
+        Returns:
+            (Q,) base rate of the target; (Q, E) what each event adds by transition, and by
+            revisit; (Q,) what all of them add to all items.
+        """
+        exists = self.exists[rows]
+        causes, repeats = memory.rates_at(self.places[rows], exists, exists)
+        row = self._row[rows]
+        caused = causes * self._pair[rows] / (row + self.prior)
+        mass = (causes * row / (row + self.prior) + repeats).sum(dim=1)
+        return self.base[rows], caused, repeats * self.same[rows], mass
+
+    def likelihood(self, memory: Memory, rows: Tensor | slice) -> Tensor:
+        """(Q,) log-probabilities of the targets of questions."""
+        base, caused, repeated, mass = self.parts(memory, rows)
+        return (base + (caused + repeated).sum(dim=1)).log() - mass.log1p()
+
+    def batches(self) -> Iterator[slice]:
+        """All questions, some at a time."""
+        for start in range(0, len(self), BATCH):
+            yield slice(start, start + BATCH)
+
+    @torch.no_grad()
+    def credit(self, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
+        """Shares of the targets credited to transitions, a real pair each, and (Q,) to the base."""
+        shares, rest = [], []
+        for rows in self.batches():
+            base, caused, repeated, _ = self.parts(memory, rows)
+            total = base + (caused + repeated).sum(dim=1)
+            shares.append((caused / total[:, None])[self.exists[rows] > 0])
+            rest.append(base / total)
+        return torch.cat(shares).double().numpy(), torch.cat(rest).double().numpy()
+
+
 def _maximise(
     memory: Memory, asked: Questions, credits: Credits, generator: torch.Generator, rounds: int
 ) -> tuple[np.ndarray, float, float]:
@@ -260,9 +328,7 @@ def _maximise(
     Returns:
         The credit of every real pair, the prior, and the mean log-probability of the questions.
     """
-    records, targets = torch.from_numpy(asked.records), torch.from_numpy(asked.targets)
-    real = torch.from_numpy(credits.real)
-    base = memory.popularity[targets]
+    evidence = Evidence(asked, credits, memory.popularity)
     gates = [p for p in memory.parameters() if p.is_floating_point()]
     for parameter in gates:
         parameter.requires_grad_()
@@ -270,78 +336,34 @@ def _maximise(
     tables = [p for p in gates if all(p is not other for other in shared)]
     optimizer = torch.optim.Adam([{"params": tables, "lr": 0.1}, {"params": shared, "lr": 0.5}])
     rates_of = [group["lr"] for group in optimizer.param_groups]
-    credit = 1 / (1.0 + asked.records[..., DISTANCE][credits.real])
-    rates, masses = torch.zeros(real.shape), torch.zeros(real.shape)
-
-    def transitions(prior: float) -> None:
-        for column, values in zip((rates, masses), credits.rates(credit, prior), strict=True):
-            column[real] = torch.from_numpy(values).float()
-
-    sample = torch.randperm(len(records), generator=generator)[: 4 * BATCH]
+    sample = torch.randperm(len(evidence), generator=generator)[: 4 * BATCH]
 
     def likelihood(prior: float) -> float:
-        transitions(prior)
-        parts = (c[sample] for c in (records, targets, base, rates, masses))
+        evidence.prior = prior
         with torch.no_grad():
-            return float(_likelihood(memory, *parts).mean())
+            return float(evidence.likelihood(memory, sample).mean())
 
-    prior = PRIORS[0]
+    credit = 1 / (1.0 + asked.records[..., DISTANCE][credits.real])
     for number in range(rounds):
+        evidence.learn(credit)
         if number >= 2 and number % 2 == 0:
-            prior = max(PRIORS, key=likelihood)
-        transitions(prior)
+            evidence.prior = max(PRIORS, key=likelihood)
         for group, rate_of in zip(optimizer.param_groups, rates_of, strict=True):
             group["lr"] = rate_of * (1 - number / rounds)
         for _ in range(STEPS):
-            rows = torch.randint(
-                len(records), (min(STEP_QUESTIONS, len(records)),), generator=generator
-            )
-            parts = (records[rows], targets[rows], base[rows], rates[rows], masses[rows])
-            loss = -_likelihood(memory, *parts).mean()
+            count = min(STEP_QUESTIONS, len(evidence))
+            rows = torch.randint(len(evidence), (count,), generator=generator)
             rough = memory.excitation.roughness() + memory.revisit.roughness()
             optimizer.zero_grad()
-            (loss + SMOOTHING * rough).backward()
+            (SMOOTHING * rough - evidence.likelihood(memory, rows).mean()).backward()
             optimizer.step()
-        causes, rest = _credit(memory, records, targets, base, rates)
-        credit = causes[credits.real]
+        credit, rest = evidence.credit(memory)
         counts = np.bincount(asked.targets, rest, minlength=memory.items) + PSEUDO_COUNT
         memory.popularity.copy_(torch.from_numpy(counts / counts.sum()))
-        base = memory.popularity[targets]
+        evidence.base = memory.popularity[evidence.targets]
     for parameter in gates:
         parameter.requires_grad = False
         parameter.grad = None
-    value = 0.0
-    for start in range(0, len(records), BATCH):
-        part = slice(start, start + BATCH)
-        parts = (records[part], targets[part], base[part], rates[part], masses[part])
-        with torch.no_grad():
-            value += float(_likelihood(memory, *parts).sum())
-    return credit, prior, value / max(1, len(records))
-
-
-def _likelihood(
-    memory: Memory, records: Tensor, targets: Tensor, base: Tensor, rates: Tensor, masses: Tensor
-) -> Tensor:
-    """(Q,) log-probabilities of the targets."""
-    causes, repeats = memory.rates(records, torch.ones(records.shape[:2]))
-    same = records[..., ITEM] == targets[:, None]
-    own = base + (causes * rates + repeats * same).sum(dim=1)
-    return own.log() - (causes * masses + repeats).sum(dim=1).log1p()
-
-
-@torch.no_grad()
-def _credit(
-    memory: Memory, records: Tensor, targets: Tensor, base: Tensor, rates: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of each question credited to a transition from each event (Q, E), and to the base."""
-    credit, rest = [], []
-    for start in range(0, len(records), BATCH):
-        part = slice(start, start + BATCH)
-        read = records[part]
-        causes, repeats = memory.rates(read, torch.ones(read.shape[:2]))
-        causes = causes * rates[part]
-        repeats = repeats * (read[..., ITEM] == targets[part, None])
-        total = base[part, None] + (causes + repeats).sum(dim=1, keepdim=True)
-        credit.append(causes / total)
-        rest.append(base[part] / total[:, 0])
-    return torch.cat(credit).double().numpy(), torch.cat(rest).double().numpy()
+    with torch.no_grad():
+        value = sum(float(evidence.likelihood(memory, rows).sum()) for rows in evidence.batches())
+    return credit, evidence.prior, value / max(1, len(evidence))

@@ -306,7 +306,8 @@ class ProgressLine(TrainerCallback):
         metrics = [f"{name} {value:.4f}" for name, value in measured.items() if name not in SPEED]
         if metrics and state.is_world_process_zero:
             epoch = logs.get("epoch", 0.0)
-            self._bar.write(f"epoch {epoch:g}: validation {', '.join(metrics[:4])}")
+            moment = f"epoch {epoch:g}" if epoch else "before training"
+            self._bar.write(f"{moment}: validation {', '.join(metrics[:4])}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object

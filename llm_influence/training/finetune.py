@@ -41,12 +41,15 @@ class FinetuneResult:
             ``feedback_auc``, ``behavior_accuracy`` and so on (`head_metrics`).
         test: Test metrics of the same model, measured once; None if test was skipped.
         seconds: Wall-clock seconds of training, validations included.
+        build_seconds: Wall-clock seconds of building the model: the split, the fit of the memory,
+            the backbone and the text vectors.
     """
 
     folder: Path
     validation: dict[str, float]
     test: dict[str, float] | None
     seconds: float
+    build_seconds: float = 0.0
 
 
 @distributed()
@@ -82,14 +85,19 @@ def finetune(
     folder, state = Path(config.output), PartialState()
     checkpoint = checkpoint_of(folder, resume=resume)
     with state.main_process_first():  # one process downloads
-        split = split_log(open_data(config.data), config.data.split)
+        data = open_data(config.data)
+        begun = time.perf_counter()
+        split = split_log(data, config.data.split)
         model = InfluenceModel.build(config, split.train, cache=cache or folder / "text_vectors")
+    build_seconds = time.perf_counter() - begun
     if state.is_main_process:
         start_folder(folder, config, split)
     split = split if measure_test else split.without_test()
     pretrained = pretrain(config, model, split.train, folder)
     pseudo, rounds = teach(config, model, split, folder)
     arguments = training_arguments(config, folder, state.num_processes)
+    # the memory is fitted already: the first validation says how far it gets without training
+    arguments.eval_on_start = model.item_head.memory is not None and checkpoint is None
     trainer = InfluenceTrainer(config, model, split, arguments, pseudo)
     for callback in callbacks:
         trainer.add_callback(callback)
@@ -103,6 +111,7 @@ def finetune(
         validation=trainer.measure(split.validation),
         test=trainer.measure(split.test) if measure_test else None,
         seconds=seconds,
+        build_seconds=build_seconds,
     )
     if state.is_main_process:
         sections = {"pretraining": pretrained, "pseudo_labels": rounds}
@@ -168,6 +177,7 @@ def finish_folder(
         "test": test,
         "protocol": described,
         "seconds": result.seconds,
+        "build_seconds": result.build_seconds,
         "trainable_parameters": trained,
         "history": history,
         **(more or {}),

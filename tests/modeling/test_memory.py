@@ -10,7 +10,7 @@ from llm_influence.attribution.target import bind
 from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.modeling.counts import QueryState
-from llm_influence.modeling.gates import AGE, BEHAVIOR, DISTANCE, ITEM, VALUE
+from llm_influence.modeling.gates import AGE, BEHAVIOR, DISTANCE, ITEM, VALUE, Places
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import ItemScores, log_odds
 from llm_influence.rendering.encoder import collate
@@ -78,7 +78,7 @@ def by_hand(model, history, logits, kept=None, rivals=None):
         (memory.excitation, memory.amounts[0], memory.rivalry[0], transitions),
         (memory.revisit, memory.amounts[1], memory.rivalry[1], np.eye(len(logits))),
     ):
-        gates = gate(records).double().numpy()
+        gates = gate(Places.of(records)).double().numpy()
         total = (gates * rivals).sum() ** float(rival.sigmoid())
         excited += (float(amount.exp()) * gates * kept / total) @ rows[codes["item"]]
     decayed = np.exp(-records[:, DISTANCE].numpy() / float(memory.decay)) * kept

@@ -40,9 +40,9 @@ def test_a_pair_is_predicted_by_the_credits_of_other_folds():
     """Item 0 leads to item 1 three times in fold 0 and once in fold 1, to item 2 once there."""
     records = np.zeros((5, 1, 5), dtype=np.int64)
     asked = Questions(records, np.array([1, 1, 1, 1, 2]), np.array([0, 0, 0, 1, 1]))
-    rate, mass = Credits(asked, 3, 2).rates(np.ones(5), prior=2.0)
-    np.testing.assert_allclose(rate, [1 / 4, 1 / 4, 1 / 4, 3 / 5, 0])
-    np.testing.assert_allclose(mass, [2 / 4, 2 / 4, 2 / 4, 3 / 5, 3 / 5])
+    pair, row = Credits(asked, 3, 2).rates(np.ones(5))
+    np.testing.assert_allclose(pair, [1, 1, 1, 3, 0])
+    np.testing.assert_allclose(row, [2, 2, 2, 3, 3])
     matrix = Credits(asked, 3, 2).matrix(np.ones(5), 2.0, neighbors=1)
     np.testing.assert_allclose(matrix.toarray()[0], [0, 4 / 7, 0])
 
