@@ -21,8 +21,9 @@ from llm_influence.config.model import FeedbackHeadConfig, ItemHeadConfig, Model
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import feedback_labels
 from llm_influence.errors import ConfigError
+from llm_influence.modeling.aggregates import AggregateFeatures
 from llm_influence.modeling.backbone import Backbone
-from llm_influence.modeling.counts import AggregateFeatures, QueryState
+from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.memory import Memory
 from llm_influence.rendering.encoder import Encoder
 from llm_influence.rendering.time_words import GAP_EDGES

@@ -31,13 +31,9 @@ from llm_influence.config.rules import Rule
 from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.errors import ExplanationError, ModelError
 from llm_influence.modeling.adapters import Adapter, Body
+from llm_influence.modeling.aggregates import AggregateFeatures
 from llm_influence.modeling.backbone import Backbone, encoder_masks, inference, mask_as_taken
-from llm_influence.modeling.counts import (
-    AggregateFeatures,
-    QueryState,
-    of_last_event,
-    present_share,
-)
+from llm_influence.modeling.counts import QueryState, of_last_event, present_share
 from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackHead, Heads
 from llm_influence.modeling.recurrent import GatedRecurrence, event_gates
