@@ -255,6 +255,11 @@ class FeedbackHeadConfig(Section):
         "by behaviour, over all time and with this half-life. null: no aggregate features. Needs "
         "style token.",
     )
+    candidate_features: bool = Field(
+        False,
+        description="Counts and means of the labels of the candidate, of the user's events, and of "
+        "those of the user's events that are like the candidate.",
+    )
 
 
 class RecurrentConfig(Section):

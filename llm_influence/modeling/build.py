@@ -89,6 +89,8 @@ def build_parts(config: RunConfig, log: BehaviorLog, *, cache: Path | None = Non
         users = np.linspace(0, len(log) - 1, min(len(log), FITTED_USERS)).astype(int)
         histories = [log.at(user) for user in users.tolist()]
         heads.feedback.aggregates.fit(collate(encoder.encode(histories)))
+    if heads.feedback is not None and heads.feedback.candidates is not None:
+        heads.feedback.candidates.fit(log, encoder, embeddings.words[first_item:])
     return Parts(backbone, adapter, encoder, embeddings, heads, options, facts, rules=config.rules)
 
 

@@ -27,12 +27,17 @@ class QueryState:
             model without memory.
         presence: (..., E) share of each event that is present, 0 for those that came later.
         aggregates: (..., F) aggregate features; None for a model without them.
+        events: (..., E, 6) events that the candidate features read (`CandidateFeatures.events`);
+            None for a model without them.
+        folds: (...) number of the table that the candidate features read; None as above.
     """
 
     hidden: Tensor
     records: Tensor | None = None
     presence: Tensor | None = None
     aggregates: Tensor | None = None
+    events: Tensor | None = None
+    folds: Tensor | None = None
 
     def __getitem__(self, index: object) -> QueryState:
         """The states at an index of the leading dimensions."""
@@ -56,22 +61,29 @@ class QueryState:
     @classmethod
     def cat(cls, parts: Sequence[QueryState]) -> QueryState:
         """Concatenate states of one model along the first dimension; events are padded."""
-        most = max((p.presence.shape[-1] for p in parts if p.presence is not None), default=0)
+        most = max((part.num_events for part in parts), default=0)
         parts = [part._padded(most) for part in parts]
         columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
         joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
         return cls(*joined)
 
+    @property
+    def num_events(self) -> int:
+        """Number of events E, with the empty places; 0 for a model that does not read them."""
+        if self.presence is not None:
+            return self.presence.shape[-1]
+        return 0 if self.events is None else self.events.shape[-2]
+
     def _padded(self, events: int) -> QueryState:
         """The same states with room for more events, of which none is present."""
-        if self.records is None or self.presence is None:
-            return self
-        room = events - self.presence.shape[-1]
-        return replace(
-            self,
-            records=F.pad(self.records, (0, 0, 0, room)),
-            presence=F.pad(self.presence, (0, room)),
-        )
+        room = events - self.num_events
+        pads = {"records": (0, 0, 0, room), "presence": (0, room), "events": (0, 0, 0, room)}
+        columns: dict[str, Any] = {name: getattr(self, name) for name in pads}
+        padded: dict[str, Any] = {
+            name: None if column is None else F.pad(column, pads[name])
+            for name, column in columns.items()
+        }
+        return replace(self, **padded)
 
 
 def present_share(vectors: Tensor, own: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from llm_influence.data.splits import feedback_labels
 from llm_influence.errors import ConfigError
 from llm_influence.modeling.aggregates import AggregateFeatures
 from llm_influence.modeling.backbone import Backbone
+from llm_influence.modeling.candidates import CandidateFeatures
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.memory import Memory
 from llm_influence.rendering.encoder import Encoder
@@ -289,14 +290,16 @@ class FeedbackHead(nn.Module):
 
     ``score = v . gelu(V [a; b; a * b] + c)`` with ``a = A state + B[behaviour]`` and
     ``b = C item``. States and item vectors are first scaled to the same length. Aggregate features
-    add a linear term. The score starts at 0, so an untrained head predicts the base rate.
+    and candidate features add a linear term; candidate features are also read by the hidden units.
+    The score starts at 0, so an untrained head predicts the base rate.
 
     Args:
         width: Size H of states and item vectors.
         behaviors: Number of behaviours.
         config: Options of the head.
         scale: Statistics of the training labels.
-        aggregates: Aggregate features that the linear term reads; default: no such term.
+        aggregates: Aggregate features; default: none.
+        candidates: Candidate features; default: none.
     """
 
     def __init__(
@@ -306,18 +309,20 @@ class FeedbackHead(nn.Module):
         config: FeedbackHeadConfig,
         scale: FeedbackScale,
         aggregates: AggregateFeatures | None = None,
+        candidates: CandidateFeatures | None = None,
     ) -> None:
         super().__init__()
         size = config.hidden
-        self.scale, self.aggregates = scale, aggregates
-        if aggregates is not None:
-            self.wide = nn.Linear(aggregates.size, 1, bias=False)
+        self.scale, self.aggregates, self.candidates = scale, aggregates, candidates
+        if features := sum(part.size for part in (aggregates, candidates) if part is not None):
+            self.wide = nn.Linear(features, 1, bias=False)
             # features get the length of a state, so one training step moves both terms alike
-            self.wide_scale = math.sqrt(width / aggregates.size)
+            self.wide_scale = math.sqrt(width / features)
             nn.init.zeros_(self.wide.weight)
         self.state, self.item = nn.Linear(width, size), nn.Linear(width, size, bias=False)
         self.behavior = nn.Embedding(behaviors, size)
-        self.mix, self.score = nn.Linear(3 * size, size), nn.Linear(size, 1, bias=False)
+        read = 3 * size + (0 if candidates is None else candidates.size)
+        self.mix, self.score = nn.Linear(read, size), nn.Linear(size, 1, bias=False)
         self.taste = nn.Linear(size, 1, bias=False)
         self.quality = nn.Linear(width, 1, bias=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -327,20 +332,25 @@ class FeedbackHead(nn.Module):
         nn.init.zeros_(self.score.weight)
         self.link: Link = LINKS[config.kind](config, scale)
 
-    def forward(self, query: QueryState, items: Tensor, behaviors: Tensor) -> Tensor:
+    def forward(self, query: QueryState, items: Tensor, behaviors: Tensor, codes: Tensor) -> Tensor:
         """(N,) float32 scores.
 
         Args:
             query: (N,) states before the candidates.
             items: (N, H) item vectors of the candidates.
             behaviors: (N,) behaviour codes of the candidates.
+            codes: (N,) item codes of the candidates.
         """
+        wide = [] if query.aggregates is None else [query.aggregates]
+        if self.candidates is not None:
+            wide.append(self.candidates(query.events, query.folds, codes))
         state = self.state(_scaled(query.hidden)) + self.behavior(behaviors)
         item = self.item(_scaled(items))
-        mixed = F.gelu(self.mix(torch.cat([state, item, state * item], dim=-1)))
+        read = [state, item, state * item, *([] if self.candidates is None else wide[-1:])]
+        mixed = F.gelu(self.mix(torch.cat(read, dim=-1)))
         score = self.score(self.dropout(mixed)) + self.taste(state) + self.quality(_scaled(items))
-        if query.aggregates is not None:
-            score = score + self.wide(query.aggregates * self.wide_scale)
+        if wide:
+            score = score + self.wide(torch.cat(wide, dim=-1) * self.wide_scale)
         return score.float()[..., 0]
 
 
@@ -370,13 +380,13 @@ def make_heads(
         memory: Memory of the item head; None for a model without.
     """
     width, behaviors = backbone.width, len(encoder.vocabulary.behaviors)
-    aggregates = feedback = None
+    feedback = None
     item, behavior = ItemHead(width, config.item_head, memory), nn.Linear(width, behaviors)
     if scale is not None:
-        options = config.feedback_head
-        if options.aggregate_days is not None:
-            aggregates = AggregateFeatures(encoder, options.aggregate_days)
-        feedback = FeedbackHead(width, behaviors, options, scale, aggregates)
+        options, days = config.feedback_head, config.feedback_head.aggregate_days
+        aggregates = None if days is None else AggregateFeatures(encoder, days)
+        candidates = CandidateFeatures(encoder, options) if options.candidate_features else None
+        feedback = FeedbackHead(width, behaviors, options, scale, aggregates, candidates)
     return Heads(item, behavior, feedback, WhenEmbedding(width) if config.when else None)
 
 

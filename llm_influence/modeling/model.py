@@ -196,9 +196,11 @@ class InfluenceModel(Network):
                 known=self.catalogue.ids,
             )
         self.embeddings.extend(texts, *bags)
-        if self.item_head.memory is not None:
-            texts = self.embeddings.words[self.first_item :]
-            self.item_head.memory.extend(nearest_items(texts, len(items)))
+        if self.item_head.memory is not None or self.candidates is not None:
+            nearest = nearest_items(self.embeddings.words[self.first_item :], len(items))
+            for part in (self.item_head.memory, self.candidates):
+                if part is not None:
+                    part.extend(nearest)
         self.encoder = self.encoder.with_vocabulary(vocabulary)
         self.rules = self.rules  # bound to the longer catalogue
 

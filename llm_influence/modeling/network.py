@@ -33,6 +33,7 @@ from llm_influence.errors import ExplanationError, ModelError
 from llm_influence.modeling.adapters import Adapter, Body
 from llm_influence.modeling.aggregates import AggregateFeatures
 from llm_influence.modeling.backbone import Backbone, encoder_masks, inference, mask_as_taken
+from llm_influence.modeling.candidates import FOLDS, CandidateFeatures
 from llm_influence.modeling.counts import QueryState, of_last_event, present_share
 from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackHead, Heads
@@ -129,9 +130,15 @@ class Network(nn.Module):
         return None if self.feedback_head is None else self.feedback_head.aggregates
 
     @property
+    def candidates(self) -> CandidateFeatures | None:
+        """Candidate features of the feedback head; None for a model without them."""
+        return None if self.feedback_head is None else self.feedback_head.candidates
+
+    @property
     def reads_events(self) -> bool:
-        """Whether a head reads events beside the state: by memory or aggregate features."""
-        return self.item_head.memory is not None or self.aggregates is not None
+        """Whether a head reads events beside the state: by memory, aggregates or candidates."""
+        beside = (self.item_head.memory, self.aggregates, self.candidates)
+        return any(part is not None for part in beside)
 
     # --- from tokens to states ------------------------------------------------------------
 
@@ -245,14 +252,19 @@ class Network(nn.Module):
         if not self.reads_events:
             return self.at_time(QueryState(states), batch.when)
         presence = self._presence(batch, vectors, counted)
-        query = self._beside(states[:, None], batch, batch.last()[:, None], presence)[:, 0]
+        query = self._beside(states[:, None], batch, batch.last()[:, None], presence)
+        query = self._with_events(query, batch.records[:, None], batch, presence, None)[:, 0]
         if (memory := self.item_head.memory) is not None:
             records = memory.aged(batch.records, batch.gap)
             query = replace(query, records=records, presence=batch.event_means(presence))
         return self.at_time(query, batch.when)
 
     def query_at(
-        self, batch: EncodedBatch, places: Tensor, vectors: Tensor | None = None
+        self,
+        batch: EncodedBatch,
+        places: Tensor,
+        vectors: Tensor | None = None,
+        folds: Tensor | None = None,
     ) -> QueryState:
         """(B, L) input of the heads at any places, before `at_time`.
 
@@ -262,16 +274,22 @@ class Network(nn.Module):
             batch: B histories of T tokens.
             places: (B, L) last tokens of events, or of the prompt.
             vectors: (B, T, H) input vectors of the states; counts always use the batch's own.
+            folds: (B,) folds of users whose labels are trained, see `CandidateFeatures`; default:
+                none is left out.
         """
         states = torch.take_along_dim(self.states(batch, vectors), places[..., None], dim=1)
         presence = self._presence(batch, None, None)
         query = self._beside(states, batch, places, presence)
-        if self.item_head.memory is None or self.training:
+        reads_memory = self.item_head.memory is not None and not self.training
+        if not reads_memory and self.candidates is None:
             return query
         exists = batch.records[:, None, :, 0] != NO_ITEM
         before = exists & (batch.ends[:, None, 1:] <= places[..., None])  # (B, L, E)
         records = batch.records[:, None] - of_last_event(batch.records, before)[:, :, None]
         records = torch.where(before[..., None], records, NO_ITEM)
+        query = self._with_events(query, records, batch, presence, folds)
+        if not reads_memory:
+            return query
         return replace(
             query, records=records, presence=before * batch.event_means(presence)[:, None]
         )
@@ -307,6 +325,21 @@ class Network(nn.Module):
         hidden = states.to(torch.promote_types(states.dtype, torch.float32))
         return QueryState(hidden, aggregates=self.aggregates(batch, places, presence))
 
+    def _with_events(
+        self,
+        query: QueryState,
+        records: Tensor,
+        batch: EncodedBatch,
+        presence: Tensor,
+        folds: Tensor | None,
+    ) -> QueryState:
+        """The (B, L) query with what the candidate features read of (B, L, E, 5) records."""
+        if self.candidates is None:
+            return query
+        folds = torch.full_like(batch.num_events, FOLDS) if folds is None else folds
+        events = self.candidates.events(records, self.candidates.shares(batch, presence), folds)
+        return replace(query, events=events, folds=folds[:, None].expand(events.shape[:2]))
+
     # --- from the input of the heads to logits --------------------------------------------
 
     def forward(self, batch: EncodedBatch, vectors: Tensor | None = None) -> Prediction:
@@ -340,7 +373,8 @@ class Network(nn.Module):
 
     def feedback_scores(self, query: QueryState, items: Tensor, behaviors: Tensor) -> Tensor:
         """(B,) scores that the link of the feedback head reads; arguments as in `feedback`."""
-        return self.trained_feedback(query, self.embeddings(self.first_item + items), behaviors)
+        vectors = self.embeddings(self.first_item + items)
+        return self.trained_feedback(query, vectors, behaviors, items)
 
     @property
     def trained_feedback(self) -> FeedbackHead:

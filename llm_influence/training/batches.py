@@ -18,6 +18,7 @@ from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, feedback_labels
 from llm_influence.evaluation.evaluate import Examples
+from llm_influence.modeling.candidates import user_folds
 from llm_influence.rendering.encoder import EncodedBatch, Encoder, collate, join
 from llm_influence.rendering.time_words import query_codes
 from llm_influence.training.augmentation import (
@@ -134,8 +135,8 @@ class WindowCollator:
     ``labels`` and ``behavior_labels`` (B, L) hold one label for each event of a window and one for
     the event after it. ``query_time`` (B, L) is the token whose state predicts each of them: the
     last token of the last visible event before it, or of the prompt. ``feedback_labels`` and
-    ``feedback_weights`` (B, L) and ``label_when`` (B, L), gap codes from the last kept event to
-    each label, are there if a head reads them.
+    ``feedback_weights`` (B, L), ``folds`` (B,) of the users and ``label_when`` (B, L), gap codes
+    from the last kept event to each label, are there if a head reads them.
 
     Events that ``dropout`` removes are not rendered but remain labels; the next gap is measured
     from the last event that is kept (docs/decisions/0006-event-dropout.md).
@@ -176,6 +177,7 @@ class WindowCollator:
         self._encoders = [encoder, *paraphrases(encoder, self._views.config.templates)]
         self._contrast, self._when = contrast, when
         self._feedback = None if feedback is None else feedback_labels(log, feedback)
+        self._folds = user_folds(log.user_ids.to_pylist())
         self._weights = None
         if pseudo is not None:
             self._feedback, self._weights = pseudo.labels, pseudo.weights
@@ -210,6 +212,7 @@ class WindowCollator:
             inputs["label_when"] = _pad(_gaps(shown, times, before), labels.lengths, 0)
         if self._feedback is not None:
             inputs["feedback_labels"] = column(self._feedback[positions], np.nan)
+            inputs["folds"] = torch.from_numpy(self._folds[[w.user for w in windows]])
         if self._weights is not None:
             inputs["feedback_weights"] = _pad(self._weights[positions], labels.lengths, 0.0)
         if self._swaps is not None and self._swaps.on:

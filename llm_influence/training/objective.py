@@ -300,20 +300,22 @@ class NextEventObjective(nn.Module):
         """
         batch, places = encoded_batch(inputs), inputs["query_time"]
         known = inputs["labels"] != IGNORE
-        targets = Targets.of(inputs, self.propensity, step)
+        targets, folds = Targets.of(inputs, self.propensity, step), inputs.get("folds")
         targets = replace(targets, teacher=self._taught(batch, places, known, targets.gaps))
 
         def loss_at(vectors: Tensor) -> Tensor:
             """Summed loss of all heads, from (B, T, H) input vectors."""
-            return self._heads_loss(self.model.query_at(batch, places, vectors)[known], targets)
+            states = self.model.query_at(batch, places, vectors, folds)
+            return self._heads_loss(states[known], targets)
 
         loss = adversarial_loss(loss_at, self.model.embed(batch), self.adversarial)
         if "pairs" in inputs:
             pairs_loss = self._pairs_loss(inputs["pairs"], inputs["owners"], known)
             loss = loss + self.contrastive.weight * pairs_loss
         if "swapped" in inputs:
-            swapped = self.model.query_at(encoded_batch(inputs["swapped"]), inputs["swapped_at"])
-            own = self.model.query_at(batch, places)
+            other, other_places = encoded_batch(inputs["swapped"]), inputs["swapped_at"]
+            swapped = self.model.query_at(other, other_places, folds=folds)
+            own = self.model.query_at(batch, places, folds=folds)
             pair = [self._at_query_time(states[known], targets) for states in (own, swapped)]
             loss = loss + self.fairness.weight * inconsistency(self.model, pair)
         penalty = self.model.adapter.penalty()
