@@ -26,9 +26,11 @@ from llm_influence.modeling.adapters import attach_adapter
 from llm_influence.modeling.backbone import CLOSE, FAILURES, Backbone, inference, load_backbone
 from llm_influence.modeling.conditioning import smoothed
 from llm_influence.modeling.embeddings import Embeddings, item_bags, text_vectors
+from llm_influence.modeling.feedback_fit import fit_candidates
 from llm_influence.modeling.heads import FeedbackScale, make_heads
 from llm_influence.modeling.memory_fit import fit_memory
-from llm_influence.modeling.network import Network, Parts
+from llm_influence.modeling.network import Network
+from llm_influence.modeling.parts import Parts
 from llm_influence.modeling.recurrent import start_recurrent
 from llm_influence.rendering.encoder import RECORD, EncodedBatch, Encoder, collate
 from llm_influence.rendering.template import Template
@@ -89,8 +91,9 @@ def build_parts(config: RunConfig, log: BehaviorLog, *, cache: Path | None = Non
         users = np.linspace(0, len(log) - 1, min(len(log), FITTED_USERS)).astype(int)
         histories = [log.at(user) for user in users.tolist()]
         heads.feedback.aggregates.fit(collate(encoder.encode(histories)))
-    if heads.feedback is not None and heads.feedback.candidates is not None:
-        heads.feedback.candidates.fit(log, encoder, embeddings.words[first_item:])
+    if heads.feedback is not None:
+        texts = embeddings.words[first_item:]
+        fit_candidates(heads.feedback, options.feedback_head, log, encoder, texts)
     return Parts(backbone, adapter, encoder, embeddings, heads, options, facts, rules=config.rules)
 
 

@@ -25,6 +25,7 @@ tables of the other folds.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
@@ -36,10 +37,10 @@ from torch.nn import functional as F
 
 from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.data.log import BehaviorLog
-from llm_influence.data.splits import feedback_labels
-from llm_influence.rendering.encoder import NO_ITEM, EncodedBatch, Encoder, collate
+from llm_influence.modeling.counts import QueryState
+from llm_influence.rendering.encoder import NO_ITEM, EncodedBatch, Encoder
 from llm_influence.rendering.template import FIELDS
-from llm_influence.types import FloatArray, IntArray
+from llm_influence.types import BoolArray, FloatArray, IntArray
 
 FOLDS = 5
 """Number of folds of users; table number `FOLDS` is that of all users."""
@@ -53,8 +54,6 @@ DIRECTIONS, SHARPNESS = 32, 4.0
 """Directions of the text vectors that are compared; similarity is exp(sharpness (cosine - 1))."""
 SIMILAR_PRIOR = 0.3
 """Similar events without residual that are added to those of a user."""
-FITTED_USERS = 512
-"""Number of users whose events standardise the features."""
 
 
 def user_folds(user_ids: Iterable[str]) -> IntArray:
@@ -66,7 +65,7 @@ class CandidateFeatures(nn.Module):
     """Features of a history and a candidate; see the module docstring for the list.
 
     Labels of past events are used where the template renders the value and the label is the value.
-    Otherwise the features of residuals are left out. Features are standardised (`fit`).
+    Otherwise the features of residuals are left out. `feedback_fit` fits tables and scale.
 
     Args:
         encoder: Encoder of the histories.
@@ -92,7 +91,7 @@ class CandidateFeatures(nn.Module):
         super().__init__()
         vocabulary, fields = encoder.vocabulary, encoder.template.fields
         items = len(vocabulary.catalogue)
-        self._config, self._added = config, tuple(encoder.template.added)
+        self._added, self._values = tuple(encoder.template.added), vocabulary.values
         self._behaviors = len(vocabulary.behaviors) if "behavior" in fields else 1
         self._labelled = [
             code for code, name in enumerate(vocabulary.behaviors) if name in config.behaviors
@@ -117,6 +116,27 @@ class CandidateFeatures(nn.Module):
             self.register_buffer(name, fill(shape))
 
     # --- events and features --------------------------------------------------------------
+
+    def beside(
+        self,
+        query: QueryState,
+        batch: EncodedBatch,
+        records: Tensor,
+        presence: Tensor,
+        folds: Tensor | None = None,
+    ) -> QueryState:
+        """The (B, L) query with the events that the features read.
+
+        Args:
+            query: The input of the heads.
+            batch: B histories of T tokens.
+            records: (B, L, E, 5) records of the events before each place.
+            presence: (B, T) weight of each token, 0 for those that are not counted.
+            folds: (B,) folds that the tables leave out; default: none.
+        """
+        folds = torch.full_like(batch.num_events, FOLDS) if folds is None else folds
+        events = self.events(records, self.shares(batch, presence), folds)
+        return replace(query, events=events, folds=folds[:, None].expand(events.shape[:2]))
 
     def shares(self, batch: EncodedBatch, presence: Tensor) -> Tensor:
         """(B, E, 3) share of item, behaviour and value of each event that is present.
@@ -173,9 +193,10 @@ class CandidateFeatures(nn.Module):
             items: (N,) item codes of the candidates.
         """
         with torch.autocast(events.device.type, enabled=False):
-            return (self._features(events.float(), folds, items) - self.mean) / self.deviation
+            return (self.raw(events.float(), folds, items) - self.mean) / self.deviation
 
-    def _features(self, events: Tensor, folds: Tensor, items: Tensor) -> Tensor:
+    def raw(self, events: Tensor, folds: Tensor, items: Tensor) -> Tensor:
+        """The features of `forward` before they are standardised."""
         codes, kinds = events[..., 0].long(), events[..., 1].long()
         distance, present, weight, residual = events[..., 2:].unbind(dim=-1)
         count, level = self.tables[folds, items].unbind(dim=-1)
@@ -206,35 +227,28 @@ class CandidateFeatures(nn.Module):
     # --- fit ------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit(self, log: BehaviorLog, encoder: Encoder, texts: Tensor) -> None:
-        """Fit tables, item vectors and standardisation.
+    def fit_tables(self, log: BehaviorLog, labels: FloatArray, texts: Tensor) -> None:
+        """Fit tables, item vectors and labels of the value bins.
 
         Args:
             log: Training events.
-            encoder: Encoder of the histories.
+            labels: (N,) labels of the events, NaN without one.
             texts: (I, H) vectors of the items' texts; H may be 0.
         """
-        labels = feedback_labels(log, self._config).astype(np.float64)
         known = ~np.isnan(labels)
-        if self._config.kind == "binary":
-            labels = np.where(known, labels >= self._config.positive_from, np.nan)
         self.base.fill_(float(labels[known].mean()))
-        bins = encoder.vocabulary.values.codes(log.values)[known]
         size = len(self.labels)
+        bins = self._values.codes(log.values)[known]
         counts = np.bincount(bins, minlength=size)
         means = np.bincount(bins, labels[known], size) / counts.clip(1)
-        self.labels.copy_(
-            torch.from_numpy(np.stack([means, (counts > 0) * (np.arange(size) > 0)])).T
-        )
-        users = log.rows_of_users()
-        folds = user_folds(log.user_ids.to_pylist())
+        has_labels = (counts > 0) & (np.arange(size) > 0)  # bin 0: no value
+        self.labels.copy_(torch.from_numpy(np.stack([means, has_labels], axis=1)))
+        folds = user_folds(log.user_ids.to_pylist())[log.rows_of_users()]
         for fold in range(FOLDS + 1):
-            self._fit_table(fold, log, labels, known & (folds[users] != fold))
-        self.texts[:] = _directions(texts)
-        chosen = np.linspace(0, len(log) - 1, min(len(log), FITTED_USERS)).astype(int)
-        self._standardise(log, encoder, labels, chosen, torch.from_numpy(folds[chosen]))
+            self._fit_table(fold, log, labels, known & (folds != fold))
+        self.texts.copy_(_directions(texts))
 
-    def _fit_table(self, fold: int, log: BehaviorLog, labels: FloatArray, used: np.ndarray) -> None:
+    def _fit_table(self, fold: int, log: BehaviorLog, labels: FloatArray, used: BoolArray) -> None:
         """Counts, means and item vectors of the labels that are used."""
         items, users, y = log.items[used], log.rows_of_users()[used], labels[used]
         size, base = len(log.catalogue), float(self.base)
@@ -249,34 +263,13 @@ class CandidateFeatures(nn.Module):
         length = np.sqrt(np.square(vectors).sum(axis=1)[items].mean()) if len(items) else 0.0
         self.tastes[fold] = torch.from_numpy(vectors / (length or 1.0))
 
-    def _standardise(
-        self,
-        log: BehaviorLog,
-        encoder: Encoder,
-        labels: FloatArray,
-        users: IntArray,
-        folds: Tensor,
-    ) -> None:
-        """Set mean and standard deviation to those at the labels of some users."""
-        raw = []
-        for user, fold in zip(users.tolist(), folds, strict=True):
-            batch = collate(encoder.encode([log.at(user)]))
-            stop, kept = log.offsets[user + 1], int(batch.num_events[0])
-            known = torch.from_numpy(~np.isnan(labels[stop - kept : stop]))
-            if not known.any():
-                continue
-            records = batch.records.expand(kept, -1, -1)
-            distance = torch.arange(kept)[:, None] - torch.arange(kept) - 1
-            records = torch.where((distance >= 0)[..., None], records, NO_ITEM)
-            records = torch.cat([records[..., :4], distance[..., None]], dim=-1)
-            shares = self.shares(batch, batch.attention_mask.float())
-            events = self.events(records[None], shares, fold[None])[0]
-            features = self._features(events, fold.expand(kept), batch.records[0, :, 0])
-            raw.append(features[known])
-        features = torch.cat(raw)
-        self.mean.copy_(features.mean(dim=0))
-        spread = features.std(dim=0, correction=0)
+    @torch.no_grad()
+    def fit_scale(self, raw: Tensor) -> Tensor:
+        """Set mean and standard deviation to those of (N, F) features; the standardised ones."""
+        self.mean.copy_(raw.mean(dim=0))
+        spread = raw.std(dim=0, correction=0)
         self.deviation.copy_(torch.where(spread > 1e-6, spread, 1.0))
+        return (raw - self.mean) / self.deviation
 
     def extend(self, nearest: csr_array) -> None:
         """Add items without labels: the mean label, and vectors of the nearest known items.

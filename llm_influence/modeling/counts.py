@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm_influence.rendering.encoder import NO_ITEM, EncodedBatch
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryState:
@@ -90,6 +92,17 @@ def present_share(vectors: Tensor, own: Tensor) -> Tensor:
     """(B, T) share of the (B, T, H) own vector of each token in another vector, at least 0."""
     share = (vectors * own).sum(dim=-1) / own.square().sum(dim=-1).clamp(min=1e-12)
     return share.clamp(min=0)
+
+
+def records_before(batch: EncodedBatch, places: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, L, E, 5) records of the events before (B, L) places, and (B, L, E) which those are.
+
+    Ages and distances count to the last event before the place.
+    """
+    exists = batch.records[:, None, :, 0] != NO_ITEM
+    before = exists & (batch.ends[:, None, 1:] <= places[..., None])
+    records = batch.records[:, None] - of_last_event(batch.records, before)[:, :, None]
+    return torch.where(before[..., None], records, NO_ITEM), before
 
 
 def of_last_event(records: Tensor, before: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from llm_influence.modeling.ensemble import (
 )
 from llm_influence.modeling.heads import Heads
 from llm_influence.modeling.memory import nearest_items
-from llm_influence.modeling.network import Network, Parts, Prediction
+from llm_influence.modeling.network import Network, Prediction
+from llm_influence.modeling.parts import Parts
 from llm_influence.modeling.saving import load_parts, save_parts
 from llm_influence.modeling.scoring import ItemScores, Recommendation, best_items, rule_changes
 from llm_influence.modeling.session import Session
@@ -198,9 +199,8 @@ class InfluenceModel(Network):
         self.embeddings.extend(texts, *bags)
         if self.item_head.memory is not None or self.candidates is not None:
             nearest = nearest_items(self.embeddings.words[self.first_item :], len(items))
-            for part in (self.item_head.memory, self.candidates):
-                if part is not None:
-                    part.extend(nearest)
+            for part in filter(None, (self.item_head.memory, self.candidates)):
+                part.extend(nearest)
         self.encoder = self.encoder.with_vocabulary(vocabulary)
         self.rules = self.rules  # bound to the longer catalogue
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,47 +26,18 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from llm_influence.config.model import ModelConfig
-from llm_influence.config.rules import Rule
-from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.errors import ExplanationError, ModelError
-from llm_influence.modeling.adapters import Adapter, Body
+from llm_influence.modeling.adapters import Body
 from llm_influence.modeling.aggregates import AggregateFeatures
-from llm_influence.modeling.backbone import Backbone, encoder_masks, inference, mask_as_taken
-from llm_influence.modeling.candidates import FOLDS, CandidateFeatures
-from llm_influence.modeling.counts import QueryState, of_last_event, present_share
+from llm_influence.modeling.backbone import encoder_masks, inference, mask_as_taken
+from llm_influence.modeling.candidates import CandidateFeatures
+from llm_influence.modeling.counts import QueryState, present_share, records_before
 from llm_influence.modeling.embeddings import Embeddings
-from llm_influence.modeling.heads import FeedbackHead, Heads
+from llm_influence.modeling.heads import FeedbackHead
+from llm_influence.modeling.parts import Parts
 from llm_influence.modeling.recurrent import GatedRecurrence, event_gates
 from llm_influence.modeling.scoring import ItemScores
-from llm_influence.rendering.encoder import NO_ITEM, EncodedBatch, Encoder
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Everything that a model folder holds.
-
-    Attributes:
-        backbone: The backbone.
-        adapter: The adapter on the backbone.
-        encoder: Encoder of histories, with vocabulary and catalogue.
-        embeddings: Vectors of the tokens of style ``token``, items included.
-        heads: The heads.
-        config: Options of the model.
-        facts: Facts of a knowledge graph on items; None without a graph.
-        protocol: Data, split and protocol of the test metrics.
-        rules: Rules of the recommendations.
-    """
-
-    backbone: Backbone
-    adapter: Adapter
-    encoder: Encoder
-    embeddings: Embeddings
-    heads: Heads
-    config: ModelConfig
-    facts: ItemFacts | None = None
-    protocol: dict[str, Any] = field(default_factory=dict)
-    rules: list[Rule] = field(default_factory=list)
+from llm_influence.rendering.encoder import EncodedBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +223,8 @@ class Network(nn.Module):
         if not self.reads_events:
             return self.at_time(QueryState(states), batch.when)
         presence = self._presence(batch, vectors, counted)
-        query = self._beside(states[:, None], batch, batch.last()[:, None], presence)
-        query = self._with_events(query, batch.records[:, None], batch, presence, None)[:, 0]
+        places, events = batch.last()[:, None], batch.records[:, None]
+        query = self._beside(states[:, None], batch, places, presence, events)[:, 0]
         if (memory := self.item_head.memory) is not None:
             records = memory.aged(batch.records, batch.gap)
             query = replace(query, records=records, presence=batch.event_means(presence))
@@ -279,16 +250,9 @@ class Network(nn.Module):
         """
         states = torch.take_along_dim(self.states(batch, vectors), places[..., None], dim=1)
         presence = self._presence(batch, None, None)
-        query = self._beside(states, batch, places, presence)
-        reads_memory = self.item_head.memory is not None and not self.training
-        if not reads_memory and self.candidates is None:
-            return query
-        exists = batch.records[:, None, :, 0] != NO_ITEM
-        before = exists & (batch.ends[:, None, 1:] <= places[..., None])  # (B, L, E)
-        records = batch.records[:, None] - of_last_event(batch.records, before)[:, :, None]
-        records = torch.where(before[..., None], records, NO_ITEM)
-        query = self._with_events(query, records, batch, presence, folds)
-        if not reads_memory:
+        records, before = records_before(batch, places)
+        query = self._beside(states, batch, places, presence, records, folds)
+        if self.item_head.memory is None or self.training:
             return query
         return replace(
             query, records=records, presence=before * batch.event_means(presence)[:, None]
@@ -317,28 +281,22 @@ class Network(nn.Module):
         return presence
 
     def _beside(
-        self, states: Tensor, batch: EncodedBatch, places: Tensor, presence: Tensor
-    ) -> QueryState:
-        """The (B, L, H) states at (B, L) places with the aggregate features up to there."""
-        if self.aggregates is None:
-            return QueryState(states)
-        hidden = states.to(torch.promote_types(states.dtype, torch.float32))
-        return QueryState(hidden, aggregates=self.aggregates(batch, places, presence))
-
-    def _with_events(
         self,
-        query: QueryState,
-        records: Tensor,
+        states: Tensor,
         batch: EncodedBatch,
+        places: Tensor,
         presence: Tensor,
-        folds: Tensor | None,
+        records: Tensor,
+        folds: Tensor | None = None,
     ) -> QueryState:
-        """The (B, L) query with what the candidate features read of (B, L, E, 5) records."""
-        if self.candidates is None:
-            return query
-        folds = torch.full_like(batch.num_events, FOLDS) if folds is None else folds
-        events = self.candidates.events(records, self.candidates.shares(batch, presence), folds)
-        return replace(query, events=events, folds=folds[:, None].expand(events.shape[:2]))
+        """The (B, L, H) states at (B, L) places with the features of the events up to there."""
+        query = QueryState(states)
+        if self.aggregates is not None:
+            hidden = states.to(torch.promote_types(states.dtype, torch.float32))
+            query = QueryState(hidden, aggregates=self.aggregates(batch, places, presence))
+        if self.candidates is not None:
+            query = self.candidates.beside(query, batch, records, presence, folds)
+        return query
 
     # --- from the input of the heads to logits --------------------------------------------
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HTTPError
 
 from llm_influence.datasets.public import PUBLIC
 from llm_influence.errors import ModelFolderError, OutputError
-from llm_influence.modeling.network import Parts
+from llm_influence.modeling.parts import Parts
 
 Metrics: TypeAlias = Mapping[str, Mapping[str, float | None]]
 """Values by head and metric."""

@@ -219,3 +219,26 @@ def test_without_the_option_nothing_changes():
     model = built(candidate_features=False)
     assert model.candidates is None
     assert model.feedback_head.mix.in_features == 3 * 8
+
+
+def test_an_untrained_head_predicts_what_the_features_alone_predict():
+    log = tiny.small_log(users=60)
+    config = tiny.run_config("bert", model={"feedback_head": {**HEAD, "candidate_features": True}})
+    model = InfluenceModel.build(config, log).eval()
+    head, labels, scores = model.trained_feedback, [], []
+    batch = collate(model.encoder.encode([log.at(user) for user in range(len(log))]))
+    folds = torch.from_numpy(module.user_folds(log.user_ids.to_pylist()))
+    with torch.no_grad():
+        query = model.query_at(batch, batch.ends[:, :-1], folds=folds)
+        for row, user in enumerate(range(len(log))):
+            kept = int(batch.num_events[row])
+            items, codes = batch.records[row, :kept, 0], batch.records[row, :kept, 1]
+            found = model.feedback_scores(query[row, :kept], items, codes)
+            values = log.at(user).values[-kept:]
+            labels.append(values[~np.isnan(values)])
+            scores.append(found[torch.from_numpy(~np.isnan(values))])
+        scores, labels = torch.cat(scores), torch.from_numpy(np.concatenate(labels))
+        fitted = head.link.loss(scores, labels).mean()
+        assert fitted < head.link.loss(torch.zeros_like(scores), labels).mean()
+    features = head.candidates(query.events[:, 0], query.folds[:, 0], batch.records[:, 0, 0])
+    assert features.shape == (60, head.candidates.size)
