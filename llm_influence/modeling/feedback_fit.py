@@ -9,6 +9,7 @@ from torch import Tensor
 from llm_influence.config.model import FeedbackHeadConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import feedback_labels
+from llm_influence.modeling.aggregates import AggregateFeatures
 from llm_influence.modeling.candidates import CandidateFeatures, user_folds
 from llm_influence.modeling.counts import records_before
 from llm_influence.modeling.heads import FeedbackHead
@@ -40,28 +41,30 @@ def fit_candidates(
         encoder: Encoder of the histories.
         texts: (I, H) vectors of the items' texts; H may be 0.
     """
-    if head.candidates is None:
+    candidates = head.candidates
+    if candidates is None:
         return
     labels = feedback_labels(log, config).astype(np.float64)
     known = ~np.isnan(labels)
     targets = labels
     if config.kind == "binary":
         targets = np.where(known, labels >= config.positive_from, np.nan)
-    head.candidates.fit_tables(log, targets, texts)
+    candidates.fit_tables(log, targets, texts)
     users = np.unique(log.rows_of_users()[known])
     users = users[np.linspace(0, len(users) - 1, min(len(users), FITTED_USERS)).astype(int)]
     folds = user_folds(log.user_ids.take(users).to_pylist())
     samples = [
-        _sample(head, log, encoder, labels, user, fold)
+        _sample(head.aggregates, candidates, log, encoder, labels, user, fold)
         for user, fold in zip(users.tolist(), folds.tolist(), strict=True)
     ]
-    aggregates, raw, answers = (torch.cat(part) for part in zip(*samples, strict=True))
-    _start(head, torch.cat([aggregates, head.candidates.fit_scale(raw)], dim=1), answers)
+    sums, raw, answers = (torch.cat(part) for part in zip(*samples, strict=True))
+    _start(head, torch.cat([sums, candidates.fit_scale(raw)], dim=1), answers)
 
 
 @torch.no_grad()
 def _sample(
-    head: FeedbackHead,
+    aggregates: AggregateFeatures | None,
+    candidates: CandidateFeatures,
     log: BehaviorLog,
     encoder: Encoder,
     labels: FloatArray,
@@ -69,7 +72,6 @@ def _sample(
     fold: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Aggregate features, candidate features and labels at the labels of a user's last events."""
-    candidates: CandidateFeatures = head.candidates
     batch = collate(encoder.encode([log.at(user)]))
     kept, stop = int(batch.num_events[0]), int(log.offsets[user + 1])
     known = torch.from_numpy(~np.isnan(labels[stop - kept : stop]))
@@ -79,11 +81,9 @@ def _sample(
     folds = torch.tensor([fold])
     events = candidates.events(records, candidates.shares(batch, presence), folds)[0]
     raw = candidates.raw(events, folds.expand(kept), batch.records[0, :, 0])
-    aggregates = raw[:, :0]
-    if head.aggregates is not None:
-        aggregates = head.aggregates(batch, places, presence)[0]
+    sums = raw[:, :0] if aggregates is None else aggregates(batch, places, presence)[0]
     answers = torch.from_numpy(labels[stop - kept : stop]).float()
-    return aggregates[known], raw[known], answers[known]
+    return sums[known], raw[known], answers[known]
 
 
 def _start(head: FeedbackHead, features: Tensor, labels: Tensor) -> None:

@@ -197,10 +197,11 @@ class InfluenceModel(Network):
                 known=self.catalogue.ids,
             )
         self.embeddings.extend(texts, *bags)
-        if self.item_head.memory is not None or self.candidates is not None:
-            nearest = nearest_items(self.embeddings.words[self.first_item :], len(items))
-            for part in filter(None, (self.item_head.memory, self.candidates)):
-                part.extend(nearest)
+        texts = self.embeddings.words[self.first_item :]
+        if self.item_head.memory is not None:
+            self.item_head.memory.extend(nearest_items(texts, len(items)))
+        if self.candidates is not None:
+            self.candidates.extend(nearest_items(texts, len(items)))
         self.encoder = self.encoder.with_vocabulary(vocabulary)
         self.rules = self.rules  # bound to the longer catalogue
 
