@@ -96,7 +96,7 @@ def memory_parts(model: InfluenceModel, history: History, item: str) -> MemoryPa
         records = memory.aged(batch.records, batch.gap)
         presence = (records[..., ITEM] != NO_ITEM).float()
         logits = model.item_head.language_logits(query, items).float()
-        base = logits + memory.scales[0] * memory.associated(records, presence, 0, memory.items)
+        base = memory.base(logits, memory.associated(records, presence, 0, memory.items))
         shares, odds = memory.shares(
             base.log_softmax(dim=1).gather(1, code[:, None])[:, 0], records, presence, code
         )

@@ -2,7 +2,7 @@
 
 With p the probabilities of the language model, the next item is i with probability
 
-    P(i) ~ softmax(log p + s sum_e h_e B[item_e, i])_i
+    P(i) ~ softmax(w (log p + s sum_e h_e B[item_e, i]))_i
            + t (sum_e u_e M[item_e, i] + sum_e v_e [item_e = i])
     u_e = a g_e / (sum of all g) ** c,    v_e = b r_e / (sum of all r) ** d
 
@@ -15,7 +15,7 @@ event's share of P(i) is the probability that this event caused item i (Veen & S
 doi:10.1198/016214507000001148).
 B is a ridge regression of what comes next on what came before (`modeling.transitions`); it acts on
 log-odds. M, B and the gates are fitted on the training events (`modeling.memory_fit`). The scales
-s and t are fitted on validation examples, so a memory is trusted as far as it predicts new events.
+s, t and w are fitted on validation examples, so a memory is trusted as far as it predicts new events.
 
 Age and distance of an event are those in the whole history, so removing one event does not change
 the part of another.
@@ -138,7 +138,7 @@ class Memory(nn.Module):
         amounts: (2,) logarithms of a and b.
         rivalry: (2,) logits of the exponents c and d.
         decay: Distance at which h has fallen to 1/e; h = exp(-distance / decay).
-        scales: (2,) the scales s and t.
+        scales: (3,) the scales s, t and w.
         popularity: (I,) probabilities of the items in the training events, the base rate of the
             memory alone.
         sample: (N, 5) records of training events, which weigh the ages in `gates`.
@@ -169,7 +169,7 @@ class Memory(nn.Module):
         self.amounts = nn.Parameter(torch.tensor([0.0, -2.0]))
         self.rivalry = nn.Parameter(torch.ones(2))
         self.register_buffer("decay", torch.ones(()))
-        self.register_buffer("scales", torch.tensor([0.0, 1.0]))
+        self.register_buffer("scales", torch.tensor([0.0, 1.0, 1.0]))
         self.register_buffer("popularity", torch.zeros(len(transitions.starts) - 1))
         self.register_buffer("sample", torch.zeros(sample, len(RECORD), dtype=torch.int64))
         self.register_buffer("to_query", torch.zeros((), dtype=torch.bool))
@@ -206,8 +206,12 @@ class Memory(nn.Module):
 
     def combine(self, logits: Tensor, associated: Tensor, excited: Tensor, mass: Tensor) -> Tensor:
         """(N, I) log-probabilities from logits and the sums of the memory, before the scales."""
-        base = (logits + self.scales[0] * associated).log_softmax(dim=-1)
+        base = self.base(logits, associated).log_softmax(dim=-1)
         return add_excitation(base, self.scales[1] * excited, self.scales[1] * mass)
+
+    def base(self, logits: Tensor, associated: Tensor) -> Tensor:
+        """(N, I) logits with the associations, without transitions and revisits."""
+        return self.scales[2] * (logits + self.scales[0] * associated)
 
     def associated(self, records: Tensor, presence: Tensor, start: int, stop: int) -> Tensor:
         """(N, stop - start) sums ``sum_e h_e B[item_e, i]`` for a range of items."""
@@ -262,7 +266,7 @@ class Memory(nn.Module):
 
         def base(start: int, stop: int) -> Tensor:
             associated = self.associated(records, presence, start, stop)
-            return logits(start, stop).float() + self.scales[0] * associated
+            return self.base(logits(start, stop).float(), associated)
 
         total: list[Tensor] = []
         scale = self.scales[1]
@@ -313,7 +317,7 @@ class Memory(nn.Module):
         causes = self.scales[1] * (causes + repeats * (codes == items[:, None]))
         total = log_base.exp()[:, None] + causes.sum(dim=1, keepdim=True)
         weights = (-records[..., DISTANCE].float() / self.decay).exp() * presence
-        odds = self.scales[0] * weights * _lookup(self.associations, codes, items)
+        odds = self.scales[2] * self.scales[0] * weights * _lookup(self.associations, codes, items)
         return causes / total, odds
 
     def gates(self) -> list[BehaviorGate]:

@@ -29,7 +29,7 @@ def remembering(kind="bert", style="token", template=None):
     model = tiny.moved(InfluenceModel.build(config, tiny.small_log()))
     memory, random = model.item_head.memory, torch.Generator().manual_seed(3)
     with torch.no_grad():
-        memory.scales.copy_(torch.tensor([0.3, 1.5]))
+        memory.scales.copy_(torch.tensor([0.3, 1.5, 0.8]))
         for gate in (memory.excitation, memory.revisit):
             gate.age.copy_(-torch.rand(gate.age.shape, generator=random))
     return model
@@ -72,7 +72,7 @@ def by_hand(model, history, logits, kept=None, rivals=None):
     records[:, VALUE] = torch.from_numpy(codes["value"].astype(np.int64))
     records[:, AGE] = torch.from_numpy(history.timestamps[-1] - history.timestamps)
     records[:, DISTANCE] = torch.arange(len(history)).flip(0)
-    s, t = memory.scales.double().numpy()
+    s, t, w = memory.scales.double().numpy()
     excited, scores = np.zeros(len(logits)), logits.double().numpy().copy()
     for gate, amount, rival, rows in (
         (memory.excitation, memory.amounts[0], memory.rivalry[0], transitions),
@@ -82,7 +82,7 @@ def by_hand(model, history, logits, kept=None, rivals=None):
         total = (gates * rivals).sum() ** float(rival.sigmoid())
         excited += (float(amount.exp()) * gates * kept / total) @ rows[codes["item"]]
     decayed = np.exp(-records[:, DISTANCE].numpy() / float(memory.decay)) * kept
-    scores += s * decayed @ associations[codes["item"]]
+    scores = w * (scores + s * decayed @ associations[codes["item"]])
     base = np.exp(scores - scores.max())
     total = base / base.sum() + t * excited
     return total / total.sum()
@@ -109,7 +109,8 @@ def test_a_catalogue_in_chunks_is_remembered_whole(model, monkeypatch):
     whole = model.heads(query).item_logits
     chunks = torch.cat([part for _, part in model.item_scores(query).chunks()], dim=1)
     torch.testing.assert_close(chunks, whole, rtol=1e-4, atol=1e-4)
-    plain = language(model, batch).log_softmax(dim=1)
+    exponent = model.item_head.memory.scales[2]
+    plain = (exponent * language(model, batch)).log_softmax(dim=1)
     assert not torch.allclose(whole[:2], plain[:2], atol=1e-2)
     torch.testing.assert_close(whole[2:], plain[2:], rtol=1e-4, atol=1e-4)  # no event
 
@@ -161,9 +162,8 @@ def test_shares_are_what_the_events_add_to_the_probability(model):
     items = torch.tensor([9])
     with torch.no_grad():
         base = model.item_head.language_logits(query, model.item_vectors())
-        base = base + memory.scales[0] * memory.associated(
-            query.records, query.presence, 0, memory.items
-        )
+        associated = memory.associated(query.records, query.presence, 0, memory.items)
+        base = memory.base(base, associated)
         shares, odds = memory.shares(
             base.log_softmax(dim=1)[:, 9], query.records, query.presence, items
         )
@@ -171,8 +171,8 @@ def test_shares_are_what_the_events_add_to_the_probability(model):
         mass = memory.mass(query.records, query.presence)[0, 0]
     rest = base.log_softmax(dim=1)[0, 9] - (memory.scales[1] * mass).log1p()
     assert float(1 - shares.sum()) == pytest.approx(float((rest - own).exp()), rel=1e-3)
-    added = memory.scales[0] * memory.associated(query.records, query.presence, 9, 10)
-    assert float(odds.sum()) == pytest.approx(float(added), rel=1e-3, abs=1e-5)
+    added = float(memory.scales[0] * memory.scales[2] * associated[0, 9])
+    assert float(odds.sum()) == pytest.approx(added, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("template", ["fused", "full"])

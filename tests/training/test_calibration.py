@@ -1,5 +1,7 @@
 """Scales of the memory: the best likelihood on validation."""
 
+import itertools
+
 import torch
 
 from llm_influence.config.training import EvaluationConfig
@@ -21,21 +23,21 @@ def likelihood(model, rows):
 
 
 def test_the_chosen_scales_have_the_best_likelihood(monkeypatch):
-    monkeypatch.setattr(calibration, "ASSOCIATION_SCALES", (0.0, 0.2, 1.0))
-    monkeypatch.setattr(calibration, "EXCITATION_SCALES", (0.0, 0.5, 4.0))
+    tried = ((0.0, 0.2, 1.0), (0.0, 0.5, 4.0), (0.5, 1.0))
+    names = ("ASSOCIATION_SCALES", "EXCITATION_SCALES", "EXPONENTS")
+    for name, values in zip(names, tried, strict=True):
+        monkeypatch.setattr(calibration, name, values)
     split = split_log(tiny.small_log())
     config = tiny.run_config(model={"item_head": {"memory": {"enabled": True}}})
     model = tiny.moved(InfluenceModel.build(config, split.train)).eval()
     fit_scales(model, split.validation, EvaluationConfig(exclude_seen=False, batch_size=5))
-    chosen = model.item_head.memory.scales.tolist()
-    values = {}
-    for s in (0.0, 0.2, 1.0):
-        for t in (0.0, 0.5, 4.0):
-            model.item_head.memory.scales.copy_(torch.tensor([s, t]))
-            values[s, t] = likelihood(model, split.validation)
+    chosen, values = model.item_head.memory.scales.clone(), {}
+    for triple in itertools.product(*tried):
+        model.item_head.memory.scales.copy_(torch.tensor(triple))
+        values[triple] = likelihood(model, split.validation)
     best = max(values, key=values.get)
     assert max(values.values()) > min(values.values())
-    torch.testing.assert_close(torch.tensor(chosen), torch.tensor(best))
+    torch.testing.assert_close(chosen, torch.tensor(best))
 
 
 def test_a_model_without_memory_is_left_alone():
