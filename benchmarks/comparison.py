@@ -32,6 +32,7 @@ class System:
             of an earlier measurement were not kept.
         runs: The record of each seed; empty where there is none.
         validation: The main metric on validation, where no record has it.
+        interval: Interval of the main metric over users, where the answers were not kept.
     """
 
     name: str
@@ -39,6 +40,7 @@ class System:
     draws: Floats
     runs: Sequence[Result] = field(default_factory=tuple)
     validation: float | None = None
+    interval: Sequence[float] = ()
 
     def mean(self, metric: str) -> float:
         """Mean of a test metric over seeds."""
@@ -122,8 +124,8 @@ def earlier_systems(path: Path, metric: str) -> dict[str, System]:
     ]
     systems = {}
     for name in dict.fromkeys(row["system"] for row in tested):
-        own = [row for row in tested if row["system"] == name]
-        own = [row for row in own if "seed" in row] or own
+        every = [row for row in tested if row["system"] == name]
+        own = [row for row in every if "seed" in row] or every
         runs, metrics = {}, {}
         for row in own:
             seed = row.get("seed", 0)
@@ -134,7 +136,16 @@ def earlier_systems(path: Path, metric: str) -> dict[str, System]:
             if row["system"] == name and row["metric"] == metric and "epoch" in row:
                 epoch = {"epoch": row["epoch"], "train_seconds": row["seconds"]}
                 runs[row["seed"]]["epochs"].append({**epoch, metric: row["value"]})
-        systems[name] = System(name, list(metrics.values()), np.empty(0), list(runs.values()))
+        intervals = [
+            (row["low"], row["high"]) for row in every if row["metric"] == metric and "low" in row
+        ]
+        systems[name] = System(
+            name,
+            list(metrics.values()),
+            np.empty(0),
+            list(runs.values()),
+            interval=intervals[0] if intervals else (),
+        )
     return systems
 
 
@@ -201,7 +212,8 @@ def _system_rows(system: System, main: str, *, by_users: bool) -> Iterator[Row]:
         values = [each[metric] for each in system.metrics]
         over: Row = {**test, "metric": metric, "value": float(np.mean(values)), **seconds}
         if by_users and metric == main:
-            over["low"], over["high"] = percentiles(system.draws)
+            interval = percentiles(system.draws) if len(system.draws) else system.interval
+            over |= dict(zip(("low", "high"), interval, strict=False))
         elif len(values) > 1:
             over |= _ends(mean_interval(values))
         yield {**over, "seeds": len(values)}

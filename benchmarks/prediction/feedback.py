@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.comparison import (
     System,
+    earlier_systems,
     of_ranks,
     of_scores,
     peer_versions,
@@ -174,6 +175,7 @@ def write_report(bench: Bench, path: Path) -> None:
         SYSTEMS,
         "scores",
         lambda name, scores, **more: _of_scores(test, name, scores, **more),
+        earlier={key: one for key, one in earlier_systems(path, AUC).items() if key in FEEDBACK},
     )
     ours, *peers = systems
     rows, figures, best = report(systems, AUC, folder=bench.folder, by_users=True)

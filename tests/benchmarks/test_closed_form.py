@@ -60,3 +60,14 @@ def test_a_system_of_an_earlier_file_keeps_its_figures_and_has_no_interval(tmp_p
     assert [row for row in again if " against " not in row["system"]] == [
         row for row in rows if " against " not in row["system"]
     ]
+
+
+def test_the_interval_over_users_of_an_earlier_system_is_kept(tmp_path):
+    ours = System(OURS, [{METRIC: 0.3}], np.array([0.2, 0.4]))
+    peer = System("peer", [{METRIC: 0.1}], np.array([0.05, 0.2]))
+    rows, _, _ = report([ours, peer], METRIC, by_users=True)
+    (tmp_path / "file.json").write_text(json.dumps({"rows": rows}))
+    kept = earlier_systems(tmp_path / "file.json", METRIC)["peer"]
+    again, _, _ = report([ours, kept], METRIC, by_users=True)
+    assert rows[1] == again[1]
+    assert again[1]["low"] < again[1]["high"]
