@@ -145,10 +145,11 @@ class CandidateFeatures(nn.Module):
             batch: B histories of T tokens.
             presence: (B, T) weight of each token, 0 for those that are not counted.
         """
-        item = self._share("item", batch, presence) + self._share("text", batch, presence)
-        behavior = item if self._behaviors == 1 else self._share("behavior", batch, presence)
-        value = self._share("value", batch, presence) if self.reads_labels else item
-        return torch.stack([item, behavior, value], dim=-1)
+        item, text, behavior, value = (
+            self._share(field, batch, presence) for field in ("item", "text", "behavior", "value")
+        )
+        behavior = behavior if self._behaviors > 1 else torch.ones_like(item)
+        return torch.stack([torch.maximum(item, text), behavior, value], dim=-1)
 
     def _share(self, field: str, batch: EncodedBatch, presence: Tensor) -> Tensor:
         """(B, E) share of a field of each event that is present; 0 without the field."""
@@ -177,7 +178,7 @@ class CandidateFeatures(nn.Module):
         label, known = self.labels[value].unbind(dim=-1)
         if self._labelled:
             codes = torch.tensor(self._labelled, device=behavior.device)
-            known = known * torch.isin(behavior, codes)
+            known = known * torch.isin(behavior, codes) * shares[..., 1]
         residual = label - self.tables[folds[:, None, None], item, 1]
         there = exists * shares[..., 0]
         columns = [item, behavior, distance, there * shares[..., 1]]
