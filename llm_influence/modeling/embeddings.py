@@ -167,6 +167,12 @@ class Embeddings(nn.Module):
         known = (ids >= 0)[..., None]
         return self.widen((F.embedding(ids.clamp(min=0), self.residual) * known).sum(dim=-2))
 
+    def as_new(self) -> Tensor:
+        """(I, H) vectors of the items as if each were added by `extend`, beside all others."""
+        words, learned = self.words[self.first_item :], self.residual[self.first_item :]
+        mixed = _nearest_residuals(words, words, learned, others=True)
+        return self.project(words) + self.widen(mixed)
+
     def _residuals(self) -> Tensor:
         """(V, R) residuals; in training some are dropped."""
         if not (self.training and self.residual_dropout):
@@ -223,14 +229,19 @@ class _Zeros(nn.Module):
         return words.new_zeros(*words.shape[:-1], self.width)
 
 
-def _nearest_residuals(new: Tensor, known: Tensor, learned: Tensor) -> Tensor:
-    """(N, R) residuals for (N, D) new text vectors from (I, R) residuals of (I, D) known ones."""
+def _nearest_residuals(
+    new: Tensor, known: Tensor, learned: Tensor, *, others: bool = False
+) -> Tensor:
+    """(N, R) residuals for (N, D) new texts from (I, D) known ones; ``others``: not from itself."""
     residuals = learned.new_zeros(len(new), learned.shape[1])
     if not len(known):
         return residuals
     for start in range(0, len(new), NEW_ITEMS):
         rows = slice(start, start + NEW_ITEMS)
-        cosines, nearest = (new[rows] @ known.T).topk(min(NEIGHBOURS, len(known)), dim=1)
+        cosines = new[rows] @ known.T
+        if others:
+            cosines.diagonal(start).fill_(-1.0)
+        cosines, nearest = cosines.topk(min(NEIGHBOURS, len(known)), dim=1)
         weights = (cosines / SHARPNESS).softmax(dim=1)
         residuals[rows] = (weights[..., None] * learned[nearest]).sum(dim=1)
     return residuals

@@ -15,7 +15,8 @@ event's share of P(i) is the probability that this event caused item i (Veen & S
 doi:10.1198/016214507000001148).
 B is a ridge regression of what comes next on what came before (`modeling.transitions`); it acts on
 log-odds. M, B and the gates are fitted on the training events (`modeling.memory_fit`). The scales
-s, t and w are fitted on validation examples, so a memory is trusted as far as it predicts new events.
+s, t and w are fitted on validation examples, so a memory is trusted as far as it predicts new
+events. Items that are added after training also have a lift, a constant in log-odds.
 
 Age and distance of an event are those in the whole history, so removing one event does not change
 the part of another.
@@ -27,7 +28,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.sparse import block_array, csr_array
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,86 +42,14 @@ from llm_influence.modeling.gates import (
     Places,
     fitted_decay,
 )
+from llm_influence.modeling.item_links import ItemLinks
 from llm_influence.rendering.encoder import NO_ITEM, RECORD
 
 CHUNK = 32_768
 """Items whose probabilities are summed at a time; affects memory alone."""
-NEAREST = 10
-"""Known items that give a new item its links."""
 TINY = 1e-12
 MAX_LOG_RATIO = 60.0
 """Bound on the logarithm of a ratio, so that its exponential is finite."""
-
-
-class ItemLinks(nn.Module):
-    """A sparse (I, I) matrix: row j holds the items that item j leads to, with their strengths."""
-
-    starts: Tensor
-    codes: Tensor
-    strengths: Tensor
-
-    def __init__(self, items: int, links: int) -> None:
-        super().__init__()
-        self.register_buffer("starts", torch.zeros(items + 1, dtype=torch.int64))
-        self.register_buffer("codes", torch.zeros(links, dtype=torch.int32))
-        self.register_buffer("strengths", torch.zeros(links))
-
-    @classmethod
-    def of(cls, matrix: csr_array) -> ItemLinks:
-        """The links of a (I, I) scipy matrix."""
-        links = cls(matrix.shape[0], matrix.nnz)
-        links.starts.copy_(torch.from_numpy(matrix.indptr.astype(np.int64)))
-        links.codes.copy_(torch.from_numpy(matrix.indices.astype(np.int32)))
-        links.strengths.copy_(torch.from_numpy(matrix.data.astype(np.float32)))
-        return links
-
-    def matrix(self) -> csr_array:
-        """The links as a (I, I) scipy matrix."""
-        items = len(self.starts) - 1
-        parts = (self.strengths.cpu().numpy(), self.codes.cpu().numpy(), self.starts.cpu().numpy())
-        return csr_array(parts, shape=(items, items))
-
-    def extended(self, nearest: csr_array) -> ItemLinks:
-        """The links with N more items, which have the mean links of their nearest known items.
-
-        Args:
-            nearest: (N, I) weights of the known items.
-        """
-        own = self.matrix()
-        rows = csr_array(nearest @ own)
-        ahead, corner = csr_array(own @ nearest.T), csr_array(rows @ nearest.T)
-        return ItemLinks.of(csr_array(block_array([[own, ahead], [rows, corner]])))
-
-    def masses(self, items: Tensor) -> Tensor:
-        """(...) sums of the rows of (...) item codes; 0 for `NO_ITEM`."""
-        total = F.pad(self.strengths.double().cumsum(0), (1, 0))
-        code = items.clamp(min=0)
-        sums = (total[self.starts[code + 1]] - total[self.starts[code]]).float()
-        return torch.where(items == NO_ITEM, 0.0, sums)
-
-    def spread(self, items: Tensor, weights: Tensor, start: int, stop: int) -> Tensor:
-        """(N, stop - start) sums of the rows of (N, M) items times (N, M) weights.
-
-        Args:
-            items: Item codes, `NO_ITEM` for empty slots.
-            weights: Weights of the rows.
-            start: First item code for which the sums are computed.
-            stop: Item code after the last of them.
-        """
-        row = torch.arange(len(items), device=items.device)[:, None].expand_as(items)
-        real = items != NO_ITEM
-        code, row, weight = items[real], row[real], weights[real]
-        first = self.starts[code]
-        counts = self.starts[code + 1] - first
-        owner = torch.repeat_interleave(counts)
-        ahead = counts.cumsum(0) - counts
-        place = first[owner] + torch.arange(len(owner), device=owner.device) - ahead[owner]
-        column = self.codes[place].long() - start
-        values = self.strengths[place] * weight[owner]
-        inside = (column >= 0) & (column < stop - start)
-        sums = weights.new_zeros(len(items) * (stop - start))
-        index = row[owner[inside]] * (stop - start) + column[inside]
-        return sums.index_add(0, index, values[inside]).view(len(items), stop - start)
 
 
 class Memory(nn.Module):
@@ -142,6 +71,8 @@ class Memory(nn.Module):
         popularity: (I,) probabilities of the items in the training events, the base rate of the
             memory alone.
         sample: (N, 5) records of training events, which weigh the ages in `gates`.
+        lift: Log-odds that items added later get, see `training.calibration.fit_lift`.
+        lifts: (I,) the same by item, 0 for the items of the training events.
         to_query: Whether ages count to the query time where it is known; otherwise they count to
             the last event.
     """
@@ -150,6 +81,8 @@ class Memory(nn.Module):
     scales: Tensor
     popularity: Tensor
     sample: Tensor
+    lift: Tensor
+    lifts: Tensor
     to_query: Tensor
 
     def __init__(
@@ -172,6 +105,8 @@ class Memory(nn.Module):
         self.register_buffer("scales", torch.tensor([0.0, 1.0, 1.0]))
         self.register_buffer("popularity", torch.zeros(len(transitions.starts) - 1))
         self.register_buffer("sample", torch.zeros(sample, len(RECORD), dtype=torch.int64))
+        self.register_buffer("lift", torch.zeros(()))
+        self.register_buffer("lifts", torch.zeros(self.items))
         self.register_buffer("to_query", torch.zeros((), dtype=torch.bool))
         self.requires_grad_(requires_grad=False)  # fitted before the language model is trained
 
@@ -209,14 +144,19 @@ class Memory(nn.Module):
         base = self.base(logits, associated).log_softmax(dim=-1)
         return add_excitation(base, self.scales[1] * excited, self.scales[1] * mass)
 
-    def base(self, logits: Tensor, associated: Tensor) -> Tensor:
-        """(N, I) logits with the associations, without transitions and revisits."""
-        return self.scales[2] * (logits + self.scales[0] * associated)
+    def base(self, logits: Tensor, associated: Tensor, start: int = 0) -> Tensor:
+        """(N, C) logits of items from ``start`` on, without transitions and revisits."""
+        lifts = self.lifts[start : start + logits.shape[1]]
+        return self.scales[2] * (logits + self.scales[0] * associated) + lifts
 
     def associated(self, records: Tensor, presence: Tensor, start: int, stop: int) -> Tensor:
         """(N, stop - start) sums ``sum_e h_e B[item_e, i]`` for a range of items."""
-        weights = (-records[..., DISTANCE].float() / self.decay).exp() * presence
+        weights = self.recency(records, presence)
         return self.associations.spread(records[..., ITEM], weights, start, stop)
+
+    def recency(self, records: Tensor, presence: Tensor) -> Tensor:
+        """(N, M) weights h of the events."""
+        return (-records[..., DISTANCE].float() / self.decay).exp() * presence
 
     def rates(self, records: Tensor, presence: Tensor) -> tuple[Tensor, Tensor]:
         """(N, M) rates u and v of the events, before the scale t.
@@ -266,7 +206,7 @@ class Memory(nn.Module):
 
         def base(start: int, stop: int) -> Tensor:
             associated = self.associated(records, presence, start, stop)
-            return self.base(logits(start, stop).float(), associated)
+            return self.base(logits(start, stop).float(), associated, start)
 
         total: list[Tensor] = []
         scale = self.scales[1]
@@ -316,7 +256,7 @@ class Memory(nn.Module):
         causes = causes * _lookup(self.transitions, codes, items)
         causes = self.scales[1] * (causes + repeats * (codes == items[:, None]))
         total = log_base.exp()[:, None] + causes.sum(dim=1, keepdim=True)
-        weights = (-records[..., DISTANCE].float() / self.decay).exp() * presence
+        weights = self.recency(records, presence)
         odds = self.scales[2] * self.scales[0] * weights * _lookup(self.associations, codes, items)
         return causes / total, odds
 
@@ -343,7 +283,7 @@ class Memory(nn.Module):
         """Add items that no training event contains, with the links of similar items.
 
         A new item leads to what its nearest known items lead to, and follows what they follow, in
-        the mean.
+        the mean. It is as popular as they are in the mean, and gets the lift.
 
         Args:
             nearest: (N, I) weights of the known items for each of N new ones; rows sum to 1, or to
@@ -353,30 +293,11 @@ class Memory(nn.Module):
             links.extended(nearest).to(links.strengths.device)
             for links in (self.transitions, self.associations)
         )
-        rarest = self.popularity[self.popularity > 0].min()
-        self.popularity = torch.cat([self.popularity, rarest.expand(nearest.shape[0])])
-
-
-def nearest_items(texts: Tensor, added: int) -> csr_array:
-    """(N, I) equal weights of the `NEAREST` known items with the most similar text vectors.
-
-    Args:
-        texts: (I + N, H) text vectors, those of the new items last. Without text vectors (H = 0)
-            all weights are 0.
-        added: Number N of new items.
-    """
-    known, new = texts[: len(texts) - added], texts[len(texts) - added :]
-    shape = (len(new), len(known))
-    if not known.shape[1]:
-        return csr_array(shape, dtype=np.float32)
-    count = min(NEAREST, len(known))
-    columns = [
-        (F.normalize(part, dim=1) @ F.normalize(known, dim=1).T).topk(count, dim=1).indices
-        for part in new.split(256)
-    ]
-    codes = torch.cat(columns).cpu().numpy().ravel()
-    starts = np.arange(len(new) + 1) * count
-    return csr_array((np.full(len(codes), 1 / count, np.float32), codes, starts), shape=shape)
+        known = self.popularity.cpu().numpy()
+        popularity = np.maximum(nearest @ known, known[known > 0].min(initial=1.0))
+        new = torch.from_numpy(popularity.astype(np.float32)).to(self.popularity)
+        self.popularity = torch.cat([self.popularity, new])
+        self.lifts = torch.cat([self.lifts, self.lift.expand(len(new))])
 
 
 def add_excitation(log_base: Tensor, excited: Tensor, mass: Tensor) -> Tensor:

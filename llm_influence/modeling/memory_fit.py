@@ -26,7 +26,8 @@ from torch import Tensor
 from llm_influence.config.model import MemoryConfig
 from llm_influence.data.log import BehaviorLog
 from llm_influence.modeling.gates import AGE, BEHAVIOR, DISTANCE, ITEM, VALUE, Places
-from llm_influence.modeling.memory import ItemLinks, Memory
+from llm_influence.modeling.item_links import ItemLinks
+from llm_influence.modeling.memory import Memory
 from llm_influence.modeling.transitions import fit_associations
 from llm_influence.rendering.encoder import NO_ITEM, RECORD
 from llm_influence.rendering.vocabulary import Vocabulary

@@ -27,7 +27,7 @@ from llm_influence.modeling.ensemble import (
     read_ensemble,
 )
 from llm_influence.modeling.heads import Heads
-from llm_influence.modeling.memory import nearest_items
+from llm_influence.modeling.item_links import nearest_items
 from llm_influence.modeling.network import Network, Prediction
 from llm_influence.modeling.parts import Parts
 from llm_influence.modeling.saving import load_parts, save_parts

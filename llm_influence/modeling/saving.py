@@ -40,7 +40,8 @@ from llm_influence.modeling.adapters import DESCRIPTION, KINDS, TENSORS, Adapter
 from llm_influence.modeling.backbone import Backbone, load_backbone
 from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackScale, make_heads
-from llm_influence.modeling.memory import ItemLinks, Memory
+from llm_influence.modeling.item_links import ItemLinks
+from llm_influence.modeling.memory import Memory
 from llm_influence.modeling.parts import Parts
 from llm_influence.modeling.recurrent import load_recurrent
 from llm_influence.modeling.sharing import model_card

@@ -52,7 +52,7 @@ from llm_influence.training.batches import (
     WindowDataset,
     encoded_batch,
 )
-from llm_influence.training.calibration import fit_scales
+from llm_influence.training.calibration import fit_lift, fit_scales
 from llm_influence.training.objective import NextEventObjective
 from llm_influence.training.regularizers import Swaps, label_weights
 
@@ -133,7 +133,8 @@ def training_windows(
     Raises:
         DataError: Only the feedback head is trained, and no event has a label.
     """
-    windows, feedback = WindowDataset(log, model.encoder), config.model.feedback
+    prefixes, feedback = config.train.examples == "prefixes", config.model.feedback
+    windows = WindowDataset(log, model.encoder, prefixes=prefixes)
     others = (
         config.model.item_head.weight,
         config.model.behavior_head.weight,
@@ -281,9 +282,9 @@ class InfluenceTrainer(ModelTrainer):
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
-        if self._config.train.average_last and self._use_average():
-            return
-        restore_weights(self.influence_model.parts, best)
+        if not (self._config.train.average_last and self._use_average()):
+            restore_weights(self.influence_model.parts, best)
+        fit_lift(self.influence_model, self.eval_dataset.rows, self._config.evaluation)
 
     def _use_average(self) -> bool:
         """Average the last checkpoints; whether the average is better than the best of all.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from llm_influence import Explainer
 from llm_influence.attribution.renderings import REMOVALS
@@ -11,6 +12,7 @@ from llm_influence.attribution.value_function import ValueFunction
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.gates import AGE, BEHAVIOR, DISTANCE, ITEM, VALUE, Places
+from llm_influence.modeling.item_links import ItemLinks
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import ItemScores, log_odds
 from llm_influence.rendering.encoder import collate
@@ -196,9 +198,10 @@ def test_a_saved_model_remembers_alike(model, tmp_path):
 
 
 def test_items_added_later_have_the_mean_links_of_similar_ones(monkeypatch):
-    monkeypatch.setattr("llm_influence.modeling.memory.NEAREST", 2)
+    monkeypatch.setattr("llm_influence.modeling.item_links.NEAREST", 2)
     model = remembering()
     before = model.item_head.memory.transitions.matrix().toarray()
+    popularity = model.item_head.memory.popularity
     texts = model.embeddings.words[model.first_item :]
     model.add_items(Catalogue.from_table(tiny.items_table(32).slice(30)))
     new = torch.nn.functional.normalize(model.embeddings.words[model.first_item + 31], dim=0)
@@ -207,9 +210,18 @@ def test_items_added_later_have_the_mean_links_of_similar_ones(monkeypatch):
     np.testing.assert_allclose(after[:30, :30], before)
     np.testing.assert_allclose(after[31, :30], before[near].mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(after[:30, 31], before[:, near].mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(model.item_head.memory.popularity[31], popularity[near].mean())
     query = model.query(collate(model.encoder.encode([typed("i31")])))
     excited = model.item_head.memory.excited(query.records, query.presence, 0, 32)[0]
     assert excited[31] > 0  # it can be repeated
+
+
+def test_a_later_item_does_not_inherit_the_links_of_items_to_themselves():
+    links = ItemLinks.of(csr_array(np.array([[-9.0, 1.0], [2.0, -9.0]])))
+    longer = links.extended(csr_array(np.array([[0.5, 0.5]]))).matrix().toarray()
+    np.testing.assert_allclose(longer[2], [1.0, 0.5, 0.75])
+    np.testing.assert_allclose(longer[:2, 2], [0.5, 1.0])
+    np.testing.assert_allclose(longer[:2, :2], [[-9.0, 1.0], [2.0, -9.0]])
 
 
 def test_without_a_backbone_only_the_memory_reads_the_history(tmp_path):
