@@ -55,8 +55,11 @@ _KNOWN: weakref.WeakKeyDictionary[InfluenceModel, PrefixSupport] = weakref.WeakK
 
 
 def prefix_support(model: InfluenceModel) -> PrefixSupport:
-    """Whether the backbone supports the cache; tested once. A recurrent one has no keys."""
-    if not model.backbone.attends:
+    """Whether the backbone supports the cache; tested once.
+
+    A recurrent one has no keys. Positions that count from the end differ for every sequence.
+    """
+    if not model.backbone.attends or model.config.positions == "end":
         return PrefixSupport(works=False, token_bytes=0, reach=0.0)
     if model not in _KNOWN:
         with inference(model):

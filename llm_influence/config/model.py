@@ -301,6 +301,12 @@ class ModelConfig(Section):
         description="Probability that a training step uses an item's text vector without its "
         "learned residual.",
     )
+    positions: Literal["start", "end"] = Field(
+        "start",
+        description="start: positions of tokens count from the start of the history. end: the last "
+        "token of every history has the same position; needs train.examples prefixes, and "
+        "predictions have no cache of earlier tokens.",
+    )
     when: bool = Field(
         False, description="Give the heads the time from the last event to the query time."
     )
@@ -333,6 +339,8 @@ class ModelConfig(Section):
                 f"adapter.kind 'full', not {self.adapter.kind!r}: {name} starts with random "
                 "weights, all of which must be trained"
             )
+        if self.positions != "start":
+            raise ValueError(f"positions 'start': {name} has no positions")
         if self.layers is not None:
             raise ValueError(f"no layers: {name} reads recurrent.layers instead")
         if self.backbone in ("recurrence", WITHOUT) and self.recurrent.layers > 1:

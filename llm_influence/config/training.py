@@ -112,6 +112,12 @@ class TrainConfig(Section):
     """Fine-tuning."""
 
     epochs: float = Field(5.0, gt=0, description="Number of epochs; a fraction is allowed.")
+    examples: Literal["causal", "prefixes"] = Field(
+        "causal",
+        description="causal: one evaluation of a window has a loss after every event. prefixes: "
+        "every event is the single label of an example, which holds the events before it; an epoch "
+        "takes several times as long.",
+    )
     batch_size: int = Field(
         32, ge=1, description="Histories in an optimizer step, over processes and micro-batches."
     )

@@ -107,7 +107,8 @@ def records_before(batch: EncodedBatch, places: Tensor) -> tuple[Tensor, Tensor]
 
 def of_last_event(records: Tensor, before: Tensor) -> Tensor:
     """(B, L, 5) age and distance of the last of the events before each place; other columns 0."""
-    last = (before * torch.arange(1, before.shape[-1] + 1, device=before.device)).amax(dim=-1)
+    numbers = torch.arange(before.shape[-1] + 1, device=before.device)  # 0: no event before
+    last = (F.pad(before, (1, 0)) * numbers).amax(dim=-1)
     rows = torch.arange(len(records), device=records.device)[:, None]
     chosen = (
         records[rows, (last - 1).clamp(min=0)]

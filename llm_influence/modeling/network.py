@@ -137,7 +137,7 @@ class Network(nn.Module):
         total, queries = batch.input_ids.shape[1], vectors.shape[1]
         if self.backbone.kind == "recurrent":
             return self.body(vectors, batch.attention_mask[:, total - queries :], cache, **options)
-        places = self.backbone.first_position + torch.arange(total, device=vectors.device)
+        places = self.positions(batch)[:, total - queries :]
         if cache is not None:
             options |= {"past_key_values": cache}
         if self.backbone.kind == "encoder":
@@ -148,9 +148,22 @@ class Network(nn.Module):
             inputs_embeds=vectors,
             attention_mask=mask,
             # hidden tokens keep their positions, so removal `mask` moves no other token
-            position_ids=places[total - queries :].expand(len(vectors), -1),
+            position_ids=places.expand(len(vectors), -1),
             **options,
         )
+
+    def positions(self, batch: EncodedBatch) -> Tensor:
+        """(B, T) or (1, T) position of every token.
+
+        With ``model.positions: end`` the last token of every history, hidden or not, has position
+        ``Encoder.longest - 1``.
+        """
+        places = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)[None]
+        if self.config.positions == "end":
+            longest = self.encoder.longest
+            lengths = 1 + batch.ends.max(dim=1, keepdim=True).values
+            places = (places + longest - lengths).clamp(0, longest - 1)  # padding: the last one
+        return self.backbone.first_position + places
 
     def attend_pairs(
         self,
@@ -247,7 +260,17 @@ class Network(nn.Module):
             vectors: (B, T, H) input vectors of the states; counts always use the batch's own.
             folds: (B,) folds of users whose labels are trained, see `CandidateFeatures`; default:
                 none is left out.
+
+        Raises:
+            ModelError: There are several places, and positions count from the end of a history.
         """
+        if self.config.positions == "end" and places.shape[1] > 1:
+            raise ModelError(
+                "predictions after several events of one history",
+                where="model.positions = end",
+                expected="one prediction a history, as all positions change with every event",
+                fix="train with train.examples prefixes; for this analysis, use positions start",
+            )
         states = torch.take_along_dim(self.states(batch, vectors), places[..., None], dim=1)
         presence = self._presence(batch, None, None)
         records, before = records_before(batch, places)

@@ -29,7 +29,8 @@ class Session:
 
     `prediction` always equals that of ``model.predict([window])``, up to rounding. If the tokens of
     the window start with those already read, only the rest is read. If the window has moved, it
-    is read as a whole: its oldest event is gone, and the next one now has the gap "start".
+    is read as a whole: its oldest event is gone, and the next one now has the gap "start". With
+    ``model.positions: end`` every event reads the whole window.
 
     Do not train the model during a session, or call `reread` afterwards.
 
@@ -84,7 +85,8 @@ class Session:
         window, batch = self._encode(self._with(self.window, event))
         self.history, self.window = history, window  # only after all checks
         start = self._batch.input_ids.shape[1]
-        if _starts_with(batch, self._batch):
+        fixed = self.model.config.positions == "start"  # else all tokens have new positions
+        if fixed and _starts_with(batch, self._batch):
             self._batch = batch
             self._read(start)
         else:

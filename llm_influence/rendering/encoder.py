@@ -132,6 +132,14 @@ class Encoder:
             )
         return self._again(template, self.vocabulary)
 
+    @property
+    def longest(self) -> int:
+        """Largest number of tokens that a history can have."""
+        if self.style == "text":
+            return self.max_tokens
+        tokens = len(self.token_cache.prompt({})) + self.max_events * len(self._slots)
+        return min(self.max_tokens, tokens)
+
     def trim(self, history: History) -> History:
         """The events of ``history`` that `encode` keeps: whole events, the most recent ones."""
         encoded = self.encode([history])

@@ -34,6 +34,12 @@ from llm_influence.types import BoolArray, FloatArray, History, IntArray
 IGNORE = -100
 """Label of a position without a loss, as in torch and transformers."""
 
+LABELLED = (
+    *("labels", "behavior_labels", "query_time", "label_when"),
+    *("feedback_labels", "feedback_weights", "swapped_at"),
+)
+"""Inputs with a column for each label of a window."""
+
 Inputs = dict[str, Any]
 """Tensors by name; a second batch is a dict inside."""
 
@@ -48,6 +54,7 @@ class Window:
         stop: Position after the last event that is read. The event there is a label too.
         epoch: Number of the epoch; random draws depend on it.
         first_label: Position from which events are labels; earlier ones are only read.
+        last_only: Whether the event after the last one that is read is the only label.
     """
 
     user: int
@@ -55,10 +62,13 @@ class Window:
     stop: int
     epoch: int = 0
     first_label: int = 0
+    last_only: bool = False
 
     def draws_by(self) -> dict[str, int]:
         """The numbers that random draws for the window depend on, beside the seed."""
-        return {"epoch": self.epoch, "user": self.user, "start": self.start}
+        # prefixes of a history may start at the same event
+        start = self.stop if self.last_only else self.start
+        return {"epoch": self.epoch, "user": self.user, "start": start}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,16 +91,20 @@ class WindowDataset(Dataset[Window]):
     The last training event of a user is only a label: nothing follows it. A user's only event is
     predicted from the prompt.
 
+    With ``prefixes`` every event of the log is the single label of a window of its own, which holds
+    the last events before it (docs/how-to/training_options.md).
+
     Args:
         log: Training events.
         encoder: Gives the number of events that fit.
+        prefixes: Whether every prefix of a history is a window with one label.
 
     Attributes:
         windows: The windows.
         read: Share of the labels that are read; below 1 only after `keep_labelled`.
     """
 
-    def __init__(self, log: BehaviorLog, encoder: Encoder) -> None:
+    def __init__(self, log: BehaviorLog, encoder: Encoder, *, prefixes: bool = False) -> None:
         self.log = log
         self._epoch = torch.zeros(
             (), dtype=torch.int64
@@ -102,9 +116,11 @@ class WindowDataset(Dataset[Window]):
         while len(users):
             encoded = encoder.encode([log.at(int(user), int(stops[user])) for user in users])
             for user, start in zip(users, encoded.left_out, strict=True):
-                self.windows.append(Window(int(user), int(start), int(stops[user])))
-            stops[users] = encoded.left_out
-            users = users[encoded.left_out > 0]
+                window = Window(int(user), int(start), int(stops[user]), last_only=prefixes)
+                self.windows.append(window)
+            left = stops[users] if prefixes else encoded.left_out
+            stops[users] = left - prefixes
+            users = users[left > 0]
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -118,7 +134,8 @@ class WindowDataset(Dataset[Window]):
         """Remove windows without a label; (N,) labels are NaN where there is none."""
         known = np.concatenate([[0], np.cumsum(~np.isnan(labels))])  # before each event of the log
         users = np.array([window.user for window in self.windows])
-        starts = self.log.offsets[users] + [window.start for window in self.windows]
+        firsts = [window.stop if window.last_only else window.start for window in self.windows]
+        starts = self.log.offsets[users] + firsts
         stops = self.log.offsets[users] + [window.stop + 1 for window in self.windows]
         labelled, sizes = known[stops] > known[starts], stops - starts
         self.read = float(sizes[labelled].sum() / sizes.sum())
@@ -136,7 +153,8 @@ class WindowCollator:
     the event after it. ``query_time`` (B, L) is the token whose state predicts each of them: the
     last token of the last visible event before it, or of the prompt. ``feedback_labels`` and
     ``feedback_weights`` (B, L), ``folds`` (B,) of the users and ``label_when`` (B, L), gap codes
-    from the last kept event to each label, are there if a head reads them.
+    from the last kept event to each label, are there if a head reads them. Windows with a single
+    label have one column, L = 1, so heads and features are computed there alone.
 
     Events that ``dropout`` removes are not rendered but remain labels; the next gap is measured
     from the last event that is kept (docs/decisions/0006-event-dropout.md).
@@ -222,6 +240,9 @@ class WindowCollator:
             swapped, left_out = self._rendered(changed, views, kept)
             inputs["swapped"] = batch_inputs(swapped)
             inputs["swapped_at"] = _query_times(swapped, views, kept, left_out)
+        if windows[0].last_only:
+            last = torch.from_numpy(labels.lengths - 1)[:, None]
+            inputs |= {name: inputs[name].gather(1, last) for name in LABELLED if name in inputs}
         return inputs | self._pairs(windows, whole) if self._contrast else inputs
 
     def _rendered(

@@ -53,6 +53,7 @@ class ReplayWindows(WindowDataset):
         trained: (U,) number of them that trained the model; the others measured it.
         share: Share of old windows among all, in [0, 1]; 0 takes none, 1 takes all of them.
         seed: Seed of the draw.
+        prefixes: Whether every prefix of a history is a window with one label.
 
     Attributes:
         new: Number of windows with new events.
@@ -68,25 +69,28 @@ class ReplayWindows(WindowDataset):
         trained: IntArray,
         share: float,
         seed: int,
+        prefixes: bool = False,
     ) -> None:
-        super().__init__(log, encoder)
+        super().__init__(log, encoder, prefixes=prefixes)
         new = [
             replace(window, first_label=int(known[window.user]))
             for window in self.windows
             if window.stop >= known[window.user]
         ]
-        old = _old_windows(log, encoder, trained) if share else []
+        old = _old_windows(log, encoder, trained, prefixes=prefixes) if share else []
         size = len(old) if share == 1 else round(len(new) * share / (1 - share))
         drawn = np.random.default_rng(seed).permutation(len(old))[:size]
         self.new, self.replayed = len(new), len(drawn)
         self.windows = new + [old[place] for place in np.sort(drawn)]
 
 
-def _old_windows(log: BehaviorLog, encoder: Encoder, trained: IntArray) -> list[Window]:
+def _old_windows(
+    log: BehaviorLog, encoder: Encoder, trained: IntArray, *, prefixes: bool
+) -> list[Window]:
     """All windows of the model's own training, with user numbers of ``log``."""
     old = log.prefix(trained)
     users = pc.index_in(old.user_ids, value_set=log.user_ids).to_numpy()
-    windows = WindowDataset(old, encoder).windows
+    windows = WindowDataset(old, encoder, prefixes=prefixes).windows
     return [replace(window, user=int(users[window.user])) for window in windows]
 
 
@@ -249,6 +253,7 @@ def update_trainer(
         trained=periods.trained,
         share=share,
         seed=config.train.seed,
+        prefixes=config.train.examples == "prefixes",
     )
     processes = PartialState().num_processes
     arguments = training_arguments(config, Path(config.output), processes)

@@ -51,7 +51,7 @@ from llm_influence.training.base_trainer import (
     shared_arguments,
 )
 from llm_influence.training.batches import IGNORE, Inputs, Window, WindowDataset, batch_inputs
-from llm_influence.training.objective import ItemLoss
+from llm_influence.training.item_losses import ItemLoss
 from llm_influence.types import BoolArray
 from llm_influence.utils import write_text
 

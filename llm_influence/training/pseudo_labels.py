@@ -148,7 +148,8 @@ def feedback_of_events(
     model: InfluenceModel, log: BehaviorLog, *, batch_size: int = 64
 ) -> FloatArray:
     """(N,) log-odds of a positive label of every event of a log, given the events before it."""
-    windows = WindowDataset(log, model.encoder).windows
+    from_end = model.config.positions == "end"  # positions differ for every prefix
+    windows = WindowDataset(log, model.encoder, prefixes=from_end).windows
     collator = WindowCollator(log, model.encoder, when=model.config.when)
     odds = np.full(log.num_events, np.nan)
     with inference(model):
@@ -156,7 +157,10 @@ def feedback_of_events(
             part = windows[start : start + batch_size]
             inputs = {name: column.to(model.device) for name, column in collator(part).items()}
             first = log.offsets[[w.user for w in part]]
-            spans = [f + np.arange(w.start, w.stop + 1) for f, w in zip(first, part, strict=True)]
+            spans = [
+                f + np.arange(w.stop if w.last_only else w.start, w.stop + 1)
+                for f, w in zip(first, part, strict=True)
+            ]
             # an event in two windows keeps the value of the older window, which comes later here
             odds[np.concatenate(spans)] = _log_odds(model, inputs).double().cpu().numpy()
     return odds

@@ -11,7 +11,8 @@ from llm_influence.errors import ConfigError
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training.batches import IGNORE, WindowCollator, WindowDataset, encoded_batch
 from llm_influence.training.finetune import finetune
-from llm_influence.training.objective import NextEventObjective, check_teacher, divergence
+from llm_influence.training.item_losses import divergence
+from llm_influence.training.objective import NextEventObjective, check_teacher
 from tests import tiny
 from tests.training.runs import NO_DROPOUT, config_in, largest_difference, weights
 

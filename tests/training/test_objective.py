@@ -24,7 +24,8 @@ from llm_influence.run import Run
 from llm_influence.training.augmentation import EventDropout, Negatives, events_before, half_popular
 from llm_influence.training.batches import IGNORE, Window, WindowCollator, WindowDataset
 from llm_influence.training.finetune import finetune
-from llm_influence.training.objective import NextEventObjective, gbce, sampled_softmax
+from llm_influence.training.item_losses import gbce, sampled_softmax
+from llm_influence.training.objective import NextEventObjective
 from tests import tiny
 from tests.training.runs import (
     NO_DROPOUT,

@@ -17,7 +17,7 @@ from llm_influence.rendering.token_cache import IdTokenCache
 from llm_influence.training import pretrain as module
 from llm_influence.training.batches import IGNORE, WindowDataset
 from llm_influence.training.finetune import finetune
-from llm_influence.training.objective import ItemLoss
+from llm_influence.training.item_losses import ItemLoss
 from llm_influence.training.pretrain import LanguageCollator, LanguageObjective, predictable
 from tests import tiny
 from tests.training.runs import config_in, interrupted, largest_difference, walk_events, weights
