@@ -2,10 +2,10 @@
 
     python -m benchmarks.training.examples [--epochs 2] [--only "causal;prefixes"]
 
-Every row is configs/amazon_beauty.yaml with one kind of examples and of positions, with item texts
-and with random directions in their place. It is measured on validation; the test split is never
-used. Causal settings train for ``--epochs``, prefixes for half of them: an epoch takes longer, so
-the seconds of each row are what to compare.
+Every row is configs/amazon_beauty.yaml without memory, with one kind of examples and of positions,
+with item texts and with random directions in their place. It is measured on validation; the test
+split is never used. Causal settings train for ``--epochs``, prefixes for half of them: an epoch
+takes longer, so the seconds of each row are what to compare.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from llm_influence.config.run import RunConfig
 from llm_influence.evaluation.metrics import ndcg_of_rows, protocol, ranking_metrics
 
 BEAUTY = Path("configs/amazon_beauty.yaml")
+ALONE = "model.item_head.memory.enabled=false"
+"""The memory is fitted apart and would hide what the language model learns."""
 PREFIXES = ["train.examples=prefixes"]
 EXAMPLES = {
     "causal": [],
@@ -47,7 +49,7 @@ def config_of(name: str, options: argparse.Namespace) -> RunConfig:
     epochs = options.epochs / 2 if words else options.epochs
     given = {"data.source": options.source, "data.items": options.items}
     data = [f"{key}={value}" for key, value in given.items() if value is not None]
-    usual = [f"output={options.work / 'run'}", f"train.epochs={epochs}"]
+    usual = [f"output={options.work / 'run'}", f"train.epochs={epochs}", ALONE]
     return RunConfig.load(BEAUTY, [f"--{word}" for word in [*usual, *data, *words]])
 
 
@@ -90,7 +92,8 @@ def main(options: argparse.Namespace) -> None:
         options.output,
         name="examples",
         protocol={
-            "baseline": f"{BEAUTY}; ids alone: random directions instead of item texts",
+            "baseline": f"{BEAUTY} without memory; ids alone: random directions instead of "
+            "item texts",
             "split": split.description,
             "validation": protocol(split.validation, config.evaluation),
             "test": "never used",

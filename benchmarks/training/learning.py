@@ -57,7 +57,7 @@ SETTINGS: dict[str, list[str]] = {
     "label smoothing 0.1": ["train.label_smoothing=0.1"],
     "L2 off": ["train.weight_decay=0"],
     "L2 0.1": ["train.weight_decay=0.1"],
-    "dropout off": ["model.dropout=0"],
+    "dropout 0.2": ["model.dropout=0.2"],
 }
 OFF = {"paraphrase": FULL}
 """What a setting is compared with, where that is not the baseline."""
