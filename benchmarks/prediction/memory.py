@@ -167,27 +167,31 @@ def mean(rows: list[Row], options: argparse.Namespace, metric: str) -> float | N
 
 
 def scale(items: int) -> dict[str, float]:
-    """Seconds and memory of the fit on a random log with Zipf-like popularity."""
+    """Seconds and memory of the fit on a log of Zipf-like popularity, half of it transitions."""
     random, users = np.random.default_rng(0), min(items, 100_000)
-    codes = np.minimum(random.zipf(1.3, users * EVENTS) - 1, 10 * items) % items
+    codes = np.minimum(random.zipf(1.3, (users, EVENTS)) - 1, 10 * items) % items
+    for step in range(1, EVENTS):  # half of the events are caused: each item draws four others
+        drawn = (codes[:, step - 1] * 7 + 1 + random.integers(0, 4, users)) % items
+        codes[:, step] = np.where(random.random(users) < 0.5, drawn, codes[:, step])
     log = BehaviorLog.from_arrays(
         user_ids=[f"u{n:07d}" for n in range(users)],
         offsets=np.arange(users + 1) * EVENTS,
-        items=codes,
+        items=codes.ravel(),
         timestamps=np.sort(random.integers(0, 10**7, (users, EVENTS)), axis=1).ravel(),
         catalogue=Catalogue.from_ids([f"i{n:07d}" for n in range(items)]),
     )
     vocabulary = Vocabulary.fit(log)
-    begun = time.perf_counter()
+    begun, begun_cpu = time.perf_counter(), time.process_time()
     config = MemoryConfig(ages="last_event", associations=items <= 12_000)
     memory = fit_memory(log, vocabulary, config, reach=EVENTS)
-    seconds = time.perf_counter() - begun
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
     size = sum(tensor.nbytes for tensor in memory.state_dict().values())
     records = memory.sample[: READ * EVENTS].view(READ, EVENTS, -1)
     begun = time.perf_counter()
     memory.alone(records, torch.ones(records.shape[:2]))
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "transitions": len(memory.transitions.codes),
         "mib of the memory": size / 2**20,
