@@ -50,6 +50,11 @@ from .attribution.functions import FunctionInfluence, explain_function
 from .attribution.interactions import Interactions, interactions
 from .attribution.interactions import influence_matrix
 from .attribution.memory_parts import MemoryParts, memory_parts
+from .attribution.training_influence import (
+    TrainingGradients,
+    TrainingInfluence,
+    training_influence,
+)
 
 # Attribution methods
 from .attribution.methods import (

@@ -12,6 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from llm_influence.attribution.training_influence import (
+    FILE,
+    TrainingGradients,
+    training_influence,
+)
 from llm_influence.config.data import DataConfig
 from llm_influence.config.model import OWN_BACKBONES, ModelConfig
 from llm_influence.config.rules import load_rules
@@ -240,7 +245,22 @@ class Run:
                 ]
                 for history in histories
             },
+            learned=self._learned(recommends),
         )
+
+    def _learned(self, histories: Sequence[History]) -> dict[str, list[str]]:
+        """Lines of the training users behind each first recommendation; none without their file."""
+        path = self.folder / FILE
+        if not path.exists():
+            return {}
+        log = self.split.train
+        gradients = TrainingGradients.load(path, self.model, log)
+        return {
+            history.user_id: training_influence(
+                self.model, history, log=log, gradients=gradients
+            ).lines()
+            for history in histories
+        }
 
 
 def _device() -> torch.device:

@@ -91,6 +91,17 @@ def test_rules_of_a_file_hold_in_numbers_explanations_and_the_page(run, tmp_path
     assert "left out, else" not in page.read_text(encoding="utf-8")
 
 
+def test_explain_training_names_users_and_the_report_shows_them(run, tmp_path):
+    folder, page = tmp_path / "run", tmp_path / "page.html"
+    shutil.copytree(run, folder)
+    result = call("explain-training", "--model", folder, "--user", "u1", "--k", 2)
+    assert "u1: " in result.output
+    assert "who share" in result.output
+    call("explain", "--model", folder, "--out", tmp_path / "e", "--method", "recency")
+    call("report", "--model", folder, "--influence", tmp_path / "e", "--out", page)
+    assert "Learned from users who" in page.read_text(encoding="utf-8")
+
+
 def test_faithfulness_writes_tables_and_a_plot_and_goes_on(run, tmp_path):
     import json
 

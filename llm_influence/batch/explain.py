@@ -18,9 +18,6 @@ from llm_influence.attribution.target import Behavior, Feedback, Item, Target, p
 from llm_influence.batch.shards import (
     OnShard,
     Shards,
-    digest,
-    log_fingerprint,
-    model_fingerprint,
     write_side_tables,
 )
 from llm_influence.data.log import BehaviorLog
@@ -30,6 +27,7 @@ from llm_influence.errors import ExplanationError
 from llm_influence.influence.facts import Key
 from llm_influence.influence.influence import Influence, to_arrow
 from llm_influence.influence.table_files import OUTCOMES
+from llm_influence.modeling.fingerprints import digest, log_fingerprint, model_fingerprint
 from llm_influence.types import History
 from llm_influence.utils import distributed, write_whole
 

@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from llm_influence.batch.shards import OnShard, Shards, histories_fingerprint, model_fingerprint
+from llm_influence.batch.shards import OnShard, Shards
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import DataError, ExplanationError, out_of_range, unknown
 from llm_influence.evaluation.metrics import seen_items
@@ -39,6 +39,7 @@ from llm_influence.faithfulness.result import (
 )
 from llm_influence.influence.table_files import FAIRNESS_TEST_SCHEMA, write_fairness_test
 from llm_influence.modeling.backbone import on_cpu
+from llm_influence.modeling.fingerprints import histories_fingerprint, model_fingerprint
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import BestItems, log_odds
 from llm_influence.types import History

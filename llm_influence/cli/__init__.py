@@ -1,7 +1,7 @@
 """The command line. Every command calls one function of the Python API.
 
 train      demo, finetune, search, update, ensemble, tokenizer, planted, planted-fraud
-explain    evaluate, explain, report, methods
+explain    evaluate, explain, explain-training, report, methods
 analyze    analyze factors, channels, audit, dynamics; fairness-test, review, faithfulness
 about      config, env
 options    options made from configurations and options dataclasses
@@ -20,7 +20,7 @@ import typer
 from llm_influence import __version__
 from llm_influence.cli.about import config, env
 from llm_influence.cli.analyze import analyze, fairness_test, faithfulness, review
-from llm_influence.cli.explain import evaluate, explain, methods, report
+from llm_influence.cli.explain import evaluate, explain, explain_training, methods, report
 from llm_influence.cli.options import OVERRIDES, interruptible
 from llm_influence.cli.train import (
     demo,
@@ -58,7 +58,12 @@ COMMANDS = {
         "ensemble": ensemble,
         "tokenizer": tokenizer,
     },
-    EXPLAIN: {"explain": explain, "report": report, "methods": methods},
+    EXPLAIN: {
+        "explain": explain,
+        "explain-training": explain_training,
+        "report": report,
+        "methods": methods,
+    },
     STUDY: {
         "faithfulness": faithfulness,
         "fairness-test": fairness_test,

@@ -1,4 +1,4 @@
-"""`llm-influence evaluate`, `explain`, `report`, `methods`."""
+"""`llm-influence evaluate`, `explain`, `explain-training`, `report`, `methods`."""
 
 from __future__ import annotations
 
@@ -211,6 +211,37 @@ def explain(
     }
     if PartialState().is_main_process:
         typer.echo(json.dumps(summary) if json_ else _line(summary, chosen.examples is None))
+
+
+def explain_training(
+    model: ModelFolder,
+    user: Annotated[
+        list[str] | None, typer.Option(help="Id of a user to explain. Repeatable.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="top1, item:ID, behavior:NAME, contrast:ID,ID or feedback:ID.")
+    ] = "top1",
+    k: Annotated[int, typer.Option(min=1, help="Training users named for each prediction.")] = 3,
+) -> None:
+    """Name the training users that most support a prediction.
+
+    The first call computes their gradients and stores them in the run folder.
+    """
+    from llm_influence.attribution.target import parse_target
+    from llm_influence.attribution.training_influence import FILE, stored_gradients
+    from llm_influence.attribution.training_influence import training_influence as influence_of
+    from llm_influence.run import Run
+
+    run = Run.open(model)
+    log = run.split.train
+    gradients = stored_gradients(run.model, log, model / FILE, progress=True)
+    typer.echo(f"gradients of {len(log)} users: {model / FILE}")
+    for name in user or ():
+        history = run.split.log[name]
+        result = influence_of(
+            run.model, history, parse_target(target), log=log, gradients=gradients
+        )
+        typer.echo(f"{name}: {result.to_text(k)}")
 
 
 def report(

@@ -98,6 +98,8 @@ class ReportFacts:
             separate tables.
         recommendations: By user id, the top list as (item title, probability), best first.
         rules: By user id, a line for each change that a rule made to that list.
+        learned: By user id, a line for each training user that most supports the first item of
+            that list (`TrainingInfluence.lines`).
     """
 
     title: str
@@ -106,6 +108,7 @@ class ReportFacts:
     metrics: Sequence[Mapping[str, str | float]] = ()
     recommendations: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
     rules: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    learned: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Cell(NamedTuple):

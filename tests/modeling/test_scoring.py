@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from llm_influence.attribution.target import Slate, best_unseen, bind
-from llm_influence.batch.shards import model_fingerprint
 from llm_influence.config.rules import read_rules
 from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.catalogue import Catalogue
@@ -13,6 +12,7 @@ from llm_influence.data.splits import split_log
 from llm_influence.errors import ConfigError
 from llm_influence.evaluation.evaluate import predict_rows
 from llm_influence.evaluation.metrics import MISSED, ModelRecommender, evaluate
+from llm_influence.modeling.fingerprints import model_fingerprint
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.scoring import ItemScores
 from tests import tiny

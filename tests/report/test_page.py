@@ -72,6 +72,7 @@ def test_everything_is_escaped(make):
         metrics=[{"system": EVIL, EVIL: 0.1}],
         recommendations={EVIL: [(EVIL, 0.1)]},
         rules={EVIL: [EVIL]},
+        learned={EVIL: [EVIL]},
     )
     influences = [
         make(
