@@ -45,7 +45,7 @@ SIZE = 4096
 """Numbers kept of each user's gradient."""
 
 DAMPING = 0.1
-"""Damping in units of the mean squared gradient; chosen by benchmarks.attribution."""
+"""Damping in units of the mean squared gradient."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
