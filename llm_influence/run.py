@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from llm_influence.attribution.memory_parts import memory_parts
 from llm_influence.attribution.training_influence import (
     FILE,
     TrainingGradients,
@@ -25,7 +26,7 @@ from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet, Split, feedback_labels
 from llm_influence.datasets.public import open_data
 from llm_influence.errors import ConfigError, OutputError, unknown
-from llm_influence.evaluation.evaluate import Record
+from llm_influence.evaluation.evaluate import Record, verdict
 from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import Ensemble, InfluenceModel
 from llm_influence.report.tables import ReportFacts, flat_facts
@@ -245,8 +246,20 @@ class Run:
                 ]
                 for history in histories
             },
+            verdict=verdict(metrics.get("items", ()), self.config.evaluation.cutoff),
+            memory=self._memory(recommends),
             learned=self._learned(recommends),
         )
+
+    def _memory(self, histories: Sequence[History]) -> dict[str, list[str]]:
+        """Lines on the memory's part in each first recommendation; none without a memory."""
+        if self.model.item_head.memory is None or isinstance(self.model, Ensemble):
+            return {}
+        return {
+            history.user_id: memory_parts(self.model, history, first.item).lines()
+            for history in histories
+            for first in self.model.recommend(history, 1)
+        }
 
     def _learned(self, histories: Sequence[History]) -> dict[str, list[str]]:
         """Lines of the training users behind each first recommendation; none without their file."""

@@ -88,6 +88,8 @@ TABLES: dict[str, tuple[str | None, Callable[[dict], str]]] = {
     "next item, MovieLens": ("prediction_ml100k", partial(comparison, metric="ndcg@10")),
     "next item, Beauty": ("prediction_beauty", partial(comparison, metric="ndcg@10")),
     "house": ("house", figure_table),
+    "memory": ("memory", figure_table),
+    "ensemble": ("ensemble", figure_table),
     "likes": ("feedback_ml100k", partial(comparison, metric="auc")),
     "likes within users": ("feedback_ml100k", partial(comparison, metric="gauc")),
     "likes calibration": ("feedback_ml100k", partial(comparison, metric="ece")),

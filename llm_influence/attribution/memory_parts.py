@@ -53,7 +53,12 @@ class MemoryParts:
     parts: tuple[MemoryPart, ...]
 
     def __str__(self) -> str:
-        """The shares in words, the largest first."""
+        """The lines, of which those of the events are indented."""
+        first, *rest = self.lines()
+        return "\n".join([first, *(f"  {line}" for line in rest)])
+
+    def lines(self) -> list[str]:
+        """The shares in words: that of the language model, then the largest of the events."""
         lines = [
             f"{self.title} ({self.probability:.1%}): {self.language:.0%} from the language model, "
             f"{1 - self.language:.0%} from the memory"
@@ -63,8 +68,8 @@ class MemoryParts:
                 name, behavior = part.event.name, part.event.behavior
                 again = part.event.item == self.item
                 what = "come back to it" if again else f"go on to {self.title}"
-                lines.append(f"  {part.share:.0%}: after {behavior} of {name}, people {what}")
-        return "\n".join(lines)
+                lines.append(f"{part.share:.0%}: after {behavior} of {name}, people {what}")
+        return lines
 
 
 def memory_parts(model: InfluenceModel, history: History, item: str) -> MemoryParts:

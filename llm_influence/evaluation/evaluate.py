@@ -320,6 +320,8 @@ def question_kinds(rows: EvaluationSet, counts: IntArray) -> dict[str, BoolArray
 def verdict(records: Sequence[Record], cutoff: int) -> str:
     """One sentence on the baselines of items that are ahead of the model; empty without any."""
     metric = f"ndcg@{cutoff}"
+    if not records:
+        return ""
     own = float(records[0][metric])
     ahead = [record for record in records[1:] if float(record[metric]) > own]
     if not ahead:

@@ -96,8 +96,11 @@ class ReportFacts:
         metrics: Flat records, one a row of the table, such as ``{"system": "this model",
             "split": "test", "hr10": 0.19, "ndcg10": 0.10}``. Records with different ``head`` make
             separate tables.
+        verdict: A sentence on a baseline that is ahead of the model; empty without any.
         recommendations: By user id, the top list as (item title, probability), best first.
         rules: By user id, a line for each change that a rule made to that list.
+        memory: By user id, lines that split the probability of the first item of that list among
+            the language model and the events (`MemoryParts.lines`).
         learned: By user id, a line for each training user that most supports the first item of
             that list (`TrainingInfluence.lines`).
     """
@@ -106,8 +109,10 @@ class ReportFacts:
     model: Mapping[str, str] = field(default_factory=dict)
     protocol: Mapping[str, str] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, str | float]] = ()
+    verdict: str = ""
     recommendations: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
     rules: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    memory: Mapping[str, Sequence[str]] = field(default_factory=dict)
     learned: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llm_influence.analysis.output import NOTHING
 from llm_influence.errors import DataError, OutputError, SchemaError
+from llm_influence.evaluation.evaluate import verdict
 from llm_influence.influence.facts import Player
 from llm_influence.influence.influence import to_arrow
 from llm_influence.report.page import Scale, build_report, render_report
@@ -64,6 +65,21 @@ def test_the_page_needs_nothing_but_itself(make, facts):
     assert not re.search(r"https?://|@import|url\(", page)
 
 
+def test_the_page_says_which_baseline_is_ahead_and_what_the_memory_adds(make):
+    systems = (("llm_influence", 0.1), ("popularity", 0.2))
+    records = [{"system": name, "ndcg@10": value} for name, value in systems]
+    said = verdict(records, 10)
+    assert "popularity is ahead" in said
+    assert not verdict(records[:1], 10)
+    facts = ReportFacts("Title", metrics=records, verdict=said)
+    lines = {"u": ["Emma (2%): 60% from the language model, 40% from the memory"]}
+    facts = replace(facts, recommendations={"u": [("Emma", 0.02)]}, memory=lines)
+    page = render_report(influences=[make([0.5, -1.0], user_id="u")], facts=facts)
+    assert said in page
+    assert page.index("How well it predicts") < page.index(said) < page.index("Predictions explained")
+    assert lines["u"][0] in page
+
+
 def test_everything_is_escaped(make):
     facts = ReportFacts(
         title=EVIL,
@@ -72,6 +88,8 @@ def test_everything_is_escaped(make):
         metrics=[{"system": EVIL, EVIL: 0.1}],
         recommendations={EVIL: [(EVIL, 0.1)]},
         rules={EVIL: [EVIL]},
+        verdict=EVIL,
+        memory={EVIL: [EVIL]},
         learned={EVIL: [EVIL]},
     )
     influences = [
