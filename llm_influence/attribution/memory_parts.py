@@ -18,6 +18,9 @@ from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.encoder import NO_ITEM, collate
 from llm_influence.types import Event, History
 
+SHOWN, LEAST_SHARE, LEAST_LOG_ODDS = 3, 0.01, 0.05
+"""Largest number of events of a kind in words, and the smallest parts that are shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryPart:
@@ -58,17 +61,25 @@ class MemoryParts:
         return "\n".join([first, *(f"  {line}" for line in rest)])
 
     def lines(self) -> list[str]:
-        """The shares in words: that of the language model, then the largest of the events."""
+        """The parts in words: the two shares, then the largest parts of the events of each kind.
+
+        Associations change the language model's log-odds, so they are inside its share.
+        """
         lines = [
-            f"{self.title} ({self.probability:.1%}): {self.language:.0%} from the language model, "
-            f"{1 - self.language:.0%} from the memory"
+            f"{self.title} ({self.probability:.1%}): {self.language:.0%} from the language model "
+            f"with associations, {1 - self.language:.0%} from transitions and revisits"
         ]
-        for part in sorted(self.parts, key=lambda part: -part.share)[:3]:
-            if part.share >= 0.01:
+        for part in sorted(self.parts, key=lambda part: -part.share)[:SHOWN]:
+            if part.share >= LEAST_SHARE:
                 name, behavior = part.event.name, part.event.behavior
                 again = part.event.item == self.item
                 what = "come back to it" if again else f"go on to {self.title}"
                 lines.append(f"{part.share:.0%}: after {behavior} of {name}, people {what}")
+        lines += [
+            f"{part.log_odds:+.2f} log-odds by association with {part.event.name}"
+            for part in sorted(self.parts, key=lambda part: -abs(part.log_odds))[:SHOWN]
+            if abs(part.log_odds) >= LEAST_LOG_ODDS
+        ]
         return lines
 
 

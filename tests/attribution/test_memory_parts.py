@@ -32,9 +32,12 @@ def test_parts_add_up_and_agree_with_the_probability_without_the_memory():
 
 def test_the_words_name_the_event_that_causes_most():
     model = remembering()
-    text = str(memory_parts(model, typed("i3", "i9"), "i9"))
+    found = memory_parts(model, typed("i3", "i9"), "i9")
+    text = str(found)
     assert "from the language model" in text
     assert "people come back to it" in text
+    large = [part for part in found.parts if abs(part.log_odds) >= 0.05]
+    assert text.count("log-odds by association with") == len(large)
 
 
 def test_an_event_of_an_unlinked_item_has_no_share():

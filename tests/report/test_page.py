@@ -72,7 +72,7 @@ def test_the_page_says_which_baseline_is_ahead_and_what_the_memory_adds(make):
     assert "popularity is ahead" in said
     assert not verdict(records[:1], 10)
     facts = ReportFacts("Title", metrics=records, verdict=said)
-    lines = {"u": ["Emma (2%): 60% from the language model, 40% from the memory"]}
+    lines = {"u": ["Emma (2%): 60% from the language model"]}
     facts = replace(facts, recommendations={"u": [("Emma", 0.02)]}, memory=lines)
     page = render_report(influences=[make([0.5, -1.0], user_id="u")], facts=facts)
     assert said in page
