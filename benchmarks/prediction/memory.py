@@ -232,7 +232,7 @@ def main(options: argparse.Namespace) -> None:
             "causes": f"first {options.explained} caused test events, default explanation",
         },
         rows=rows,
-        figures=figures,
+        figures={name: value for name, value in figures.items() if value is not None},
         seeds=options.seeds,
     )
 
