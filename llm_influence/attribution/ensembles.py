@@ -66,6 +66,9 @@ def weighted_sum(
         full_value=total("full_value"),
         standard_errors=errors,
         gates=records[0].gates if len(records) == 1 else None,
+        # The mean of log-probabilities is no sum of the members' parts.
+        memory_shares=records[0].memory_shares if len(records) == 1 else None,
+        memory_log_odds=records[0].memory_log_odds if len(records) == 1 else None,
     )
     chance = float(target.probabilities(np.array([summed.full_value]))[0])
     card = _card([record.quality for record in records], weights, summed)

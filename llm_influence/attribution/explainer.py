@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.ensembles import weighted_sum
+from llm_influence.attribution.memory_parts import known_parts
 from llm_influence.attribution.methods import Method, make_method
 from llm_influence.attribution.registry import (
     Attribution,
@@ -351,6 +352,10 @@ class Explainer:
     ) -> list[Influence]:
         titles, target, players = self.model.catalogue.titles_by_id, task.target, self.players
         errors, chances = attribution.standard_errors, target.probabilities(attribution.full)
+        remembered: Sequence[tuple[FloatArray | None, FloatArray | None]] = ()
+        if target.kind == "item":
+            remembered = known_parts(self.model, task.histories, target.codes, chances)
+        remembered = remembered or [(None, None)] * len(task.histories)
         return [
             Influence(
                 user_id=history.user_id,
@@ -367,6 +372,8 @@ class Explainer:
                 standard_errors=None if errors is None else errors[row],
                 players=None if players.are_events else players.of(history, self.model.encoder),
                 gates=gates[row],
+                memory_shares=remembered[row][0],
+                memory_log_odds=remembered[row][1],
             )
             for row, (history, card) in enumerate(zip(task.histories, cards, strict=True))
         ]

@@ -7,8 +7,10 @@ one. Associations act on the language model's log-odds, and are given beside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from llm_influence.errors import ExplanationError
@@ -16,7 +18,7 @@ from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.gates import ITEM
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.encoder import NO_ITEM, collate
-from llm_influence.types import Event, History
+from llm_influence.types import Event, FloatArray, History
 
 SHOWN, LEAST_SHARE, LEAST_LOG_ODDS = 3, 0.01, 0.05
 """Largest number of events of a kind in words, and the smallest parts that are shown."""
@@ -131,3 +133,42 @@ def memory_parts(model: InfluenceModel, history: History, item: str) -> MemoryPa
         language=float(1 - shares.sum()),
         parts=tuple(parts),
     )
+
+
+def known_parts(
+    model: InfluenceModel,
+    histories: Sequence[History],
+    codes: torch.Tensor,
+    probabilities: FloatArray,
+) -> list[tuple[FloatArray, FloatArray]]:
+    """Parts of the events in predictions whose probability is known; no model evaluation.
+
+    With ``P(i) = (base_i + sum_e c_e) / (1 + mass)`` (`modeling.memory`), the share of event e is
+    ``c_e / (P(i) (1 + mass))``. It is as exact as the probability.
+
+    Args:
+        model: A model with a memory.
+        histories: N histories that fit the context.
+        codes: (N,) item codes.
+        probabilities: (N,) probabilities of the items.
+
+    Returns:
+        For each history (E,) shares and (E,) log-odds, as in `MemoryPart`.
+    """
+    memory = model.item_head.memory
+    if memory is None:
+        return []
+    batch = collate(model.encoder.encode(histories)).to(model.device)
+    with inference(model):
+        records = memory.aged(batch.records, batch.gap)
+        presence = (records[..., ITEM] != NO_ITEM).float()
+        causes, odds = memory.causes(records, presence, codes.to(model.device))
+        mass = 1 + memory.scales[1] * memory.mass(records, presence)
+    whole = probabilities[:, None] * mass.cpu().double().numpy()
+    shares = causes.cpu().double().numpy() / np.maximum(whole, np.finfo(np.float64).tiny)
+    # rounding of the probability must not make the parts more than the whole
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1)
+    return [
+        (share[: len(history)], odd[: len(history)])
+        for history, share, odd in zip(histories, shares, odds.cpu().double().numpy(), strict=True)
+    ]

@@ -17,6 +17,8 @@ from llm_influence.types import Event, FloatArray, IntArray
 MINUS = "\N{MINUS SIGN}"
 BASELINE_METHODS = frozenset({"random", "recency", "popularity", "item_similarity"})
 """Methods whose scores say nothing about the model: a study compares other methods with them."""
+UNITS: dict[str, Literal["NDCG", "points"]] = {"slate": "NDCG", "feedback_value": "points"}
+"""Units of targets that are not measured in log-odds. Points are those of the label."""
 _WORTH_CITING = 0.1  # part of the strongest score that a further event must have to be named
 _ADDS_UP = 0.05  # largest completeness gap at which "+1.2 of +2.9" is said
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from llm_influence.errors import ConfigError
 from llm_influence.influence import plots, table, table_files, text
 from llm_influence.influence.facts import (
+    UNITS,
     Key,
     Player,
     QualityCard,
@@ -22,15 +23,13 @@ from llm_influence.influence.facts import (
     percent,
     signed,
 )
+from llm_influence.influence.memory_fact import memory_fact
 from llm_influence.types import Event, FloatArray
 from llm_influence.utils import require
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-UNITS: dict[str, Literal["NDCG", "points"]] = {"slate": "NDCG", "feedback_value": "points"}
-"""Units of targets that are not measured in log-odds. Points are those of the label."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -58,6 +57,9 @@ class Influence:
         players: The P players; None where the players are the events. See `by_event`.
         gates: (E,) mean gate of each event in a gated recurrence; else None. It is the part of the
             state before the event that remains after it, for every target.
+        memory_shares: (E,) `MemoryPart.share` of each event in the probability of an item; the rest
+            is the language model's. None for other targets, ensembles, and without memory.
+        memory_log_odds: (E,) `MemoryPart.log_odds` of each event; None as above.
     """
 
     user_id: str
@@ -74,6 +76,8 @@ class Influence:
     standard_errors: FloatArray | None = None
     players: Sequence[Player] | None = None
     gates: FloatArray | None = None
+    memory_shares: FloatArray | None = None
+    memory_log_odds: FloatArray | None = None
 
     def __repr__(self) -> str:
         """A header and one line an event, strongest first."""
@@ -153,6 +157,7 @@ class Influence:
         The sentence names only events that carry the influence, with their own numbers. Effects
         on the target become reasons for and against; shares stay shares; a baseline method
         (random, recency) is called one. Times count back from the latest event.
+        One more sentence says what came through the memory, if the model has one (`MemoryFact`).
 
         Args:
             language: ``"en"`` (English) or ``"zh"`` (Chinese).
@@ -186,7 +191,8 @@ class Influence:
             most=most,
             recommended=recommended,
         )
-        return text.sentence(facts, language)
+        memory = memory_fact(self.events, self.target_id, self.memory_shares, self.memory_log_odds)
+        return text.sentence(facts, language, memory)
 
     def plot(self, axis: Axes | None = None) -> Axes:
         """Draw one bar an event, oldest at the top, on ``axis`` or on a new figure.
@@ -332,11 +338,10 @@ def by_event(rows: pa.Table) -> pa.Table:
     starts = table.explanation_starts(rows)
     if table.events_only(rows, starts).all():
         return rows
-    runs = rows["run"].take(pa.array(starts))
     records = [record.by_event() for record in from_arrow(rows)]
     owner = np.repeat(np.arange(len(records)), [len(record.events) for record in records])
-    field = table.SCHEMA.field("run")
-    return to_arrow(records).set_column(0, field, runs.take(pa.array(owner)))
+    runs = rows["run"].take(pa.array(starts[owner]))
+    return to_arrow(records).set_column(0, table.SCHEMA.field("run"), runs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

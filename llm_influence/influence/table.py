@@ -43,6 +43,9 @@ SCHEMA = pa.schema(
         _column("gap_seconds", pa.int64(), nullable=True),  # null for the first event
         _column("value", pa.float32(), nullable=True),
         _column("gate", pa.float64(), nullable=True),  # of a gated recurrence, null elsewhere
+        # exact parts of the memory, null for models without one:
+        _column("memory_share", pa.float64(), nullable=True),  # of the item's probability
+        _column("memory_log_odds", pa.float64(), nullable=True),  # by association
         _column("method", pa.string()),
         _column("target", pa.string()),
         _column("target_id", pa.string()),
@@ -84,6 +87,12 @@ UNMEASURED = (
     "bfloat16_error",
 )
 """Numbers that may not exist: nan in a record, null in a table and in JSON."""
+OF_EVENTS = {
+    "gate": "gates",
+    "memory_share": "memory_shares",
+    "memory_log_odds": "memory_log_odds",
+}
+"""Columns of numbers that belong to events whatever the players are, and their fields."""
 _EXPLANATION = (
     *("user_id", "prompt_score", "target", "target_id", "target_name"),
     *("base_value", "full_value", "prediction", *QUALITY),
@@ -127,7 +136,8 @@ def fields_of(table: pa.Table) -> list[dict[str, Any]]:
     table = with_schema(table, "table")
     starts = explanation_starts(table)
     spans = [slice(a, b) for a, b in zip(starts, [*starts[1:], len(table)], strict=False)]
-    scores, gates = table["score"].to_numpy(), table["gate"].to_numpy()
+    scores = table["score"].to_numpy()
+    of_events = {field: table[name].to_numpy() for name, field in OF_EVENTS.items()}
     errors = table["standard_error"].to_numpy()
     names = ("item_id", "behavior", "timestamp", "value", "title")
     events = list(map(Event, *(table[name].to_pylist() for name in names)))
@@ -136,7 +146,7 @@ def fields_of(table: pa.Table) -> list[dict[str, Any]]:
     return [
         {
             **_players(events[span], pairs[span], whole),
-            "gates": _gates(gates[span], pairs[span]),
+            **{name: _by_event(row[span], pairs[span]) for name, row in of_events.items()},
             "values": scores[span].copy(),
             "standard_errors": None if np.isnan(errors[span.start]) else errors[span].copy(),
             **{k: math.nan if v is None and k in UNMEASURED else v for k, v in row.items()},
@@ -244,8 +254,9 @@ def _player_columns(explanations: Sequence[Fields]) -> dict[str, pa.Array]:
     lengths = np.array([len(fields["events"]) for fields in explanations], dtype=np.int64)
     events = list(chain.from_iterable(fields["events"] for fields in explanations))
     columns = {"position": pa.array(positions(lengths)), **_event_columns(events, lengths)}
-    gates = _joined(_or_nan(fields["gates"], len(fields["events"])) for fields in explanations)
-    columns["gate"] = pa.array(gates, mask=np.isnan(gates))
+    for name, field in OF_EVENTS.items():
+        numbers = _joined(_or_nan(each[field], len(each["events"])) for each in explanations)
+        columns[name] = pa.array(numbers, mask=np.isnan(numbers))
     pairs = [_pairs(fields) for fields in explanations]
     first = np.cumsum(lengths) - lengths
     rows = [  # None: no event
@@ -334,12 +345,12 @@ def _players(
     }
 
 
-def _gates(
-    gate: npt.NDArray[np.float64], pairs: list[tuple[int | None, str | None]]
+def _by_event(
+    numbers: npt.NDArray[np.float64], pairs: list[tuple[int | None, str | None]]
 ) -> npt.NDArray[np.float64] | None:
-    """(E,) gates of the events at these rows' positions; None where the model has none."""
-    if np.isnan(gate).all():
+    """(E,) numbers of the events at these rows' positions; None where the model has none."""
+    if np.isnan(numbers).all():
         return None
     events = np.array([-1 if place is None else place for place, _ in pairs])
     _, first = np.unique(events[events >= 0], return_index=True)
-    return gate[events >= 0][first]
+    return numbers[events >= 0][first]

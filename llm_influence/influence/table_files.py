@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from llm_influence.errors import ConfigError, DataError, SchemaError, unreadable
 from llm_influence.influence.table import (
+    OF_EVENTS,
     SCHEMA,
     UNMEASURED,
     VERSION,
@@ -202,7 +203,7 @@ def _from_json(path: Path) -> dict[str, Any]:
             raise ValueError("another schema version")
         for name in UNMEASURED:
             tree[name] = math.nan if tree[name] is None else tree[name]
-        for name in ("values", "standard_errors", "gates"):
+        for name in ("values", "standard_errors", *OF_EVENTS.values()):
             tree[name] = None if tree[name] is None else np.array(tree[name], dtype=np.float64)
         tree["events"] = tuple(Event(**event) for event in tree["events"])
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:

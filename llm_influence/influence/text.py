@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from llm_influence.errors import ConfigError, unknown
 from llm_influence.influence.facts import Cited, Facts, percent, plain, signed
+from llm_influence.influence.memory_fact import MemoryFact
 from llm_influence.rendering.time_words import Language, human_duration
 
 # "did" is what follows "you"; "which" is a clause about the item. A key without its last part
@@ -89,6 +90,14 @@ ENGLISH = {
     "score.of_total": "{score} of {total} {unit}",
     "score.attention": "{score} of attention",
     "score.share": "{score} of the whole",
+    "memory": (
+        " {share} of this probability came through transitions and revisits{because}, "
+        "the rest through the language model{associated}."
+    ),
+    "memory.because": " (people who {did} went on to “{target}”)",
+    "memory.because.again": " (people who {did} came back to it)",
+    "memory.associated": " with associations",
+    "people.cart": "put “{name}” in their cart",
 }
 
 CHINESE = {
@@ -155,6 +164,10 @@ CHINESE = {
     "score.of_total": "{unit}{total}中的{score}",
     "score.attention": "注意力占{score}",
     "score.share": "份额{score}",
+    "memory": "这一概率的{share}来自转移与重访{because}，其余来自语言模型{associated}。",
+    "memory.because": "（{did}的人接着选择了“{target}”）",
+    "memory.because.again": "（{did}的人会再次选择它）",
+    "memory.associated": "（含关联）",
     "unit.log-odds": "对数几率",
     "unit.points": "分",
 }
@@ -162,19 +175,21 @@ CHINESE = {
 PHRASES = {"en": ENGLISH, "zh": CHINESE}
 
 
-def sentence(facts: Facts, language: str = "en") -> str:
-    """State facts in one sentence, or in two for shares.
+def sentence(facts: Facts, language: str = "en", memory: MemoryFact | None = None) -> str:
+    """State facts in one sentence, or in two for shares, and one more on the memory.
 
     Args:
         facts: What may be stated.
         language: ``"en"`` (English) or ``"zh"`` (Chinese).
+        memory: What came through the memory; None without anything to state.
 
     Raises:
         ConfigError: The language is unknown.
     """
     if language not in PHRASES:
         raise unknown(ConfigError, "language", language, PHRASES, where="to_text")
-    return _Grammar(facts, PHRASES[language], language).sentence()
+    grammar = _Grammar(facts, PHRASES[language], language)
+    return grammar.sentence() + (grammar.memory(memory) if memory else "")
 
 
 class _Grammar:
@@ -208,6 +223,22 @@ class _Grammar:
         )
         even = "even" if facts.balance == 0 else ""
         return self._say("opposes", even, target=target, rest=rest)
+
+    def memory(self, fact: MemoryFact) -> str:
+        """What came through the memory; nothing for a baseline, which is not about the model."""
+        if self._facts.kind == "baseline":
+            return ""
+        because = ""
+        if fact.name:
+            behavior = "favourite" if fact.behavior == "favorite" else fact.behavior
+            phrase = self._phrases.get(f"people.{behavior}")
+            parts = {"name": fact.name, "behavior": fact.behavior}
+            did = phrase.format(**parts) if phrase else self._say("did", behavior, **parts)
+            case = "because.again" if fact.again else "because"
+            because = self._say(f"memory.{case}", did=did, target=self._facts.target_name)
+        associated = self._say("memory.associated") if fact.associated else ""
+        share = percent(fact.share)
+        return self._say("memory", share=share, because=because, associated=associated)
 
     def _names(self) -> dict[str, str]:
         facts = self._facts

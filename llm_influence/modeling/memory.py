@@ -251,14 +251,18 @@ class Memory(nn.Module):
             (N, M) share of the item's probability that each event causes; one minus their sum is
             the share of the language model. (N, M) log-odds that each event adds by association.
         """
+        causes, odds = self.causes(records, presence, items)
+        return causes / (log_base.exp()[:, None] + causes.sum(dim=1, keepdim=True)), odds
+
+    def causes(self, records: Tensor, presence: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, M) scaled rates at which the events cause the items; log-odds as in `shares`."""
         codes = records[..., ITEM]
         causes, repeats = self.rates(records, presence)
         causes = causes * _lookup(self.transitions, codes, items)
         causes = self.scales[1] * (causes + repeats * (codes == items[:, None]))
-        total = log_base.exp()[:, None] + causes.sum(dim=1, keepdim=True)
         weights = self.recency(records, presence)
         odds = self.scales[2] * self.scales[0] * weights * _lookup(self.associations, codes, items)
-        return causes / total, odds
+        return causes, odds
 
     def gates(self) -> list[BehaviorGate]:
         """Weight and half-life of each behaviour: the best exponential decay of its gate.

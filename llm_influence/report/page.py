@@ -81,7 +81,7 @@ class Case(NamedTuple):
             f"score_{name}" if names.count(name) == 1 else f"score_{name}_{place}": method
             for place, (name, method) in enumerate(zip(names, self.methods, strict=True), start=1)
         }
-        gates = self.first.gates
+        gates, memory = self.first.gates, self.first.memory_shares
         return [
             {
                 "position": place,
@@ -91,6 +91,7 @@ class Case(NamedTuple):
                 "title": event.title,
                 "value": event.value,
                 **({} if gates is None else {"gate": _six(gates[place])}),
+                **({} if memory is None else {"memory_share": _six(memory[place])}),
                 **{name: _six(m.influence.values[place]) for name, m in columns.items()},
             }
             for place, event in enumerate(self.first.events)

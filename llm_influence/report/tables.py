@@ -82,7 +82,7 @@ _HIGHER_IS_BETTER = re.compile(
     r"(hr|ndcg|mrr|recall|precision|map|auc|accuracy|hit)", re.IGNORECASE
 )
 _AT_K = re.compile(r"(hr|ndcg|mrr|recall|precision|map|hit)_?@?(\d+)", re.IGNORECASE)
-_UPPER = {"mrr", "auc", "gauc", "map"}
+_UPPER = {"mrr", "auc", "gauc", "map", "ndcg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,9 @@ def _heading(key: str) -> str:
     """``ndcg10`` becomes ``NDCG@10``, ``mrr`` becomes ``MRR``; other keys lose underscores."""
     if match := _AT_K.fullmatch(key):
         return f"{match[1].upper()}@{match[2]}"
-    return key.upper() if key in _UPPER else key.replace("_", " ")
+    name, comma, kind = key.partition(", ")  # "ndcg, revisit": of one kind of question
+    name = name.upper() if name in _UPPER else name.replace("_", " ")
+    return f"{name}{comma}{kind}"
 
 
 # A value with more distinct numbers than this (amounts, prices) is cut into ranges.

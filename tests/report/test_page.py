@@ -76,7 +76,9 @@ def test_the_page_says_which_baseline_is_ahead_and_what_the_memory_adds(make):
     facts = replace(facts, recommendations={"u": [("Emma", 0.02)]}, memory=lines)
     page = render_report(influences=[make([0.5, -1.0], user_id="u")], facts=facts)
     assert said in page
-    assert page.index("How well it predicts") < page.index(said) < page.index("Predictions explained")
+    assert (
+        page.index("How well it predicts") < page.index(said) < page.index("Predictions explained")
+    )
     assert lines["u"][0] in page
 
 
@@ -171,6 +173,23 @@ def test_the_gates_of_a_recurrence_stand_beside_the_events_and_nowhere_else(make
     plain = render_report(influences=[make([0.5, -1.0])], facts=facts)
     assert 'class="gate"' not in plain
     assert "The gate belongs to the recurrence" not in plain
+
+
+def test_the_share_through_the_memory_is_shown_escaped_and_only_where_there_is_one(make, facts):
+    parts = {"memory_shares": np.array([0.5, 0.0]), "memory_log_odds": np.zeros(2)}
+    record = make([0.5, -1.0], titles=[EVIL, "B"], **parts)
+    page = render_report(influences=[record], facts=facts)
+    Tags(page)
+    assert EVIL not in page
+    assert "(people who rated “&lt;script&gt;" in page
+    assert re.findall(r'<span class="gate memory">([^<]*)</span>', page) == ["50%", "0%"]
+    plain = render_report(influences=[make([0.5, -1.0])], facts=facts)
+    assert "memory" not in plain
+
+
+def test_metrics_by_kind_of_question_have_readable_headings():
+    table = metric_grid([{"system": "this model", "ndcg10": 0.1, "ndcg, new to the user": 0.05}])
+    assert [cell.text for cell in table.heads][1:] == ["NDCG@10", "NDCG, new to the user"]
 
 
 def test_nothing_to_explain_is_said():
