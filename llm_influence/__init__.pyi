@@ -42,6 +42,7 @@ from .attribution.explainer import Explainer
 from .attribution.interactions import AdapterEffect, adapter_effect
 from .attribution.renderings import Players
 from .attribution.target import Behavior, Contrast, Feedback, Item, Slate
+from .influence.memory_fact import MemoryParts
 from .influence.influence import Influence, InfluenceMatrix, Player, QualityCard
 
 # More questions to a model
@@ -49,7 +50,7 @@ from .attribution.counterfactual import Attack, Counterfactual, attack, counterf
 from .attribution.functions import FunctionInfluence, explain_function
 from .attribution.interactions import Interactions, interactions
 from .attribution.interactions import influence_matrix
-from .attribution.memory_parts import MemoryParts, memory_parts
+from .attribution.memory_parts import memory_parts
 from .attribution.training_influence import (
     TrainingGradients,
     TrainingInfluence,

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from llm_influence.attribution.memory_parts import memory_parts
 from llm_influence.attribution.training_influence import (
     FILE,
     TrainingGradients,
@@ -247,19 +246,8 @@ class Run:
                 for history in histories
             },
             verdict=verdict(metrics.get("items", ()), self.config.evaluation.cutoff),
-            memory=self._memory(recommends),
             learned=self._learned(recommends),
         )
-
-    def _memory(self, histories: Sequence[History]) -> dict[str, list[str]]:
-        """Lines on the memory's part in each first recommendation; none without a memory."""
-        if self.model.item_head.memory is None or isinstance(self.model, Ensemble):
-            return {}
-        return {
-            history.user_id: memory_parts(self.model, history, first.item).lines()
-            for history in histories
-            for first in self.model.recommend(history, 1)
-        }
 
     def _learned(self, histories: Sequence[History]) -> dict[str, list[str]]:
         """Lines of the training users behind each first recommendation; none without their file."""

@@ -8,81 +8,17 @@ one. Associations act on the language model's log-odds, and are given beside.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from llm_influence.errors import ExplanationError
+from llm_influence.influence.memory_fact import MemoryParts
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.gates import ITEM
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.encoder import NO_ITEM, collate
-from llm_influence.types import Event, FloatArray, History
-
-SHOWN, LEAST_SHARE, LEAST_LOG_ODDS = 3, 0.01, 0.05
-"""Largest number of events of a kind in words, and the smallest parts that are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryPart:
-    """What one event adds to the prediction of an item.
-
-    Attributes:
-        event: The event.
-        share: Share of the item's probability that the event causes, by a transition or a repeat.
-        log_odds: Log-odds that the event adds to the language model's prediction by association.
-    """
-
-    event: Event
-    share: float
-    log_odds: float
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryParts:
-    """Parts of the prediction of one item after a history.
-
-    Attributes:
-        item: Item id.
-        title: Its title; the id for an item without title.
-        probability: Probability that the item comes next.
-        language: Share of the probability that comes from the language model.
-        parts: One part for each event of the history that the model reads, in time order.
-    """
-
-    item: str
-    title: str
-    probability: float
-    language: float
-    parts: tuple[MemoryPart, ...]
-
-    def __str__(self) -> str:
-        """The lines, of which those of the events are indented."""
-        first, *rest = self.lines()
-        return "\n".join([first, *(f"  {line}" for line in rest)])
-
-    def lines(self) -> list[str]:
-        """The parts in words: the two shares, then the largest parts of the events of each kind.
-
-        Associations change the language model's log-odds, so they are inside its share.
-        """
-        lines = [
-            f"{self.title} ({self.probability:.1%}): {self.language:.0%} from the language model "
-            f"with associations, {1 - self.language:.0%} from transitions and revisits"
-        ]
-        for part in sorted(self.parts, key=lambda part: -part.share)[:SHOWN]:
-            if part.share >= LEAST_SHARE:
-                name, behavior = part.event.name, part.event.behavior
-                again = part.event.item == self.item
-                what = "come back to it" if again else f"go on to {self.title}"
-                lines.append(f"{part.share:.0%}: after {behavior} of {name}, people {what}")
-        lines += [
-            f"{part.log_odds:+.2f} log-odds by association with {part.event.name}"
-            for part in sorted(self.parts, key=lambda part: -abs(part.log_odds))[:SHOWN]
-            if abs(part.log_odds) >= LEAST_LOG_ODDS
-        ]
-        return lines
+from llm_influence.types import FloatArray, History
 
 
 def memory_parts(model: InfluenceModel, history: History, item: str) -> MemoryParts:
@@ -109,29 +45,16 @@ def memory_parts(model: InfluenceModel, history: History, item: str) -> MemoryPa
     history = model.encoder.trim(history)
     batch = collate(model.encoder.encode([history])).to(model.device)
     with inference(model):
-        query = model.query(batch)
-        items = model.item_vectors()
-        records = memory.aged(batch.records, batch.gap)
-        presence = (records[..., ITEM] != NO_ITEM).float()
-        logits = model.item_head.language_logits(query, items).float()
-        base = memory.base(logits, memory.associated(records, presence, 0, memory.items))
-        shares, odds = memory.shares(
-            base.log_softmax(dim=1).gather(1, code[:, None])[:, 0], records, presence, code
-        )
-        whole = model.item_head(query, items).log_softmax(dim=1)[0, code[0]]
-    titles = dict(zip(model.catalogue.ids.to_pylist(), model.catalogue.titles, strict=True))
-    parts = [
-        MemoryPart(event, share, odd)
-        for event, share, odd in zip(
-            history.events(titles), shares[0].tolist(), odds[0].tolist(), strict=True
-        )
-    ]
-    return MemoryParts(
-        item=item,
-        title=titles[item] or item,
-        probability=float(whole.exp()),
-        language=float(1 - shares.sum()),
-        parts=tuple(parts),
+        chances = model(batch).item_logits.double().softmax(dim=1).gather(1, code[:, None])
+    titles = model.catalogue.titles_by_id([*history.item_ids(), item])
+    probability = chances[:, 0].cpu().numpy()
+    ((shares, log_odds),) = known_parts(model, [history], code, probability)
+    return MemoryParts.of(
+        history.events(titles),
+        (item, titles[item] or item),
+        float(probability[0]),
+        shares,
+        log_odds,
     )
 
 

@@ -139,7 +139,8 @@ class TrainingGradients:
                 log, model.encoder, feedback=model.config.feedback, when=model.config.when
             )
             windows: list[list[Window]] = [[] for _ in range(len(log))]
-            for window in WindowDataset(log, model.encoder).windows:
+            from_end = model.config.positions == "end"  # positions differ for every prefix
+            for window in WindowDataset(log, model.encoder, prefixes=from_end).windows:
                 windows[window.user].append(window)
             rows = torch.zeros(len(log), size)
             for user in tqdm(range(len(log)), desc="users", disable=not progress):

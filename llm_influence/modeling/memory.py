@@ -236,26 +236,19 @@ class Memory(nn.Module):
         excited = self.excited(records, presence, 0, self.items)
         return add_excitation(base, excited, self.mass(records, presence))
 
-    def shares(
-        self, log_base: Tensor, records: Tensor, presence: Tensor, items: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def causes(self, records: Tensor, presence: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Exact parts of the events in the prediction of one item for each history.
 
         Args:
-            log_base: (N,) log-probabilities of the items without transitions and revisits.
             records: (N, M, 5) records of the events.
             presence: (N, M) share of each event that is present.
             items: (N,) item codes.
 
         Returns:
-            (N, M) share of the item's probability that each event causes; one minus their sum is
-            the share of the language model. (N, M) log-odds that each event adds by association.
+            (N, M) scaled rates c at which the events cause the items: with P the probability of the
+            item, the share of event e is ``c_e / (P (1 + mass))``, where the mass is scaled too.
+            (N, M) log-odds that each event adds by association.
         """
-        causes, odds = self.causes(records, presence, items)
-        return causes / (log_base.exp()[:, None] + causes.sum(dim=1, keepdim=True)), odds
-
-    def causes(self, records: Tensor, presence: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, M) scaled rates at which the events cause the items; log-odds as in `shares`."""
         codes = records[..., ITEM]
         causes, repeats = self.rates(records, presence)
         causes = causes * _lookup(self.transitions, codes, items)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from llm_influence.influence.facts import column, percent, signed, tidy, what
 from llm_influence.influence.influence import Influence, by_event, from_arrow, to_arrow
+from llm_influence.influence.memory_fact import MemoryParts
 from llm_influence.influence.table import explanation_starts
 from llm_influence.rendering.time_words import gap_codes, gap_words
 from llm_influence.report.analyses import MOST_ROWS, read_analyses
@@ -73,6 +74,15 @@ class Case(NamedTuple):
     def first(self) -> Influence:
         """The explanation by the first method."""
         return self.methods[0].influence
+
+    @property
+    def memory(self) -> list[str]:
+        """Lines that split the probability among the language model and the events."""
+        first = self.first
+        if first.memory_shares is None or first.memory_log_odds is None:
+            return []
+        columns = (first.prediction, first.memory_shares, first.memory_log_odds)
+        return MemoryParts.of(first.events, (first.target_id, self.name), *columns).lines()
 
     def records(self) -> list[dict[str, Any]]:
         """One record an event: what it was, and its score by each method, to six digits."""

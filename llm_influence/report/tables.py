@@ -99,8 +99,6 @@ class ReportFacts:
         verdict: A sentence on a baseline that is ahead of the model; empty without any.
         recommendations: By user id, the top list as (item title, probability), best first.
         rules: By user id, a line for each change that a rule made to that list.
-        memory: By user id, lines that split the probability of the first item of that list among
-            the language model and the events (`MemoryParts.lines`).
         learned: By user id, a line for each training user that most supports the first item of
             that list (`TrainingInfluence.lines`).
     """
@@ -112,7 +110,6 @@ class ReportFacts:
     verdict: str = ""
     recommendations: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
     rules: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    memory: Mapping[str, Sequence[str]] = field(default_factory=dict)
     learned: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 

@@ -195,10 +195,11 @@ class WindowCollator:
         self._encoders = [encoder, *paraphrases(encoder, self._views.config.templates)]
         self._contrast, self._when = contrast, when
         self._feedback = None if feedback is None else feedback_labels(log, feedback)
-        self._folds = user_folds(log.user_ids.to_pylist())
         self._weights = None
         if pseudo is not None:
             self._feedback, self._weights = pseudo.labels, pseudo.weights
+        if self._feedback is not None:
+            self._folds = user_folds(log.user_ids.to_pylist())
 
     def __call__(self, windows: Sequence[Window]) -> Inputs:
         """The batch of B windows."""

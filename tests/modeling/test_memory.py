@@ -166,9 +166,8 @@ def test_shares_are_what_the_events_add_to_the_probability(model):
         base = model.item_head.language_logits(query, model.item_vectors())
         associated = memory.associated(query.records, query.presence, 0, memory.items)
         base = memory.base(base, associated)
-        shares, odds = memory.shares(
-            base.log_softmax(dim=1)[:, 9], query.records, query.presence, items
-        )
+        causes, odds = memory.causes(query.records, query.presence, items)
+        shares = causes / (base.softmax(dim=1)[:, 9, None] + causes.sum())
         own = model.item_head(query, model.item_vectors())[0, 9]
         mass = memory.mass(query.records, query.presence)[0, 0]
     rest = base.log_softmax(dim=1)[0, 9] - (memory.scales[1] * mass).log1p()

@@ -72,14 +72,14 @@ def test_the_page_says_which_baseline_is_ahead_and_what_the_memory_adds(make):
     assert "popularity is ahead" in said
     assert not verdict(records[:1], 10)
     facts = ReportFacts("Title", metrics=records, verdict=said)
-    lines = {"u": ["Emma (2%): 60% from the language model"]}
-    facts = replace(facts, recommendations={"u": [("Emma", 0.02)]}, memory=lines)
-    page = render_report(influences=[make([0.5, -1.0], user_id="u")], facts=facts)
+    parts = {"memory_shares": np.array([0.4, 0.0]), "memory_log_odds": np.array([0.0, -0.3])}
+    page = render_report(influences=[replace(make([0.5, -1.0]), **parts)], facts=facts)
     assert said in page
     assert (
         page.index("How well it predicts") < page.index(said) < page.index("Predictions explained")
     )
-    assert lines["u"][0] in page
+    assert "60% from the language model with associations, 40% from transitions" in page
+    assert "-0.30 log-odds by association" in page
 
 
 def test_everything_is_escaped(make):
@@ -91,7 +91,6 @@ def test_everything_is_escaped(make):
         recommendations={EVIL: [(EVIL, 0.1)]},
         rules={EVIL: [EVIL]},
         verdict=EVIL,
-        memory={EVIL: [EVIL]},
         learned={EVIL: [EVIL]},
     )
     influences = [
