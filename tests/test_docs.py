@@ -77,7 +77,7 @@ def test_the_notebook_runs_without_a_network_and_finds_the_process_of_its_log(mo
 
     texts = [out.data["text/plain"] for cell in notebook.cells for out in _results(cell)]
     hits = ast.literal_eval(next(text for text in texts if text.startswith("{'leave_one_out'")))
-    assert hits["leave_one_out"] > hits["recency"] + 0.1 > hits["random"]
+    assert hits["leave_one_out"] > hits["recency"] + 0.15 > hits["random"]
 
 
 def _results(cell):

@@ -29,7 +29,7 @@ from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.gates import ITEM
 from llm_influence.modeling.item_links import ItemLinks, nearest_others
-from llm_influence.modeling.memory import Memory, add_excitation
+from llm_influence.modeling.memory import Memory
 from llm_influence.modeling.memory_fit import MOST_ITEMS
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.encoder import collate
@@ -107,7 +107,7 @@ def fit_lift(model: InfluenceModel, rows: EvaluationSet, config: EvaluationConfi
     total = torch.zeros(len(LIFTS), dtype=torch.float64, device=model.device)
     with inference(model):
         vectors = model.item_vectors(), model.embeddings.as_new()
-        for query, _, seen, known in _batches(model, _some(rows, items), config):
+        for query, _, candidates, known in _batches(model, _some(rows, items), config):
             if query.records is None or query.presence is None:
                 return
             own, new = (model.item_head.language_logits(query, table) for table in vectors)
@@ -118,12 +118,7 @@ def fit_lift(model: InfluenceModel, rows: EvaluationSet, config: EvaluationConfi
             ]
             own, new = memory.base(own.float(), sums[0]), memory.base(new.float(), sums[1])
             top = torch.maximum(own, new).amax(dim=1, keepdim=True)
-            masses = []
-            for logits in (own, new):
-                raised = (logits - top).double().exp()
-                hidden = torch.zeros(len(raised), items + 1, device=raised.device)
-                hidden.scatter_(1, torch.where(seen < 0, items, seen), 1.0)
-                masses.append(raised * (1 - hidden[:, :items]))
+            masses = [(logits - top).double().exp() * candidates for logits in (own, new)]
             rest = masses[0].sum(dim=1, keepdim=True) - masses[0] @ parts  # (N, parts)
             whole = rest[..., None] + (masses[1] @ parts)[..., None] * lifts.exp()
             # an example's target plays a new item once, in one of the parts
@@ -141,9 +136,9 @@ def _some(rows: EvaluationSet, items: int) -> EvaluationSet:
 def _batches(
     model: InfluenceModel, rows: EvaluationSet, config: EvaluationConfig
 ) -> Iterator[tuple[QueryState, Tensor, Tensor, Tensor]]:
-    """Of N examples at a time: input of the head, (N,) targets, (N, S) seen items, (N,) bool.
+    """Of N examples at a time: input of the head, (N,) targets, (N, I) and (N,) candidates.
 
-    The last one is False where the target is no candidate; -1 in unused places of seen items.
+    The third says of each item whether it is a candidate, and the last of each target.
     """
     examples = Examples.of(model, rows, config)
     size = max(1, min(config.batch_size, MOST_SCORES // 4 // model.num_items))
@@ -154,31 +149,33 @@ def _batches(
         batch = collate(model.encoder.encode(histories)).to(model.device)
         query, targets = model.query(batch), answers["labels"].to(model.device)
         seen = answers.get("seen", torch.full((len(targets), 1), -1)).to(model.device)
-        known = ~(seen == targets[:, None]).any(dim=1)
-        yield query, targets, seen, known
+        candidates = torch.ones(len(targets), model.num_items + 1, device=model.device).bool()
+        candidates.scatter_(1, seen.where(seen >= 0, model.num_items), False)
+        candidates = candidates[:, :-1]
+        yield query, targets, candidates, candidates.gather(1, targets[:, None]).squeeze(1)
 
 
 def _likelihoods(
     model: InfluenceModel, memory: Memory, rows: EvaluationSet, config: EvaluationConfig
 ) -> Iterator[Tensor]:
     """Summed log-probabilities of the true items of a batch for all triples (s, w, t)."""
-    for query, targets, seen, known in _batches(model, rows, config):
+    for query, targets, candidates, known in _batches(model, rows, config):
         records, presence = query.records, query.presence
         if records is None or presence is None:
             return
         logits = model.item_head.language_logits(query, model.item_vectors()).float()
         associated = memory.associated(records, presence, 0, memory.items)
-        mass = memory.mass(records, presence)
-        places = torch.cat([targets[:, None], seen.clamp(min=0)], dim=1)
-        excited = memory.excited(records, presence, 0, memory.items).gather(1, places)
+        excited = memory.excited(records, presence, 0, memory.items).double()
+        target_excited = excited.gather(1, targets[:, None]).squeeze(1)
+        excited = (excited * candidates).sum(dim=1)
         sums = []
         for s, w in itertools.product(ASSOCIATION_SCALES, EXPONENTS):
             memory.scales.copy_(torch.tensor([s, 0.0, w]))
-            base = memory.base(logits, associated).log_softmax(dim=1).gather(1, places)
+            base = memory.base(logits, associated).log_softmax(dim=1)
+            target_base = base.gather(1, targets[:, None]).squeeze(1).double().exp()
+            base = base.masked_fill(~candidates, -torch.inf).logsumexp(dim=1).double().exp()
             for t in EXCITATION_SCALES:
-                logs = add_excitation(base, t * excited, t * mass).double()
-                # seen items occur once in the list of seen ones
-                hidden = (logs[:, 1:].exp() * (seen >= 0)).sum(dim=1).clamp(max=1 - 1e-9)
-                sums.append(((logs[:, 0] - (-hidden).log1p()) * known).sum())
+                logs = (target_base + t * target_excited).log() - (base + t * excited).log()
+                sums.append(logs[known].sum())
         shape = (len(ASSOCIATION_SCALES), len(EXPONENTS), len(EXCITATION_SCALES))
         yield torch.stack(sums).reshape(shape).cpu()
