@@ -38,7 +38,7 @@ from llm_influence.modeling.memory_fit import fit_memory
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.rendering.vocabulary import Vocabulary
 
-SIZES = (12_000, 100_000, 1_000_000)
+SIZES = (100_000, 1_000_000, 12_000)
 EVENTS = 20
 """Events of a user of the random logs; there are as many users as items, at most 100,000."""
 READ = 16
@@ -204,7 +204,7 @@ def main(options: argparse.Namespace) -> None:
     results = results_of(options, users=options.users, epochs=options.epochs)
     rows: list[Row] = []
     if "scale" in options.part:
-        for items in SIZES:  # the peak of the process grows with the sizes
+        for items in SIZES:  # dense associations of the smallest need most memory
             figures = results.keep(f"scale {items}", lambda items=items: scale(items))
             rows += [row_of("memory", f"{items} items", name, v) for name, v in figures.items()]
     if "process" in options.part:

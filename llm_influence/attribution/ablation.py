@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LassoCV
 
+from llm_influence.attribution.group_shapley import divide
 from llm_influence.attribution.registry import (
     Attribution,
     Games,
@@ -184,7 +185,7 @@ class CoarseToFine(Sampling):
         short = [row for row in range(len(sizes)) if row not in long]
         fine = _grouped_shapley(task, groups, short, most)
         fine |= _grouped_shapley(task, groups, long, most - most // 3)
-        return estimated(task, [_divided(fine[row], group) for row, group in enumerate(groups)])
+        return estimated(task, [divide(fine[row], group) for row, group in enumerate(groups)])
 
 
 def _grouped_shapley(
@@ -217,9 +218,3 @@ def _opened(group: IntArray, scores: FloatArray, share: float, room: int) -> Int
     starts = np.append(True, (np.diff(group) > 0) | opened[group[1:]])
     numbers: IntArray = starts.cumsum() - 1
     return numbers
-
-
-def _divided(answer: Estimate, group: IntArray) -> Estimate:
-    """Scores of players from those of groups, divided equally."""
-    lengths = np.bincount(group)
-    return Estimate((answer.scores / lengths)[group], (answer.standard_errors / lengths)[group])

@@ -162,7 +162,7 @@ class Explainer:
     def __init__(
         self,
         model: InfluenceModel,
-        method: str | Method = "leave_one_out",
+        method: str | Method = "group_shapley",
         *,
         removal: str | None = None,
         seed: int = 0,

@@ -17,6 +17,7 @@ from llm_influence.attribution.attention import (
 from llm_influence.attribution.attention_value_norm import AttentionValueNorm
 from llm_influence.attribution.baselines import ItemSimilarity, Popularity, RandomScores, Recency
 from llm_influence.attribution.gradients import InputXGradient, Saliency, SmoothGrad
+from llm_influence.attribution.group_shapley import GroupShapley
 from llm_influence.attribution.integrated import (
     EventPathIntegratedGradients,
     ExpectedGradients,
@@ -38,6 +39,7 @@ __all__ = [
     "EventPathIntegratedGradients",
     "ExactShapley",
     "ExpectedGradients",
+    "GroupShapley",
     "InputXGradient",
     "IntegratedGradients",
     "ItemSimilarity",

@@ -154,6 +154,8 @@ class Attribution:
         evaluations: (N,) model evaluations spent; a backward pass counts as one more.
         standard_errors: N arrays (E,), for methods that sample; else None.
         converged: (N,) whether an iterative method reached its tolerance; None for all others.
+        blocks: N tuples of places of the events that were scored together, for methods that group
+            events; else None.
     """
 
     scores: list[FloatArray]
@@ -163,6 +165,7 @@ class Attribution:
     evaluations: IntArray
     standard_errors: list[FloatArray] | None = None
     converged: BoolArray | None = None
+    blocks: list[tuple[int, ...]] | None = None
 
     def completeness_gaps(self) -> FloatArray:
         """(N,) ``|sum of scores - (full - base)| / |full - base|``; nan where full equals base."""

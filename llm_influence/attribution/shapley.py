@@ -73,7 +73,7 @@ class Budget:
     Attributes:
         evaluations: The most coalitions.
         tolerance: Sampling stops if the largest standard error is within this share of the
-            standard deviation of the scores. 0: spend all.
+            largest score. 0: spend all.
         surrogate: ``process`` or ``linear``, see `Shapley`.
     """
 
@@ -89,7 +89,7 @@ class Budget:
 
     def met(self, answer: Estimate) -> bool:
         """Whether the errors are within the tolerance."""
-        return bool(answer.standard_errors.max() <= self.tolerance * answer.scores.std())
+        return bool(answer.standard_errors.max() <= self.tolerance * np.abs(answer.scores).max())
 
 
 def sample_shapley(
@@ -233,8 +233,8 @@ class Shapley(Sampling):
     Args:
         evaluations: Most model evaluations for a history, at least 2E + 2 (or 2^E).
         tolerance: Stop after a quarter, half or three quarters of the evaluations if the largest
-            standard error is within this share of the standard deviation of the scores. 0: spend
-            all. ``converged`` in the quality card says whether it was reached.
+            standard error is within this share of the largest score. 0: spend all. ``converged``
+            in the quality card says whether it was reached.
         surrogate: ``process`` or ``linear``.
 
     Raises:

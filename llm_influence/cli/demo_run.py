@@ -21,7 +21,7 @@ from llm_influence.report.page import build_report
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
 
-METHODS = ("leave_one_out", "integrated_gradients", "attention_rollout")
+METHODS = ("group_shapley", "integrated_gradients", "attention_rollout")
 """The first one is drawn large in the report, the others beside it."""
 
 SETTING = (

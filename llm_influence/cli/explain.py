@@ -80,7 +80,7 @@ class MethodChoice:
 
     method: Annotated[
         str, typer.Option(rich_help_panel=METHOD, help="Name; see `llm-influence methods`.")
-    ] = "leave_one_out"
+    ] = "group_shapley"
     removal: Annotated[
         str | None, typer.Option(rich_help_panel=METHOD, help="drop, mask or replace.")
     ] = None

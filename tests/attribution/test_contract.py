@@ -26,6 +26,7 @@ OPTIONS = {
     "shapley": {"evaluations": 40},
     "permutation_shapley": {"evaluations": 40},
     "coarse_to_fine": {"evaluations": 30, "blocks": 2},  # 8 events are long, 4 and 6 are short
+    "group_shapley": {"evaluations": 32, "alone": 3},
     "sparse_surrogate": {"evaluations": 40},
 }
 """Fewer draws than by default: what is promised here holds for any number."""
@@ -36,6 +37,7 @@ OFTEN_SHORT = {
     "shapley",
     "permutation_shapley",
     "coarse_to_fine",
+    "group_shapley",
     "sparse_surrogate",
 }
 """Methods that read histories without their last event, where another is the last."""
