@@ -43,7 +43,8 @@ from .attribution.interactions import AdapterEffect, adapter_effect
 from .attribution.renderings import Players
 from .attribution.target import Behavior, Contrast, Feedback, Item, Slate
 from .influence.memory_fact import MemoryParts
-from .influence.influence import Influence, InfluenceMatrix, Player, QualityCard
+from .influence.influence import Influence, Player, QualityCard
+from .influence.matrix import InfluenceMatrix
 
 # More questions to a model
 from .attribution.counterfactual import Attack, Counterfactual, attack, counterfactual

@@ -25,7 +25,8 @@ def weighted_sum(
 ) -> Influence:
     """The explanation of an ensemble for one history.
 
-    An event outside the context of a member has no influence there. Standard errors are those of
+    An event outside the context of a member has no influence there. Events that one member scores
+    together are scored together in the sum. Standard errors are those of
     independent draws, ``sqrt(sum of w^2 se^2)``. The card has the sum of the evaluations, the
     completeness gap of the weighted sum, and the lowest linear fidelity and agreement of a member.
 
@@ -58,6 +59,10 @@ def weighted_sum(
         if r.standard_errors is not None
     ]
     errors = np.sqrt(sum(squares, np.zeros(size))) if squares else None
+    block = sorted({place + size - len(r.values) for r in records for place in r.block})
+    for numbers in (values, errors):
+        if block and numbers is not None:
+            numbers[block] = numbers[block].mean()
     summed = replace(
         longest,
         values=values,
@@ -65,6 +70,7 @@ def weighted_sum(
         base_value=total("base_value"),
         full_value=total("full_value"),
         standard_errors=errors,
+        block=tuple(block),
         gates=records[0].gates if len(records) == 1 else None,
         # The mean of log-probabilities is no sum of the members' parts.
         memory_shares=records[0].memory_shares if len(records) == 1 else None,

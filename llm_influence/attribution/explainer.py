@@ -356,6 +356,7 @@ class Explainer:
         if target.kind == "item":
             remembered = known_parts(self.model, task.histories, target.codes, chances)
         remembered = remembered or [(None, None)] * len(task.histories)
+        blocks = attribution.blocks or [()] * len(task.histories)
         return [
             Influence(
                 user_id=history.user_id,
@@ -374,6 +375,7 @@ class Explainer:
                 gates=gates[row],
                 memory_shares=remembered[row][0],
                 memory_log_odds=remembered[row][1],
+                block=blocks[row],
             )
             for row, (history, card) in enumerate(zip(task.histories, cards, strict=True))
         ]

@@ -17,7 +17,8 @@ from llm_influence.attribution.registry import Games, Task
 from llm_influence.attribution.renderings import Removal
 from llm_influence.attribution.target import TOP, BoundTarget, Target, best_unseen, bind, bind_items
 from llm_influence.errors import ExplanationError, choices
-from llm_influence.influence.influence import Influence, InfluenceMatrix
+from llm_influence.influence.influence import Influence
+from llm_influence.influence.matrix import InfluenceMatrix
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.counts import QueryState
 from llm_influence.modeling.model import InfluenceModel

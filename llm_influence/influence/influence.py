@@ -1,4 +1,4 @@
-"""The records of an explanation: `Influence` of events on a target, `InfluenceMatrix` over time."""
+"""The record of an explanation: `Influence` of events on a target."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from llm_influence.influence.facts import (
     percent,
     signed,
 )
+from llm_influence.influence.lines import Line, event_label, lines, short, strongest
 from llm_influence.influence.memory_fact import memory_fact
 from llm_influence.types import Event, FloatArray
 from llm_influence.utils import require
@@ -60,6 +61,8 @@ class Influence:
         memory_shares: (E,) `MemoryPart.share` of each event in the probability of an item; the rest
             is the language model's. None for other targets, ensembles, and without memory.
         memory_log_odds: (E,) `MemoryPart.log_odds` of each event; None as above.
+        block: Places of the events that were scored together, as one player; empty without any.
+            Each has an equal part of the sum and of its standard error.
     """
 
     user_id: str
@@ -78,23 +81,21 @@ class Influence:
     gates: FloatArray | None = None
     memory_shares: FloatArray | None = None
     memory_log_odds: FloatArray | None = None
+    block: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         """A header and one line an event, strongest first."""
-        whole, most = self.by_event(), 8
-        name = plots.short(self.target_name or self.target_id)
+        order, most = strongest(self.lines()), 8
+        name = short(self.target_name or self.target_id)
         chance = "" if math.isnan(self.prediction) else f" ({percent(self.prediction)})"
         total = signed(self.full_value - self.base_value)
         count = f"{len(self.events)} event{'' if len(self.events) == 1 else 's'}"
         moved = f"shares of {count}" if self._share else f"{total} {self.unit} from {count}"
-        written = column(whole.values, share=self._share)
-        order = whole._strongest()
-        lines = [
-            f"  {written[place]:>8}  {plots.event_label(self.events[place])}" for place in order
-        ]
+        numbers = column([line.value for line in order], share=self._share)
+        written = [f"  {n:>8}  {line.label}" for n, line in zip(numbers, order, strict=True)]
         rest = [f"  ... and {len(order) - most} more"] if len(order) > most else []
         header = f"Influence on {self.target} {name!r}{chance} of user {self.user_id}"
-        return "\n".join([f"{header} by {self.quality.method}: {moved}", *lines[:most], *rest])
+        return "\n".join([f"{header} by {self.quality.method}: {moved}", *written[:most], *rest])
 
     @property
     def key(self) -> Key:
@@ -134,6 +135,11 @@ class Influence:
             standard_errors=None if errors is None else added(errors),
             players=None,
         )
+
+    def lines(self) -> list[Line]:
+        """One line an event, oldest first, and one before them for the events of the block."""
+        whole = self.by_event()
+        return lines(self.events, whole.values, whole.standard_errors, self.block)
 
     def ranked(self) -> list[tuple[Event, float]]:
         """Events with their values, most supporting first; ties keep the more recent first."""
@@ -201,10 +207,11 @@ class Influence:
             ConfigError: matplotlib is not installed.
         """
         chance = "" if math.isnan(self.prediction) else f" ({percent(self.prediction)})"
+        shown = self.lines()
         return plots.bars(
-            [plots.event_label(event) for event in self.events],
-            self.by_event().values,
-            title=plots.short(self.target_name or self.target_id) + chance,
+            [line.label for line in shown],
+            np.array([line.value for line in shown]),
+            title=short(self.target_name or self.target_id) + chance,
             score_name=self._score_name(),
             share=self._share,
             axis=axis,
@@ -213,9 +220,10 @@ class Influence:
     def to_html(self) -> str:
         """The sentence and one bar an event as an HTML fragment with inline style."""
         note = f"{self._score_name()}, oldest event first; {', '.join(self.quality.words())}"
+        shown = self.lines()
         return plots.bars_html(
-            [plots.event_label(event) for event in self.events],
-            self.by_event().values,
+            [line.label for line in shown],
+            np.array([line.value for line in shown]),
             text=self.to_text() if len(self.events) else "No event was explained.",
             note=note,
             share=self._share,
@@ -259,7 +267,7 @@ class Influence:
             values=np.array(whole.values, dtype=np.float64),
             base_values=whole.base_value + whole.prompt_score,
             data=np.array([event.behavior for event in self.events], dtype=object),
-            feature_names=[plots.event_label(event) for event in self.events],
+            feature_names=[event_label(event) for event in self.events],
         )
 
     def to_json(self) -> str:
@@ -342,60 +350,3 @@ def by_event(rows: pa.Table) -> pa.Table:
     owner = np.repeat(np.arange(len(records)), [len(record.events) for record in records])
     runs = rows["run"].take(pa.array(starts[owner]))
     return to_arrow(records).set_column(0, table.SCHEMA.field("run"), runs)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class InfluenceMatrix:
-    """How much each event moved the prediction after itself and after every later event.
-
-    Attributes:
-        user_id: The user.
-        events: The E events, oldest first.
-        values: (E, E); row i, column j is the influence of event i on the prediction after event
-            j, nan where i comes after j.
-        full_values: (E,) the target after each event, with all events up to it.
-        target: Kind of the targets, as in `Influence`.
-        target_ids: E ids of what was explained after each event.
-        target_names: The same for people.
-        removal: What "without this event" means, ``drop`` or ``mask``.
-        evaluations: Model evaluations of the matrix.
-    """
-
-    user_id: str
-    events: Sequence[Event]
-    values: FloatArray
-    full_values: FloatArray
-    target: str
-    target_ids: Sequence[str]
-    target_names: Sequence[str]
-    removal: str
-    evaluations: int
-
-    def to_pandas(self) -> pd.DataFrame:
-        """(E, E) frame: a row an event, named by its item; a column a prediction, by its target.
-
-        Raises:
-            ConfigError: pandas is not installed.
-        """
-        pandas = require("pandas", extra="frames", purpose="InfluenceMatrix.to_pandas")
-        frame: pd.DataFrame = pandas.DataFrame(
-            self.values,
-            index=pandas.Index([event.name for event in self.events], name="event"),
-            columns=pandas.Index(list(self.target_names), name="prediction"),
-        )
-        return frame
-
-    def plot(self, axis: Axes | None = None) -> Axes:
-        """Draw a heat map, an event a row and a prediction a column; see `plots.heatmap`.
-
-        Raises:
-            ConfigError: matplotlib is not installed.
-        """
-        return plots.heatmap(
-            self.values,
-            [plots.event_label(event) for event in self.events],
-            [plots.short(name) for name in self.target_names],
-            score_name=f"influence ({UNITS.get(self.target, 'log-odds')})",
-            column_name="prediction after each event",
-            axis=axis,
-        )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llm_influence.influence.facts import column, tidy, what
-from llm_influence.types import Event, FloatArray
+from llm_influence.influence.facts import column
+from llm_influence.types import FloatArray
 from llm_influence.utils import require
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 BASELINE = "#8A8F98"
 """Grey of baselines and of zero lines."""
 SUPPORTS, OPPOSES, SHARE = "#0072B2", "#D55E00", "#6B7280"
-_LONGEST_NAME = 48
 
 
 def bars(
@@ -147,17 +146,6 @@ def _row(label: str, negative: bool, length: float, color: str, number: str) -> 
         f'<td style="{cell};text-align:right;font-variant-numeric:tabular-nums">'
         f"{number}</td></tr>"
     )
-
-
-def event_label(event: Event) -> str:
-    """An event as a label: ``Alien (1979) · rate 4``."""
-    return f"{short(event.name)} · {what(event)}"
-
-
-def short(name: str) -> str:
-    """A name on one line of at most 48 characters."""
-    name = tidy(name)
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…"
 
 
 def _colors(scores: FloatArray, *, share: bool) -> list[str]:

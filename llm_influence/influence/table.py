@@ -55,6 +55,7 @@ SCHEMA = pa.schema(
         _column("score", pa.float64()),
         _column("standard_error", pa.float64(), nullable=True),
         _column("rank", pa.int32()),  # 1 is the most supporting player
+        _column("in_block", pa.bool_()),  # scored together; has an equal part of the sum
         _column("prompt_score", pa.float64()),
         _column("base_value", pa.float64()),
         _column("full_value", pa.float64()),
@@ -139,6 +140,7 @@ def fields_of(table: pa.Table) -> list[dict[str, Any]]:
     scores = table["score"].to_numpy()
     of_events = {field: table[name].to_numpy() for name, field in OF_EVENTS.items()}
     errors = table["standard_error"].to_numpy()
+    in_block = table["in_block"].to_numpy()
     names = ("item_id", "behavior", "timestamp", "value", "title")
     events = list(map(Event, *(table[name].to_pylist() for name in names)))
     pairs = list(zip(table["position"].to_pylist(), table["field"].to_pylist(), strict=True))
@@ -149,6 +151,7 @@ def fields_of(table: pa.Table) -> list[dict[str, Any]]:
             **{name: _by_event(row[span], pairs[span]) for name, row in of_events.items()},
             "values": scores[span].copy(),
             "standard_errors": None if np.isnan(errors[span.start]) else errors[span].copy(),
+            "block": tuple(np.flatnonzero(in_block[span]).tolist()),
             **{k: math.nan if v is None and k in UNMEASURED else v for k, v in row.items()},
         }
         for span, row, whole in zip(spans, shared, events_only(table, starts), strict=True)
@@ -301,9 +304,11 @@ def _score_columns(
     order = np.lexsort((-player, -score, owner))
     rank = np.empty(len(score), dtype=np.int32)
     rank[order] = player + 1
+    in_block = [np.isin(np.arange(len(e["values"])), e["block"]) for e in explanations]
     return {
         "player": pa.array(player),
         "score": pa.array(score),
+        "in_block": pa.array(np.concatenate([np.empty(0, bool), *in_block])),
         "standard_error": pa.array(error, mask=np.isnan(error)),
         "rank": pa.array(rank),
     }

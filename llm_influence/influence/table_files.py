@@ -206,6 +206,7 @@ def _from_json(path: Path) -> dict[str, Any]:
         for name in ("values", "standard_errors", *OF_EVENTS.values()):
             tree[name] = None if tree[name] is None else np.array(tree[name], dtype=np.float64)
         tree["events"] = tuple(Event(**event) for event in tree["events"])
+        tree["block"] = tuple(tree["block"])
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise unreadable(
             DataError,

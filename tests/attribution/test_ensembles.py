@@ -89,7 +89,7 @@ def test_slates_are_explained_and_different_fields_refused(ensemble, log):
     record = Explainer(ensemble).explain(log.at(0), Slate(3))
     assert record.unit == "NDCG"
     with pytest.raises(ExplanationError, match="different fields"):
-        Explainer(ensemble, players=Players("fields")).explain(log.at(0))
+        Explainer(ensemble, "shapley", players=Players("fields")).explain(log.at(0))
 
 
 def test_a_batch_of_explanations_is_written(ensemble, log, tmp_path):

@@ -59,13 +59,13 @@ def test_the_sets_depend_on_user_and_seed_and_hold_neither_none_nor_all():
 def test_evaluations_of_the_card_stand_apart_and_what_is_known_is_not_computed_again(bert, log):
     history = bert.encoder.trim(log.at(7))
     size = len(history)
-    alone = Explainer(bert, fidelity_masks=0).explain(history).quality
+    alone = Explainer(bert, "leave_one_out", fidelity_masks=0).explain(history).quality
     assert (alone.evaluations, alone.card_evaluations, alone.fidelity_masks) == (size + 2, 0, 0)
     assert np.isnan(alone.lds)
     own = {mask.tobytes() for mask in ~np.eye(size, dtype=bool)}
     masks = spare_masks(history.user_id, size, 16, 0)
     new = sum(mask.tobytes() not in own for mask in masks)
-    tried = Explainer(bert).explain(history).quality
+    tried = Explainer(bert, "leave_one_out").explain(history).quality
     assert (tried.evaluations, tried.card_evaluations) == (size + 2, new)
     both = Explainer(bert, "integrated_gradients", steps=2, agree_with="leave_one_out")
     card = both.explain(history).quality
@@ -74,12 +74,14 @@ def test_evaluations_of_the_card_stand_apart_and_what_is_known_is_not_computed_a
 
 def test_agreement_is_with_the_scores_of_the_other_method(bert, log):
     history = bert.encoder.trim(log.at(9))
-    one = Explainer(bert, removal="mask", agree_with="integrated_gradients").explain(history)
+    one = Explainer(
+        bert, "leave_one_out", removal="mask", agree_with="integrated_gradients"
+    ).explain(history)
     other = Explainer(bert, "integrated_gradients").explain(history)
     expected = spearmanr(one.values, other.values).statistic
     assert one.quality.agreement == pytest.approx(expected)
     assert one.quality.agreement_with == "integrated_gradients"
-    for name, said in (("leave_one_out", "itself"), ("shapely", "unknown method 'shapely'")):
+    for name, said in (("group_shapley", "itself"), ("shapely", "unknown method 'shapely'")):
         with pytest.raises(ExplanationError, match=said):
             Explainer(bert, agree_with=name)
     with pytest.raises(ExplanationError, match="fidelity_masks is -1"):

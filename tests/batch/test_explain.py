@@ -89,7 +89,7 @@ def test_the_command_on_two_processes_writes_the_rows_of_one(tmp_path, bert, log
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(explained, bert, log):
     before = sorted(path.name for path in explained.folder.iterdir())
-    with pytest.raises(OutputError, match="method: 'leave_one_out', now 'recency'"):
+    with pytest.raises(OutputError, match="method: 'group_shapley', now 'recency'"):
         explain_batch(Explainer(bert, "recency"), log, explained.folder, shard_size=3)
     assert sorted(path.name for path in explained.folder.iterdir()) == before
 

@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_others(bert, historie
 
 
 def test_evaluations_are_those_of_the_method_alone(bert, histories, comparison):
-    alone = Explainer(bert).explain(histories)
+    alone = Explainer(bert, "leave_one_out").explain(histories)
     assert comparison.values("leave_one_out", "evaluations").tolist() == [
         i.quality.evaluations for i in alone
     ]

@@ -141,3 +141,22 @@ def test_a_missing_library_is_named_with_its_pip_line(make, monkeypatch, module,
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=line):
         getattr(make([1.0]), call)()
+
+
+def test_events_that_were_scored_together_are_one_line_and_come_back(make, tmp_path):
+    """In a table, in JSON, and as one line that is the sum of its events."""
+    values, errors = [0.1, 0.1, 2.0, 0.1, -0.5], np.array([0.02, 0.02, 0.1, 0.02, 0.1])
+    titles = ["A", "B", "C", "D", "E"]
+    record = make(values, standard_errors=errors, titles=titles)
+    blocked = replace(record, block=(0, 1, 3))
+    table = read_tables(write_table(to_arrow([record, blocked]), tmp_path / "t.parquet"))
+    assert table["in_block"].to_pylist()[5:] == [True, True, False, True, False]
+    assert [found.block for found in from_arrow(table)] == [(), (0, 1, 3)]
+    for name in ("one.json", "one.parquet"):
+        assert type(blocked).load(blocked.save(tmp_path / name)).block == (0, 1, 3)
+    first, *alone = blocked.lines()
+    assert (first.label, first.value) == ("3 other events together (± 0.12)", pytest.approx(0.3))
+    assert [line.value for line in alone] == [2.0, -0.5]
+    older = replace(record, block=(0, 1), standard_errors=None).lines()[0]
+    assert older.label == "2 older events together"
+    assert "+0.30  3 other events together" in repr(blocked)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from llm_influence.influence.influence import InfluenceMatrix
+from llm_influence.influence.matrix import InfluenceMatrix
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
