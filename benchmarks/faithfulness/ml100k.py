@@ -2,6 +2,8 @@
 
     python -m benchmarks.faithfulness.ml100k --model runs/movielens_100k --work runs/faithfulness
 
+Another run needs ``--output docs/benchmarks/faithfulness_complete_journey.json``, say.
+
 Finished shards in ``--work`` are used again. The recommended method is named on the command line
 before anything is measured and is the same for every metric. Of Captum's methods the best is taken
 metric by metric.
@@ -148,7 +150,7 @@ def main(options: argparse.Namespace) -> None:
     result = measure_faithfulness(run.model, histories, compared, options.work, setup)
     write_benchmark(
         options.output,
-        name="faithfulness_ml100k",
+        name=options.output.stem,
         protocol={
             "data": run.config.data.source,
             "histories": f"{len(histories)} users of the test split, drawn by the seed, "
