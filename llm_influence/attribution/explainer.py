@@ -24,7 +24,7 @@ from llm_influence.attribution.registry import (
     user_generator,
 )
 from llm_influence.attribution.renderings import EVENTS, Players
-from llm_influence.attribution.target import TOP, BoundTarget, Target, bind
+from llm_influence.attribution.target import TOP, BoundTarget, Target, bind, with_ranks
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError, out_of_range
 from llm_influence.influence.facts import QualityCard
@@ -295,6 +295,7 @@ class Explainer:
         for used in self._methods:
             for target in targets:
                 check_target(used, target)
+        targets = with_ranks(targets, self.model, whole)
         if isinstance(self.model, Ensemble):
             return self._explain_members(self.model, whole, targets)
         was_training = self.model.training
@@ -357,6 +358,7 @@ class Explainer:
             remembered = known_parts(self.model, task.histories, target.codes, chances)
         remembered = remembered or [(None, None)] * len(task.histories)
         blocks = attribution.blocks or [()] * len(task.histories)
+        places = target.places or [None] * len(task.histories)
         return [
             Influence(
                 user_id=history.user_id,
@@ -376,6 +378,9 @@ class Explainer:
                 memory_shares=remembered[row][0],
                 memory_log_odds=remembered[row][1],
                 block=blocks[row],
+                target_rank=None if places[row] is None else places[row][0],
+                candidates=None if places[row] is None else places[row][1],
+                reads_values="value" in self.model.encoder.template.fields,
             )
             for row, (history, card) in enumerate(zip(task.histories, cards, strict=True))
         ]

@@ -13,9 +13,10 @@ from sklearn.model_selection import KFold, cross_val_predict
 
 from llm_influence.attribution.engine import TokenBudget, batches
 from llm_influence.attribution.explainer import Explainer, Histories
+from llm_influence.attribution.recommended import best_unseen
 from llm_influence.attribution.registry import Games, Task
 from llm_influence.attribution.renderings import Removal
-from llm_influence.attribution.target import TOP, BoundTarget, Target, best_unseen, bind, bind_items
+from llm_influence.attribution.target import TOP, BoundTarget, Target, bind, bind_items
 from llm_influence.errors import ExplanationError, choices
 from llm_influence.influence.influence import Influence
 from llm_influence.influence.matrix import InfluenceMatrix

@@ -12,67 +12,16 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
+from llm_influence.attribution.recommended import (
+    best_unseen,
+    candidates,
+    seen_codes,
+    slate_ndcg,
+)
 from llm_influence.errors import ExplanationError, choices, out_of_range, unknown
-from llm_influence.evaluation.metrics import seen_items
 from llm_influence.modeling.model import InfluenceModel, Prediction
-from llm_influence.modeling.scoring import ItemScores, log_odds
+from llm_influence.modeling.scoring import log_odds
 from llm_influence.types import FloatArray, History
-
-ROWS = 64
-"""Histories whose recommendations are computed at a time; affects memory and speed alone."""
-
-
-def best_unseen(
-    model: InfluenceModel, histories: Sequence[History], k: int
-) -> tuple[Tensor, Tensor]:
-    """The recommendations of N histories.
-
-    Returns:
-        (N, K) codes of the k best items that a history does not hold, best first, -1 where there
-        are fewer; and (N, S) codes of the items it holds, -1 where there are fewer. K is k, or the
-        size of a smaller catalogue.
-    """
-    seen = seen_items([model.encoder.vocabulary.item_codes(history) for history in histories])
-    shown = []
-    for start in range(0, len(histories), ROWS):
-        part = slice(start, start + ROWS)
-        best = model.score(histories[part]).best(k, seen=seen[part])
-        shown.append(best.shown().cpu())
-    return torch.cat(shown), seen
-
-
-def slate_ndcg(logits: Tensor, slate: Tensor, seen: Tensor) -> Tensor:
-    """NDCG@K of a ranking against a slate in its own order.
-
-    With a slate of items i_1 to i_K, item i_j has the graded relevance K + 1 - j. The ranking is
-    that of all items outside ``seen``, equal logits ordered by row of the catalogue, and ``r(i)``
-    is an item's place in it, from 1:
-
-        DCG = sum over j with r(i_j) <= K of (K + 1 - j) / log2(1 + r(i_j))
-        value = DCG / (sum over j of (K + 1 - j) / log2(1 + j))
-
-    It is 1 where the first K items are the slate in its order, and 0 where none of the slate is
-    among them. It is constant between changes of order, so it has no useful gradient.
-
-    Args:
-        logits: (B, I) item logits.
-        slate: (B, K) item codes, best first, -1 at the end where a slate is shorter.
-        seen: (B, S) codes of items that are never ranked, -1 where there are fewer.
-
-    Returns:
-        (B,) values between 0 and 1.
-    """
-    slate = slate.to(logits.device)
-    held = slate >= 0
-    places = torch.arange(slate.shape[1], device=logits.device)
-    discounts = 1 / torch.log2(places.double() + 2)
-    relevance = (held.sum(dim=1, keepdim=True) - places).clamp(min=0).double()
-    best = ItemScores.of(logits).best(slate.shape[1], seen=seen.to(logits.device))
-    same = (best.codes[:, :, None] == slate[:, None, :]) & best.candidate[:, :, None]
-    gained = (same * relevance[:, None, :]).sum(dim=2)
-    counted = gained * held  # a shorter slate is compared with as many places
-    return (counted * discounts).sum(dim=1) / (relevance * discounts).sum(dim=1)
-
 
 TOP = "top1"
 NAMED = 3
@@ -151,6 +100,8 @@ class BoundTarget:
         behaviors: (N,) behaviour codes of the candidates of feedback, else None.
         middle: A value above it supports the target: 0 of log-odds, the mean label of a regression.
         changes: (N, I) what rules add to the logits of a slate, for the whole history; else None.
+        places: N pairs of the rank of an item and the number of candidates, None for an item that
+            is no candidate; None for other targets, and where it is not known yet (`with_ranks`).
     """
 
     kind: Kind
@@ -162,6 +113,7 @@ class BoundTarget:
     behaviors: Tensor | None = None
     middle: float = 0.0
     changes: Tensor | None = None
+    places: Sequence[tuple[int, int] | None] | None = None
 
     @property
     def has_probability(self) -> bool:
@@ -196,6 +148,33 @@ class BoundTarget:
         return both[:, 0] - both[:, 1]
 
 
+def with_ranks(
+    targets: Sequence[BoundTarget], model: InfluenceModel, histories: Sequence[History]
+) -> list[BoundTarget]:
+    """The targets of N histories, items among them with their ranks among the candidates.
+
+    The histories are read once for all items whose ranks are unknown.
+    """
+    missing = [target.kind == "item" and target.places is None for target in targets]
+    if not any(missing):
+        return list(targets)
+    seen, scores = seen_codes(model, histories), model.score(histories)
+    sizes = candidates(model, histories, seen)
+
+    def placed(target: BoundTarget) -> BoundTarget:
+        hidden = (seen == target.codes[:, None]).any(dim=1) | scores.excluded(target.codes)
+        pairs = zip(scores.ranks(target.codes, seen).tolist(), sizes, strict=True)
+        return replace(
+            target,
+            places=[
+                None if out else pair for pair, out in zip(pairs, hidden.tolist(), strict=True)
+            ],
+        )
+
+    pairs = zip(targets, missing, strict=True)
+    return [placed(target) if unknown else target for target, unknown in pairs]
+
+
 def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) -> BoundTarget:
     """Fix ``target`` for these histories.
 
@@ -204,8 +183,10 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
             ``top1`` or a slate finds no unseen item, or the model predicts no such feedback.
     """
     if target == TOP:
-        codes, _ = _recommended(model, histories, 1, "top1")
-        return bind_items(model, codes[:, 0].tolist())
+        codes, seen = _recommended(model, histories, 1, "top1")
+        sizes = candidates(model, histories, seen)
+        first = bind_items(model, codes[:, 0].tolist())
+        return replace(first, places=[(1, size) for size in sizes])
     if isinstance(target, str):
         target = _classify(target, model)
     count = len(histories)

@@ -1,4 +1,4 @@
-"""The quality card, players, the facts that a sentence may state, and numbers as text."""
+"""The quality card, players, kinds of scores, and numbers as text."""
 
 # ruff: noqa: RUF001, RUF002 - typographic signs are meant: these texts are for people.
 
@@ -12,15 +12,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llm_influence.types import Event, FloatArray, IntArray
+from llm_influence.types import Event, FloatArray
 
 MINUS = "\N{MINUS SIGN}"
 BASELINE_METHODS = frozenset({"random", "recency", "popularity", "item_similarity"})
 """Methods whose scores say nothing about the model: a study compares other methods with them."""
 UNITS: dict[str, Literal["NDCG", "points"]] = {"slate": "NDCG", "feedback_value": "points"}
 """Units of targets that are not measured in log-odds. Points are those of the label."""
-_WORTH_CITING = 0.1  # part of the strongest score that a further event must have to be named
-_ADDS_UP = 0.05  # largest completeness gap at which "+1.2 of +2.9" is said
+
 
 Kind = Literal["effect", "attention", "baseline", "share"]
 
@@ -203,153 +202,6 @@ def score_kind(method: str, units: str) -> Kind:
     if units == "target":
         return "effect"
     return "attention" if method.startswith("attention") else "share"
-
-
-@dataclass(frozen=True)
-class Cited:
-    """One event that a sentence names.
-
-    Attributes:
-        name: Title or item id on one line.
-        behavior: What the user did.
-        value: Rating or amount, None if there is none.
-        score: Its influence.
-        seconds_before: Seconds before the latest event of the history.
-        is_latest: Whether it is that event.
-    """
-
-    name: str
-    behavior: str
-    value: float | None
-    score: float
-    seconds_before: int
-    is_latest: bool
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Everything that a sentence may state.
-
-    Attributes:
-        kind: What the scores are; see `score_kind`.
-        method: Name of the method.
-        in_percent: Whether scores are shares of a whole.
-        unit: Unit of the scores, as in `Influence.unit`.
-        target: Kind of the target, as in `Influence.target`.
-        target_name: The target for people.
-        prediction: Probability of the target; nan where it has none.
-        value: Value of the target with all events.
-        recommended: Whether the target is on the list of recommendations.
-        events: Number of events in the history.
-        supporting: Strongest events with a positive score, strongest first.
-        opposing: Strongest events with a negative score, strongest first.
-        balance: Sign of the sum of the scores; None where every score is 0.
-        carries: Part of the support that the named events hold: ``all``, ``most`` or the ``top``.
-        total: The whole that the scores are parts of; None where they do not add up to one.
-    """
-
-    kind: Kind
-    method: str
-    in_percent: bool
-    unit: str
-    target: str
-    target_name: str
-    prediction: float
-    value: float
-    recommended: bool
-    events: int
-    supporting: tuple[Cited, ...]
-    opposing: tuple[Cited, ...]
-    balance: int | None
-    carries: Literal["all", "most", "top"]
-    total: float | None
-
-
-def choose_facts(
-    events: Sequence[Event],
-    scores: FloatArray,
-    *,
-    method: str,
-    units: str,
-    unit: str,
-    target: str,
-    target_name: str,
-    prediction: float,
-    base_value: float,
-    full_value: float,
-    completeness_gap: float,
-    most: int,
-    recommended: bool,
-) -> Facts:
-    """Choose what a sentence may state about an explanation.
-
-    Args:
-        events: The E events of the history, oldest first.
-        scores: (E,) influence of each.
-        method: As in `QualityCard`.
-        units: As in `QualityCard`.
-        unit: As in `Influence`.
-        target: As in `Influence`.
-        target_name: The target for people.
-        prediction: As in `Influence`.
-        base_value: As in `Influence`.
-        full_value: As in `Influence`.
-        completeness_gap: As in `QualityCard`.
-        most: Largest number of events named on each side, at least 1.
-        recommended: Whether the target is one of the user's recommendations.
-    """
-    scores = np.asarray(scores, dtype=np.float64)
-    supporting, opposing = _strongest(scores, most), _strongest(-scores, most)
-    if len(supporting) and len(opposing) and scores.sum() > 0:
-        opposing = opposing[-scores[opposing] >= _WORTH_CITING * np.abs(scores).max()]
-    total, named = full_value - base_value, scores[supporting]
-    adds_up = units == "target" and completeness_gap <= _ADDS_UP
-    return Facts(
-        kind=score_kind(method, units),
-        method=method,
-        in_percent=units == "share",
-        unit=unit,
-        target=target,
-        target_name=tidy(target_name),
-        prediction=prediction,
-        value=full_value,
-        recommended=recommended,
-        events=len(scores),
-        supporting=_cite(events, scores, supporting),
-        opposing=_cite(events, scores, opposing),
-        balance=int(np.sign(scores.sum())) if scores.any() else None,
-        carries=_carries(scores, named),
-        total=total if adds_up and len(named) and named.max() <= total else None,
-    )
-
-
-def _strongest(scores: FloatArray, most: int) -> IntArray:
-    """Places of the highest positive scores, highest first; ties keep the more recent first."""
-    order = np.lexsort((-np.arange(len(scores)), -scores))[:most]
-    order = order[scores[order] > 0]
-    return order[scores[order] >= _WORTH_CITING * scores[order[0]]] if len(order) else order
-
-
-def _cite(events: Sequence[Event], scores: FloatArray, places: IntArray) -> tuple[Cited, ...]:
-    return tuple(
-        Cited(
-            name=tidy(event.name),
-            behavior=event.behavior,
-            value=event.value,
-            score=float(scores[place]),
-            seconds_before=events[-1].timestamp - event.timestamp,
-            is_latest=int(place) == len(events) - 1,
-        )
-        for place in places
-        for event in (events[place],)
-    )
-
-
-def _carries(scores: FloatArray, named: FloatArray) -> Literal["all", "most", "top"]:
-    positive = scores[scores > 0]
-    if len(positive) == len(named):
-        return "all"
-    return "most" if 2 * named.sum() > positive.sum() else "top"
 
 
 def _evaluations(count: int) -> str:

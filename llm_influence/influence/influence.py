@@ -18,13 +18,14 @@ from llm_influence.influence.facts import (
     Key,
     Player,
     QualityCard,
-    choose_facts,
     column,
     percent,
     signed,
+    tidy,
 )
 from llm_influence.influence.lines import Line, event_label, lines, short, strongest
 from llm_influence.influence.memory_fact import memory_fact
+from llm_influence.influence.sentence_facts import Target, choose_facts
 from llm_influence.types import Event, FloatArray
 from llm_influence.utils import require
 
@@ -63,6 +64,10 @@ class Influence:
         memory_log_odds: (E,) `MemoryPart.log_odds` of each event; None as above.
         block: Places of the events that were scored together, as one player; empty without any.
             Each has an equal part of the sum and of its standard error.
+        target_rank: Rank of an item among the candidates of the user; None for other targets, and
+            for an item that is no candidate.
+        candidates: Number of these candidates; None for other targets.
+        reads_values: Whether the model reads ratings and amounts. A sentence gives no other reason.
     """
 
     user_id: str
@@ -82,6 +87,9 @@ class Influence:
     memory_shares: FloatArray | None = None
     memory_log_odds: FloatArray | None = None
     block: tuple[int, ...] = ()
+    target_rank: int | None = None
+    candidates: int | None = None
+    reads_values: bool = True
 
     def __repr__(self) -> str:
         """A header and one line an event, strongest first."""
@@ -182,20 +190,29 @@ class Influence:
                 fix="explain a history that has events, and leave most at 2",
             )
         whole = self.by_event()
+        place = (
+            None
+            if self.target_rank is None or self.candidates is None
+            else (self.target_rank, self.candidates)
+        )
         facts = choose_facts(
             whole.events,
             whole.values,
-            method=self.quality.method,
-            units=self.quality.units,
-            unit=self.unit,
-            target=self.target,
-            target_name=self.target_name or self.target_id,
-            prediction=self.prediction,
-            base_value=self.base_value,
-            full_value=self.full_value,
-            completeness_gap=self.quality.completeness_gap,
+            whole.standard_errors,
+            self.block,
+            card=self.quality,
+            target=Target(
+                kind=self.target,
+                name=tidy(self.target_name or self.target_id),
+                prediction=self.prediction,
+                value=self.full_value,
+                unit=self.unit,
+                recommended=recommended,
+                place=place,
+            ),
+            moved=self.full_value - self.base_value,
+            reads_values=self.reads_values,
             most=most,
-            recommended=recommended,
         )
         memory = memory_fact(self.events, self.target_id, self.memory_shares, self.memory_log_odds)
         return text.sentence(facts, language, memory)

@@ -60,6 +60,10 @@ SCHEMA = pa.schema(
         _column("base_value", pa.float64()),
         _column("full_value", pa.float64()),
         _column("prediction", pa.float64(), nullable=True),  # null where the target has none
+        # of an item among the user's candidates, null for other targets:
+        _column("target_rank", pa.int64(), nullable=True),
+        _column("candidates", pa.int64(), nullable=True),
+        _column("reads_values", pa.bool_()),  # whether the model reads ratings and amounts
         _column("completeness_gap", pa.float64(), nullable=True),  # null where nothing moved
         _column("evaluations", pa.int64()),
         _column("seed", pa.int64()),
@@ -96,7 +100,8 @@ OF_EVENTS = {
 """Columns of numbers that belong to events whatever the players are, and their fields."""
 _EXPLANATION = (
     *("user_id", "prompt_score", "target", "target_id", "target_name"),
-    *("base_value", "full_value", "prediction", *QUALITY),
+    *("base_value", "full_value", "prediction", "target_rank", "candidates", "reads_values"),
+    *QUALITY,
 )
 
 Fields = Mapping[str, Any]

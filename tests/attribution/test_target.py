@@ -7,6 +7,7 @@ import torch
 
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.methods import METHODS
+from llm_influence.attribution.recommended import slate_ndcg
 from llm_influence.attribution.target import (
     Behavior,
     Contrast,
@@ -14,7 +15,7 @@ from llm_influence.attribution.target import (
     Slate,
     bind,
     parse_target,
-    slate_ndcg,
+    with_ranks,
 )
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError
@@ -238,3 +239,18 @@ def test_methods_that_follow_gradients_refuse_it_and_name_those_that_do_not(bert
 @pytest.mark.parametrize("name", [name for name, spec in METHODS.items() if not spec.gradients])
 def test_all_other_methods_take_it(bert, log, name):
     assert np.isfinite(Explainer(bert, name).explain(log.at(0), Slate()).values).all()
+
+
+@pytest.mark.parametrize("target", ["top1", Item("i7")])
+def test_an_item_has_its_rank_among_the_unseen_items(bert, log, target):
+    """Against a sort of all scores; an item of the history has no rank."""
+    histories = [log.at(row) for row in range(6)]
+    (bound,) = with_ranks([bind(target, bert, histories)], bert, histories)
+    for history, code, place in zip(histories, bound.codes.tolist(), bound.places, strict=True):
+        seen = set(bert.encoder.vocabulary.item_codes(history).tolist())
+        logits = next(bert.predict([history]))[1].item_logits[0]
+        order = [n for n in logits.argsort(descending=True, stable=True).tolist() if n not in seen]
+        assert place == (None if code in seen else (order.index(code) + 1, len(order)))
+    assert target == "top1" or None in bound.places
+    record = Explainer(bert, "leave_one_out").explain(histories[0], target)
+    assert (record.target_rank, record.candidates) == (bound.places[0] or (None, None))

@@ -4,6 +4,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,3 +166,57 @@ def test_mistakes_are_refused(make):
         make([1.0]).to_text("fr")
     with pytest.raises(ConfigError, match="most=0"):
         make([1.0]).to_text(most=0)
+
+
+def test_only_events_above_their_error_are_named(make):
+    errors = np.array([0.3, 0.1, 0.1])
+    record = make([0.5, 0.6, -0.1], standard_errors=errors, titles=["A", "B", "C"])
+    assert "“B”" in record.to_text()
+    assert not {"“A”", "“C”"} & set(re.findall("“.”", record.to_text()))
+    nothing = make([0.5, 0.1, -0.1], standard_errors=3 * errors)
+    assert nothing.to_text() == (
+        "None of your 3 actions stands out for or against “Star Wars (1977)” (3.2%): "
+        "every single effect is within its error."
+    )
+    assert "没有一次" in nothing.to_text("zh")
+
+
+def test_events_scored_together_are_stated_as_a_sum_with_its_error(make):
+    errors = np.array([0.02, 0.02, 0.1, 0.1])
+    record = make([0.5, 0.5, 0.6, -0.4], standard_errors=errors, block=(0, 1))
+    text = record.to_text()
+    assert "above all because you rated “Film 2” 4" in text
+    assert text.endswith(" Your 2 older actions together: +1.00 ± 0.078 log-odds.")
+    assert not {"“Film 0”", "“Film 1”"} & set(re.findall("“[^”]*”", text))
+    assert record.to_text("zh").endswith("你较早的2次行为合计：对数几率+1.00±0.078。")
+    others = make([0.5, 0.6, 0.5], block=(0, 2)).to_text()
+    assert others.endswith(" Your 2 other actions together: +1.00 log-odds.")
+    alone = make([2.0, 2.0, -0.5], block=(0, 1)).to_text()
+    assert "(3.2%); no single action stands out for it; “Film 2”, which" in alone
+
+
+def test_scores_that_do_not_add_up_are_not_added_up(make):
+    text = make([1.0, 2.0, -4.0], method="leave_one_out", gap=0.8).to_text()
+    assert text == (
+        "“Star Wars (1977)” is predicted (3.2%). Most for it is “Film 1”, which you rated 4 (1 day "
+        "earlier, +2.00 log-odds), and “Film 0”, which you rated 4 (2 days earlier, +1.00); most "
+        "against it is “Film 2”, which you rated 4 (your latest action, −4.00). These numbers do "
+        "not add up to the prediction."
+    )
+    assert "这些数字之和不等于预测值" in make([1.0, 2.0], gap=0.8).to_text("zh")
+
+
+def test_rank_candidates_and_unread_values(make):
+    record = make([1.0], target_rank=3, candidates=1682, reads_values=False)
+    assert record.to_text() == (
+        "“Star Wars (1977)” is predicted (3.2%, 3rd of 1,682 items) because you rated “Film 0” "
+        "(your only action, +1.00 of +1.00 log-odds)."
+    )
+    assert "概率3.2%，在1,682个物品中排第3" in record.to_text("zh")
+
+
+def test_an_estimate_that_has_not_settled_says_so(make):
+    card = {"converged": False, "largest_standard_error": 0.5}
+    record = make([3.0, 0.1], standard_errors=np.array([0.5, 0.5]), card=card)
+    assert record.to_text().endswith("has not settled: its errors reach ± 0.98 log-odds.")
+    assert "尚未收敛" in record.to_text("zh")

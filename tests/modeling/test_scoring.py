@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm_influence.attribution.target import Slate, best_unseen, bind
+from llm_influence.attribution.recommended import best_unseen
+from llm_influence.attribution.target import Slate, bind
 from llm_influence.config.rules import read_rules
 from llm_influence.config.training import EvaluationConfig
 from llm_influence.data.catalogue import Catalogue
