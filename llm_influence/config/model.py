@@ -304,8 +304,15 @@ class ModelConfig(Section):
     positions: Literal["start", "end"] = Field(
         "start",
         description="start: positions of tokens count from the start of the history. end: the last "
-        "token of every history has the same position; needs train.examples prefixes, and "
-        "predictions have no cache of earlier tokens.",
+        "token of every history has the same position; needs train.examples prefixes or a "
+        "random_offset, and predictions have no cache of earlier tokens.",
+    )
+    random_offset: int | None = Field(
+        0,
+        ge=0,
+        description="Largest random offset of all positions of a history in training, so that they "
+        "say nothing about its length. Predictions use the offset 10. null: the room that the "
+        "backbone's context leaves. Needs absolute positions.",
     )
     when: bool = Field(
         False, description="Give the heads the time from the last event to the query time."
@@ -341,6 +348,8 @@ class ModelConfig(Section):
             )
         if self.positions != "start":
             raise ValueError(f"positions 'start': {name} has no positions")
+        if self.random_offset:
+            raise ValueError(f"random_offset 0: {name} has no positions")
         if self.layers is not None:
             raise ValueError(f"no layers: {name} reads recurrent.layers instead")
         if self.backbone in ("recurrence", WITHOUT) and self.recurrent.layers > 1:

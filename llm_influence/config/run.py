@@ -59,10 +59,11 @@ class RunConfig(Document):
                 "data.knowledge.source for model.item_head.neighbors: neighbours are the items "
                 "that share entities of a graph"
             )
-        if model.positions == "end" and self.train.examples != "prefixes":
+        windows = self.train.examples != "prefixes"
+        if model.positions == "end" and windows and model.random_offset == 0:
             raise ValueError(
-                "train.examples prefixes for model.positions end: positions that count from the "
-                "end differ for every prefix of a window"
+                "train.examples prefixes or a model.random_offset for model.positions end: "
+                "positions that count from the end differ for every prefix of a window"
             )
         if model.feedback_head.aggregate_days and self.rendering.style != "token":
             raise ValueError(

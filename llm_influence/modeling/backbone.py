@@ -173,6 +173,16 @@ class Backbone:
         """Whether the backbone has attention weights, keys and values."""
         return self.kind != "recurrent"
 
+    @property
+    def has_absolute_positions(self) -> bool:
+        """Whether the backbone adds an embedding of the position to every token."""
+        names = (
+            name.rpartition(".")[2]
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Embedding)
+        )
+        return any(name in ("position_embeddings", "embed_positions", "wpe") for name in names)
+
     def new_cache(self) -> Any:  # noqa: ANN401
         """An empty cache of tokens that were read: keys and values, or a recurrent state."""
         if self.kind == "recurrent":

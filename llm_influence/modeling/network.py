@@ -35,6 +35,7 @@ from llm_influence.modeling.counts import QueryState, present_share, records_bef
 from llm_influence.modeling.embeddings import Embeddings
 from llm_influence.modeling.heads import FeedbackHead
 from llm_influence.modeling.parts import Parts
+from llm_influence.modeling.positions import Positions
 from llm_influence.modeling.recurrent import GatedRecurrence, event_gates
 from llm_influence.modeling.scoring import ItemScores
 from llm_influence.rendering.encoder import EncodedBatch
@@ -68,6 +69,7 @@ class Network(nn.Module):
         when: Embedding of the gap to the query time; None for a model that does not read it.
         encoder: Encoder of histories.
         config: Options of the model.
+        positions: Positions of the tokens.
     """
 
     body: Body
@@ -79,6 +81,7 @@ class Network(nn.Module):
         self.adapter, self.body = parts.adapter, parts.adapter.body
         self.embeddings = parts.embeddings
         self.item_head, self.behavior_head, self.feedback_head, self.when = parts.heads
+        self.positions = Positions.of(self.config, self.backbone, self.encoder)
 
     @property
     def device(self) -> torch.device:
@@ -137,7 +140,7 @@ class Network(nn.Module):
         total, queries = batch.input_ids.shape[1], vectors.shape[1]
         if self.backbone.kind == "recurrent":
             return self.body(vectors, batch.attention_mask[:, total - queries :], cache, **options)
-        places = self.positions(batch)[:, total - queries :]
+        places = self.positions(batch, random=self.training)[:, total - queries :]
         if cache is not None:
             options |= {"past_key_values": cache}
         if self.backbone.kind == "encoder":
@@ -151,19 +154,6 @@ class Network(nn.Module):
             position_ids=places.expand(len(vectors), -1),
             **options,
         )
-
-    def positions(self, batch: EncodedBatch) -> Tensor:
-        """(B, T) or (1, T) position of every token.
-
-        With ``model.positions: end`` the last token of every history, hidden or not, has position
-        ``Encoder.longest - 1``.
-        """
-        places = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)[None]
-        if self.config.positions == "end":
-            longest = self.encoder.longest
-            lengths = 1 + batch.ends.max(dim=1, keepdim=True).values
-            places = (places + longest - lengths).clamp(0, longest - 1)  # padding: the last one
-        return self.backbone.first_position + places
 
     def attend_pairs(
         self,
@@ -194,7 +184,7 @@ class Network(nn.Module):
         states: Tensor = self.body(
             inputs_embeds=vectors,
             attention_mask=mask_as_taken(allowed[:, None], distance, config, vectors.dtype),
-            position_ids=self.backbone.first_position + own,
+            position_ids=self.positions.first + own,
             **options,
         ).last_hidden_state
         return states
@@ -264,7 +254,7 @@ class Network(nn.Module):
         Raises:
             ModelError: There are several places, and positions count from the end of a history.
         """
-        if self.config.positions == "end" and places.shape[1] > 1:
+        if places.shape[1] > 1 and not self.positions.fixed(random=self.training):
             raise ModelError(
                 "predictions after several events of one history",
                 where="model.positions = end",
