@@ -170,7 +170,7 @@ def test_explain_measures_for_the_card_what_it_is_told(run, tmp_path):
         (["--option", "steps"], "cannot read 'steps'"),
         (["--removal", "erase"], "removal 'erase'"),
         (["--target", "slate:many"], "cannot read 'slate:many'"),
-        (["--agree-with", "leave_one_out"], "the method itself"),
+        (["--agree-with", "group_shapley"], "the method itself"),
         (["--target", "item:none"], "'none' is no item"),
         (["--log", "missing.parquet"], "missing.parquet"),
     ],
@@ -298,7 +298,9 @@ def liking(tmp_path_factory):
 
 
 def explained(run, out, *words):
-    result = call("explain", "--model", run, "--out", out, "--fidelity-masks", 0, *words)
+    method = () if "--method" in words else ("--method", "leave_one_out")
+    words = ("--model", run, "--out", out, "--fidelity-masks", 0, *method, *words)
+    result = call("explain", *words)
     assert result.exit_code == 0
     return read_tables(out)
 
@@ -374,10 +376,10 @@ def test_made_up_accounts_are_written_and_said_to_be_made_up(tmp_path):
 
 
 def test_factors_stand_in_the_demos_report_where_there_are_users_enough(run, tmp_path):
-    from llm_influence.cli.demo_run import METHODS, _analyse
+    from llm_influence.cli.demo_run import ANALYSED, _analyse
 
     said = []
-    folder = tmp_path / "influence" / METHODS[0]
+    folder = tmp_path / "influence" / ANALYSED
     explained(run, folder, "--sample", 3)
     assert _analyse(tmp_path, said.append) == []
     assert "10 users" in said[0]

@@ -34,6 +34,14 @@ from llm_influence.utils import require
 
 BATCH = 1 << 17  # rows that `InfluenceView.batches` gives at a time
 
+CHOSEN = {
+    "measures": "share of what was chosen",
+    "warning": "the targets were chosen or came next, so scores measure the share of what was "
+    "chosen, not strength: old or weak events are linked to what was chosen more rarely; for "
+    "strengths and their half-lives, explain with --target drawn:4",
+}
+"""Facts of an analysis of targets that were not drawn."""
+
 _ROWS = """
 CREATE VIEW influence_rows AS
 SELECT *, (file_index::BIGINT << 40) + file_row_number - player AS explanation
@@ -42,8 +50,9 @@ FROM read_parquet([{files}]) WHERE {where}
 _EXPLANATIONS = """
 CREATE TABLE all_explanations AS
 SELECT explanation, any_value(user_id) AS user_id,
-    CASE any_value(target) WHEN 'item' THEN any_value(target_id)
-        WHEN 'contrast' THEN split_part(any_value(target_id), ' over ', 1) END AS chosen,
+    CASE WHEN any_value(target) IN ('item', 'drawn') THEN any_value(target_id)
+        WHEN any_value(target) = 'contrast' THEN split_part(any_value(target_id), ' over ', 1)
+        END AS chosen,
     CASE any_value(target) WHEN 'contrast' THEN split_part(any_value(target_id), ' over ', 2) END
         AS other,
     max(position) + 1 AS events, max(timestamp) AS last_time,
@@ -71,6 +80,7 @@ class InfluenceView:
         columns: Every column by name: `COLUMNS`, and those of the item and user tables
             (``item:genres``, ``match:genres``, ``user:age``).
         method: The attribution method of the rows.
+        drawn: True if the targets were drawn without regard to the histories.
         units: ``target`` or ``share``, see the influence table.
         explanations: Number of explanations.
         events: Number of explained events, the rows of the view.
@@ -207,7 +217,9 @@ class InfluenceView:
     def facts(self, options: Any) -> dict[str, Any]:  # noqa: ANN401
         """What was analysed, for the head of an analysis: sizes, method and options."""
         names = ("method", "units", "events", "explanations", "users")
-        return {name: getattr(self, name) for name in names} | {"options": asdict(options)}
+        measures = {"measures": "strength"} if self.drawn else CHOSEN
+        facts = {name: getattr(self, name) for name in names}
+        return {**facts, **measures, "options": asdict(options)}
 
     def require_users(self, least: int, purpose: str) -> None:
         """Check the number of users."""
@@ -268,6 +280,26 @@ class InfluenceView:
                 expected="players 0, 1, 2... of each explanation, one row after another",
                 fix="keep explanations complete and in order when you filter tables",
             )
+        (together,) = self.table("SELECT bool_or(in_block) AS it FROM influence_rows")["it"]
+        if together.as_py():
+            raise DataError(
+                f"events that {self.method} scored together",
+                where=self._where,
+                expected="a score of its own for each event",
+                fix="explain with --method leave_one_out, or shapley",
+            )
+        (kinds,) = self.table(
+            "SELECT bool_and(target = 'drawn') AS every, bool_or(target = 'drawn') AS some "
+            "FROM influence_rows"
+        ).to_pylist()
+        if kinds["every"] != kinds["some"]:
+            raise DataError(
+                "drawn and chosen targets together",
+                where=self._where,
+                expected="either: the first measure strength, the others the share of the chosen",
+                fix="choose --target drawn, or another kind",
+            )
+        self.drawn: bool = kinds["every"]
         self.explanations: int = counts["explanations"]
         self.events: int = counts["events"]
         self.users: int = counts["users"]

@@ -21,8 +21,10 @@ from llm_influence.report.page import build_report
 from llm_influence.run import Run
 from llm_influence.training.finetune import finetune
 
-METHODS = ("group_shapley", "integrated_gradients", "attention_rollout")
-"""The first one is drawn large in the report, the others beside it."""
+ANALYSED = "leave_one_out"
+METHODS = ("group_shapley", ANALYSED, "integrated_gradients", "attention_rollout")
+"""The first one is drawn large in the report, the others beside it. The factors are those of one
+that scores each event alone."""
 
 SETTING = (
     *("--output", "runs/movielens_100k", "--rendering.max_events", "20"),
@@ -116,12 +118,12 @@ def _explain(run: Run, users: int) -> int:
 
 
 def _analyse(folder: Path, say: Callable[[str], None]) -> list[Path]:
-    """The folder with the factors of the first method's explanations, where they can be had."""
+    """The folder with the factors of the explanations, where they can be had."""
     if find_spec("duckdb") is None:
         say("without factors: pip install 'llm-influence[analysis]' brings them into the report")
         return []
     out = folder / "analysis"
-    with InfluenceView(folder / "influence" / METHODS[0]) as view:
+    with InfluenceView(folder / "influence" / ANALYSED) as view:
         if view.users < LEAST_USERS:
             say(f"without factors: they take explanations of {LEAST_USERS} users")
             return []

@@ -173,3 +173,9 @@ def test_temporary_files_go_when_the_view_is_closed(folder, tmp_path):
 def test_the_room_needs_no_torch():
     code = "import sys, llm_influence.analysis.factors; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_events_that_were_scored_together_are_refused(tmp_path, records):
+    write(tmp_path, [replace(record, block=(0, 1)) for record in records])
+    with pytest.raises(DataError, match="scored together.*--method leave_one_out"):
+        InfluenceView(tmp_path)
