@@ -38,6 +38,7 @@ from .training.finetune import finetune
 from .training.sweep import search
 
 # Explanations
+from .attribution.drawn import Drawn
 from .attribution.explainer import Explainer
 from .attribution.interactions import AdapterEffect, adapter_effect
 from .attribution.renderings import Players
@@ -45,6 +46,7 @@ from .attribution.target import Behavior, Contrast, Feedback, Item, Slate
 from .influence.memory_fact import MemoryParts
 from .influence.influence import Influence, Player, QualityCard
 from .influence.matrix import InfluenceMatrix
+from .influence.slate_change import SlateChange
 
 # More questions to a model
 from .attribution.counterfactual import Attack, Counterfactual, attack, counterfactual
@@ -52,6 +54,7 @@ from .attribution.functions import FunctionInfluence, explain_function
 from .attribution.interactions import Interactions, interactions
 from .attribution.interactions import influence_matrix
 from .attribution.memory_parts import memory_parts
+from .attribution.slate_changes import slate_changes
 from .attribution.training_influence import (
     TrainingGradients,
     TrainingInfluence,

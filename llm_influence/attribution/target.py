@@ -12,6 +12,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
+from llm_influence.attribution.drawn import Drawn
 from llm_influence.attribution.recommended import (
     best_unseen,
     candidates,
@@ -21,7 +22,7 @@ from llm_influence.attribution.recommended import (
 from llm_influence.errors import ExplanationError, choices, out_of_range, unknown
 from llm_influence.modeling.model import InfluenceModel, Prediction
 from llm_influence.modeling.scoring import log_odds
-from llm_influence.types import FloatArray, History
+from llm_influence.types import FloatArray, History, IntArray
 
 TOP = "top1"
 NAMED = 3
@@ -79,8 +80,8 @@ class Feedback:
     behavior: str | None = None
 
 
-Kind = Literal["item", "behavior", "contrast", "slate", "feedback", "feedback_value"]
-Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate | Feedback
+Kind = Literal["item", "behavior", "contrast", "slate", "feedback", "feedback_value", "drawn"]
+Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate | Feedback | Drawn
 """``"top1"`` is each history's own first recommendation among unseen items. Any other string is an
 item id or a behaviour; use `Item` or `Behavior` where a name could be both."""
 
@@ -90,8 +91,8 @@ class BoundTarget:
     """A target fixed for N histories: it stays the same while events are removed.
 
     Attributes:
-        kind: ``item``, ``behavior``, ``contrast``, ``slate``, ``feedback`` in log-odds, or
-            ``feedback_value``, that of a regression in the label's units.
+        kind: ``item``, ``behavior``, ``contrast``, ``slate``, ``feedback`` in log-odds,
+            ``feedback_value``, that of a regression in the label's units, or ``drawn``.
         codes: (N,) item or behaviour codes; of a slate (N, K) item codes, -1 where it is shorter.
         other: (N,) item codes that a contrast subtracts, else None.
         ids: N ids as text.
@@ -117,8 +118,8 @@ class BoundTarget:
 
     @property
     def has_probability(self) -> bool:
-        """Whether values are log-odds."""
-        return self.kind not in ("slate", "feedback_value")
+        """Whether values are log-odds of a probability."""
+        return self.kind not in ("slate", "feedback_value", "drawn")
 
     @property
     def differentiable(self) -> bool:
@@ -141,6 +142,9 @@ class BoundTarget:
             return log_odds(prediction.behavior_logits, codes)
         if self.behaviors is not None and prediction.feedback is not None:
             return prediction.feedback(codes, self.behaviors[rows])
+        if self.kind == "drawn":
+            logits = prediction.item_logits
+            return logits.gather(1, codes[:, None])[:, 0] - logits.mean(dim=1)
         if self.other is None:
             return log_odds(prediction.item_logits, codes)
         other = self.other[rows].to(codes.device)
@@ -196,6 +200,9 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
         return bind_items(model, [_item_code(target.id, model)] * count)
     if isinstance(target, Feedback):
         return _feedback(model, target, count)
+    if isinstance(target, Drawn):
+        items = bind_items(model, target.codes(histories, _counts(model, target)).tolist())
+        return replace(items, kind="drawn")
     if isinstance(target, Behavior):
         code = _behavior_code(target.name, model)
         same = [target.name] * count
@@ -216,7 +223,8 @@ def parse_target(text: str) -> Target:
 
     Args:
         text: ``top1``, ``item:42``, ``behavior:click``, ``contrast:42,50``, ``slate:10``,
-            ``feedback:42``, ``feedback:42,purchase``, or a bare item id or behaviour.
+            ``feedback:42``, ``feedback:42,purchase``, ``drawn:4``, ``drawn:4,popularity``, or a
+            bare item id or behaviour.
 
     Raises:
         ExplanationError: The kind is known and the rest of the text does not fit it.
@@ -241,7 +249,7 @@ def parse_target(text: str) -> Target:
         if not rest.isdecimal():
             raise _unreadable(text, "slate:K, as in slate:10")
         return Slate(int(rest))
-    return text
+    return Drawn.parse(rest) if kind == "drawn" else text
 
 
 def _unreadable(text: str, expected: str) -> ExplanationError:
@@ -296,6 +304,19 @@ def bind_items(model: InfluenceModel, codes: Sequence[int]) -> BoundTarget:
     ids = [model.catalogue.ids[code].as_py() for code in codes]
     names = [model.catalogue.titles[code] or item for code, item in zip(codes, ids, strict=True)]
     return BoundTarget("item", torch.tensor(codes, dtype=torch.long), None, ids, names)
+
+
+def _counts(model: InfluenceModel, target: Drawn) -> IntArray:
+    """(I,) training events by item; zeros where a draw does not need them."""
+    counts = model.encoder.vocabulary.counts
+    if counts is None and target.by == "popularity":
+        raise ExplanationError(
+            "the model has no counts of its items",
+            where="target drawn",
+            expected="a model folder with counts.npy",
+            fix="fine-tune again, or draw uniformly: drawn:DRAWS",
+        )
+    return np.zeros(len(model.catalogue), np.int64) if counts is None else counts
 
 
 def _feedback(model: InfluenceModel, target: Feedback, count: int) -> BoundTarget:

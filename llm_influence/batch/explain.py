@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llm_influence.attribution.drawn import Drawn
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.target import Behavior, Feedback, Item, Target, parse_target
 from llm_influence.batch.shards import (
@@ -43,7 +44,7 @@ class BatchResult:
         folder: Folder of the shards.
         rows: Rows of all shards, one an explained event or player.
         users: Users or examples explained in all.
-        explained_now: Those that this process explained in this call.
+        explained_now: Explanations that this process computed in this call.
         seconds: Wall-clock seconds of this call.
     """
 
@@ -79,10 +80,11 @@ def explain_batch(
         data: A log, whose whole histories are explained, or examples of a split.
         out: Folder of the shards, ``part-00000.parquet`` and on.
         target: What is explained, such as ``Item("42")``, or its text: ``top1``, ``item:ID``,
-            ``behavior:NAME``, ``contrast:A,B``, ``slate:K``, ``feedback:ID``; for examples also
-            ``item``, ``behavior`` or ``feedback`` of the event that followed. Default: ``top1``
-            for a log, ``item`` for examples.
-        shard_size: Users or examples of one shard: what a kill may lose. Default 128.
+            ``behavior:NAME``, ``contrast:A,B``, ``slate:K``, ``feedback:ID``, ``drawn:DRAWS``, with
+            so many explanations of each history; for examples also ``item``, ``behavior`` or
+            ``feedback`` of the event that followed. Default: ``top1`` for a log, ``item`` for
+            examples.
+        shard_size: Explanations of one shard: what a kill may lose. Default 128.
         run: Text for the ``run`` column.
         progress: Whether to show a progress bar.
         query_time: Query time of every user of a log in Unix seconds, for models that read it.
@@ -114,7 +116,9 @@ def explain_batch(
         progress=progress,
     )
     rows = shards.write_manifest()
-    return BatchResult(shards.folder, rows, work.count, explained, time.perf_counter() - began)
+    return BatchResult(
+        shards.folder, rows, work.count // work.draws, explained, time.perf_counter() - began
+    )
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,13 @@ class _Work:
 
     @property
     def count(self) -> int:
-        return len(self.log if self.examples is None else self.examples)
+        """Number of explanations."""
+        return self.draws * len(self.log if self.examples is None else self.examples)
+
+    @property
+    def draws(self) -> int:
+        """Explanations of each history."""
+        return self.target.draws if isinstance(self.target, Drawn) else 1
 
     def plan(self) -> dict[str, object]:
         """Everything that the rows depend on."""
@@ -189,11 +199,14 @@ class _Work:
         return [influences[row] for row in rows]
 
     def _history(self, row: int) -> History:
+        place = row // self.draws
         if self.examples is None:
-            return replace(self.log.at(row), query_time=self.query_time)
-        return self.examples.history(row)
+            return replace(self.log.at(place), query_time=self.query_time)
+        return self.examples.history(place)
 
     def _target(self, row: int) -> Target:
+        if isinstance(self.target, Drawn):
+            return replace(self.target, number=row % self.draws)
         if self.examples is None or self.target not in ACTUAL:
             return self.target
         names, place = self.log.code_names, self.examples.events[row]

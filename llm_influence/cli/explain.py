@@ -44,9 +44,9 @@ class Examples:
         str,
         typer.Option(
             rich_help_panel=WHOM,
-            help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, feedback:ID or "
-            "feedback:ID,BEHAVIOR. With --examples also item, behavior or feedback: what "
-            "truly came next.",
+            help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, feedback:ID, "
+            "feedback:ID,BEHAVIOR, or drawn:DRAWS: items drawn without regard to the history. "
+            "With --examples also item, behavior or feedback: what truly came next.",
         ),
     ] = "top1"
     examples: Annotated[

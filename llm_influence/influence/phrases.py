@@ -8,6 +8,7 @@ ENGLISH = {
     "target": "“{name}” ({chance})",
     "target.behavior": "‘{name}’ ({chance})",
     "target.slate": "the list “{name}”",
+    "target.drawn": "“{name}” over the mean of all items",
     "target.feedback": "positive feedback on “{name}” ({chance})",
     "target.feedback_value": "the feedback on “{name}” ({value})",
     "chance": "{chance}",
@@ -16,6 +17,7 @@ ENGLISH = {
     "subject.recommended": "“{name}” is recommended ({chance})",
     "subject.behavior": "‘{name}’ is predicted as the next action ({chance})",
     "subject.slate": "The list “{name}” stands",
+    "subject.drawn": "“{name}” is compared with the mean of all items",
     "subject.feedback": "Positive feedback on “{name}” is predicted ({chance})",
     "subject.feedback_value": "Feedback of {value} on “{name}” is predicted",
     "supports": "{subject} {carries} you {reasons}{against}.",
@@ -71,6 +73,7 @@ ENGLISH = {
     ),
     "event": "“{name}”, {which} ({when}, {score})",
     "event.only": "“{name}”, {which} ({score})",
+    "event.removed": "“{name}”, {which} ({when})",
     "events.between": ", and ",
     "did": "did ‘{behavior}’ on “{name}”",
     "did.click": "clicked “{name}”",
@@ -105,11 +108,25 @@ ENGLISH = {
     "memory.because.again": " (people who {did} came back to it)",
     "memory.associated": " with associations",
     "people.cart": "put “{name}” in their cart",
+    "change.items": (
+        " The list would change most without {event}: {stays} of its {size} items would stay, "
+        "{leaves} would leave, and {enters} would enter."
+    ),
+    "change.order": (
+        " Without any single action all {size} items would stay on the list. Its order would "
+        "change most without {event}: {moved} of them would be at another place."
+    ),
+    "change.none": " No single action changes the list: without any one of them it stays as it is.",
+    "listed": "“{name}”",
+    "listed.more": "{count} more",
+    "listed.between": ", ",
+    "listed.last": " and ",
 }
 
 CHINESE = {
     "target": "“{name}”（概率{chance}）",
     "target.slate": "列表“{name}”",
+    "target.drawn": "“{name}”（相对于全部商品的平均）",
     "target.feedback": "“{name}”的正面反馈（概率{chance}）",
     "target.feedback_value": "“{name}”的反馈值{value}",
     "chance": "{chance}",
@@ -159,6 +176,7 @@ CHINESE = {
     ),
     "event": "{which}“{name}”（{when}，{score}）",
     "event.only": "{which}“{name}”（{score}）",
+    "event.removed": "{which}“{name}”（{when}）",
     "events.between": "和",
     "did": "对“{name}”做了“{behavior}”",
     "did.click": "点击了“{name}”",
@@ -189,6 +207,17 @@ CHINESE = {
     "memory.because": "（{did}的人接着选择了“{target}”）",
     "memory.because.again": "（{did}的人会再次选择它）",
     "memory.associated": "（含关联）",
+    "change.items": (
+        "若没有{event}，列表变化最大：{size}项中保留{stays}项，{leaves}退出，{enters}进入。"
+    ),
+    "change.order": (
+        "去掉任何一次行为，列表的{size}项都会保留。若没有{event}，次序变化最大：其中{moved}项换了位置。"
+    ),
+    "change.none": "没有哪一次行为能单独改变列表：去掉任何一次，列表都不变。",
+    "listed": "“{name}”",
+    "listed.more": "另外{count}项",
+    "listed.between": "、",
+    "listed.last": "和",
     "unit.log-odds": "对数几率",
     "unit.points": "分",
 }

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from llm_influence.attribution.drawn import Drawn
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.methods import METHODS
 from llm_influence.attribution.recommended import slate_ndcg
@@ -69,6 +70,44 @@ def test_a_contrast_is_a_difference_of_logits_and_antisymmetric(model, log):
     assert one.target_name == f"{titles[7]} over {titles[2]}"
 
 
+def test_a_drawn_item_is_compared_with_the_mean_of_all_items(model, log):
+    histories = [log.at(0), log.at(9)]
+    target = Drawn(4, number=3)
+    found, prediction = values(target, model, histories)
+    codes = torch.from_numpy(target.codes(histories, model.encoder.vocabulary.counts))
+    own = prediction.item_logits.gather(1, codes[:, None])[:, 0]
+    torch.testing.assert_close(found, own - prediction.item_logits.mean(dim=1))
+    record = Explainer(model, "leave_one_out").explain(log.at(0), target)
+    assert (record.target, record.target_id) == ("drawn", f"i{codes[0]}")
+    assert np.isnan(record.prediction)
+    assert "the mean of all items" in record.to_text()
+
+
+def test_draws_depend_on_the_user_and_the_seed_alone(log):
+    counts = np.zeros(50, dtype=np.int64)
+    histories = list(log)
+    codes = Drawn(2).codes(histories, counts)
+    alone = [int(Drawn(2).codes([history], counts)[0]) for history in histories]
+    assert codes.tolist() == alone
+    assert Drawn(8).codes(histories, counts).tolist() == codes.tolist()
+    assert Drawn(2, seed=1).codes(histories, counts).tolist() != codes.tolist()
+    every = [Drawn(8, number=n).codes(histories, counts) for n in range(8)]
+    assert all(len(set(items)) == 8 for items in np.stack(every, axis=1).tolist())
+
+
+def test_popular_items_are_drawn_more_often(log):
+    counts = np.array([997, *[0] * 99])
+    draws = [Drawn(1, "popularity", seed=seed).codes(list(log), counts) for seed in range(40)]
+    share = (np.concatenate(draws) == 0).mean()
+    assert share == pytest.approx(998 / 1097, abs=0.05)
+
+
+@pytest.mark.parametrize("target", [Drawn(0), Drawn(2, number=2), Drawn(99), Drawn(by="rank")])
+def test_impossible_draws_are_refused(target, log):
+    with pytest.raises(ExplanationError, match="draw"):
+        target.codes([log.at(0)], np.zeros(9, dtype=np.int64))
+
+
 def test_items_without_a_title_are_named_by_their_id():
     log = BehaviorLog.read(tiny.events_table())
     config = tiny.run_config("bert", rendering={"template": "item"})
@@ -86,6 +125,8 @@ def test_items_without_a_title_are_named_by_their_id():
         ("behavior:click", Behavior("click")),
         ("contrast:42,50", Contrast("42", "50")),
         ("slate:5", Slate(5)),
+        ("drawn:4", Drawn(4)),
+        ("drawn:2,popularity", Drawn(2, "popularity")),
         ("slate", "slate"),
         ("i7", "i7"),
         ("urn:7", "urn:7"),
@@ -98,6 +139,12 @@ def test_a_target_is_read_from_text(text, target):
 @pytest.mark.parametrize("text", ["contrast:", "contrast:42", "contrast:,50", "contrast:42,"])
 def test_half_a_contrast_is_refused(text):
     with pytest.raises(ExplanationError, match="contrast:CHOSEN,OTHER"):
+        parse_target(text)
+
+
+@pytest.mark.parametrize("text", ["drawn:", "drawn:many", "drawn:4,best"])
+def test_draws_of_no_number_or_an_unknown_kind_are_refused(text):
+    with pytest.raises(ExplanationError, match="drawn:DRAWS"):
         parse_target(text)
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llm_influence import cli
+from llm_influence.attribution.drawn import Drawn
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.target import Behavior, Feedback, Item
 from llm_influence.batch.explain import explain_batch, outcomes
@@ -105,6 +106,24 @@ def test_what_people_rejected_is_not_written_again(bert, log, explained, tmp_pat
     assert pq.read_metadata(tmp_path / "part-00000.parquet").num_rows == 0
     with pytest.raises(OutputError, match="withheld: "):
         explain_batch(Explainer(bert), log, tmp_path, shard_size=3, progress=False)
+
+
+def test_every_draw_is_an_explanation_whatever_the_size_of_the_shards(bert, log, tmp_path):
+    explainer = Explainer(bert, "leave_one_out", fidelity_masks=0)
+    tables = []
+    for size in (5, 64):
+        out = tmp_path / str(size)
+        result = explain_batch(
+            explainer, log, out, target="drawn:2", shard_size=size, progress=False
+        )
+        assert (result.users, result.explained_now) == (len(log), 2 * len(log))
+        tables.append(read_tables(out))
+    assert_same_rows(*tables)
+    records = from_arrow(tables[0])
+    assert {record.target for record in records} == {"drawn"}
+    expected = explainer.explain(log.at(3), Drawn(2, number=1))
+    assert (records[7].user_id, records[7].target_id) == (expected.user_id, expected.target_id)
+    np.testing.assert_allclose(records[7].values, expected.values, atol=1e-5)
 
 
 def test_unknown_items_are_refused_before_anything_is_computed(tmp_path, bert):
