@@ -32,9 +32,9 @@ from llm_influence.analysis.output import (
     Records,
     Table,
     aligned,
+    closing_lines,
     draw_rows,
     finish_rows,
-    left_out_lines,
     new_figure,
     numbers,
     points,
@@ -282,7 +282,7 @@ def _shown(facts: Record, rows: Mapping[str, Records]) -> list[str]:
     if proxies:
         columns = ["feature", "kind", "level", "group", "strength", "share", "through"]
         lines += ["", *aligned(proxies[:8], columns)]
-    return lines + left_out_lines(facts["left_out"])
+    return lines + closing_lines(facts)
 
 
 # --- figures ---------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from llm_influence.analysis.output import (
     Records,
     Table,
     aligned,
+    closing_lines,
     finish_rows,
     new_figure,
     points,
@@ -183,7 +184,7 @@ def _shown(
         lines += ["", "model: influence on the model, no proof of what caused the conversion"]
     if facts["without_outcome"]:
         lines.append(f"left out: {facts['without_outcome']:,} explanations without an outcome")
-    return lines
+    return lines + closing_lines(facts)
 
 
 BAND = 0.76  # part of the distance between two channels that their points take

@@ -182,14 +182,22 @@ def _slope(totals: FloatArray, events: FloatArray, ages: FloatArray) -> tuple[fl
     return slope, float(np.sqrt(correction(groups) * (scores**2).sum()) / spread)
 
 
-def _best(
+def best_fit(
     form: Form,
     total: FloatArray,
     count: FloatArray,
     ages: FloatArray,
     start: FloatArray | None = None,
 ) -> tuple[FloatArray, float]:
-    """Least-squares parameters, searched from ``start``, and A, which has a closed form."""
+    """Least-squares parameters of a curve, and A, which has a closed form.
+
+    Args:
+        form: The curve.
+        total: (K,) sums of scores.
+        count: (K,) numbers of events, not 0.
+        ages: (K,) mean ages in seconds.
+        start: Parameters from which the best are searched; default: the best of a grid.
+    """
 
     def loss(parameters: FloatArray) -> FloatArray:
         shape = form.shape(parameters, ages)
@@ -212,7 +220,7 @@ def _best(
 
 def _fitted(form: Form, totals: FloatArray, events: FloatArray, ages: FloatArray) -> FittedForm:
     total, count = totals.sum(axis=0), events.sum(axis=0)
-    own, start = _best(form, total, count, ages)
+    own, start = best_fit(form, total, count, ages)
     steps = STEP * np.eye(len(own))
     shapes = [form.shape(own + s, ages) - form.shape(own - s, ages) for s in steps]
     jacobian = np.stack([form.shape(own, ages), *(start * s / (2 * STEP) for s in shapes)], axis=1)
@@ -250,7 +258,7 @@ def _better(
         losses = []
         for form in FORMS:
             near = whole[form.name].parameters
-            own, start = _best(form, total[kept], count[kept], ages[kept], near)
+            own, start = best_fit(form, total[kept], count[kept], ages[kept], near)
             fitted = start * form.shape(own, ages)
             losses.append(events[test] @ fitted**2 - 2 * totals[test] @ fitted)
         saved[held] = losses[0] - losses[1]

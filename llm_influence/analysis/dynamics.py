@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,8 @@ from llm_influence.analysis.output import (
     Records,
     Table,
     aligned,
+    closing_lines,
     draw_rows,
-    left_out_lines,
     numbers,
     panels,
     with_interval,
@@ -64,6 +65,8 @@ def analyze_dynamics(
         ConfigError: The window or the match is invalid.
     """
     options = options or DynamicsOptions()
+    if view.drawn and options.match is None:
+        options = replace(options, response="size")  # their mean score is 0 by construction
     view.require_users(LEAST_GROUPS, "standard errors are over users")
     usual = ("behavior", *(name for name in view.columns if name.startswith("item:")))
     required = options.by is not None
@@ -72,7 +75,10 @@ def analyze_dynamics(
     windows = windows_of(times["low"][0].as_py(), times["high"][0].as_py(), options.window)
     groups = list(gather_cells(view, factors, windows, options))
     _check(groups, options)
-    tables = _decay_tables([decay_of(cells) for cells in groups], options.alpha)
+    facts: dict[str, Any] = view.facts(options)
+    tables = _decay_tables(
+        [decay_of(cells) for cells in groups], options.alpha, str(facts["measures"])
+    )
     if len(windows.starts) > 1:
         drifts = [
             drift_of(cells, tests=len(groups), alpha=options.alpha, seed=options.seed)
@@ -81,7 +87,7 @@ def analyze_dynamics(
         tables |= _drift_tables(drifts, windows)
     else:
         left_out["drift"] = f"all predictions fall into one {windows.kind}"
-    facts: dict[str, Any] = view.facts(options) | {
+    facts |= {
         "windows": windows.kind,
         "from": windows.starts[0].isoformat(),
         "left_out": left_out,
@@ -107,12 +113,12 @@ def _check(groups: Sequence[Cells], options: DynamicsOptions) -> None:
         )
 
 
-def _decay_tables(decays: Sequence[Decay], alpha: float) -> dict[str, Table]:
+def _decay_tables(decays: Sequence[Decay], alpha: float, measures: str) -> dict[str, Table]:
     """Half-lives, one record for all events and each level, and the curves."""
     lives: list[Record] = []
     curves: list[Record] = []
     for decay, p_holm in zip(decays, holm([decay.p_value for decay in decays]), strict=True):
-        lives.append(_half_life(decay, float(p_holm), alpha))
+        lives.append({**_half_life(decay, float(p_holm), alpha), "measures": measures})
         curves += _curve(decay, fitted=lives[-1]["half_life_hours"] is not None)
     labels = {(life["factor"], life["level"]): _label(life) for life in lives}
     return {"half_lives": Table(lives), "decay": Table(curves, draw_decay(curves, labels))}
@@ -202,7 +208,7 @@ def _shown(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
         moved = [row for row in tables["moved"].records if row["moved"]][:MOST_SHOWN]
         columns = ["factor", "level", "how", "before", "after", "change", "low", "high", "p_holm"]
         lines += aligned(moved, columns)
-    return lines + left_out_lines(facts["left_out"])
+    return lines + closing_lines(facts)
 
 
 def _duration(hours: float | None) -> str | None:

@@ -8,7 +8,7 @@ trees. Weights of behaviours compare what one event counts at equal age.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,9 @@ from llm_influence.analysis.output import (
     Records,
     Table,
     aligned,
+    closing_lines,
     draw_rows,
     finish_rows,
-    left_out_lines,
     new_figure,
     numbers,
     panels,
@@ -35,7 +35,8 @@ from llm_influence.analysis.output import (
 )
 from llm_influence.analysis.regression import Fit, Interaction, fit, gather, interactions
 from llm_influence.analysis.statistics import critical, holm
-from llm_influence.analysis.tables import InfluenceView
+from llm_influence.analysis.strength import behavior_strengths, shares_of_chosen
+from llm_influence.analysis.tables import CHOSEN, InfluenceView
 from llm_influence.config.analyses import FactorOptions
 from llm_influence.errors import DataError
 from llm_influence.numerics import bootstrap_interval
@@ -47,6 +48,12 @@ if TYPE_CHECKING:
 USUAL = ("behavior", "gap", "recency", "session", "value")
 """Default factors of every table; columns of the item and user tables are added."""
 LEAST_USERS = 10
+SHOWN = {
+    "strength": ("strength", "strength_low", "strength_high", "half_life_hours"),
+    "weights": ("weight", "low", "high"),
+    "share_of_chosen": ("share_of_chosen", "share_low", "share_high", "share_of_events"),
+}
+"""Columns of the tables of behaviours in the terminal."""
 MOST_PAIRED = 6  # so many factors with the largest spread are paired with each other
 
 
@@ -58,13 +65,16 @@ def analyze_factors(view: InfluenceView, options: FactorOptions | None = None) -
         options: Factors, response and tests. Default: `FactorOptions`.
 
     Returns:
-        Tables ``ranking``, ``effects``, ``interactions``, ``interaction_cells`` and ``weights``.
+        Tables ``ranking``, ``effects``, ``interactions`` and ``interaction_cells``; ``strength`` of
+        behaviours if the targets were drawn, else ``weights`` and ``share_of_chosen``.
 
     Raises:
         DataError: There are too few users, an unknown column, a column with one value, or all
             scores are equal.
     """
     options = options or FactorOptions()
+    if view.drawn:
+        options = replace(options, response="size")  # their mean score is 0 by construction
     view.require_users(LEAST_USERS, "standard errors are over users")
     factors, left_out = _factors(view, options.factors)
     coded = CodedEvents(view, factors, options.response)
@@ -87,7 +97,7 @@ def analyze_factors(view: InfluenceView, options: FactorOptions | None = None) -
         "ranking": Table(ranking, draw_ranking(ranking)),
         "effects": Table(effects, draw_effects(effects)),
         **_interaction_tables(factors, paired, options.alpha),
-        **_weights_table(view, options.match),
+        **_behavior_tables(view, options.match),
     }
     facts = view.facts(options) | {
         "left_out": left_out,
@@ -205,13 +215,26 @@ def _cells(interaction: Interaction, first: Factor, second: Factor) -> Iterator[
         }
 
 
-def _weights_table(view: InfluenceView, match: str | None) -> dict[str, Table]:
-    weights = behavior_weights(view, match)
-    if len(weights) < 2:
+def _behavior_tables(view: InfluenceView, match: str | None) -> dict[str, Table]:
+    """Strength of each behaviour from drawn targets; else its weight and share of the chosen."""
+    if view.drawn:
+        rows = behavior_strengths(view, match)
+        ends = ("strength", "strength_low", "strength_high")
+        return _behavior_table("strength", rows, ends, "strength at age 0, the largest is 1")
+    measured = [{**row, "measures": CHOSEN["measures"]} for row in behavior_weights(view, match)]
+    label = "weight of one event at equal age in what was chosen, the largest is 1"
+    weights = _behavior_table("weights", measured, ("weight", "low", "high"), label)
+    shares = shares_of_chosen(view, match)
+    ends = ("share_of_chosen", "share_low", "share_high")
+    return weights | _behavior_table("share_of_chosen", shares, ends, "share of what was chosen")
+
+
+def _behavior_table(
+    key: str, rows: list[Record], columns: tuple[str, str, str], label: str
+) -> dict[str, Table]:
+    if len(rows) < 2:
         return {}
-    names = [str(row["behavior"]) for row in weights]
-    label = "weight of one event at equal age, the largest is 1"
-    return {"weights": Table(weights, draw_rows(weights, ("weight", "low", "high"), names, label))}
+    return {key: Table(rows, draw_rows(rows, columns, [str(r["behavior"]) for r in rows], label))}
 
 
 def _shown(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
@@ -226,9 +249,10 @@ def _shown(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
     pairs = [row for row in rows if row["matters"]][:5]
     if pairs:
         lines += ["", *aligned(pairs, ["first", "second", "spread", "low", "high", "p_holm"])]
-    if "weights" in tables:
-        lines += ["", *aligned(tables["weights"].records, ["behavior", "weight", "low", "high"])]
-    return lines + left_out_lines(facts["left_out"])
+    for key, columns in SHOWN.items():
+        if key in tables:
+            lines += ["", *aligned(tables[key].records, ["behavior", *columns])]
+    return lines + closing_lines(facts)
 
 
 def draw_ranking(ranking: Records) -> Figure:

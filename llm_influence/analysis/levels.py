@@ -247,13 +247,16 @@ def gather_cells(
     factors: Sequence[Factor],
     windows: Windows,
     options: DynamicsOptions | None = None,
+    *,
+    squares: bool = False,
 ) -> Iterator[Cells]:
     """Sum all events, and those of each level that occurs, in one pass over the tables.
 
-    ``windows`` cut the time of the prediction, the last event of each history.
+    ``windows`` cut the time of the prediction, the last event of each history. With ``squares`` the
+    squares of the scores are summed, with their signs.
     """
     flags = ["by_window", *(f"f{place}" for place in range(len(factors)))]
-    sums = view.table(_query(view, factors, windows, options or DynamicsOptions()))
+    sums = view.table(_query(view, factors, windows, options or DynamicsOptions(), squares))
     grouped_by = {name: sums[f"of_{name}"].to_numpy() == 0 for name in flags}
     by_window = grouped_by.pop("by_window")
     everything = ~np.any([np.zeros(len(sums), dtype=bool), *grouped_by.values()], axis=0)
@@ -274,9 +277,14 @@ def signed_score(view: InfluenceView, options: DynamicsOptions) -> tuple[str, st
 
 
 def _query(
-    view: InfluenceView, factors: Sequence[Factor], windows: Windows, options: DynamicsOptions
+    view: InfluenceView,
+    factors: Sequence[Factor],
+    windows: Windows,
+    options: DynamicsOptions,
+    squares: bool,
 ) -> str:
     match, (score, sign) = options.match, signed_score(view, options)
+    score = f"{score} * abs({score})" if squares else score
     names = ["user", "age_seconds", "last_time", "score", *([match] if match else [])]
     columns: dict[str, Column] = {
         **{"side" if name == match else name: view.columns[name] for name in names},

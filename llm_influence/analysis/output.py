@@ -113,9 +113,11 @@ def with_interval(name: str, value: float, half: float, prefix: str = "") -> Rec
     return {name: float(value), **ends}
 
 
-def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
-    """Lines that name what was left out, and why."""
-    return [f"left out: {name} ({reason})" for name, reason in left_out.items()]
+def closing_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Lines that name what was left out, and why; then the warning of chosen targets."""
+    left_out = facts.get("left_out", {}).items()
+    warning = [f"warning: {facts['warning']}"] if facts.get("warning") else []
+    return [f"left out: {name} ({reason})" for name, reason in left_out] + warning
 
 
 def shown(value: Any) -> str:  # noqa: ANN401

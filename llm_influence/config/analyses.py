@@ -51,7 +51,7 @@ class Choice:
     )
     target: str | None = field(
         default=None,
-        metadata={"help": "use this kind of target only: item, contrast, behavior or slate"},
+        metadata={"help": "use this kind of target only: item, contrast, behavior, slate or drawn"},
     )
     run: str | None = field(default=None, metadata={"help": "use explanations of this run only"})
 

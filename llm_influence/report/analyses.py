@@ -60,6 +60,16 @@ TABLES = {
         "Weights of behaviours",
         "Weight of one event of each behaviour at equal age; the largest is 1.",
     ),
+    "factors.strength": (
+        "Strength of behaviours",
+        "How strongly one event of each behaviour pulls at what it is linked to, at age 0, and its "
+        "half-life. The largest strength is 1.",
+    ),
+    "factors.share_of_chosen": (
+        "Share of what was chosen",
+        "How much of the chosen targets the events of each behaviour account for. It is not their "
+        "strength: old or weak events are linked to what was chosen more rarely.",
+    ),
     "dynamics.half_lives": (
         "Half-lives",
         "Age at which an event counts half, by the form of decay that fits best.",

@@ -177,5 +177,5 @@ def test_the_room_needs_no_torch():
 
 def test_events_that_were_scored_together_are_refused(tmp_path, records):
     write(tmp_path, [replace(record, block=(0, 1)) for record in records])
-    with pytest.raises(DataError, match="scored together.*--method leave_one_out"):
+    with pytest.raises(DataError, match=r"scored together.*--method leave_one_out"):
         InfluenceView(tmp_path)
