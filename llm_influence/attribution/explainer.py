@@ -12,7 +12,7 @@ import numpy as np
 from llm_influence.attribution.engine import Engine
 from llm_influence.attribution.ensembles import weighted_sum
 from llm_influence.attribution.memory_parts import known_parts
-from llm_influence.attribution.methods import Method, make_method
+from llm_influence.attribution.methods import Method, compared_method, make_method
 from llm_influence.attribution.registry import (
     Attribution,
     Task,
@@ -24,6 +24,7 @@ from llm_influence.attribution.registry import (
     user_generator,
 )
 from llm_influence.attribution.renderings import EVENTS, Players
+from llm_influence.attribution.slate_changes import with_slate_changes
 from llm_influence.attribution.target import TOP, BoundTarget, Target, bind, with_ranks
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError, out_of_range
@@ -185,7 +186,7 @@ class Explainer:
             players.check_removal(removal or "replace")
             self.removal = "replace"
         self.seed, self.batch_size = seed, batch_size
-        self.card = CardOptions(fidelity_masks, _other_method(agree_with, self.method))
+        self.card = CardOptions(fidelity_masks, compared_method(agree_with, self.method))
         for used in self._methods:
             for member in model.models if isinstance(model, Ensemble) else [model]:
                 check_model(used, member)
@@ -297,7 +298,15 @@ class Explainer:
                 check_target(used, target)
         targets = with_ranks(targets, self.model, whole)
         if isinstance(self.model, Ensemble):
-            return self._explain_members(self.model, whole, targets)
+            records = self._explain_members(self.model, whole, targets)
+        else:
+            records = self._explain_model(whole, targets)
+        return with_slate_changes(self.model, whole, targets, records)
+
+    def _explain_model(
+        self, whole: Sequence[History], targets: Sequence[BoundTarget]
+    ) -> list[list[Influence]]:
+        """The explanations of one model."""
         was_training = self.model.training
         self.model.eval()
         try:
@@ -323,7 +332,7 @@ class Explainer:
         for member in ensemble.models:
             explainer = copy(self)
             explainer.model = member
-            of_members.append(explainer.explain_bound(whole, targets))
+            of_members.append(explainer._explain_model(whole, targets))
         return [
             [
                 weighted_sum(records, ensemble.weights, target)
@@ -384,17 +393,3 @@ class Explainer:
             )
             for row, (history, card) in enumerate(zip(task.histories, cards, strict=True))
         ]
-
-
-def _other_method(other: str | Method | None, method: Method) -> Method | None:
-    if other is None:
-        return None
-    compared = make_method(other)
-    if compared.name == method.name:
-        raise ExplanationError(
-            f"agree_with is {method.name!r}, the method itself",
-            where="Explainer",
-            expected="another method to compare with",
-            fix="name another method, or leave agree_with out",
-        )
-    return compared

@@ -53,6 +53,7 @@ __all__ = [
     "Shapley",
     "SmoothGrad",
     "SparseSurrogate",
+    "compared_method",
     "find_method",
     "make_method",
 ]
@@ -85,3 +86,18 @@ def make_method(method: str | Method, options: Mapping[str, object] | None = Non
             fix="move the options into the method",
         )
     return method
+
+
+def compared_method(other: str | Method | None, method: Method) -> Method | None:
+    """The method that an explanation is compared with; None without one."""
+    if other is None:
+        return None
+    compared = make_method(other)
+    if compared.name == method.name:
+        raise ExplanationError(
+            f"agree_with is {method.name!r}, the method itself",
+            where="Explainer",
+            expected="another method to compare with",
+            fix="name another method, or leave agree_with out",
+        )
+    return compared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ from llm_influence.influence.facts import (
 from llm_influence.influence.lines import Line, event_label, lines, short, strongest
 from llm_influence.influence.memory_fact import memory_fact
 from llm_influence.influence.sentence_facts import Target, choose_facts
+from llm_influence.influence.slate_change import SlateChange
 from llm_influence.types import Event, FloatArray
 from llm_influence.utils import require
 
@@ -68,6 +69,8 @@ class Influence:
             for an item that is no candidate.
         candidates: Number of these candidates; None for other targets.
         reads_values: Whether the model reads ratings and amounts. A sentence gives no other reason.
+        slate_change: What the removal of one event changes on a slate, for the event that changes
+            it most (`slate_changes`); None for other targets.
     """
 
     user_id: str
@@ -90,6 +93,7 @@ class Influence:
     target_rank: int | None = None
     candidates: int | None = None
     reads_values: bool = True
+    slate_change: SlateChange | None = None
 
     def __repr__(self) -> str:
         """A header and one line an event, strongest first."""
@@ -171,7 +175,8 @@ class Influence:
         The sentence names only events that carry the influence, with their own numbers. Effects
         on the target become reasons for and against; shares stay shares; a baseline method
         (random, recency) is called one. Times count back from the latest event.
-        One more sentence says what came through the memory, if the model has one (`MemoryFact`).
+        One more sentence says what came through the memory, if the model has one (`MemoryFact`),
+        and for a slate, which single event would change it most and how (`SlateChange`).
 
         Args:
             language: ``"en"`` (English) or ``"zh"`` (Chinese).
@@ -213,6 +218,7 @@ class Influence:
             moved=self.full_value - self.base_value,
             reads_values=self.reads_values,
             most=most,
+            change=self.slate_change,
         )
         memory = memory_fact(self.events, self.target_id, self.memory_shares, self.memory_log_odds)
         return text.sentence(facts, language, memory)
@@ -313,7 +319,8 @@ class Influence:
     def _fields(self) -> dict[str, Any]:
         """The record as plain data: its own fields and those of the card."""
         own = {each.name: getattr(self, each.name) for each in fields(self)}
-        card = own.pop("quality")
+        card, change = own.pop("quality"), self.slate_change
+        own["slate_change"] = None if change is None else asdict(change)
         return own | {each.name: getattr(card, each.name) for each in fields(card)}
 
     @classmethod
@@ -323,6 +330,8 @@ class Influence:
         card = QualityCard(**{each.name: own.pop(each.name) for each in fields(QualityCard)})
         if own["players"] is not None:
             own["players"] = tuple(Player(*pair) for pair in own["players"])
+        if own["slate_change"] is not None:
+            own["slate_change"] = SlateChange.of(own["slate_change"])
         return cls(**own, quality=card)
 
 

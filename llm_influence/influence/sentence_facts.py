@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from llm_influence.influence.facts import Kind, QualityCard, score_kind, tidy
+from llm_influence.influence.slate_change import SlateChange
 from llm_influence.types import Event, FloatArray, IntArray
 
 _WORTH_CITING = 0.1  # part of the strongest score that a further event must have to be named
@@ -95,6 +97,7 @@ class Facts:
         carries: Part of the support that the named events hold: ``all``, ``most`` or the ``top``.
         total: The whole that the scores are parts of; None where they do not add up to one.
         unsettled: Half of the largest 95% interval, where the method did not reach its tolerance.
+        change: The event whose removal changes a slate most, and how; None for other targets.
     """
 
     kind: Kind
@@ -109,6 +112,7 @@ class Facts:
     carries: Literal["all", "most", "top"]
     total: float | None
     unsettled: float | None
+    change: tuple[Cited, SlateChange] | None
 
     @property
     def in_percent(self) -> bool:
@@ -127,6 +131,7 @@ def choose_facts(
     moved: float,
     reads_values: bool,
     most: int,
+    change: SlateChange | None = None,
 ) -> Facts:
     """Choose what a sentence may state about an explanation.
 
@@ -142,19 +147,20 @@ def choose_facts(
         moved: Value of the target with all events, less that without any.
         reads_values: Whether the model reads ratings and amounts.
         most: Largest number of events named on each side, at least 1.
+        change: What the removal of one event changes on a slate; None for other targets.
     """
     scores = np.asarray(scores, dtype=np.float64)
     spread = np.zeros(len(scores)) if errors is None else INTERVAL * np.nan_to_num(errors)
     named = np.where(np.abs(scores) > spread, scores, 0.0)
     named[list(block)] = 0.0
     supporting, opposing = _strongest(named, most), _strongest(-named, most)
-    kind, adds_up = score_kind(card.method, card.units), False
-    if kind == "effect":
-        adds_up = card.completeness_gap <= _ADDS_UP or not scores.any()
+    kind = score_kind(card.method, card.units)
+    adds_up = kind == "effect" and (card.completeness_gap <= _ADDS_UP or not scores.any())
     if len(supporting) and len(opposing) and (scores.sum() > 0 or not adds_up):
         opposing = opposing[-named[opposing] >= _WORTH_CITING * np.abs(named).max()]
     best = named[supporting]
     whole = adds_up and len(best) and best.max() <= moved
+    cite = partial(_cite, events, reads_values=reads_values)
     players = np.delete(scores, list(block))
     together = _together(scores, spread, block)
     if together is not None:
@@ -165,13 +171,14 @@ def choose_facts(
         target=target,
         adds_up=adds_up,
         events=len(scores),
-        supporting=_cite(events, named, supporting, reads_values=reads_values),
-        opposing=_cite(events, named, opposing, reads_values=reads_values),
+        supporting=cite(named, supporting),
+        opposing=cite(named, opposing),
         together=together,
         balance=int(np.sign(scores.sum())) if scores.any() else None,
         carries=_carries(players, best),
         total=moved if whole else None,
         unsettled=float(spread.max()) if card.converged is False and spread.any() else None,
+        change=change and (cite(scores, np.array([change.event]))[0], change),
     )
 
 

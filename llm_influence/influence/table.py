@@ -28,6 +28,16 @@ def _column(name: str, kind: pa.DataType, *, nullable: bool = False) -> pa.Field
     return pa.field(name, kind, nullable=nullable)
 
 
+SLATE_CHANGE = pa.struct(
+    [
+        ("event", pa.int64()),
+        ("size", pa.int64()),
+        ("moved", pa.int64()),
+        ("leaves", pa.list_(pa.string())),
+        ("enters", pa.list_(pa.string())),
+    ]
+)
+"""What the removal of one event changes on a slate, see `SlateChange`."""
 SCHEMA = pa.schema(
     [
         _column("run", pa.string()),
@@ -64,6 +74,7 @@ SCHEMA = pa.schema(
         _column("target_rank", pa.int64(), nullable=True),
         _column("candidates", pa.int64(), nullable=True),
         _column("reads_values", pa.bool_()),  # whether the model reads ratings and amounts
+        _column("slate_change", SLATE_CHANGE, nullable=True),  # null for other targets
         _column("completeness_gap", pa.float64(), nullable=True),  # null where nothing moved
         _column("evaluations", pa.int64()),
         _column("seed", pa.int64()),
@@ -101,6 +112,7 @@ OF_EVENTS = {
 _EXPLANATION = (
     *("user_id", "prompt_score", "target", "target_id", "target_name"),
     *("base_value", "full_value", "prediction", "target_rank", "candidates", "reads_values"),
+    "slate_change",
     *QUALITY,
 )
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from llm_influence.errors import ConfigError, unknown
-from llm_influence.influence.facts import percent, plain, signed
+from llm_influence.influence.facts import percent, plain, signed, tidy
 from llm_influence.influence.memory_fact import MemoryFact
 from llm_influence.influence.phrases import PHRASES
 from llm_influence.influence.sentence_facts import Cited, Facts
 from llm_influence.rendering.time_words import Language, human_duration
+
+_LISTED = 3
+"""Items that are named of those that leave a list, and of those that enter it."""
 
 
 def sentence(facts: Facts, language: str = "en", memory: MemoryFact | None = None) -> str:
@@ -30,7 +33,7 @@ def sentence(facts: Facts, language: str = "en", memory: MemoryFact | None = Non
     if language not in PHRASES:
         raise unknown(ConfigError, "language", language, PHRASES, where="to_text")
     grammar = _Grammar(facts, PHRASES[language], language)
-    return grammar.sentence() + (grammar.memory(memory) if memory else "")
+    return grammar.sentence() + grammar.change() + (grammar.memory(memory) if memory else "")
 
 
 class _Grammar:
@@ -117,6 +120,31 @@ class _Grammar:
         associated = self._say("memory.associated") if fact.associated else ""
         share = percent(fact.share)
         return self._say("memory", share=share, because=because, associated=associated)
+
+    def change(self) -> str:
+        """The event whose removal changes a list most, and how; nothing for a baseline."""
+        if self._facts.change is None or self._facts.kind == "baseline":
+            return ""
+        cited, change = self._facts.change
+        return self._say(
+            "change",
+            "items" if change.leaves else "order" if change.moved else "none",
+            event=self._event(cited, "removed", first=False),
+            stays=change.stays,
+            size=change.size,
+            moved=change.moved,
+            leaves=self._listed(change.leaves),
+            enters=self._listed(change.enters),
+        )
+
+    def _listed(self, names: Sequence[str]) -> str:
+        """The first names in a row, and the number of the others."""
+        quoted = [self._say("listed", name=tidy(name)) for name in names[:_LISTED]]
+        if len(names) > _LISTED:
+            quoted.append(self._say("listed.more", count=len(names) - _LISTED))
+        *before, last = quoted or [""]
+        listed = self._say("listed.between").join(before)
+        return listed + self._say("listed.last") + last if before else last
 
     def _names(self) -> dict[str, str]:
         target = self._facts.target

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llm_influence.errors import ConfigError
 from llm_influence.influence.facts import percent, plain, signed
+from llm_influence.influence.slate_change import SlateChange
 
 BEHAVIORS = ["click", "view", "cart", "purchase", "rate", "favourite", "escalate", "{odd}"]
 scores = st.lists(
@@ -220,3 +221,41 @@ def test_an_estimate_that_has_not_settled_says_so(make):
     record = make([3.0, 0.1], standard_errors=np.array([0.5, 0.5]), card=card)
     assert record.to_text().endswith("has not settled: its errors reach ± 0.98 log-odds.")
     assert "尚未收敛" in record.to_text("zh")
+
+
+@pytest.mark.parametrize(
+    ("change", "english", "chinese"),
+    [
+        (
+            SlateChange(0, 9, 2, ("A", "B", "C", "D"), ("E", "F", "G", "H")),
+            " The list would change most without “Film 0”, which you rated 4 (1 day earlier): 5 of "
+            "its 9 items would stay, “A”, “B”, “C” and 1 more would leave, and “E”, “F”, “G” and "
+            "1 more would enter.",
+            "若没有你打了4分的“Film 0”（此前1天），列表变化最大：9项中保留5项，"
+            "“A”、“B”、“C”和另外1项退出，“E”、“F”、“G”和另外1项进入。",
+        ),
+        (
+            SlateChange(1, 9, 2, (), ()),
+            " Without any single action all 9 items would stay on the list. Its order would change "
+            "most without “Film 1”, which you rated 4 (your latest action): 2 of them would be at "
+            "another place.",
+            "若没有你打了4分的“Film 1”（最近一次行为），次序变化最大：其中2项换了位置。",
+        ),
+        (
+            SlateChange(1, 9, 0, (), ()),
+            " No single action changes the list: without any one of them it stays as it is.",
+            "没有哪一次行为能单独改变列表：去掉任何一次，列表都不变。",
+        ),
+    ],
+)
+def test_the_event_that_changes_a_list_most(make, change, english, chinese):
+    slate = {"target": "slate", "prediction": float("nan"), "slate_change": change}
+    record = make([-0.1, 0.25], **slate)
+    assert record.to_text().endswith(english)
+    assert record.to_text("zh").endswith(chinese)
+    assert english not in make([0.1, 0.2], method="random", **slate).to_text()
+    (first, *names) = change.lines(record.events)
+    assert names == [f"leaves: {n}" for n in change.leaves] + [
+        f"enters: {n}" for n in change.enters
+    ]
+    assert ("no single event" in first) == (not change.leaves and not change.moved)
