@@ -150,11 +150,23 @@ def low_labels(benchmark: dict) -> str:
 
 
 def estimators(benchmark: dict) -> str:
-    """The median error of every estimator of Shapley values, by model evaluations."""
-    systems = by_system(benchmark, "evaluations")
-    numbers = list(next(iter(systems.values())))
-    rows = [(name, *(f"{errors[n]:.3f}" for n in numbers)) for name, errors in systems.items()]
-    return markdown(["estimator", *(f"{number} evaluations" for number in numbers)], rows)
+    """The median error of every estimator of Shapley values, by events and evaluations."""
+    systems: dict[tuple[int, str], dict[int, dict]] = {}
+    for row in benchmark["rows"]:
+        key = (row["events"], row["system"])
+        systems.setdefault(key, {})[row["evaluations"]] = row
+    numbers = sorted({row["evaluations"] for row in benchmark["rows"]})
+    rows = [
+        (
+            events,
+            name,
+            *(f"{found[n]['value']:.3f}" if n in found else "" for n in numbers),
+            f"{found[200]['seconds']:.2f}" if 200 in found else "",
+        )
+        for (events, name), found in systems.items()
+    ]
+    heads = ["events", "estimator", *(f"{number} evaluations" for number in numbers)]
+    return markdown([*heads, "seconds at 200"], rows)
 
 
 def recovered(benchmark: dict) -> str:

@@ -9,8 +9,10 @@ pytest.importorskip("shap")
 
 from benchmarks.attribution import captum_peer
 from benchmarks.attribution.case import Case
+from benchmarks.attribution.games import MemoryGame, TableGame, load_games, save_games
 from benchmarks.attribution.masked_function import TableFunction
 from benchmarks.attribution.shapley import PEERS, smallest
+from benchmarks.attribution.shapley_estimators import OddKernel
 from benchmarks.attribution.truth import (
     PairGame,
     coalition_table,
@@ -19,6 +21,7 @@ from benchmarks.attribution.truth import (
     relative_rmse,
 )
 from llm_influence.attribution.registry import Task
+from llm_influence.attribution.shapley_process import estimate, kernels
 from llm_influence.attribution.target import TOP, bind
 from llm_influence.numerics import exact_shapley
 from tests import tiny
@@ -142,3 +145,29 @@ def test_the_search_ends_within_an_eighth_root_of_two():
     assert 1000 <= found <= 1000 * 2 ** (1 / 8) + 1
     assert len(asked) < 12
     assert smallest(lambda _: False, first=22, most=100) is None
+
+
+def test_games_for_other_environments_keep_their_values_in_a_file(tmp_path):
+    table = np.random.default_rng(3).normal(size=64)
+    games = [TableGame(table, exact_shapley(table)), MemoryGame.drawn(6, seed=0)]
+    save_games(games, tmp_path / "games.npz")
+
+    for game, read in zip(games, load_games(tmp_path / "games.npz"), strict=True):
+        assert type(read) is type(game)
+        np.testing.assert_array_equal(read.values(BITS == 1), game.values(BITS == 1))
+        np.testing.assert_array_equal(read.shapley, game.shapley)
+
+
+def test_shapley_values_of_the_memorys_game_are_within_their_error():
+    game = MemoryGame.drawn(6, seed=1)
+
+    assert relative_rmse(game.shapley, exact_shapley(game.values(BITS == 1))) < 3 * game.error
+
+
+def test_the_odd_projected_covariance_is_exact_with_all_coalitions():
+    table = np.random.default_rng(4).normal(size=64)
+    among = [OddKernel(kernel) for kernel in kernels(6)]
+
+    found = estimate(BITS == 1, table, among)
+
+    np.testing.assert_allclose(found.scores, exact_shapley(table), atol=1e-8)
