@@ -42,7 +42,8 @@ class InfluenceError(Exception):
         self.where = where
         self.expected = expected
         self.fix = fix
-        super().__init__(f"{where}: {found}. Expected {expected}. Fix: {fix}.")
+        parts = [_clip(part) for part in (where, found, expected, fix)]
+        super().__init__("{}: {}. Expected {}. Fix: {}.".format(*parts))
 
     def __str__(self) -> str:
         """The message. `KeyError` would show its repr, `OSError` its error number."""
@@ -51,6 +52,11 @@ class InfluenceError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Let the error travel between processes with its keyword arguments."""
         return (_rebuild, (type(self), self.found, self.where, self.expected, self.fix))
+
+
+def _clip(text: str, most: int = 900) -> str:
+    """A text that fits on a screen: its beginning and its end."""
+    return text if len(text) <= most else f"{text[: most - 200]} ... {text[-200:]}"
 
 
 def _rebuild(
@@ -176,5 +182,14 @@ def choices(names: Iterable[str], wrong: str | None = None, most: int = 50) -> s
     known = sorted(names)
     rest = f" and {len(known) - most:,} more" if len(known) > most else ""
     text = "one of " + ", ".join(map(repr, known[:most])) + rest if known else "nothing"
-    near = difflib.get_close_matches(wrong, known, n=1) if wrong else []
-    return f"{text} (did you mean {near[0]!r}?)" if near else text
+    alike = {name.casefold(): name for name in _alike(known, wrong)} if wrong else {}
+    near = difflib.get_close_matches(wrong.casefold(), alike, n=1) if wrong else []
+    return f"{text} (did you mean {alike[near[0]]!r}?)" if near else text
+
+
+def _alike(known: list[str], wrong: str, most: int = 2000) -> list[str]:
+    """Names worth a comparison with a wrong one: it takes milliseconds among many or long names."""
+    if len(known) > most:
+        known = [name for name in known if name[:2].casefold() == wrong[:2].casefold()]
+    near = [name for name in known if abs(len(name) - len(wrong)) <= 8 and len(name) < 200]
+    return near[:most]

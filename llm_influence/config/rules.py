@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
-from llm_influence.config.document import Section, read_yaml
+from llm_influence.config.document import Section, as_written, read_yaml
 from llm_influence.errors import ConfigError, unknown
 
 SHARES = "item.shares"
@@ -56,7 +56,9 @@ class ValueTest(Section):
     @classmethod
     def _texts(cls, words: object) -> object:
         words = [words] if isinstance(words, str | int | float) else words
-        return [str(word) for word in words] if isinstance(words, list) else words
+        if isinstance(words, list) and not all(isinstance(w, str | int | float) for w in words):
+            raise ValueError("texts alone; write 'null' in quotes if it is a value")
+        return [str(as_written(word)) for word in words] if isinstance(words, list) else words
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> ValueTest:

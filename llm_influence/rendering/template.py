@@ -9,16 +9,15 @@ the results.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
-from llm_influence.config.document import parse_yaml, read_yaml
+from llm_influence.config.document import Section, parse_yaml, read_yaml
 from llm_influence.errors import TemplateError, choices, unknown
 
 FIELDS = ("behavior", "item", "text", "gap", "value", "hour", "weekday", "times")
@@ -47,7 +46,7 @@ class Chunk:
         return f"{self.prefix}{word}{self.suffix}" if self.field else self.prefix
 
 
-class Template(BaseModel):
+class Template(Section):
     """What is written about a history.
 
     Attributes:
@@ -60,14 +59,12 @@ class Template(BaseModel):
         behaviors: Words for behaviours; a behaviour that is not listed is written by its own name.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str
     language: Literal["en", "zh"] = "en"
     event: str
     added: tuple[str, ...] = ()
     history: str = ""
-    behaviors: Mapping[str, str] = {}
+    behaviors: dict[str, str] = Field({})
 
     @cached_property
     def event_chunks(self) -> tuple[Chunk, ...]:
@@ -120,12 +117,7 @@ class Template(BaseModel):
 
     @classmethod
     def _of(cls, tree: object, where: str) -> Template:
-        try:
-            template = cls.model_validate(tree)
-        except ValidationError as error:
-            expected = "name, event and optionally language, added, history, behaviors"
-            fix = "compare it with a shipped template"
-            raise TemplateError(str(error), where=where, expected=expected, fix=fix) from error
+        template = cls.of(tree, where, kind=TemplateError)
         if not template.line_fields:
             found = f"the event line {template.event!r} has no field"
             expected = f"at least one of {', '.join(FIELDS)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +64,7 @@ def bind(field: str, test: Test, context: RuleContext, where: str) -> Condition:
         return lambda history, codes: holds(test, (str(len(history)),), where)
     if field == "history.behavior":
         _check_names("behaviour", test.has or [], context.behaviors, where)
-        return lambda history, codes: holds(test, _behaviors(history), where)
+        return lambda history, codes: holds(test, _behaviors(history), where, whole=True)
     mask = item_mask(name, test, context, where)
     if subject == "item":
         return lambda history, codes: mask
@@ -73,14 +73,13 @@ def bind(field: str, test: Test, context: RuleContext, where: str) -> Condition:
     return lambda history, codes: bool(mask[codes].any())
 
 
-def holds(test: ValueTest, value: Value, where: str) -> bool:
-    """Whether a value passes a test."""
+def holds(test: ValueTest, value: Value, where: str, *, whole: bool = False) -> bool:
+    """Whether a value passes a test; ids and behaviours are compared whole, with their case."""
     if test.known is not None and bool(value) != test.known:
         return False
     if test.has is not None:
-        entries = [entry.casefold() for entry in value]
-        words = set(entries).union(*(SEPARATORS.split(entry) for entry in entries))
-        if not any(wanted.casefold() in words for wanted in test.has):
+        words = set(value) if whole else _words(value)
+        if not any((name if whole else name.casefold()) in words for name in test.has):
             return False
     if not test.numeric or not value:
         return not test.numeric
@@ -94,10 +93,35 @@ def holds(test: ValueTest, value: Value, where: str) -> bool:
 
 
 def item_mask(name: str, test: ValueTest, context: RuleContext, where: str) -> BoolArray:
-    """(I,) whether each item's column, id or entities pass a test; equal cells are tested once."""
+    """(I,) whether each item's column, id or entities pass a test; equal cells are tested once.
+
+    Raises:
+        ConfigError: The field is unknown, or no item has one of the values of ``has``.
+    """
     values = _values(name, context, where)
-    passes = {value: holds(test, value, where) for value in dict.fromkeys(values)}
+    whole = name == ID or name.partition(".")[0] == ENTITY
+    different = list(dict.fromkeys(values))
+    _check_values(test.has or [], different, where, whole=whole)
+    passes = {value: holds(test, value, where, whole=whole) for value in different}
     return np.array([passes[value] for value in values], dtype=bool)
+
+
+def _words(value: Value) -> set[str]:
+    """The entries of a value, and the words in each, without case."""
+    entries = [entry.casefold() for entry in value]
+    return set(entries).union(*(SEPARATORS.split(entry) for entry in entries))
+
+
+def _check_values(
+    names: Sequence[str], values: Iterable[Value], where: str, *, whole: bool
+) -> None:
+    """Refuse a value that no item has; the nearest one is named."""
+    known = {word for value in values for word in (value if whole else _words(value))}
+    for name in names:
+        if (name if whole else name.casefold()) not in known:
+            shown = {entry for value in values for entry in value}
+            fix = "correct the value, or leave it out: the rule would affect no item"
+            raise unknown(ConfigError, "value", name, shown, where=where, fix=fix)
 
 
 def _user_holds(name: str, test: ValueTest, history: History, where: str) -> bool:
