@@ -5,6 +5,7 @@ explain    evaluate, explain, explain-training, report, methods
 analyze    analyze factors, channels, audit, dynamics; fairness-test, review, faithfulness
 about      config, env
 options    options made from configurations and options dataclasses
+serve      serve
 demo_run   the steps of the demo
 """
 
@@ -22,6 +23,7 @@ from llm_influence.cli.about import config, env
 from llm_influence.cli.analyze import analyze, fairness_test, faithfulness, review
 from llm_influence.cli.explain import evaluate, explain, explain_training, methods, report
 from llm_influence.cli.options import OVERRIDES, interruptible
+from llm_influence.cli.serve import serve
 from llm_influence.cli.train import (
     demo,
     ensemble,
@@ -62,6 +64,7 @@ COMMANDS = {
         "explain": explain,
         "explain-training": explain_training,
         "report": report,
+        "serve": serve,
         "methods": methods,
     },
     STUDY: {
