@@ -47,7 +47,7 @@ def behavior_strengths(view: InfluenceView, match: str | None = None) -> list[Re
     users at a time (the delete-a-group jackknife).
 
     Args:
-        view: Tables of drawn targets: ``llm-influence explain --target drawn:4``.
+        view: Tables of drawn targets: ``llm-influence explain --target drawn:4,16``.
         match: Column ``match:...``; see `InfluenceView.sign_of`.
 
     Returns:
@@ -63,7 +63,7 @@ def behavior_strengths(view: InfluenceView, match: str | None = None) -> list[Re
             "targets that were chosen",
             where="strength of behaviours",
             expected="targets drawn without regard to the history",
-            fix="explain with --target drawn:4",
+            fix="explain with --target drawn:4,16",
         )
     view.require_users(LEAST_GROUPS, "standard errors are over users")
     squares = match is None

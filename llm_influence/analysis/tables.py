@@ -38,7 +38,7 @@ CHOSEN = {
     "measures": "share of what was chosen",
     "warning": "the targets were chosen or came next, so scores measure the share of what was "
     "chosen, not strength: old or weak events are linked to what was chosen more rarely; for "
-    "strengths and their half-lives, explain with --target drawn:4",
+    "strengths and their half-lives, explain with --target drawn:4,16",
 }
 """Facts of an analysis of targets that were not drawn."""
 

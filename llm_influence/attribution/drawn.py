@@ -15,38 +15,46 @@ from typing import Literal, get_args
 import numpy as np
 
 from llm_influence.errors import ExplanationError, out_of_range, unknown
-from llm_influence.types import History, IntArray
+from llm_influence.types import FloatArray, History, IntArray
 
 By = Literal["uniform", "popularity"]
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Logit of a drawn item, minus the mean logit of all items of the catalogue.
+    """Mean logit of some drawn items, minus the mean logit of all items of the catalogue.
 
     The mean cancels the sum over all items that probabilities have. So the value changes only by
-    what events add to the item itself, beyond what they add to every item.
+    what events add to the drawn items, beyond what they add to every item. With more items in a
+    draw, more events are linked to one of them, and fewer draws give the same precision.
 
-    The items of a history depend on the seed, the user's id and the number of events alone. They
-    are distinct, and the first of eight draws are the same as the first of four.
+    The items of a history depend on the seed, the user's id and the number of events alone. The
+    items of all its draws are distinct, and the first four of eight draws are those of four. Items
+    of the history are left out while there are enough others: an event's pull at its own item is a
+    repeat, which does not fade like a link.
 
     Attributes:
-        draws: Items of each history; `explain_batch` explains every one.
+        draws: Targets of each history; `explain_batch` explains every one.
+        items: Items of each draw.
         by: ``uniform``, or ``popularity``: in proportion to 1 + training events.
         seed: Seed of the draws.
         number: Which of the draws `Explainer.explain` explains, from 0.
     """
 
     draws: int = 1
+    items: int = 1
     by: By = "uniform"
     seed: int = 0
     number: int = 0
 
-    def codes(self, histories: Sequence[History], counts: IntArray) -> IntArray:
-        """(N,) codes of the drawn items of N histories.
+    def codes(
+        self, histories: Sequence[History], seen: Sequence[IntArray], counts: IntArray
+    ) -> IntArray:
+        """(N, K) codes of the drawn items of N histories.
 
         Args:
             histories: The histories.
+            seen: N arrays of their item codes in the catalogue, -1 for unknown items.
             counts: (I,) training events by item.
 
         Raises:
@@ -54,39 +62,46 @@ class Drawn:
         """
         kinds, where = get_args(By), "target drawn"
         if self.by not in kinds:
-            fix = "write drawn:DRAWS,uniform or drawn:DRAWS,popularity"
+            fix = "write drawn:DRAWS,ITEMS,uniform or drawn:DRAWS,ITEMS,popularity"
             raise unknown(ExplanationError, "kind of draw", self.by, kinds, where=where, fix=fix)
-        if not 0 <= self.number < self.draws <= len(counts):
-            wrong = (self.number, self.draws)
-            expected = f"0 <= number < draws <= {len(counts)}, the number of items"
-            raise out_of_range(ExplanationError, "(number, draws)", wrong, expected=expected)
+        needed = self.draws * self.items
+        if self.items < 1 or not 0 <= self.number < self.draws or needed > len(counts):
+            expected = f"number < draws, and at most {len(counts)} drawn items, the catalogue"
+            raise out_of_range(ExplanationError, "draws of a target", self, expected=expected)
         weights = counts + 1.0 if self.by == "popularity" else np.ones(len(counts))
-        edges = weights.cumsum()
-        return np.array([self._draw(history, edges) for history in histories], dtype=np.int64)
+        pairs = zip(histories, seen, strict=True)
+        drawn = [self._draw(history, own, weights) for history, own in pairs]
+        return np.array(drawn, dtype=np.int64).reshape(len(histories), self.items)
 
-    def _draw(self, history: History, edges: np.ndarray) -> int:
+    def _draw(self, history: History, seen: IntArray, weights: FloatArray) -> list[int]:
+        others = weights.copy()
+        others[seen[seen >= 0]] = 0.0
+        enough = np.count_nonzero(others) >= self.draws * self.items
+        edges = (others if enough else weights).cumsum()
         key = [self.seed, zlib.crc32(history.user_id.encode()), len(history)]
         random = np.random.default_rng(key)
         codes: dict[int, None] = {}
-        while len(codes) <= self.number:
+        while len(codes) < (self.number + 1) * self.items:
             place = np.searchsorted(edges, random.random() * edges[-1], side="right")
             codes[min(int(place), len(edges) - 1)] = None
-        return list(codes)[self.number]
+        return list(codes)[self.number * self.items :]
 
     @classmethod
     def parse(cls, text: str) -> Drawn:
-        """Read ``DRAWS`` or ``DRAWS,KIND``, what follows ``drawn:`` on the command line.
+        """Read ``DRAWS``, ``DRAWS,ITEMS`` or ``DRAWS,ITEMS,KIND``, what follows ``drawn:``.
 
         Raises:
-            ExplanationError: The text is no number of draws, or the kind of draw is unknown.
+            ExplanationError: A part is no number, or the kind of draw is unknown.
         """
-        draws, _, by = text.partition(",")
-        if not draws.isdecimal() or by not in ("", *get_args(By)):
-            expected = "drawn:DRAWS, as in drawn:4, or drawn:DRAWS,popularity"
+        parts = text.split(",")
+        draws, items, by, *more = parts + ["", "1", "uniform"][len(parts) :]
+        numbers = draws.isdecimal() and items.isdecimal()
+        if more or not numbers or by not in get_args(By):
+            expected = "drawn:DRAWS, drawn:DRAWS,ITEMS or drawn:DRAWS,ITEMS,popularity"
             raise ExplanationError(
                 f"cannot read 'drawn:{text}'",
                 where="target",
                 expected=expected,
                 fix=f"write {expected}",
             )
-        return cls(int(draws), "popularity" if by == "popularity" else "uniform")
+        return cls(int(draws), int(items), "popularity" if by == "popularity" else "uniform")

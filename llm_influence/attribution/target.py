@@ -93,7 +93,8 @@ class BoundTarget:
     Attributes:
         kind: ``item``, ``behavior``, ``contrast``, ``slate``, ``feedback`` in log-odds,
             ``feedback_value``, that of a regression in the label's units, or ``drawn``.
-        codes: (N,) item or behaviour codes; of a slate (N, K) item codes, -1 where it is shorter.
+        codes: (N,) item or behaviour codes; of a slate or a draw (N, K) item codes, -1 where a
+            slate is shorter.
         other: (N,) item codes that a contrast subtracts, else None.
         ids: N ids as text.
         names: N display names.
@@ -144,7 +145,7 @@ class BoundTarget:
             return prediction.feedback(codes, self.behaviors[rows])
         if self.kind == "drawn":
             logits = prediction.item_logits
-            return logits.gather(1, codes[:, None])[:, 0] - logits.mean(dim=1)
+            return logits.gather(1, codes).mean(dim=1) - logits.mean(dim=1)
         if self.other is None:
             return log_odds(prediction.item_logits, codes)
         other = self.other[rows].to(codes.device)
@@ -201,8 +202,12 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
     if isinstance(target, Feedback):
         return _feedback(model, target, count)
     if isinstance(target, Drawn):
-        items = bind_items(model, target.codes(histories, _counts(model, target)).tolist())
-        return replace(items, kind="drawn")
+        seen = [model.encoder.vocabulary.item_codes(history) for history in histories]
+        drawn = target.codes(histories, seen, _counts(model, target))
+        sets = [bind_items(model, codes) for codes in drawn.tolist()]
+        ids = [", ".join(own.ids) for own in sets]
+        names = ["; ".join(own.names[:NAMED]) for own in sets]
+        return BoundTarget("drawn", torch.from_numpy(drawn), None, ids, names)
     if isinstance(target, Behavior):
         code = _behavior_code(target.name, model)
         same = [target.name] * count
@@ -223,8 +228,8 @@ def parse_target(text: str) -> Target:
 
     Args:
         text: ``top1``, ``item:42``, ``behavior:click``, ``contrast:42,50``, ``slate:10``,
-            ``feedback:42``, ``feedback:42,purchase``, ``drawn:4``, ``drawn:4,popularity``, or a
-            bare item id or behaviour.
+            ``feedback:42``, ``feedback:42,purchase``, ``drawn:4``, ``drawn:4,16``,
+            ``drawn:4,16,popularity``, or a bare item id or behaviour.
 
     Raises:
         ExplanationError: The kind is known and the rest of the text does not fit it.

@@ -80,7 +80,7 @@ def explain_batch(
         data: A log, whose whole histories are explained, or examples of a split.
         out: Folder of the shards, ``part-00000.parquet`` and on.
         target: What is explained, such as ``Item("42")``, or its text: ``top1``, ``item:ID``,
-            ``behavior:NAME``, ``contrast:A,B``, ``slate:K``, ``feedback:ID``, ``drawn:DRAWS``, with
+            ``behavior:NAME``, ``contrast:A,B``, ``slate:K``, ``feedback:ID``, ``drawn:4,16``, with
             so many explanations of each history; for examples also ``item``, ``behavior`` or
             ``feedback`` of the event that followed. Default: ``top1`` for a log, ``item`` for
             examples.

@@ -72,40 +72,53 @@ def test_a_contrast_is_a_difference_of_logits_and_antisymmetric(model, log):
 
 def test_a_drawn_item_is_compared_with_the_mean_of_all_items(model, log):
     histories = [log.at(0), log.at(9)]
-    target = Drawn(4, number=3)
+    target = Drawn(4, 2, number=3)
     found, prediction = values(target, model, histories)
-    codes = torch.from_numpy(target.codes(histories, model.encoder.vocabulary.counts))
-    own = prediction.item_logits.gather(1, codes[:, None])[:, 0]
+    seen = [history.items for history in histories]
+    codes = torch.from_numpy(target.codes(histories, seen, model.encoder.vocabulary.counts))
+    assert not set(codes[0].tolist()) & set(seen[0].tolist())
+    own = prediction.item_logits.gather(1, codes).mean(dim=1)
     torch.testing.assert_close(found, own - prediction.item_logits.mean(dim=1))
     record = Explainer(model, "leave_one_out").explain(log.at(0), target)
-    assert (record.target, record.target_id) == ("drawn", f"i{codes[0]}")
+    assert (record.target, record.target_id) == ("drawn", f"i{codes[0, 0]}, i{codes[0, 1]}")
     assert np.isnan(record.prediction)
     assert "the mean of all items" in record.to_text()
 
 
+def codes_of(target, histories, items=50):
+    return target.codes(histories, [h.items for h in histories], np.zeros(items, np.int64))
+
+
 def test_draws_depend_on_the_user_and_the_seed_alone(log):
-    counts = np.zeros(50, dtype=np.int64)
     histories = list(log)
-    codes = Drawn(2).codes(histories, counts)
-    alone = [int(Drawn(2).codes([history], counts)[0]) for history in histories]
-    assert codes.tolist() == alone
-    assert Drawn(8).codes(histories, counts).tolist() == codes.tolist()
-    assert Drawn(2, seed=1).codes(histories, counts).tolist() != codes.tolist()
-    every = [Drawn(8, number=n).codes(histories, counts) for n in range(8)]
-    assert all(len(set(items)) == 8 for items in np.stack(every, axis=1).tolist())
+    codes = codes_of(Drawn(2), histories).tolist()
+    assert codes == [codes_of(Drawn(2), [history])[0].tolist() for history in histories]
+    assert codes_of(Drawn(8), histories).tolist() == codes
+    assert codes_of(Drawn(2, seed=1), histories).tolist() != codes
+    every = [codes_of(Drawn(5, 3, number=n), histories) for n in range(5)]
+    for history, items in zip(histories, np.concatenate(every, axis=1).tolist(), strict=True):
+        assert len(set(items)) == 15
+        assert not set(items) & set(history.items.tolist())
 
 
 def test_popular_items_are_drawn_more_often(log):
-    counts = np.array([997, *[0] * 99])
-    draws = [Drawn(1, "popularity", seed=seed).codes(list(log), counts) for seed in range(40)]
-    share = (np.concatenate(draws) == 0).mean()
-    assert share == pytest.approx(998 / 1097, abs=0.05)
+    counts, nothing = np.array([997, *[0] * 99]), [np.array([-1])] * len(log)
+    draws = [
+        Drawn(1, 1, "popularity", seed).codes(list(log), nothing, counts) for seed in range(40)
+    ]
+    assert (np.concatenate(draws) == 0).mean() == pytest.approx(997 / 1097, abs=0.05)
 
 
-@pytest.mark.parametrize("target", [Drawn(0), Drawn(2, number=2), Drawn(99), Drawn(by="rank")])
+def test_items_of_the_history_are_drawn_where_there_are_too_few_others(log):
+    assert sorted(codes_of(Drawn(1, 30), [log.at(0)], items=30)[0].tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize(
+    "target", [Drawn(0), Drawn(2, number=2), Drawn(16, 2), Drawn(1, 0), Drawn(by="rank")]
+)
 def test_impossible_draws_are_refused(target, log):
     with pytest.raises(ExplanationError, match="draw"):
-        target.codes([log.at(0)], np.zeros(9, dtype=np.int64))
+        codes_of(target, [log.at(0)], items=30)
 
 
 def test_items_without_a_title_are_named_by_their_id():
@@ -126,7 +139,8 @@ def test_items_without_a_title_are_named_by_their_id():
         ("contrast:42,50", Contrast("42", "50")),
         ("slate:5", Slate(5)),
         ("drawn:4", Drawn(4)),
-        ("drawn:2,popularity", Drawn(2, "popularity")),
+        ("drawn:4,16", Drawn(4, 16)),
+        ("drawn:2,1,popularity", Drawn(2, 1, "popularity")),
         ("slate", "slate"),
         ("i7", "i7"),
         ("urn:7", "urn:7"),
@@ -142,7 +156,7 @@ def test_half_a_contrast_is_refused(text):
         parse_target(text)
 
 
-@pytest.mark.parametrize("text", ["drawn:", "drawn:many", "drawn:4,best"])
+@pytest.mark.parametrize("text", ["drawn:", "drawn:many", "drawn:4,best", "drawn:4,1,uniform,2"])
 def test_draws_of_no_number_or_an_unknown_kind_are_refused(text):
     with pytest.raises(ExplanationError, match="drawn:DRAWS"):
         parse_target(text)
