@@ -30,6 +30,13 @@ CLAIMS = {
         "no sum": r"do not add up",
         "together": rf"Your (\d+) (older|other) actions together: ({NUMBER})(?: ± ({NUMBER}))?",
         "unsettled": rf"errors reach ± ({NUMBER})",
+        "items": r"change most without (.*?): (\d+) of its (\d+) items would stay, (.*?) would "
+        r"leave, and (.*?) would enter\.",
+        "order": r"all (\d+) items would stay on the list\. Its order would change most without "
+        r"(.*?): (\d+) of them",
+        "no change": r"No single action changes the list",
+        "time": r"\d+ \w+ earlier|same moment",
+        "behavior": r"clicked|viewed|in your cart|bought|rated|favourite|did ‘",
         "chance": r"\(([<>]?[\d.]+)%(?:, ([\d,]+)(?:st|nd|rd|th) of ([\d,]+) items)?\)",
     },
     "zh": {
@@ -46,6 +53,11 @@ CLAIMS = {
         "no sum": r"之和不等于",
         "together": rf"你(较早|其余)的?(\d+)次行为合计：\D*?({NUMBER})(?:±({NUMBER}))?。",
         "unsettled": rf"误差可达±({NUMBER})",
+        "items": r"若没有(.*?)，列表变化最大：(\d+)项中保留(\d+)项，(.*?)退出，(.*?)进入。",
+        "order": r"列表的(\d+)项都会保留。若没有(.*?)，次序变化最大：其中(\d+)项",
+        "no change": r"没有哪一次行为能单独改变列表",
+        "time": r"此前\d|同时",
+        "behavior": r"点击|浏览|购物车|购买|评价|打了|收藏|做了|做过",
         "chance": r"概率([<>]?[\d.]+)%(?:，在([\d,]+)个物品中排第([\d,]+))?",
     },
 }
@@ -82,6 +94,10 @@ class _Checked:
             if any(self.values[place] <= 0 for place in named):
                 yield "an event without a share is named"
         yield from self.numbers()
+        yield from self.change()
+        for field in ("time", "behavior"):
+            if field in self.record.unread and self.found(field):
+                yield f"a {field} that the model does not read"
 
     def found(self, claim: str) -> re.Match | None:
         return re.search(self.claims[claim], self.text)
@@ -119,9 +135,8 @@ class _Checked:
             strongest = sorted((sign * self.values[p] for p in self.clear), reverse=True)
             if [sign * self.values[p] for p in named] != strongest[: len(named)]:
                 yield "a weaker event is named before a stronger one"
-        if {int(p) for p in EVENT.findall(self.text)} != {*sides[1], *sides[-1]} and (
-            len(self.values) > 1
-        ):
+        named = {*sides[1], *sides[-1], *self.removed()}
+        if {int(p) for p in EVENT.findall(self.text)} != named and len(self.values) > 1:
             yield "an event is named outside of every clause"
 
     def sums(self) -> Iterator[str]:
@@ -160,6 +175,43 @@ class _Checked:
         if bool(unsettled) != (self.record.quality.converged is False and any(self.half)):
             yield "whether the estimate has settled"
 
+    def removed(self) -> list[int]:
+        """Events that are named for what their removal changes on a list."""
+        items, order = self.found("items"), self.found("order")
+        named = items[1] if items else order[2] if order else ""
+        return [int(place) for place in EVENT.findall(named)]
+
+    def change(self) -> Iterator[str]:
+        change, items, order = self.record.slate_change, self.found("items"), self.found("order")
+        claims = [bool(items), bool(order), bool(self.found("no change"))]
+        if change is None:
+            true = [False] * 3
+        else:
+            stay = not change.leaves
+            true = [not stay, stay and change.moved > 0, stay and not change.moved]
+        if claims != true:
+            yield "how a removal changes the list"
+            return
+        if change is None or claims[2]:
+            return
+        if self.removed() != [change.event]:
+            yield "the event that changes the list most"
+        if order and (int(order[1]), int(order[3])) != (change.size, change.moved):
+            yield "how many items move"
+        if items:
+            stays, size = int(items[2]), int(items[3])
+            if self.language == "zh":
+                stays, size = size, stays
+            if (stays, size) != (change.size - len(change.leaves), change.size):
+                yield "how many items stay"
+            for said, names in ((items[4], change.leaves), (items[5], change.enters)):
+                more = re.search(r"(\d+)(?: more|项)", said)
+                shown = re.findall("“(.*?)”", said)
+                if tuple(shown) != names[: len(shown)] or not shown:
+                    yield "which items leave or enter"
+                if len(shown) + (int(more[1]) if more else 0) != len(names):
+                    yield "how many items leave or enter"
+
     def numbers(self) -> Iterator[str]:
         """The score and the value beside each name, and the total."""
         percent = self.record.quality.units == "share"
@@ -170,7 +222,7 @@ class _Checked:
             moved = self.record.full_value - self.record.base_value
             if of and not (self.adds_up and _near(_number(of), moved)):
                 yield f"total {of}"
-        if not self.record.reads_values and re.search(
+        if "value" in self.record.unread and re.search(
             r"(?:value|rated|数值|打了|”) ?4\.5", self.text
         ):
             yield "a value that the model does not read"

@@ -71,6 +71,7 @@ def weighted_sum(
         full_value=total("full_value"),
         standard_errors=errors,
         block=tuple(block),
+        unread=tuple(f for f in longest.unread if all(f in r.unread for r in records)),
         gates=records[0].gates if len(records) == 1 else None,
         # The mean of log-probabilities is no sum of the members' parts.
         memory_shares=records[0].memory_shares if len(records) == 1 else None,

@@ -26,6 +26,7 @@ from llm_influence.attribution.registry import (
 from llm_influence.attribution.renderings import EVENTS, Players
 from llm_influence.attribution.slate_changes import with_slate_changes
 from llm_influence.attribution.target import TOP, BoundTarget, Target, bind, with_ranks
+from llm_influence.attribution.unread import unread_fields
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import ExplanationError, out_of_range
 from llm_influence.influence.facts import QualityCard
@@ -389,7 +390,7 @@ class Explainer:
                 block=blocks[row],
                 target_rank=None if places[row] is None else places[row][0],
                 candidates=None if places[row] is None else places[row][1],
-                reads_values="value" in self.model.encoder.template.fields,
+                unread=unread_fields(self.model, target.kind),
             )
             for row, (history, card) in enumerate(zip(task.histories, cards, strict=True))
         ]

@@ -68,7 +68,8 @@ class Influence:
         target_rank: Rank of an item among the candidates of the user; None for other targets, and
             for an item that is no candidate.
         candidates: Number of these candidates; None for other targets.
-        reads_values: Whether the model reads ratings and amounts. A sentence gives no other reason.
+        unread: Fields among ``behavior``, ``value`` and ``time`` that the model does not read. A
+            sentence never gives them as a reason.
         slate_change: What the removal of one event changes on a slate, for the event that changes
             it most (`slate_changes`); None for other targets.
     """
@@ -92,7 +93,7 @@ class Influence:
     block: tuple[int, ...] = ()
     target_rank: int | None = None
     candidates: int | None = None
-    reads_values: bool = True
+    unread: tuple[str, ...] = ()
     slate_change: SlateChange | None = None
 
     def __repr__(self) -> str:
@@ -216,7 +217,7 @@ class Influence:
                 place=place,
             ),
             moved=self.full_value - self.base_value,
-            reads_values=self.reads_values,
+            unread=self.unread,
             most=most,
             change=self.slate_change,
         )
@@ -330,6 +331,7 @@ class Influence:
         card = QualityCard(**{each.name: own.pop(each.name) for each in fields(QualityCard)})
         if own["players"] is not None:
             own["players"] = tuple(Player(*pair) for pair in own["players"])
+        own["unread"] = tuple(own["unread"])
         if own["slate_change"] is not None:
             own["slate_change"] = SlateChange.of(own["slate_change"])
         return cls(**own, quality=card)

@@ -25,19 +25,19 @@ class Cited:
 
     Attributes:
         name: Title or item id on one line.
-        behavior: What the user did.
+        behavior: What the user did; None if the model does not read it.
         value: Rating or amount; None if there is none, or the model does not read it.
         score: Its influence.
-        seconds_before: Seconds before the latest event of the history.
-        is_latest: Whether it is that event.
+        seconds_before: Seconds before the latest event; None if the model reads no times.
+        events_after: Number of later events.
     """
 
     name: str
-    behavior: str
+    behavior: str | None
     value: float | None
     score: float
-    seconds_before: int
-    is_latest: bool
+    seconds_before: int | None
+    events_after: int
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def choose_facts(
     card: QualityCard,
     target: Target,
     moved: float,
-    reads_values: bool,
+    unread: Sequence[str],
     most: int,
     change: SlateChange | None = None,
 ) -> Facts:
@@ -145,7 +145,7 @@ def choose_facts(
         card: How the scores were made.
         target: The target.
         moved: Value of the target with all events, less that without any.
-        reads_values: Whether the model reads ratings and amounts.
+        unread: Fields among ``behavior``, ``value`` and ``time`` that the model does not read.
         most: Largest number of events named on each side, at least 1.
         change: What the removal of one event changes on a slate; None for other targets.
     """
@@ -160,7 +160,7 @@ def choose_facts(
         opposing = opposing[-named[opposing] >= _WORTH_CITING * np.abs(named).max()]
     best = named[supporting]
     whole = adds_up and len(best) and best.max() <= moved
-    cite = partial(_cite, events, reads_values=reads_values)
+    cite = partial(_cite, events, unread)
     players = np.delete(scores, list(block))
     together = _together(scores, spread, block)
     if together is not None:
@@ -198,16 +198,16 @@ def _strongest(scores: FloatArray, most: int) -> IntArray:
 
 
 def _cite(
-    events: Sequence[Event], scores: FloatArray, places: IntArray, *, reads_values: bool
+    events: Sequence[Event], unread: Sequence[str], scores: FloatArray, places: IntArray
 ) -> tuple[Cited, ...]:
     return tuple(
         Cited(
             name=tidy(event.name),
-            behavior=event.behavior,
-            value=event.value if reads_values else None,
+            behavior=None if "behavior" in unread else event.behavior,
+            value=None if "value" in unread else event.value,
             score=float(scores[place]),
-            seconds_before=events[-1].timestamp - event.timestamp,
-            is_latest=int(place) == len(events) - 1,
+            seconds_before=None if "time" in unread else events[-1].timestamp - event.timestamp,
+            events_after=len(events) - 1 - int(place),
         )
         for place in places
         for event in (events[place],)

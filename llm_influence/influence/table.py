@@ -73,7 +73,7 @@ SCHEMA = pa.schema(
         # of an item among the user's candidates, null for other targets:
         _column("target_rank", pa.int64(), nullable=True),
         _column("candidates", pa.int64(), nullable=True),
-        _column("reads_values", pa.bool_()),  # whether the model reads ratings and amounts
+        _column("unread", pa.list_(pa.string())),  # of behavior, value, time: not read by the model
         _column("slate_change", SLATE_CHANGE, nullable=True),  # null for other targets
         _column("completeness_gap", pa.float64(), nullable=True),  # null where nothing moved
         _column("evaluations", pa.int64()),
@@ -111,7 +111,7 @@ OF_EVENTS = {
 """Columns of numbers that belong to events whatever the players are, and their fields."""
 _EXPLANATION = (
     *("user_id", "prompt_score", "target", "target_id", "target_name"),
-    *("base_value", "full_value", "prediction", "target_rank", "candidates", "reads_values"),
+    *("base_value", "full_value", "prediction", "target_rank", "candidates", "unread"),
     "slate_change",
     *QUALITY,
 )

@@ -218,9 +218,12 @@ class _Grammar:
 
     def _action(self, name: str, cited: Cited) -> str:
         rated = cited.behavior == "rate" and cited.value is not None
+        behavior = "favourite" if cited.behavior == "favorite" else cited.behavior
+        if behavior is None:
+            return self._say(f"{name}.unread", name=cited.name, amount=self._amount(cited))
         return self._say(
             f"{name}_value" if rated else name,
-            "favourite" if cited.behavior == "favorite" else cited.behavior,
+            behavior,
             name=cited.name,
             behavior=cited.behavior,
             value="" if cited.value is None else plain(cited.value),
@@ -235,8 +238,11 @@ class _Grammar:
     def _when(self, cited: Cited) -> str:
         if self._facts.events == 1:
             return self._say("when.only")
-        if cited.is_latest:
+        if not cited.events_after:
             return self._say("when.latest")
+        if cited.seconds_before is None:
+            number = "one" if cited.events_after == 1 else ""
+            return self._say("when.order", number, count=cited.events_after)
         if cited.seconds_before == 0:
             return self._say("when.same")
         language: Language = "zh" if self._language == "zh" else "en"

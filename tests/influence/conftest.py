@@ -72,6 +72,7 @@ def influences(make):
         make(
             [1.0, 1.0],
             standard_errors=np.array([0.1, 0.2]),
+            unread=("value", "time"),
             slate_change=SlateChange(1, 3, 1, ("A", "B"), ("C", "D")),
             method="shapley",
             card={"largest_standard_error": 0.2, "converged": False, "lds": 0.5}
@@ -88,7 +89,8 @@ def assert_same(found, expected):
         assert (a.standard_errors is None) == (b.standard_errors is None)
         if b.standard_errors is not None:
             np.testing.assert_array_equal(a.standard_errors, b.standard_errors)
-        assert (a.players, a.slate_change) == (b.players, b.slate_change)
+        for name in ("players", "slate_change", "unread", "block"):
+            assert getattr(a, name) == getattr(b, name)
         np.testing.assert_equal(a.gates, b.gates)
         np.testing.assert_equal(asdict(a.quality), asdict(b.quality))  # nan is nan
         for name in ("user_id", "target", "target_id", "target_name"):

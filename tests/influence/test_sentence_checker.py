@@ -7,9 +7,21 @@ import numpy as np
 import pytest
 
 from benchmarks.faithfulness.sentence_checker import contradictions
+from llm_influence.influence.slate_change import SlateChange
 
 METHODS = ("group_shapley", "shapley", "leave_one_out", "integrated_gradients", "attention_rollout")
 BEHAVIORS = ("click", "view", "cart", "purchase", "rate", "favourite", "escalate")
+
+
+def change(random, count):
+    left, size = int(random.integers(0, 6)), 10
+    return SlateChange(
+        event=int(random.integers(count)),
+        size=size,
+        moved=int(random.integers(0, 1 + size - left)),
+        leaves=tuple(f"L{place}" for place in range(left)),
+        enters=tuple(f"M{place}" for place in range(left)),
+    )
 
 
 def drawn(make, seed):
@@ -37,7 +49,9 @@ def drawn(make, seed):
     settled = bool(random.random() < 0.7)
     placed = random.random() < 0.5
     item = {"target_rank": int(random.integers(1, 5000)), "candidates": 12_101} if placed else {}
-    target = {} if placed or random.random() < 0.8 else {"target": "slate", "prediction": math.nan}
+    target = {}
+    if not placed and random.random() < 0.5:
+        target = {"target": "slate", "prediction": math.nan, "slate_change": change(random, count)}
     return make(
         values,
         method=method,
@@ -50,7 +64,7 @@ def drawn(make, seed):
         card={"converged": settled} if sampled else {},
         standard_errors=errors,
         block=block,
-        reads_values=bool(random.random() < 0.5),
+        unread=tuple(f for f in ("behavior", "value", "time") if random.random() < 0.3),
         target_name="T",
         **({"prediction": float(random.random() ** 3)} | item | target),
     )
@@ -77,6 +91,9 @@ def test_the_checker_finds_what_is_wrong(make, language):
         lambda r: replace(r, prediction=min(1.0, r.prediction * 1.2)),
         lambda r: replace(r, target_rank=7 if r.target_rank is None else None, candidates=9),
         lambda r: replace(r, block=() if r.block else (0, 1)),
+        lambda r: replace(r, unread=("behavior",)),
+        lambda r: replace(r, unread=("time",)),
+        lambda r: replace(r, slate_change=SlateChange(0, 9, 1, ("L0",), ("M1",))),
     )
     for change in changes:
         assert any(contradictions(change(r), r.to_text(language), language) for r in records)

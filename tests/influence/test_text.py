@@ -208,7 +208,7 @@ def test_scores_that_do_not_add_up_are_not_added_up(make):
 
 
 def test_rank_candidates_and_unread_values(make):
-    record = make([1.0], target_rank=3, candidates=1682, reads_values=False)
+    record = make([1.0], target_rank=3, candidates=1682, unread=("value",))
     assert record.to_text() == (
         "“Star Wars (1977)” is predicted (3.2%, 3rd of 1,682 items) because you rated “Film 0” "
         "(your only action, +1.00 of +1.00 log-odds)."
@@ -259,3 +259,14 @@ def test_the_event_that_changes_a_list_most(make, change, english, chinese):
         f"enters: {n}" for n in change.enters
     ]
     assert ("no single event" in first) == (not change.leaves and not change.moved)
+
+
+def test_what_the_model_does_not_read_is_never_a_reason(make):
+    record = make([0.2, 1.0, -0.5, 0.6], unread=("behavior", "value", "time"))
+    assert record.to_text() == (
+        "“Star Wars (1977)” is predicted (3.2%) mostly because you have “Film 1” in your history "
+        "(2 actions before your latest, +1.00 of +1.30 log-odds) and have “Film 3” in your history "
+        "(your latest action, +0.60); “Film 2”, which is in your history (the action before your "
+        "latest, −0.50), speaks against it."
+    )
+    assert "因为你有过“Film 1”（最近一次行为之前第2次，" in record.to_text("zh")
