@@ -111,6 +111,7 @@ from .analysis.audit import analyze_audit
 from .analysis.channels import analyze_channels
 from .analysis.dynamics import analyze_dynamics
 from .analysis.factors import analyze_factors
+from .analysis.strength import behavior_strengths, shares_of_chosen, strengths_of_memory
 from .analysis.review import read_queue, update_queue
 from .analysis.tables import InfluenceView
 
