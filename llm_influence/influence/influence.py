@@ -129,6 +129,7 @@ class Influence:
 
         The sum of everything stays the same. The standard error of an event is the sum of its
         fields' errors, which is never below the true one. The card stays that of the players.
+        Events with a field in the block form the block of events, in equal parts.
         """
         if self.players is None:
             return self
@@ -140,19 +141,24 @@ class Influence:
             np.add.at(sums, owner[of_events], numbers[of_events])
             return sums
 
-        errors = self.standard_errors
+        errors = None if self.standard_errors is None else added(self.standard_errors)
+        values, block = added(self.values), sorted({*owner[list(self.block)].tolist()} - {-1})
+        for numbers in (values, errors):
+            if block and numbers is not None:
+                numbers[block] = numbers[block].mean()
         return replace(
             self,
-            values=added(self.values),
+            values=values,
             prompt_score=self.prompt_score + float(self.values[~of_events].sum()),
-            standard_errors=None if errors is None else added(errors),
+            standard_errors=errors,
             players=None,
+            block=tuple(block),
         )
 
     def lines(self) -> list[Line]:
         """One line an event, oldest first, and one before them for the events of the block."""
         whole = self.by_event()
-        return lines(self.events, whole.values, whole.standard_errors, self.block)
+        return lines(self.events, whole.values, whole.standard_errors, whole.block)
 
     def ranked(self) -> list[tuple[Event, float]]:
         """Events with their values, most supporting first; ties keep the more recent first."""
@@ -205,7 +211,7 @@ class Influence:
             whole.events,
             whole.values,
             whole.standard_errors,
-            self.block,
+            whole.block,
             card=self.quality,
             target=Target(
                 kind=self.target,

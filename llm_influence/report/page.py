@@ -47,8 +47,9 @@ class Method(NamedTuple):
         return self.scale.bar(self.influence.values[place])
 
     def strongest(self, side: int) -> list[int]:
-        """Places of the strongest events with a positive (1) or a negative (-1) score."""
+        """Places of the strongest events scored alone, for the target (1) or against it (-1)."""
         scores = side * self.influence.values
+        scores[list(self.influence.block)] = 0.0
         order = np.lexsort((-np.arange(len(scores)), -scores))[:_MOST_NAMED]
         return [int(place) for place in order if scores[place] > 0]
 

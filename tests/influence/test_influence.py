@@ -36,6 +36,16 @@ def test_fields_add_up_to_their_event_and_the_user_to_the_frame(fields, make):
     assert [event.title for event, _ in fields.ranked()] == ["B", "A"]
 
 
+def test_a_block_of_fields_becomes_one_of_events(make):
+    players = tuple(Player(event, field) for event in (0, 1, 2) for field in ("behavior", "item"))
+    block = {"block": (0, 1, 3), "standard_errors": np.array([0.1, 0.1, 0.2, 0.1, 0.2, 0.2])}
+    whole = make([0.5, 0.5, 2.0, 0.5, 1.0, 0.5], players=players, **block).by_event()
+    np.testing.assert_allclose(whole.values, [1.75, 1.75, 1.5])
+    np.testing.assert_allclose(whole.standard_errors, [0.25, 0.25, 0.4])
+    assert whole.block == (0, 1)
+    assert "Your 2 older actions together: +3.50 ± 0.98" in whole.to_text()
+
+
 def test_what_shows_events_shows_the_sums(fields):
     whole = fields.by_event()
     assert fields.to_text() == whole.to_text()

@@ -16,6 +16,7 @@ from llm_influence.errors import DataError, OutputError, SchemaError
 from llm_influence.evaluation.evaluate import verdict
 from llm_influence.influence.facts import Player
 from llm_influence.influence.influence import to_arrow
+from llm_influence.influence.slate_change import SlateChange
 from llm_influence.report.page import Scale, build_report, render_report
 from llm_influence.report.tables import ReportFacts, metric_grid
 from tests.report.conftest import EVIL, Tags
@@ -240,6 +241,18 @@ def test_fields_are_shown_as_the_events_they_add_up_to(make, facts):
     assert render_report(influences=[fields], facts=facts) == render_report(
         influences=[whole], facts=facts
     )
+
+
+def test_a_block_is_one_number_and_a_list_has_its_largest_change(make, facts):
+    change = SlateChange(2, 3, 0, ("Fargo",), ("Heat",))
+    titles = ["A1", "A2", "B"]
+    record = make([0.5, 0.5, 0.2], titles=titles, block=(0, 1), target="slate", slate_change=change)
+    page = render_report(influences=[record], facts=facts)
+    assert "2 older events together: +1.00 NDCG. They were scored as one" in page
+    assert "<li>leaves: Fargo</li>" in page
+    assert "<li>enters: Heat</li>" in page
+    assert "A1 <small>" not in page  # not among the strongest
+    assert "B <small>" in page
 
 
 def test_a_broken_table_is_refused(make, facts):
