@@ -57,8 +57,8 @@ Truth = Mapping[str, tuple[float, float]]
 PARSER = arguments(
     __doc__,
     "second_process_analysis",
-    seeds=(0, 1),
-    users=(1000, "users of a log whose contributions are read"),
+    seeds=(0,),
+    users=(3000, "users of a log whose contributions are read"),
     draws=(4, "drawn targets of a user"),
     items=(16, "items of each of these"),
     memory_users=(3000, "users of a log on which a memory is fitted"),
@@ -116,7 +116,7 @@ def explanations(log: BehaviorLog, effects: Effects, targets: Sequence[Drawn]) -
         whole = log.at(user)
         history = whole.keep(slice(0, len(whole) - 1))
         kind = "drawn" if targets else "item"
-        drawn = [target.codes([history], [history.items], counts)[0].tolist() for target in targets]
+        drawn = [target.codes([history], counts)[0].tolist() for target in targets]
         scores = effects(user, not targets)
         for codes in drawn or [[int(whole.items[-1])]]:
             own, name = scores[:, codes].mean(axis=1), ", ".join(ids[code] for code in codes)

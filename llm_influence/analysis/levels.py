@@ -276,6 +276,9 @@ def signed_score(view: InfluenceView, options: DynamicsOptions) -> tuple[str, st
     return f"abs({score})" if options.response == "size" else score, sign
 
 
+_OWN = "contains(', ' || r.target_id || ', ', ', ' || r.item_id || ', ')"
+
+
 def _query(
     view: InfluenceView,
     factors: Sequence[Factor],
@@ -290,6 +293,10 @@ def _query(
         **{"side" if name == match else name: view.columns[name] for name in names},
         **{f"f{place}": factor.column(view) for place, factor in enumerate(factors)},
     }
+    apart = "TRUE"
+    if view.drawn:  # the pull at an event's own item is a repeat, not a link
+        columns["own"] = Column(_OWN, ("item_id", "target_id"))
+        apart = "NOT own"
     codes = [f"f{place}" for place in range(len(factors))]
     fine = f"least(floor({FINE} * log2(1 + age_seconds / {MINUTE})), {BINS - 1})::INTEGER"
     events = (
@@ -297,7 +304,7 @@ def _query(
         f"{fine} // {WIDE} AS wide, "
         f"{windows.sql.format('last_time')} AS by_window, {score} AS score"
         + "".join(f", {name}" for name in codes)
-        + f" FROM ({select(columns, parts=view.parts)}) WHERE {sign} IS NOT NULL"
+        + f" FROM ({select(columns, parts=view.parts)}) WHERE {sign} IS NOT NULL AND {apart}"
     )
     sets = ", ".join(
         f"({', '.join([*cut, *own])})"

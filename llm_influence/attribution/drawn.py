@@ -30,8 +30,8 @@ class Drawn:
 
     The items of a history depend on the seed, the user's id and the number of events alone. The
     items of all its draws are distinct, and the first four of eight draws are those of four. Items
-    of the history are left out while there are enough others: an event's pull at its own item is a
-    repeat, which does not fade like a link.
+    of the history are drawn too: which of its linked items a history holds depends on what was
+    chosen. Analyses leave out an event whose own item was drawn, which pulls as a repeat.
 
     Attributes:
         draws: Targets of each history; `explain_batch` explains every one.
@@ -47,14 +47,11 @@ class Drawn:
     seed: int = 0
     number: int = 0
 
-    def codes(
-        self, histories: Sequence[History], seen: Sequence[IntArray], counts: IntArray
-    ) -> IntArray:
+    def codes(self, histories: Sequence[History], counts: IntArray) -> IntArray:
         """(N, K) codes of the drawn items of N histories.
 
         Args:
             histories: The histories.
-            seen: N arrays of their item codes in the catalogue, -1 for unknown items.
             counts: (I,) training events by item.
 
         Raises:
@@ -69,15 +66,11 @@ class Drawn:
             expected = f"number < draws, and at most {len(counts)} drawn items, the catalogue"
             raise out_of_range(ExplanationError, "draws of a target", self, expected=expected)
         weights = counts + 1.0 if self.by == "popularity" else np.ones(len(counts))
-        pairs = zip(histories, seen, strict=True)
-        drawn = [self._draw(history, own, weights) for history, own in pairs]
+        edges = weights.cumsum()
+        drawn = [self._draw(history, edges) for history in histories]
         return np.array(drawn, dtype=np.int64).reshape(len(histories), self.items)
 
-    def _draw(self, history: History, seen: IntArray, weights: FloatArray) -> list[int]:
-        others = weights.copy()
-        others[seen[seen >= 0]] = 0.0
-        enough = np.count_nonzero(others) >= self.draws * self.items
-        edges = (others if enough else weights).cumsum()
+    def _draw(self, history: History, edges: FloatArray) -> list[int]:
         key = [self.seed, zlib.crc32(history.user_id.encode()), len(history)]
         random = np.random.default_rng(key)
         codes: dict[int, None] = {}

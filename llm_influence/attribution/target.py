@@ -202,8 +202,7 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
     if isinstance(target, Feedback):
         return _feedback(model, target, count)
     if isinstance(target, Drawn):
-        seen = [model.encoder.vocabulary.item_codes(history) for history in histories]
-        drawn = target.codes(histories, seen, _counts(model, target))
+        drawn = target.codes(histories, _counts(model, target))
         sets = [bind_items(model, codes) for codes in drawn.tolist()]
         ids = [", ".join(own.ids) for own in sets]
         names = ["; ".join(own.names[:NAMED]) for own in sets]

@@ -20,7 +20,7 @@ from tests.analysis.synthetic import influences, timed, write
 HOUR = 3600
 TRUTH = {"click": (0.5, 6.0), "purchase": (2.0, 48.0), "dismiss": (-1.0, 24.0)}
 """Weight and half-life in hours."""
-DRAWN = ("drawn", "i0")
+DRAWN = ("drawn", "i40, i41")
 
 
 def decayed(behavior, age, moment, random):
@@ -52,6 +52,17 @@ def test_exact_decays_give_back_their_weights_and_half_lives(drawn):
         low, high = record["half_life_low"], record["half_life_high"]
         assert low <= record["half_life_hours"] <= high < 1.1 * low
     assert records[0]["strength_low"] == records[0]["strength_high"] == 1
+
+
+def test_the_pull_at_an_events_own_item_is_left_out(tmp_path):
+    """The same scores, but those of events of a drawn item are wrong."""
+    records = timed(decayed, users=200, target=("drawn", "i1, i40"))
+    for record in records:
+        record.values[[event.item == "i1" for event in record.events]] = 50.0
+    with InfluenceView(write(tmp_path, records)) as view:
+        lives = {r["behavior"]: r["half_life_hours"] for r in behavior_strengths(view)}
+    expected = {name: hours for name, (_, hours) in TRUTH.items()}
+    assert lives == pytest.approx(expected, rel=0.01)
 
 
 def test_a_behaviour_without_strength_has_no_half_life(tmp_path):
