@@ -126,9 +126,10 @@ def earlier_systems(path: Path, metric: str) -> dict[str, System]:
     for name in dict.fromkeys(row["system"] for row in tested):
         every = [row for row in tested if row["system"] == name]
         own = [row for row in every if "seed" in row] or every
+        only = next((row["seed"] for row in table if row["system"] == name and "seed" in row), 0)
         runs, metrics = {}, {}
         for row in own:
-            seed = row.get("seed", 0)
+            seed = row.get("seed", only)
             metrics.setdefault(seed, {})[row["metric"]] = row["value"]
             spent = {f"train_{key}": row[key] for key in row if key.startswith("seconds")}
             runs[seed] = {"seed": seed, **spent, "epochs": []}
