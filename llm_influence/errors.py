@@ -177,6 +177,20 @@ def out_of_range(
     )
 
 
+def check_type(
+    kind: type[InfluenceError],
+    option: str,
+    value: object,
+    types: type | tuple[type, ...],
+    *,
+    expected: str,
+) -> None:
+    """Raise an error of ``kind`` if an argument is of another type; True is no number."""
+    if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
+        found, fix = f"{option} is {type(value).__name__} {value!r}", f"pass {expected}"
+        raise kind(found, where=option, expected=expected, fix=fix)
+
+
 def choices(names: Iterable[str], wrong: str | None = None, most: int = 50) -> str:
     """List valid names for a message, at most ``most``, and the nearest to ``wrong`` if any."""
     known = sorted(names)

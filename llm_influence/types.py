@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from llm_influence.errors import DataError, check_type
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.floating]
@@ -126,6 +129,22 @@ class History:
         cls, user_id: str, events: Iterable[Event], user: Mapping[str, str] | None = None
     ) -> History:
         """A history of `Event` objects, sorted by time; ties keep the order given."""
+        events = list(events)
+        for event in events:
+            check_type(DataError, "event", event, Event, expected="an Event")
+            for name in ("item", "behavior"):
+                expected = "a text, such as '4'"
+                check_type(
+                    DataError, f"{name} of an event", getattr(event, name), str, expected=expected
+                )
+            expected = "Unix time in whole seconds, such as int(moment.timestamp())"
+            check_type(
+                DataError, "timestamp of an event", event.timestamp, Integral, expected=expected
+            )
+            number = (Real, type(None))
+            check_type(
+                DataError, "value of an event", event.value, number, expected="a number or None"
+            )
         ordered: Sequence[Event] = sorted(events, key=lambda event: event.timestamp)
         items = list(dict.fromkeys(event.item for event in ordered))
         behaviors = tuple(dict.fromkeys(event.behavior for event in ordered))

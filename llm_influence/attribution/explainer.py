@@ -28,7 +28,7 @@ from llm_influence.attribution.slate_changes import with_slate_changes
 from llm_influence.attribution.target import TOP, BoundTarget, Target, bind, with_ranks
 from llm_influence.attribution.unread import unread_fields
 from llm_influence.data.log import BehaviorLog
-from llm_influence.errors import ExplanationError, out_of_range
+from llm_influence.errors import ExplanationError, check_type, out_of_range
 from llm_influence.influence.facts import QualityCard
 from llm_influence.influence.influence import Influence
 from llm_influence.modeling.model import Ensemble, InfluenceModel
@@ -268,11 +268,15 @@ class Explainer:
         Raises:
             ExplanationError: A history has no event.
         """
+        expected = "a History, a list of them or a BehaviorLog"
+        kinds = (BehaviorLog, list, tuple, Sequence)
+        check_type(ExplanationError, "histories", histories, kinds, expected=expected)
         get = histories.at if isinstance(histories, BehaviorLog) else histories.__getitem__
         for start in range(0, len(histories), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(histories)))
             part = [get(row) for row in rows]
             for history in part:
+                check_type(ExplanationError, "history", history, History, expected=expected)
                 if not len(history):
                     raise ExplanationError(
                         "the history has no event",

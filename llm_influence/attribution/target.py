@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from llm_influence.attribution.recommended import (
     seen_codes,
     slate_ndcg,
 )
-from llm_influence.errors import ExplanationError, choices, out_of_range, unknown
+from llm_influence.errors import ExplanationError, check_type, choices, out_of_range, unknown
 from llm_influence.modeling.model import InfluenceModel, Prediction
 from llm_influence.modeling.scoring import log_odds
 from llm_influence.types import FloatArray, History, IntArray
@@ -84,6 +85,8 @@ Kind = Literal["item", "behavior", "contrast", "slate", "feedback", "feedback_va
 Target = Literal["top1"] | str | Item | Behavior | Contrast | Slate | Feedback | Drawn
 """``"top1"`` is each history's own first recommendation among unseen items. Any other string is an
 item id or a behaviour; use `Item` or `Behavior` where a name could be both."""
+
+TARGETS = (str, Item, Behavior, Contrast, Slate, Feedback, Drawn)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,6 +190,8 @@ def bind(target: Target, model: InfluenceModel, histories: Sequence[History]) ->
         ExplanationError: The item or behaviour is not known to the model, a name could be either,
             ``top1`` or a slate finds no unseen item, or the model predicts no such feedback.
     """
+    expected = "'top1', an item id or a behaviour as text, or an object such as Item('4')"
+    check_type(ExplanationError, "target", target, TARGETS, expected=expected)
     if target == TOP:
         codes, seen = _recommended(model, histories, 1, "top1")
         sizes = candidates(model, histories, seen)
@@ -276,6 +281,7 @@ def _classify(name: str, model: InfluenceModel) -> Item | Behavior:
 
 
 def _item_code(item: str, model: InfluenceModel) -> int:
+    check_type(ExplanationError, "item of the target", item, str, expected="an item id as text")
     code = int(model.catalogue.find(pa.array([item], pa.string()))[0])
     if code < 0:
         behaviors = model.encoder.vocabulary.behaviors
@@ -348,6 +354,7 @@ def _feedback(model: InfluenceModel, target: Feedback, count: int) -> BoundTarge
 
 
 def _slate(model: InfluenceModel, histories: Sequence[History], k: int) -> BoundTarget:
+    check_type(ExplanationError, "k of a slate", k, Integral, expected="a whole number")
     if k < 1:
         raise out_of_range(ExplanationError, "k of a slate", k, expected="at least 1")
     codes, seen = _recommended(model, histories, k, "slate")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from llm_influence.data.readers import read_table
 from llm_influence.data.schema import Columns, as_text, check_distinct, is_text, nearest, with_key
-from llm_influence.errors import DataError, SchemaError, UnknownNameError, unknown
+from llm_influence.errors import DataError, SchemaError, UnknownNameError, check_type, unknown
 from llm_influence.utils import write_whole
 
 TITLE, TEXT = "_title", "_text"
@@ -65,6 +65,7 @@ class Catalogue:
             DuplicateError: An item is repeated.
             EmptyLogError: The table has no rows.
         """
+        check_type(SchemaError, where, table, pa.Table, expected="an Arrow table: read_table(...)")
         table = with_key(table, "item_id", columns, where)
         ids = table["item_id"].combine_chunks()
         for name in filter(None, [item_title, *(item_text or ())]):
@@ -109,7 +110,10 @@ class Catalogue:
         Raises:
             UnknownNameError: An id is not in the catalogue; the message names the first one.
         """
-        ids = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
+        if not isinstance(ids, pa.Array):
+            for item in ids:
+                check_type(DataError, "item id", item, str, expected="ids as text, such as '4'")
+            ids = pa.array(ids, pa.string())
         codes = self.find(ids)
         if (codes < 0).any():
             raise self.unknown(str(ids[int(np.argmin(codes))]), where="catalogue")

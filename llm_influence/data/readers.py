@@ -52,6 +52,10 @@ def read_table(
     if isinstance(source, (str, Path)):
         return _read_file(Path(source), where, text, select)
     table = _from_memory(source, where)
+    twice = next((n for n in table.column_names if table.column_names.count(n) > 1), None)
+    if twice is not None:
+        found, fix = f"column {twice!r} stands twice", "rename or drop one of them"
+        raise SchemaError(found, where=where, expected="every column once", fix=fix)
     return table.select(list(select(table.column_names)))
 
 
@@ -177,7 +181,7 @@ def _from_memory(source: object, where: str) -> pa.Table:
             return source.with_format("arrow")[:]
         if hasattr(source, "__arrow_c_stream__") and hasattr(source, "columns"):
             return pa.table(source)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowException, ValueError, OverflowError, TypeError, KeyError) as error:
         raise _unreadable(error, where) from error
     found = f"a {type(source).__name__} is not a table"
     expected = "a path, an Arrow table, a pandas or polars frame, or one datasets.Dataset"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm_influence.errors import DuplicateError, EmptyLogError, SchemaError, choices
+from llm_influence.errors import DuplicateError, EmptyLogError, SchemaError, check_type, choices
 
 REQUIRED = ("user_id", "item_id", "timestamp")
 OPTIONAL = ("behavior", "value", "label")
@@ -64,7 +64,11 @@ def locate(
 
 def check_mapping(columns: Columns | None) -> Columns:
     """The mapping itself, empty for None; its keys must be names of the contract."""
-    columns = columns or {}
+    columns = {} if columns is None else columns
+    expected = "a mapping, such as {'user_id': 'customer'}"
+    check_type(SchemaError, "columns", columns, Mapping, expected=expected)
+    for own in columns.values():
+        check_type(SchemaError, "column name", own, str, expected="texts; rename numbered columns")
     for name in columns:
         if name not in CONTRACT:
             found = f"{name!r} is not a column of the contract"

@@ -15,6 +15,7 @@ from llm_influence.config.run import RunConfig
 from llm_influence.data.catalogue import Catalogue
 from llm_influence.data.knowledge_graph import ItemFacts
 from llm_influence.data.log import BehaviorLog
+from llm_influence.errors import DataError, check_type
 from llm_influence.modeling.backbone import inference
 from llm_influence.modeling.build import build_parts, check_causality
 from llm_influence.modeling.counts import QueryState
@@ -181,6 +182,8 @@ class InfluenceModel(Network):
             DuplicateError: An item id is already known.
             ModelError: The backbone itself was tuned (``full``): new texts need the untuned one.
         """
+        expected = "a Catalogue: Catalogue.from_table(read_table(...))"
+        check_type(DataError, "items", items, Catalogue, expected=expected)
         vocabulary = self.encoder.vocabulary.with_catalogue(self.catalogue.extend(items))
         with inference(self), self.adapter.off():
             texts = text_vectors(self.backbone, list(items.texts))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llm_influence.data.catalogue import Catalogue
-from llm_influence.errors import ExplanationError, ModelError
+from llm_influence.errors import ExplanationError, ModelError, check_type
 from llm_influence.rendering.vocabulary import Vocabulary
 from llm_influence.rules.rule_book import EXCLUDED, RuleBook, RuleChange
 from llm_influence.types import History
@@ -264,6 +265,7 @@ def best_items(
         UnknownNameError: The vocabulary lacks an item of the history or a candidate.
         ExplanationError: ``k`` is below one.
     """
+    check_type(ExplanationError, "k", k, Integral, expected="a whole number of items")
     if k < 1:
         raise ExplanationError(
             f"k is {k}", where="recommend", expected="at least 1", fix="ask for one item"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llm_influence.errors import TemplateError
+from llm_influence.errors import DataError, TemplateError, check_type
 from llm_influence.rendering.template import USER_PREFIX, Template
 from llm_influence.rendering.time_words import query_codes
 from llm_influence.rendering.token_cache import IdTokenCache, TextTokenCache, TokenCache
@@ -152,6 +152,8 @@ class Encoder:
             UnknownNameError: An item or behaviour is not in the vocabulary.
             TemplateError: An event has no token, or more tokens than ``max_tokens``.
         """
+        for history in histories:
+            check_type(DataError, "history", history, History, expected="a History: log[user_id]")
         prompts = [self.token_cache.prompt(history.user) for history in histories]
         prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         last, most = slice(-self.max_events, None), self.max_events
