@@ -233,11 +233,11 @@ def load_backbone(
         ModelError: The source cannot be loaded, or is an encoder-decoder.
         AssetError: A packaged asset cannot be fetched.
     """
-    place: dict[str, Any] = {"pretrained_model_name_or_path": source}
+    place: dict[str, Any] = {"pretrained_model_name_or_path": source, "trust_remote_code": False}
     if source in MODEL_ASSETS:
         path = asset_path(source)
         is_gguf = path.suffix == ".gguf"
-        place = {"pretrained_model_name_or_path": str(path.parent if is_gguf else path)}
+        place["pretrained_model_name_or_path"] = str(path.parent if is_gguf else path)
         if is_gguf:
             place["gguf_file"] = path.name
     try:
@@ -249,7 +249,7 @@ def load_backbone(
         tokenizer = AutoTokenizer.from_pretrained(**place)
     except ModelError:  # too many layers
         raise
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (*FAILURES, OSError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"the backbone {source!r} cannot be loaded ({error})",
             where="model.backbone",

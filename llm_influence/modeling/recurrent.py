@@ -243,7 +243,11 @@ def load_recurrent(source: str, folder: Path) -> Backbone:
     refuse_missing(report, str(folder))
     shape = PreTrainedConfig()  # transformers has no entry for RecurrentShape
     reads_text = model.words is not None
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), config=shape) if reads_text else None
+    tokenizer = (
+        AutoTokenizer.from_pretrained(str(folder), config=shape, trust_remote_code=False)
+        if reads_text
+        else None
+    )
     return Backbone(source, model.eval(), tokenizer, "recurrent")
 
 

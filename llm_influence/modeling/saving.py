@@ -209,8 +209,12 @@ def _own_backbone(folder: Path, config: ModelConfig) -> Backbone:
     own = folder / BACKBONE
     with _reading(own):
         if config.backbone in OWN_BACKBONES:
-            return load_recurrent(config.backbone, own)
-        return load_backbone(str(own), complete=True)
+            backbone = load_recurrent(config.backbone, own)
+        else:
+            backbone = load_backbone(str(own), complete=True)
+    for name, weights in backbone.model.named_parameters():
+        _check_finite(name, weights.detach(), own)
+    return backbone
 
 
 def _load_encoder(folder: Path, described: dict, backbone: Backbone) -> Encoder:
@@ -353,7 +357,21 @@ def _fill_heads(parts: Parts, tensors: dict[str, Tensor], path: Path) -> None:
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     with _reading(path):
-        return load_file(path)
+        tensors = load_file(path)
+    for name, tensor in tensors.items():
+        _check_finite(name, tensor, path)
+    return tensors
+
+
+def _check_finite(name: str, tensor: Tensor, path: Path) -> None:
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        count = int((~tensor.isfinite()).sum())
+        raise ModelFolderError(
+            f"{name} has {count:,} numbers that are not finite",
+            where=str(path),
+            expected="finite weights",
+            fix="use an earlier checkpoint, or train again with a lower learning rate",
+        )
 
 
 @contextmanager
@@ -361,7 +379,12 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn every error while ``path`` is read into an error of the model folder."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, SafetensorError, DataError, ModelError) as error:
+    except ModelFolderError:
+        raise
+    except (
+        *(OSError, ValueError, RuntimeError, SafetensorError, DataError, ModelError),
+        *(TypeError, LookupError, AttributeError),  # a part of another shape than it was saved in
+    ) as error:
         raise ModelFolderError(
             f"cannot be read ({error})",
             where=str(path),
