@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,16 @@ class RemovalShift:
     mean: FloatArray
     spread: FloatArray
     total: FloatArray
+
+    @classmethod
+    def of(cls, scores: Sequence[FloatArray]) -> Self:
+        """From N arrays of scores, oldest event first; of at least two events each."""
+        old = [score[: len(score) // 2] for score in scores]
+        return cls(
+            np.array([score.mean() for score in old]),
+            np.array([score.std() for score in old]),
+            np.array([score.sum() for score in scores]),
+        )
 
     @property
     def shift(self) -> float:
@@ -84,12 +94,7 @@ def removal_shift(
         if len(whole) >= LEAST_EVENTS and (best := model.recommend(whole, 1)):
             item = model.catalogue.index([best[0].item])[0]
             scores.append(_leave_one_out(model, whole, int(item), batch_size))
-    old = [score[: len(score) // 2] for score in scores]
-    return RemovalShift(
-        np.array([score.mean() for score in old]),
-        np.array([score.std() for score in old]),
-        np.array([score.sum() for score in scores]),
-    )
+    return RemovalShift.of(scores)
 
 
 def _leave_one_out(model: InfluenceModel, whole: History, item: int, batch_size: int) -> FloatArray:
