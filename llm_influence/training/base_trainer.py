@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
+import logging
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
@@ -31,12 +35,14 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from llm_influence.config.run import RunConfig
 from llm_influence.config.training import TrainConfig
-from llm_influence.errors import ConfigError
+from llm_influence.errors import ConfigError, OutputError, unreadable
 from llm_influence.modeling.adapters import Adapter
 from llm_influence.modeling.backbone import on_cpu
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.modeling.saving import restore_weights
 from llm_influence.training.batches import Inputs, WindowDataset
+
+logger = logging.getLogger(__name__)
 
 NAME = "sdpa_in_float32"
 SPEED = ("runtime", "samples_per_second", "steps_per_second")
@@ -384,6 +390,42 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint."""
-    complete = checkpoints(folder)
-    return str(complete[-1]) if complete else None
+    """The newest complete checkpoint whose files can be read; a warning names damaged ones.
+
+    Raises:
+        OutputError: There are checkpoints, and each has a damaged file.
+    """
+    damaged = None
+    for checkpoint in reversed(checkpoints(folder)):
+        found = damaged_file(checkpoint)
+        if found is None:
+            if damaged is not None:
+                logger.warning("%s is damaged: training goes on from %s", damaged, checkpoint)
+            return str(checkpoint)
+        damaged = damaged or found
+    if damaged is not None:
+        raise unreadable(
+            OutputError,
+            damaged,
+            "the file is damaged, and there is no other checkpoint that can be read",
+            expected="one undamaged checkpoint",
+            fix=f"remove {folder} and train again without --resume",
+        )
+    return None
+
+
+def damaged_file(checkpoint: Path) -> Path | None:
+    """The first file of a checkpoint that cannot be read; None if all can be."""
+    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
+        try:
+            if path.suffix == ".safetensors":
+                load_file(path)
+            elif path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix in {".pt", ".pth", ".bin"}:  # archives with a checksum a part
+                with zipfile.ZipFile(path) as archive:
+                    if archive.testzip() is not None:
+                        return path
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
+            return path
+    return None
