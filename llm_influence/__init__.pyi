@@ -49,7 +49,9 @@ from .influence.matrix import InfluenceMatrix
 from .influence.slate_change import SlateChange
 
 # More questions to a model
-from .attribution.counterfactual import Attack, Counterfactual, attack, counterfactual
+from .attribution.attacks import Attack, attack
+from .attribution.counterfactual import Counterfactual, counterfactual
+from .attribution.sufficient import SufficientEvents, sufficient_events
 from .attribution.functions import FunctionInfluence, explain_function
 from .attribution.interactions import Interactions, interactions
 from .attribution.interactions import influence_matrix

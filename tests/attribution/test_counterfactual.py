@@ -6,7 +6,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from llm_influence.attribution.counterfactual import _Removals, attack, counterfactual
+from llm_influence.attribution.attacks import attack
+from llm_influence.attribution.counterfactual import Removals, counterfactual
 from llm_influence.errors import ExplanationError
 from llm_influence.types import Event, History
 from tests import tiny
@@ -72,7 +73,7 @@ def test_screening_finds_a_removal_from_which_no_event_can_be_put_back(start):
 def test_whatever_can_be_put_back_is_put_back():
     model = bag_model()
     history = typed(*ITEMS, "i15")
-    search = _Removals(model, history, 1)
+    search = Removals(model, history, 1)
     search.try_all([range(len(history))])  # nothing is left: something else is recommended
     assert len(search.best()) == len(history)
     search.put_back()
