@@ -249,9 +249,9 @@ def _shown(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> list[str]:
     pairs = [row for row in rows if row["matters"]][:5]
     if pairs:
         lines += ["", *aligned(pairs, ["first", "second", "spread", "low", "high", "p_holm"])]
-    for key, columns in SHOWN.items():
+    for key, shown in SHOWN.items():
         if key in tables:
-            lines += ["", *aligned(tables[key].records, ["behavior", *columns])]
+            lines += ["", *aligned(tables[key].records, ["behavior", *shown])]
     return lines + closing_lines(facts)
 
 

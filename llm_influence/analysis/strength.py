@@ -17,7 +17,8 @@ few items are linked, and strongly, so they decide its sign; symmetric errors of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,8 +32,13 @@ from llm_influence.config.analyses import DynamicsOptions
 from llm_influence.errors import DataError
 from llm_influence.types import FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from llm_influence.modeling.memory import Memory
+
+class HasGates(Protocol):
+    """A memory, such as `modeling.memory.Memory`."""
+
+    def gates(self) -> Sequence[Any]:
+        """Its gates, one a behaviour, with ``behavior``, ``weight`` and ``half_life``."""
+
 
 _ALWAYS = Windows("always", (EPOCH,), "0")
 LONGEST = 10.0
@@ -84,7 +90,7 @@ def behavior_strengths(view: InfluenceView, match: str | None = None) -> list[Re
     return sorted(records, key=lambda record: -abs(record["strength"]))
 
 
-def strengths_of_memory(memory: Memory) -> list[Record]:
+def strengths_of_memory(memory: HasGates) -> list[Record]:
     """Strength and half-life of each behaviour, read from the gates of a memory.
 
     Args:

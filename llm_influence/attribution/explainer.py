@@ -392,8 +392,8 @@ class Explainer:
                 memory_shares=remembered[row][0],
                 memory_log_odds=remembered[row][1],
                 block=blocks[row],
-                target_rank=None if places[row] is None else places[row][0],
-                candidates=None if places[row] is None else places[row][1],
+                target_rank=(places[row] or (None, None))[0],
+                candidates=(places[row] or (None, None))[1],
                 unread=unread_fields(self.model, target.kind),
             )
             for row, (history, card) in enumerate(zip(task.histories, cards, strict=True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class GroupShapley(Sampling):
     """
 
     name = "group_shapley"
-    players = ("events",)
+    players: ClassVar[tuple[str, ...]] = ("events",)
     cost = "at most `evaluations` (128), and E for the search (2 sqrt(8 E) for E above 64)"
     estimates = (
         "the Shapley value of each of the strongest events, and of all others as one player, with "
@@ -105,8 +106,10 @@ def _block(group: IntArray) -> tuple[int, ...]:
 def _grouped(games: Games, alone: int) -> list[IntArray]:
     """(E,) number of the player of each event: 0 for the block, else in the order of time."""
     sizes = games.sizes
-    pieces = {row: list(np.arange(n)[:, None]) for row, n in enumerate(sizes) if n > alone + 1}
-    long = {
+    pieces: dict[int, list[IntArray]] = {
+        row: list(np.arange(n)[:, None]) for row, n in enumerate(sizes) if n > alone + 1
+    }
+    long: dict[int, list[IntArray]] = {
         row: np.array_split(np.arange(sizes[row]), math.ceil(math.sqrt(alone * sizes[row])))
         for row in pieces
         if sizes[row] > LONG * alone

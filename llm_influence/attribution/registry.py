@@ -287,7 +287,7 @@ class Perturbation(Method):
     family = "perturbation"
     units = "target"
     removals = ("drop", "mask", "replace")
-    players = ("events", "events+user", "fields", "fields+user")
+    players: ClassVar[tuple[str, ...]] = ("events", "events+user", "fields", "fields+user")
 
     @abstractmethod
     def run(self, task: Games) -> Attribution:

@@ -83,7 +83,7 @@ def _working(search: Removals, kept: Iterable[Sequence[int]]) -> tuple[int, ...]
     """The first of the sets with which alone the recommendation stays, with the smallest size."""
     sets = [tuple(one) for one in kept]
     removals = [[e for e in range(search.players) if e not in set(one)] for one in sets]
-    leads = search.try_all(removals) if sets else []
+    leads = search.try_all(removals)
     working = [
         (len(one), -lead, place)
         for place, (one, lead) in enumerate(zip(sets, leads, strict=True))

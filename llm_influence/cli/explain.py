@@ -45,7 +45,7 @@ class Examples:
         typer.Option(
             rich_help_panel=WHOM,
             help="top1, item:ID, behavior:NAME, contrast:ID,ID, slate:K, feedback:ID, "
-            "feedback:ID,BEHAVIOR, or drawn:DRAWS,ITEMS: items drawn without a look at the history. "
+            "feedback:ID,BEHAVIOR, or drawn:DRAWS,ITEMS: items drawn with no look at the history. "
             "With --examples also item, behavior or feedback: what truly came next.",
         ),
     ] = "top1"

@@ -51,7 +51,7 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run = Run.open(model)
-    users = run.split.log if log is None else run.open_log(log)
+    users = run.split.log if log is None else run.open_log(str(log))
     app = make_app(Service(run.model, users, method), Limits(seconds, token))
     typer.echo(f"http://{host}:{port}   (API: http://{host}:{port}/docs; stop: Ctrl-C)")
     uvicorn.run(app, host=host, port=port, log_level="warning")

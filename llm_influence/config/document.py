@@ -133,7 +133,7 @@ class _Loader(yaml.SafeLoader):
     that stands twice, another tag, deep nesting and aliases that grow without bound are errors.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     yaml_constructors: ClassVar[dict[str | None, Any]] = {}
     depth = 0
 
@@ -252,7 +252,8 @@ def parse_yaml(text: str, where: str, kind: type[InfluenceError] = ConfigError) 
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # wrong tags
         mark = getattr(error, "problem_mark", None)
-        reason = f"{error.problem}, line {mark.line + 1}" if mark else str(error)  # type: ignore[attr-defined]
+        problem = getattr(error, "problem", error)
+        reason = f"{problem}, line {mark.line + 1}" if mark else str(error)
         whole = len(text) < 100 and "\n" not in text
         found = f"{text!r} is not YAML ({reason})" if whole else f"not YAML ({reason})"
         expected = "YAML with every key once, such as 4, 1e-3, true, [a, b] or {key: value}"

@@ -178,7 +178,7 @@ def choose_facts(
         carries=_carries(players, best),
         total=moved if whole else None,
         unsettled=float(spread.max()) if card.converged is False and spread.any() else None,
-        change=change and (cite(scores, np.array([change.event]))[0], change),
+        change=None if change is None else (cite(scores, np.array([change.event]))[0], change),
     )
 
 

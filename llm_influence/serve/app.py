@@ -59,7 +59,7 @@ class Measured:
     """Counts and seconds of the requests, by path and status."""
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def text(self) -> str:
         """The Prometheus text format."""
@@ -266,7 +266,7 @@ async def _guarded(
     known = getattr(route, "path", "other")
     seconds = time.perf_counter() - began
     measured.requests[known, response.status_code] += 1
-    measured.seconds[known] += seconds
+    measured.seconds[known] = measured.seconds.get(known, 0.0) + seconds
     response.headers["X-Request-Id"] = number
     for name, value in PROTECTION.items():
         if path != "/docs":  # whose scripts come from elsewhere
