@@ -32,6 +32,7 @@ from .rendering.vocabulary import Vocabulary
 
 # Training and evaluation
 from .evaluation.evaluate import compare_heads
+from .evaluation.shift import RemovalShift, removal_shift
 from .run import Run
 from .training.continual import update
 from .training.finetune import finetune

@@ -250,6 +250,12 @@ class EvaluationConfig(Section):
         "of feedback (RMSE for a regression), else accuracy of behaviours: the first that is "
         "trained.",
     )
+    shift_users: int = Field(
+        24,
+        ge=0,
+        description="Number of validation users whose removal shift is measured after training. "
+        "0: it is not measured.",
+    )
 
 
 class UpdateConfig(Section):

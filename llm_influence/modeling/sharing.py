@@ -78,9 +78,10 @@ def model_card(parts: Parts) -> str:
         items=len(parts.encoder.vocabulary.catalogue),
         behaviors=", ".join(parts.encoder.vocabulary.behaviors),
     )
-    sections = [text, _metrics(metrics, protocol), _data_section(data, licence, protocol)]
+    sections = [text, _metrics(metrics, protocol), _shift(protocol.get("shift"))]
+    sections.append(_data_section(data, licence, protocol))
     header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-    return f"---\n{header}---\n\n" + "\n".join([*sections, _INFLUENCE])
+    return f"---\n{header}---\n\n" + "\n".join([*filter(None, sections), _INFLUENCE])
 
 
 def _data(protocol: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -128,6 +129,24 @@ def _metrics(metrics: Metrics, protocol: Mapping[str, Any]) -> str:
     note = "Intervals are Wilson intervals of a share over the test rows. `llm-influence evaluate`"
     return "\n".join(
         [*lines, "", note, "gives bootstrap intervals over users for all metrics.", ""]
+    )
+
+
+def _shift(shift: Mapping[str, Any] | None) -> str:
+    """The section on removals; empty without a measurement."""
+    if shift is None or shift["shift"] is None:
+        return ""
+    return "\n".join(
+        [
+            "## Shift by removal",
+            "",
+            f"shift: {shift['shift']:.2f}, on {shift['users']} validation users.",
+            "It is the size of the mean score of the oldest half of a user's events over the",
+            "standard deviation of these scores, for the median user. Each event alone is dropped.",
+            "Above 1, what all old events have in common is larger than their differences, and it",
+            "says nothing about single events: compare the scores with those of removal `mask`.",
+            "",
+        ]
     )
 
 

@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
 from transformers import TrainerCallback
 
 from llm_influence.config.run import RunConfig
-from llm_influence.data.splits import Split, split_log
+from llm_influence.data.splits import EvaluationSet, Split, split_log
 from llm_influence.datasets.public import open_data
 from llm_influence.errors import OutputError
 from llm_influence.evaluation.evaluate import by_head, chosen_metric
 from llm_influence.evaluation.metrics import protocol
+from llm_influence.evaluation.shift import removal_shift
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.training import pretrain as pretraining
 from llm_influence.training import pseudo_labels
@@ -153,6 +155,20 @@ def _grouped(metrics: dict[str, float]) -> dict[str, dict[str, float | None]]:
     }
 
 
+def shift_of(
+    config: RunConfig, model: InfluenceModel, rows: EvaluationSet
+) -> dict[str, float | None] | None:
+    """`removal_shift` of a few validation users; None if it is off or no items are predicted."""
+    most = config.evaluation.shift_users
+    if not most or not config.model.item_head.weight:
+        return None
+    drawn = np.random.default_rng(config.train.seed).permutation(len(rows))[:most]
+    measured = removal_shift(model, [rows.history(int(row)) for row in drawn])
+    values = {"shift": measured.shift, "opposed": measured.opposed}
+    known = {name: None if math.isnan(value) else value for name, value in values.items()}
+    return known | {"users": len(measured.mean)}
+
+
 def finish_folder(
     result: FinetuneResult,
     config: RunConfig,
@@ -169,12 +185,15 @@ def finish_folder(
         "test": protocol(split.test, config.evaluation),
         **({"rules": [rule.name for rule in model.rules]} if model.rules else {}),
     }
-    model.protocol = described | ({} if test is None else {"metrics": test})  # for the model card
+    shift = shift_of(config, model, split.validation)
+    card = {"metrics": test, "shift": shift}
+    model.protocol = described | {name: value for name, value in card.items() if value is not None}
     model.save_pretrained(result.folder)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     metrics = {
         "validation": _grouped(result.validation),
         "test": test,
+        "removal_shift": shift,
         "protocol": described,
         "seconds": result.seconds,
         "build_seconds": result.build_seconds,

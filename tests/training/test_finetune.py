@@ -60,6 +60,14 @@ def test_metrics_of_a_run_are_those_of_the_folder_it_wrote(run):
     assert written["protocol"]["test"]["rows"] == len(split.test)
     assert written["protocol"]["data"] == config.data.source
     assert result.seconds > 0
+    shift = written["removal_shift"]
+    card = (result.folder / "README.md").read_text(encoding="utf-8")
+    if shift["users"]:  # in style text fewer than six events fit the small context
+        assert 0 <= shift["opposed"] <= 1
+        assert f"shift: {shift['shift']:.2f}, on {shift['users']} validation users" in card
+    else:
+        assert shift["shift"] is None
+        assert "Shift by removal" not in card
 
 
 def test_a_run_in_bf16_is_measured_in_full_precision(tmp_path):
