@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from llm_influence import __version__
 from llm_influence.errors import DataError, ExplanationError, InfluenceError
 from llm_influence.serve import schemas
-from llm_influence.serve.jobs import BusyError, Jobs
+from llm_influence.serve.jobs import BusyError, Jobs, Together
 from llm_influence.serve.service import Service, explained, moved, ranked, says
 
 logger = logging.getLogger("llm_influence.serve")
@@ -102,6 +102,8 @@ def make_app(service: Service, limits: Limits | None = None) -> FastAPI:
     app.post("/recommend")(paths.recommend)
     app.post("/explain")(paths.explain)
     app.post("/what-if")(paths.what_if)
+    app.post("/fewest-to-change")(paths.fewest_to_change)
+    app.post("/fewest-to-keep")(paths.fewest_to_keep)
     app.post("/history")(paths.history)
     app.get("/users")(paths.users)
     app.get("/items")(paths.items)
@@ -179,6 +181,20 @@ class _Paths:
             explanation_before=reasons[0],
             explanation_after=reasons[1],
         )
+
+    async def fewest_to_change(self, question: schemas.FewestIn) -> schemas.FewestOut:
+        """What would change it: the fewest events whose removal brings another first item."""
+        return await self._fewest(question, self._service.fewest_to_change)
+
+    async def fewest_to_keep(self, question: schemas.FewestIn) -> schemas.FewestOut:
+        """What keeps it: the fewest events that alone keep the first item."""
+        return await self._fewest(question, self._service.fewest_to_keep)
+
+    async def _fewest(self, question: schemas.FewestIn, find: Together) -> schemas.FewestOut:
+        history = self._service.history(question)
+        _some_events(len(history))
+        (found,) = await self._wait(self._jobs.submit(find, history))
+        return self._service.fewest_out(history, found, question.language)
 
     async def history(self, question: schemas.Question) -> list[schemas.EventOut]:
         """The events of a user of the log, or of the question, with titles."""

@@ -56,6 +56,12 @@ class ExplainIn(Question):
     language: Literal["en", "zh"] = "en"
 
 
+class FewestIn(Question):
+    """A question for the fewest events that change, or alone keep, the first recommendation."""
+
+    language: Literal["en", "zh"] = "en"
+
+
 class Edit(_Strict):
     """One change of a history. ``place`` counts the events of the question from 0."""
 
@@ -154,6 +160,18 @@ class WhatIfOut(BaseModel):
     says: str
     explanation_before: ExplainOut | None
     explanation_after: ExplainOut | None
+
+
+class FewestOut(BaseModel):
+    """The fewest events, by place in the history of the question."""
+
+    item: str
+    title: str
+    places: list[int]
+    events: list[EventOut]
+    instead: str | None = Field(description="Title of the new first item, where one changed.")
+    proven: bool = Field(description="Whether fewer events are proven not to do.")
+    says: str
 
 
 class UserOut(BaseModel):

@@ -12,8 +12,10 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llm_influence.attribution.counterfactual import Counterfactual, counterfactual
 from llm_influence.attribution.explainer import Explainer
 from llm_influence.attribution.recommended import best_unseen
+from llm_influence.attribution.sufficient import SufficientEvents, sufficient_events
 from llm_influence.attribution.target import Contrast, bind_items
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import DataError, UnknownNameError, unknown
@@ -23,6 +25,24 @@ from llm_influence.modeling.scoring import Recommendation
 from llm_influence.serve import schemas
 from llm_influence.types import Event, History
 
+FEWEST = {
+    "en": {
+        "change": "Without these {count} events “{other}” comes first instead of “{name}”.",
+        "change.none": "No removal that was tried changes “{name}”.",
+        "keep": "These {count} events alone keep “{name}” first.",
+        "keep.none": "“{name}” comes first even without any event.",
+        "proven": " Fewer do not: all were tried.",
+        "open": " Fewer might do: not all were tried.",
+    },
+    "zh": {
+        "change": "去掉这{count}个事件后，“{other}”会取代“{name}”排在第一。",
+        "change.none": "试过的删除都不会改变“{name}”。",
+        "keep": "仅凭这{count}个事件，“{name}”仍排第一。",
+        "keep.none": "即使没有任何事件，“{name}”也排第一。",
+        "proven": "更少则不行：已全部试过。",
+        "open": "更少也许可以：没有全部试过。",
+    },
+}
 NOTHING_MOVED = {
     "en": "Nothing moved: the list is the same, in the same order.",
     "zh": "没有变化：列表及其顺序都一样。",
@@ -159,6 +179,42 @@ class Service:
             self.explainer.explain(history, Contrast(item, over))
             for history, item, over in questions
         ]
+
+    def fewest_to_change(self, questions: Sequence[History]) -> list[Counterfactual]:
+        """The fewest events whose removal changes the first recommendation."""
+        return [counterfactual(self.model, history) for history in questions]
+
+    def fewest_to_keep(self, questions: Sequence[History]) -> list[SufficientEvents]:
+        """The fewest events that alone keep the first recommendation."""
+        return [sufficient_events(self.model, history) for history in questions]
+
+    def fewest_out(
+        self, history: History, found: Counterfactual | SufficientEvents, language: str
+    ) -> schemas.FewestOut:
+        """The fewest events as data."""
+        skipped = len(history) - len(self.model.encoder.trim(history))
+        changes = isinstance(found, Counterfactual)
+        places = [skipped + p for p in (found.removed if changes else found.kept)]
+        instead = found.flipped_to if changes else None
+        titles = self.model.catalogue.titles_by_id([found.item, *([instead] if instead else [])])
+        name = titles[found.item] or found.item
+        other = None if instead is None else titles[instead] or instead
+        if changes:
+            case = "change" if places else "change.none"
+        else:
+            case = "keep" if places else "keep.none"
+        words = FEWEST[language][case].format(count=len(places), name=name, other=other)
+        proven = FEWEST[language]["proven" if found.minimal else "open"]
+        events = self.events_out(history)
+        return schemas.FewestOut(
+            item=found.item,
+            title=name,
+            places=places,
+            events=[events[place] for place in places],
+            instead=other,
+            proven=found.minimal,
+            says=words + proven,
+        )
 
     # --- answers as data ---------------------------------------------------------------------
 

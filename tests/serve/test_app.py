@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from llm_influence.attribution.counterfactual import counterfactual
 from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.sufficient import sufficient_events
 from llm_influence.attribution.target import Contrast
 from llm_influence.serve.app import MOST_BYTES, Limits, make_app
 from llm_influence.serve.jobs import MOST_WAITING, BusyError, Jobs
@@ -78,6 +80,20 @@ def test_a_changed_history_is_the_history_typed_by_hand(service, client):
         assert one["before"] != one["after"]
     assert answer["changed"] is bool(answer["moved"])
     assert answer["explanation_after"]["item"] == best[0].item
+
+
+def test_the_fewest_events_are_those_of_the_python_api(service, client):
+    history = service.log[USER]
+    skipped = len(history) - len(service.model.encoder.trim(history))
+    changed = counterfactual(service.model, history)
+    answer = client.post("/fewest-to-change", json={"user": USER}).json()
+    assert answer["places"] == [skipped + place for place in changed.removed]
+    assert (answer["instead"] is None) == (changed.flipped_to is None)
+    kept = sufficient_events(service.model, history)
+    answer = client.post("/fewest-to-keep", json={"user": USER, "language": "zh"}).json()
+    assert answer["places"] == [skipped + place for place in kept.kept]
+    items = [event["item"] for event in events_of(service)]
+    assert [event["item"] for event in answer["events"]] == [items[p] for p in answer["places"]]
 
 
 def test_nothing_moves_without_a_change_and_an_empty_history_has_no_explanation(client, service):

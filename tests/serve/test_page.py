@@ -157,6 +157,14 @@ def test_why_not_that(page, service):
     page.locator("#contrast-sentence", has_text=" over ").wait_for()
 
 
+def test_what_would_change_it_and_what_keeps_it(page):
+    for button, path in (("change", "fewest-to-change"), ("keep", "fewest-to-keep")):
+        with page.expect_response(f"**/{path}") as answer:
+            page.click(f"#{button}")
+        says = answer.value.json()["says"]
+        page.locator(f"#{button}-says", has_text=says.split(".")[0]).wait_for()
+
+
 def test_a_hostile_title_is_a_text(page, service):
     page.fill("#search", "<img")
     changed(page, lambda: page.click("#add button"))

@@ -250,6 +250,7 @@ function drawWhy(why) {
 }
 
 function draw(answer) {
+  for (const says of ["change-says", "keep-says", "contrast-sentence"]) $(says).textContent = "";
   drawSlate(answer);
   drawWhy(answer.explanation_after);
 }
@@ -332,6 +333,26 @@ $("contrast").addEventListener("submit", async (event) => {
     trouble(error);
   }
 });
+
+// --- fewest events ----------------------------------------------------------------------------
+
+function fewest(button, path, says) {
+  $(button).addEventListener("click", async () => {
+    if (!latest) return;
+    $(says).textContent = "Working…";
+    try {
+      const events = latest.events.map(({ title, ...rest }) => rest);
+      const answer = await ask(path, { events });
+      const named = answer.events.map((event) => event.title).join("; ");
+      $(says).textContent = named ? `${answer.says} (${named})` : answer.says;
+    } catch (error) {
+      $(says).textContent = "";
+      trouble(error);
+    }
+  });
+}
+fewest("change", "/fewest-to-change", "change-says");
+fewest("keep", "/fewest-to-keep", "keep-says");
 
 // --- controls ---------------------------------------------------------------------------------
 
