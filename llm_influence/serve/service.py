@@ -193,16 +193,16 @@ class Service:
     ) -> schemas.FewestOut:
         """The fewest events as data."""
         skipped = len(history) - len(self.model.encoder.trim(history))
-        changes = isinstance(found, Counterfactual)
-        places = [skipped + p for p in (found.removed if changes else found.kept)]
-        instead = found.flipped_to if changes else None
+        if isinstance(found, Counterfactual):
+            case, chosen, instead = "change", found.removed, found.flipped_to
+        else:
+            case, chosen, instead = "keep", found.kept, None
+        places = [skipped + place for place in chosen]
         titles = self.model.catalogue.titles_by_id([found.item, *([instead] if instead else [])])
         name = titles[found.item] or found.item
         other = None if instead is None else titles[instead] or instead
-        if changes:
-            case = "change" if places else "change.none"
-        else:
-            case = "keep" if places else "keep.none"
+        if not places:
+            case += ".none"
         words = FEWEST[language][case].format(count=len(places), name=name, other=other)
         proven = FEWEST[language]["proven" if found.minimal else "open"]
         events = self.events_out(history)
