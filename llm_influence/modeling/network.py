@@ -150,7 +150,6 @@ class Network(nn.Module):
         return self.body(
             inputs_embeds=vectors,
             attention_mask=mask,
-            # hidden tokens keep their positions, so removal `mask` moves no other token
             position_ids=places.expand(len(vectors), -1),
             **options,
         )

@@ -55,7 +55,7 @@ class Positions:
         return cls(first, longest, from_end, offset)
 
     def __call__(self, batch: EncodedBatch, *, random: bool = False) -> Tensor:
-        """(B, T) or (1, T) position of every token; hidden tokens have theirs as well.
+        """(B, T) or (1, T) position of every token. Hidden ones keep theirs: `mask` moves no token.
 
         Args:
             batch: B histories of T tokens.
