@@ -314,7 +314,7 @@ def of_shapiq(games: list[Game], options: argparse.Namespace) -> list[Row]:
     for python, methods, evaluations, count in runs:
         if not evaluations:
             continue
-        words = [python, "-m", "benchmarks.attribution.shapiq_peer", path, output]
+        words = [python, "-m", "benchmarks.peers.shapiq_peer", path, output]
         words += ["--methods", *methods, "--evaluations", *evaluations, "--count", count]
         subprocess.run([str(word) for word in words], check=True)
     records: dict[tuple[str, int], list[tuple[float, float]]] = {}

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.harness import Results, arguments, command_line, selection, write_benchmark
 
 ROOT = Path(__file__).parents[2]
-OTHER_LIBRARIES = ("captum", "cornac", "pytorch_lightning", "recbole", "rectools", "shap")
+OTHER_LIBRARIES = ("captum", "cornac", "pytorch_lightning", "recbole", "rectools", "shap", "shapiq")
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in sorted((ROOT / "benchmarks").rglob("*.py"))

@@ -1,6 +1,6 @@
 """shapiq's estimators of Shapley values on games that a file holds.
 
-    python -m benchmarks.attribution.shapiq_peer GAMES.npz OUTPUT.json --evaluations 50 100 200 400
+    python -m benchmarks.peers.shapiq_peer GAMES.npz OUTPUT.json --evaluations 50 100 200 400
 
 It runs in an environment of its own (Python 3.12, benchmarks/peers/requirements_shapiq.txt).
 OddSHAP, RegressionMSR, ProxySHAP and KernelSHAP have their defaults, at order 1. ShaplEIG fits its
