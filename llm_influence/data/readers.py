@@ -7,6 +7,8 @@ never imported. `FORMATS` holds one function for each file format.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +23,9 @@ from llm_influence.errors import DataError, EmptyLogError, MissingFileError, Sch
 Select = Callable[[Sequence[str]], Sequence[str]]
 """Chooses the columns to read from a table's column names."""
 
+Types = tuple[Sequence[str], Sequence[str] | None]
+"""Names of text columns, and of columns whose type is read off their cells (None: all others)."""
+
 BLOCK = 16 * 2**20
 """Bytes read at a time; a line of JSON must fit into one block."""
 
@@ -30,6 +35,7 @@ def read_table(
     *,
     where: str | None = None,
     text: Sequence[str] = ("user_id", "item_id"),
+    numbers: Sequence[str] | None = None,
     select: Select = list,
 ) -> pa.Table:
     """Read a table, in the order of its rows.
@@ -39,18 +45,20 @@ def read_table(
             text files may end in .gz), a folder of Parquet files, an Arrow table, a pandas or
             polars frame, or a `datasets.Dataset`.
         where: Name of the source in messages. Default: its path or type.
-        text: Columns of a CSV file to read as text even if they look like numbers, so that the id
-            007 stays 007.
+        text: Columns of a CSV or TSV file to read as text even if they look like numbers, so that
+            the id 007 stays 007.
+        numbers: Columns of a CSV or TSV file whose type is read off their cells; all others are
+            text then. None: all but ``text``.
         select: Chooses the columns to read; the others use no memory.
 
     Raises:
         MissingFileError: There is no such file.
         EmptyLogError: The file is empty.
-        DataError: The file cannot be read, or its format is unknown.
+        DataError: The file cannot be read, its format is unknown, or a quote sign is not closed.
     """
     where = where or describe(source)
     if isinstance(source, (str, Path)):
-        return _read_file(Path(source), where, text, select)
+        return _read_file(Path(source), where, (text, numbers), select)
     table = _from_memory(source, where)
     twice = next((n for n in table.column_names if table.column_names.count(n) > 1), None)
     if twice is not None:
@@ -66,7 +74,7 @@ def describe(source: object) -> str:
     return f"{type(source).__module__.partition('.')[0]} {type(source).__name__}"
 
 
-def _read_file(path: Path, where: str, text: Sequence[str], select: Select) -> pa.Table:
+def _read_file(path: Path, where: str, types: Types, select: Select) -> pa.Table:
     if not path.exists():
         expected = "an existing file or folder"
         raise MissingFileError("no such file", where=where, expected=expected, fix="check the path")
@@ -77,17 +85,17 @@ def _read_file(path: Path, where: str, text: Sequence[str], select: Select) -> p
         fix = "convert the file, or read it yourself and pass the pandas or Arrow table"
         raise DataError(found, where=where, expected="one of " + ", ".join(FORMATS), fix=fix)
     try:
-        table = reader(path, text, select)
+        table = reader(path, types, select)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise _unreadable(error, where) from error
     return _check_utf8(table, where)
 
 
-def _read_parquet(path: Path, text: Sequence[str], select: Select) -> pa.Table:
+def _read_parquet(path: Path, types: Types, select: Select) -> pa.Table:
     import pyarrow.dataset  # here, because it imports pandas where there is one
 
     # Parquet stores repeated text as dictionaries: keeping them saves most of the memory and time.
-    options = pyarrow.dataset.ParquetReadOptions(dictionary_columns=list(text))
+    options = pyarrow.dataset.ParquetReadOptions(dictionary_columns=list(types[0]))
     data = pyarrow.dataset.dataset(
         path, format=pyarrow.dataset.ParquetFileFormat(read_options=options), partitioning="hive"
     )
@@ -95,27 +103,80 @@ def _read_parquet(path: Path, text: Sequence[str], select: Select) -> pa.Table:
     return data.to_table(columns=list(select(data.schema.names)), batch_size=2**20)
 
 
-def _read_delimited(path: Path, text: Sequence[str], select: Select, *, delimiter: str) -> pa.Table:
+def _read_delimited(path: Path, types: Types, select: Select, *, delimiter: str) -> pa.Table:
+    """A CSV file, in which quotes hold cells together, or a TSV file, which has no quoting."""
+    text, numbers = types
+    quoted = delimiter == ","
+
     def read(*, newlines_in_values: bool) -> pa.Table:
-        parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=newlines_in_values)
+        parse = pyarrow.csv.ParseOptions(
+            delimiter=delimiter,
+            quote_char='"' if quoted else False,
+            newlines_in_values=newlines_in_values,
+        )
         names = _header(path, parse)
-        types = {name: pa.string() for name in text if name in names}
-        return _parse(path, parse, types, select(names), pyarrow.csv.ReadOptions(block_size=BLOCK))
+        given = set(text) if numbers is None else set(names) - set(numbers)
+        kinds = {name: pa.string() for name in names if name in given}
+        return _parse(path, parse, kinds, select(names), pyarrow.csv.ReadOptions(block_size=BLOCK))
 
     try:
-        return read(newlines_in_values=False)
+        table = read(newlines_in_values=False)
     except pa.ArrowInvalid:  # perhaps a line break in a quoted cell, which the fast parser refuses
-        return read(newlines_in_values=True)
+        if not quoted:
+            raise
+        table = read(newlines_in_values=True)
+    if quoted:
+        lines, quotes = _lines_and_quotes(path)
+        if len(table) != lines - 1 or quotes % 2:
+            _check_quotes(path, len(table))
+    return table
 
 
-def _read_atomic(path: Path, text: Sequence[str], select: Select) -> pa.Table:
+def _lines_and_quotes(path: Path) -> tuple[int, int]:
+    """Lines of a text file, of which the last may lack its line break, and its quote signs."""
+    lines, quotes, last = 0, 0, b"\n"
+    with pa.input_stream(str(path), compression="detect") as stream:
+        while block := stream.read(BLOCK):
+            lines, last = lines + block.count(b"\n"), block[-1:]
+            quotes += block.count(b'"')
+    return lines + (last != b"\n"), quotes
+
+
+def _check_quotes(path: Path, rows: int) -> None:
+    """Read a CSV file again, strictly: its cells hold line breaks, or a quote sign is not closed.
+
+    Without this check a cell that begins with a quote sign takes all rows up to the next one.
+    """
+    found, start = -1, 1
+    with pa.input_stream(str(path), compression="detect") as stream:
+        records = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""), strict=True)
+        try:
+            for record in records:
+                found, start = found + bool(record), records.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"a quote sign that does not enclose a whole cell ({error})",
+                where=f"{path}, from line {start} on",
+                expected='quotes around whole cells only, and "" for a quote sign inside them',
+                fix="correct this line, or save the file with tabs as .tsv, which has no quoting",
+            ) from error
+    if found != rows:
+        raise DataError(
+            f"{rows:,} rows were read, and the file has {found:,}",
+            where=str(path),
+            expected="as many rows as the file has",
+            fix="save the file again as UTF-8 with one row a line",
+        )
+
+
+def _read_atomic(path: Path, types: Types, select: Select) -> pa.Table:
     """A RecBole atomic file: tabs, no quotes, a header of ``name:type``."""
-    del text  # the header has the types
+    del types  # the header has them
     parse = pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False)
-    types = dict(_atomic_type(field, path) for field in _header(path, parse))
-    names = list(types)
+    own = dict(_atomic_type(field, path) for field in _header(path, parse))
+    names = list(own)
     read = pyarrow.csv.ReadOptions(block_size=BLOCK, column_names=names, skip_rows=1)
-    return _parse(path, parse, types, select(names), read)
+    return _parse(path, parse, own, select(names), read)
 
 
 def _header(path: Path, parse: pyarrow.csv.ParseOptions) -> list[str]:
@@ -148,8 +209,8 @@ def _atomic_type(field: str, path: Path) -> tuple[str, pa.DataType]:
     return name, known[kind]
 
 
-def _read_json(path: Path, text: Sequence[str], select: Select) -> pa.Table:
-    del text  # JSON has types of its own
+def _read_json(path: Path, types: Types, select: Select) -> pa.Table:
+    del types  # JSON has its own
     options = pyarrow.json.ReadOptions(block_size=BLOCK)
     table = pyarrow.json.read_json(path, read_options=options)
     times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
@@ -160,7 +221,7 @@ def _read_json(path: Path, text: Sequence[str], select: Select) -> pa.Table:
     return table.select(list(select(table.column_names)))
 
 
-FORMATS: dict[str, Callable[[Path, Sequence[str], Select], pa.Table]] = {
+FORMATS: dict[str, Callable[[Path, Types, Select], pa.Table]] = {
     ".parquet": _read_parquet,
     ".csv": partial(_read_delimited, delimiter=","),
     ".tsv": partial(_read_delimited, delimiter="\t"),

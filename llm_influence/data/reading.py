@@ -89,6 +89,7 @@ def _read_columns(
         source,
         where=where,
         text=[mapping.get(name, name) for name in ("user_id", "item_id", "behavior")],
+        numbers=[mapping.get(name, name) for name in ("timestamp", "value", "label")],
         select=lambda names: list(dict.fromkeys(locate(names, mapping, where=where).values())),
     )
     check_rows(table, where, "log")
@@ -137,7 +138,7 @@ def read_catalogue(
         return items
     where = describe(items)
     keys = ("item_id", check_mapping(columns).get("item_id", "item_id"))
-    table = read_table(items, where=where, text=keys)
+    table = read_table(items, where=where, text=keys, numbers=())
     return Catalogue.from_table(
         table, item_text=item_text, item_title=item_title, columns=columns, where=where
     )
@@ -149,7 +150,8 @@ def read_users(
     """(U rows) the features of ``user_ids`` as text, "" for users not in the table."""
     where = describe(users)
     keys = ("user_id", check_mapping(columns).get("user_id", "user_id"))
-    table = with_key(read_table(users, where=where, text=keys), "user_id", columns, where)
+    table = read_table(users, where=where, text=keys, numbers=())
+    table = with_key(table, "user_id", columns, where)
     rows = pc.index_in(user_ids, value_set=table["user_id"])
     names = [name for name in table.column_names if name != "user_id"]
     texts = {name: as_text(table[name], name=name, where=where) for name in names}
