@@ -40,7 +40,7 @@ PARSER = arguments(
     seeds=(0, 1, 2),
     epochs=(float, "of every variant; default: those of the configuration"),
     only=(str, "names of variants, with semicolons between; default: all"),
-    shipped=("absolute", "the variant behind the figures"),
+    shipped=("random offset", "the variant behind the figures"),
     users=(100, "validation users whose histories are explained"),
     log_users=(int, "the first so many users of the log only, for a trial"),
 )

@@ -30,6 +30,7 @@ SETTING = (
     *("--output", "runs/movielens_100k", "--rendering.max_events", "20"),
     *("--model.layers", "3", "--model.dropout", "0", "--model.item_head.temperature", "0.2"),
     *("--model.item_head.memory.ages", "last_event"),
+    *("--model.random_offset", "400"),
     *("--train.epochs", "2", "--train.batch_size", "16"),
 )
 """What the demo changes in the defaults, as in configs/movielens_100k.yaml but for half the epochs.
