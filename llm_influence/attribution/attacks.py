@@ -118,7 +118,7 @@ class _Attacked:
         codes = model.encoder.vocabulary.item_codes(history)
         names = CodeNames(model.catalogue.ids, history.code_names.behaviors)
         self.history = replace(history, items=codes.astype(np.int32), code_names=names)
-        self.seen = codes.astype(np.int64)
+        self.seen = codes.astype(np.int64) if model.exclude_seen else np.empty(0, np.int64)
         best = model.score([self.history]).best(1, seen=seen_items([self.seen]))
         self.item = self.first = int(best.codes[0, 0])
         leads, _ = leads_of(model, self.item, [self.history], seen_items([self.seen]))

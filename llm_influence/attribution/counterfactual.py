@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm_influence.attribution.recommended import seen_codes
 from llm_influence.attribution.registry import user_generator
 from llm_influence.attribution.shapley_process import estimate, plan
 from llm_influence.errors import ExplanationError
-from llm_influence.evaluation.metrics import seen_items
 from llm_influence.modeling.model import InfluenceModel
 from llm_influence.types import FloatArray, History, IntArray
 
@@ -131,7 +131,7 @@ class Removals:
             )
         self._model, self._k = model, k
         self._history = model.encoder.trim(history)
-        self._seen = seen_items([model.encoder.vocabulary.item_codes(history)])
+        self._seen = seen_codes(model, [history])
         self.players = len(self._history)
         self._leads: dict[frozenset[int], float] = {}
         self._first: dict[frozenset[int], int] = {}

@@ -35,7 +35,12 @@ def best_unseen(
 
 
 def seen_codes(model: InfluenceModel, histories: Sequence[History]) -> Tensor:
-    """(N, S) codes of the items of each history, -1 where there are fewer."""
+    """(N, S) codes of the items of each history, -1 where there are fewer.
+
+    There is none where the model's protocol has seen items among the candidates.
+    """
+    if not model.exclude_seen:
+        return torch.full((len(histories), 1), -1)
     return seen_items([model.encoder.vocabulary.item_codes(history) for history in histories])
 
 

@@ -15,10 +15,11 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
+from llm_influence.attribution.recommended import seen_codes
 from llm_influence.attribution.registry import user_generator
 from llm_influence.attribution.target import BoundTarget
 from llm_influence.errors import ExplanationError
-from llm_influence.evaluation.metrics import seen_items, target_ranks
+from llm_influence.evaluation.metrics import target_ranks
 from llm_influence.modeling.model import InfluenceModel, Prediction
 from llm_influence.numerics import every_coalition, exact_shapley, proper_coalitions, spearman
 from llm_influence.types import BoolArray, FloatArray, History, IntArray
@@ -65,7 +66,7 @@ def rank_target(
     """The rank of ``target``, bound to the same whole histories."""
     codes = target.codes.cpu()
     codes = codes if codes.ndim == 1 else codes[:, 0]
-    held = seen_items([model.encoder.vocabulary.item_codes(history) for history in histories])
+    held = seen_codes(model, histories)
     return RankTarget(
         kind=target.kind,
         codes=codes,

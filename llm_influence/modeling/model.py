@@ -74,6 +74,7 @@ class InfluenceModel(Network):
                 backbone.
         """
         model = cls(build_parts(config, log, cache=cache))
+        model.protocol = {"exclude_seen": config.evaluation.exclude_seen}
         check_causality(model)
         return model
 
@@ -236,14 +237,14 @@ class InfluenceModel(Network):
         return torch.from_numpy(self.rule_book.changes(histories)).to(self.device)
 
     def rule_changes(
-        self, history: History, k: int = 10, *, exclude_seen: bool = True
+        self, history: History, k: int = 10, *, exclude_seen: bool | None = None
     ) -> list[RuleChange]:
         """Changes by the rules among the ``k`` recommendations, with and without them.
 
         Args:
             history: History of any user.
             k: Number of recommendations.
-            exclude_seen: Leave out items of the history.
+            exclude_seen: Leave out items of the history. Default: `exclude_seen` of the model.
         """
         if self.rule_book is None:
             return []
@@ -253,7 +254,7 @@ class InfluenceModel(Network):
             k,
             vocabulary=self.encoder.vocabulary,
             rules=self.rule_book,
-            exclude_seen=exclude_seen,
+            exclude_seen=self.exclude_seen if exclude_seen is None else exclude_seen,
         )
 
     # --- predictions ----------------------------------------------------------------------
@@ -297,6 +298,14 @@ class InfluenceModel(Network):
                 prediction = self.heads(self.read(part))
             yield slice(start, start + len(part)), prediction
 
+    @property
+    def exclude_seen(self) -> bool:
+        """Whether items of a history are no candidates; ``evaluation.exclude_seen`` of its run.
+
+        Recommendations, explanations, studies and reports follow it, as the evaluation does.
+        """
+        return bool(self.protocol.get("exclude_seen", True))
+
     def score(self, histories: Sequence[History]) -> ItemScores:
         """Logits of all items after B histories, under the `rules`, a chunk of items at a time."""
         with inference(self):
@@ -309,7 +318,7 @@ class InfluenceModel(Network):
         history: History,
         k: int = 10,
         *,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         candidates: Sequence[str] | None = None,
     ) -> list[Recommendation]:
         """The k items most likely to come next, best first; ties go to the earlier catalogue row.
@@ -317,7 +326,7 @@ class InfluenceModel(Network):
         Args:
             history: History of any user, in the training log or not; may be empty.
             k: Number of items; fewer are returned if there are fewer candidates.
-            exclude_seen: Leave out items of the history.
+            exclude_seen: Leave out items of the history. Default: `exclude_seen` of the model.
             candidates: Item ids to choose from; default: the whole catalogue.
 
         Raises:
@@ -333,7 +342,7 @@ class InfluenceModel(Network):
         history: History,
         k: int = 10,
         *,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         candidates: Sequence[str] | None = None,
     ) -> list[Recommendation]:
         """`recommend` from known ``scores`` of one ``history``."""
@@ -343,7 +352,7 @@ class InfluenceModel(Network):
             k,
             vocabulary=self.encoder.vocabulary,
             rules=self.rule_book,
-            exclude_seen=exclude_seen,
+            exclude_seen=self.exclude_seen if exclude_seen is None else exclude_seen,
             candidates=candidates,
         )
 

@@ -119,12 +119,17 @@ class Session:
         self._read_all(batch)
 
     def recommend(
-        self, k: int = 10, *, exclude_seen: bool = True, candidates: Sequence[str] | None = None
+        self,
+        k: int = 10,
+        *,
+        exclude_seen: bool | None = None,
+        candidates: Sequence[str] | None = None,
     ) -> list[Recommendation]:
         """The k items most likely to come next; see `InfluenceModel.recommend`."""
         with inference(self.model):
             scores = self.model.item_scores(self._query())
         rules: RuleBook | None = getattr(self.model, "rule_book", None)  # a network has none
+        own = bool(getattr(self.model, "exclude_seen", True))
         if rules is not None:
             scores = scores.under(torch.from_numpy(rules.changes([self.history])))
         return best_items(
@@ -133,7 +138,7 @@ class Session:
             k,
             vocabulary=self.model.encoder.vocabulary,
             rules=rules,
-            exclude_seen=exclude_seen,
+            exclude_seen=own if exclude_seen is None else exclude_seen,
             candidates=candidates,
         )
 

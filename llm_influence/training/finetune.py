@@ -187,7 +187,7 @@ def finish_folder(
     }
     shift = shift_of(config, model, split.validation)
     card = {"metrics": test, "shift": shift}
-    model.protocol = described | {name: value for name, value in card.items() if value is not None}
+    model.protocol |= described | {name: value for name, value in card.items() if value is not None}
     model.save_pretrained(result.folder)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     metrics = {
