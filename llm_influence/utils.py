@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from llm_influence.errors import ConfigError, InfluenceError, OutputError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
@@ -49,6 +53,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Write a text as UTF-8, whole or not at all; see `write_whole`."""
     return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def without_formula(cell: object) -> object:
+    """A CSV cell that no spreadsheet runs: text that would begin a formula gets a quote sign."""
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def with_formula(cell: str) -> str:
+    """The text before `without_formula`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def unwritable(path: Path, error: Exception) -> OutputError:

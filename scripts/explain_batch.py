@@ -50,3 +50,6 @@ if __name__ == "__main__":
         main(parser.parse_args())
     except InfluenceError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted. Run the same command again to continue.", file=sys.stderr)
+        sys.exit(130)

@@ -39,3 +39,6 @@ if __name__ == "__main__":
         main(RunConfig.load(options.config, overrides), resume=options.resume)
     except InfluenceError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted. Run the same command again to continue.", file=sys.stderr)
+        sys.exit(130)

@@ -15,6 +15,7 @@ tables, so a user in both tables counts once.
 
 from __future__ import annotations
 
+import glob
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -197,10 +198,11 @@ def compare(
     _check_alike(after, before)
     with tempfile.TemporaryDirectory(dir=after.folder) as folder:
         file = sql_text(str(Path(folder) / "before.parquet"))
+        read = sql_text(glob.escape(str(Path(folder) / "before.parquet")))
         query = _events(before, factors, options)
         before.execute(f"COPY ({query}) TO {file} (FORMAT parquet)")
         after.execute(f"CREATE TABLE after_events AS {_events(after, factors, options)}")
-        after.execute(f"CREATE VIEW before_events AS SELECT * FROM read_parquet({file})")
+        after.execute(f"CREATE VIEW before_events AS SELECT * FROM read_parquet({read})")
         try:
             rows = _compared(after, factors)
             facts = _pairing(after)

@@ -306,6 +306,15 @@ COLUMNS: dict[str, Column] = {
 """Columns of every influence table. Times are UTC; see `SESSION_GAP` for sessions."""
 
 
+def _match(own: str, chosen: str, other: str, *results: str) -> str:
+    """SQL that compares a column of the event's item with the two items of the target."""
+    same, like_other, neither = results
+    return (
+        f"CASE WHEN {own} IS NULL OR {chosen} IS NULL THEN NULL WHEN {own} = {chosen} THEN {same} "
+        f"WHEN {own} = {other} THEN {like_other} ELSE {neither} END"
+    )
+
+
 def side_columns(items: pa.Table, users: pa.Table) -> dict[str, Column]:
     """Columns of the item and user tables: ``item:genres``, ``user:age``, ``match:genres``.
 
@@ -317,16 +326,13 @@ def side_columns(items: pa.Table, users: pa.Table) -> dict[str, Column]:
         number = not is_text(items[name].type)
         own, chosen, other = (f"{table}.{sql_name(name)}" for table in ("i", "chosen", "other"))
         columns[f"item:{name}"] = Column(own, ("item_id",), ("items",), number=number)
-        cases = (
-            f"CASE WHEN {own} IS NULL OR {chosen} IS NULL THEN NULL WHEN {own} = {chosen} THEN {{}}"
-            f" WHEN {own} = {other} THEN {{}} ELSE {{}} END"
-        )
+        places = (own, chosen, other)
         columns[f"match:{name}"] = Column(
-            cases.format(*map(sql_text, MATCHES)),
+            _match(*places, *map(sql_text, MATCHES)),
             ("item_id",),
             ("items", "chosen", "other"),
             levels=MATCHES,
-            codes=cases.format(0, 1, 2),
+            codes=_match(*places, "0", "1", "2"),
         )
     for name in users.column_names[1:]:
         sql, number = f"u.{sql_name(name)}", not is_text(users[name].type)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -44,18 +44,17 @@ class Factor:
 
     name: str  # Name of the column in the view
     levels: tuple[str, ...]  # (L,) names in the order of their codes 0, 1...; some may not occur
-    codes: str  # SQL of the code. ``{0}`` stands for the column, unless ``of_rows`` is true.
-    of_rows: bool = False  # ``codes`` reads the rows of the view itself, as `Column.codes`
+    codes: Callable[[str], str]  # SQL of the code, of the SQL of the column
 
     def column(self, view: InfluenceView) -> Column:
         """The view's column with the codes of the levels."""
         column = view.columns[self.name]
-        sql = self.codes if self.of_rows else self.codes.format(column.sql)
-        return Column(sql, column.needs, column.joins)
+        return Column(self.codes(column.sql), column.needs, column.joins)
 
     def of_table(self, table: str) -> str:
         """SQL of the code over a table that holds the column under its own name."""
-        return self.codes.format(f"{table}.{sql_name(self.name.partition(':')[2] or self.name)}")
+        column = f"{table}.{sql_name(self.name.partition(':')[2] or self.name)}"
+        return self.codes(column)
 
 
 def factors_of(
@@ -87,7 +86,8 @@ def factor_of(view: InfluenceView, name: str, *, required: bool = True) -> Facto
         return f"the same everywhere: {UNKNOWN if values[0] is None else values[0]}"
     if column.levels:
         levels = (*column.levels, UNKNOWN) if None in values else column.levels
-        return Factor(name, levels, f"coalesce({column.codes}, {len(column.levels)})", of_rows=True)
+        fixed = f"coalesce({column.codes}, {len(column.levels)})"  # reads the rows of the view
+        return Factor(name, levels, lambda _: fixed)
     if column.number:
         return _numbers(name, values, events, users)
     if len(values) > MOST_NAMES and not required:
@@ -127,11 +127,13 @@ def _names(name: str, values: Sequence[str | None], users: Sequence[int]) -> Fac
     if len(known) > MOST_LEVELS:
         kept = kept[: MOST_LEVELS - 1]
     tail = ([OTHER] if len(kept) < len(known) else []) + ([UNKNOWN] if unknown else [])
-    cases = " ".join(f"WHEN {{0}} = {sql_text(text)} THEN {code}" for code, text in enumerate(kept))
     last = len(kept) + len(tail) - 1
-    return Factor(
-        name, (*kept, *tail), f"CASE WHEN {{0}} IS NULL THEN {last} {cases} ELSE {len(kept)} END"
-    )
+
+    def codes(column: str) -> str:
+        names = (f"WHEN {column} = {sql_text(text)} THEN {n}" for n, text in enumerate(kept))
+        return f"CASE WHEN {column} IS NULL THEN {last} {' '.join(names)} ELSE {len(kept)} END"
+
+    return Factor(name, (*kept, *tail), codes)
 
 
 def _numbers(
@@ -152,13 +154,13 @@ def _numbers(
         ends = [numbers[stop - 1] for _, stop in pairwise([*places, len(numbers)])]
         labels = [f"{plain(low)} to {plain(high)}" for low, high in zip(edges, ends, strict=True)]
     middles = (edges[1:] + numbers[np.searchsorted(numbers, edges[1:]) - 1]) / 2
-    cases = " ".join(f"WHEN {{0}} < {float(cut)!r} THEN {code}" for code, cut in enumerate(middles))
-    none = f"CASE WHEN {{0}} IS NULL OR isnan({{0}}) THEN {len(labels)}"
-    return Factor(
-        name,
-        (*labels, *([UNKNOWN] if None in values else [])),
-        f"{none} {cases} ELSE {len(labels) - 1} END",
-    )
+
+    def codes(column: str) -> str:
+        none = f"CASE WHEN {column} IS NULL OR isnan({column}) THEN {len(labels)}"
+        cases = (f"WHEN {column} < {float(cut)!r} THEN {n}" for n, cut in enumerate(middles))
+        return f"{none} {' '.join(cases)} ELSE {len(labels) - 1} END"
+
+    return Factor(name, (*labels, *([UNKNOWN] if None in values else [])), codes)
 
 
 # --- every event as integer codes and a score ------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 from llm_influence.influence.facts import MINUS
 from llm_influence.influence.plots import BASELINE, OKABE_ITO
 from llm_influence.types import FloatArray
-from llm_influence.utils import require, write_text, write_whole
+from llm_influence.utils import require, without_formula, write_text, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -85,7 +85,10 @@ def to_csv(records: Records) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_plain(record) for record in records)
+    writer.writerows(
+        {name: without_formula(value) for name, value in _plain(record).items()}
+        for record in records
+    )
     return text.getvalue()
 
 
@@ -117,6 +120,7 @@ def closing_lines(facts: Mapping[str, Any]) -> list[str]:
     """Lines that name what was left out, and why; then the warning of chosen targets."""
     left_out = facts.get("left_out", {}).items()
     warning = [f"warning: {facts['warning']}"] if facts.get("warning") else []
+    warning += [f"warning: {facts['incomplete']}"] if facts.get("incomplete") else []
     return [f"left out: {name} ({reason})" for name, reason in left_out] + warning
 
 

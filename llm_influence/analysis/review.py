@@ -32,7 +32,7 @@ from llm_influence.analysis.tables import InfluenceView
 from llm_influence.errors import ConfigError, DataError, out_of_range
 from llm_influence.influence.influence import Key
 from llm_influence.types import FloatArray
-from llm_influence.utils import write_text
+from llm_influence.utils import with_formula, write_text
 
 KEY = ("user_id", "method", "target", "target_id")
 """Columns that identify an explanation (`Influence.key`)."""
@@ -170,7 +170,7 @@ def withhold(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
 
 def _checked(path: Path, line: int, row: Mapping[str, str | None]) -> Record:
     """A row with all columns, its decision in lower case."""
-    record: Record = {name: row.get(name, "") for name in COLUMNS}
+    record: Record = {name: with_formula(row.get(name) or "") for name in COLUMNS}
     record["decision"] = str(record["decision"]).strip().lower()
     if None in row or None in row.values():
         found, expected = ": another number of cells than columns", "one cell per column"

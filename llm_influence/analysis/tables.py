@@ -7,6 +7,7 @@ an explanation, and no text keys need to be compared.
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from llm_influence.analysis.columns import (
 )
 from llm_influence.config.analyses import Choice, Resources
 from llm_influence.errors import ConfigError, DataError, OutputError, choices, unknown
+from llm_influence.influence.batch_state import notes_on
 from llm_influence.influence.table_files import check_file, table_files
 from llm_influence.utils import require
 
@@ -45,7 +47,6 @@ CHOSEN = {
 _ROWS = """
 CREATE VIEW influence_rows AS
 SELECT *, (file_index::BIGINT << 40) + file_row_number - player AS explanation
-FROM read_parquet([{files}]) WHERE {where}
 """
 _EXPLANATIONS = """
 CREATE TABLE all_explanations AS
@@ -219,7 +220,9 @@ class InfluenceView:
         names = ("method", "units", "events", "explanations", "users")
         measures = {"measures": "strength"} if self.drawn else CHOSEN
         facts = {name: getattr(self, name) for name in names}
-        return {**facts, **measures, "options": asdict(options)}
+        notes = notes_on(self.sources)
+        incomplete = {"incomplete": "; ".join(notes)} if notes else {}
+        return {**facts, **measures, **incomplete, "options": asdict(options)}
 
     def require_users(self, least: int, purpose: str) -> None:
         """Check the number of users."""
@@ -264,8 +267,12 @@ class InfluenceView:
         """Create ``influence_rows``, ``explanations`` and ``user_codes``, and check them."""
         chosen = {name: value for name, value in asdict(choice).items() if value is not None}
         where = " AND ".join(f"{name} = {sql_text(value)}" for name, value in chosen.items())
-        listed = ", ".join(sql_text(str(file)) for file in files)
-        self.execute(_ROWS.format(files=listed, where=where or "TRUE"))
+        # Escaped: DuckDB would expand the brackets and stars of a name as a pattern.
+        listed = ", ".join(sql_text(glob.escape(str(file))) for file in files)
+        self.execute(
+            f"{_ROWS} FROM read_parquet([{listed}], hive_partitioning=false) "
+            f"WHERE {where or 'TRUE'}"
+        )
         self.method, self.units = self._method(chosen)
         self.execute(_EXPLANATIONS.format(session=SESSION_GAP))
         (counts,) = self.table(

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from llm_influence import __version__
 from llm_influence.attribution.drawn import Drawn
-from llm_influence.attribution.explainer import Explainer
+from llm_influence.attribution.explainer import CardOptions, Explainer
 from llm_influence.attribution.target import Behavior, Feedback, Item, Target, parse_target
-from llm_influence.batch.shards import (
-    OnShard,
-    Shards,
-    write_side_tables,
-)
+from llm_influence.batch.plan import model_setting, sampled_users, table_digest
+from llm_influence.batch.shards import Failures, OnShard, Shards, write_side_tables
 from llm_influence.data.log import BehaviorLog
 from llm_influence.data.splits import EvaluationSet
 from llm_influence.data.times import iso
-from llm_influence.errors import ExplanationError
+from llm_influence.errors import ExplanationError, InfluenceError, OutputError
 from llm_influence.influence.facts import Key
 from llm_influence.influence.influence import Influence, to_arrow
 from llm_influence.influence.table_files import OUTCOMES
@@ -32,6 +32,7 @@ from llm_influence.modeling.fingerprints import digest, log_fingerprint, model_f
 from llm_influence.types import History
 from llm_influence.utils import distributed, write_whole
 
+QUARTILES = ("lower_quartile", "median", "upper_quartile")
 ACTUAL = ("item", "behavior", "feedback")
 """Targets that mean the event that followed: its item, its behaviour, or the feedback on it."""
 
@@ -46,6 +47,7 @@ class BatchResult:
         users: Users or examples explained in all.
         explained_now: Explanations that this process computed in this call.
         seconds: Wall-clock seconds of this call.
+        failed: Explanations that could not be computed; ``errors.parquet`` lists them.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class BatchResult:
     users: int
     explained_now: int
     seconds: float
+    failed: int = 0
 
 
 @distributed()
@@ -68,12 +71,17 @@ def explain_batch(
     query_time: int | None = None,
     withheld: Collection[Key] = (),
     on_shard: OnShard | None = None,
+    card_sample: int = 50,
+    strict: bool = False,
 ) -> BatchResult:
     """Explain every user of a log, or every example of a split, into ``out``.
 
     Run it again after a kill, and it continues. It runs on one process, or on every process of
     ``accelerate launch`` or ``torchrun``. Beside the shards it writes ``items.parquet``,
     ``users.parquet``, and for examples ``outcomes.parquet`` with the event that followed.
+
+    A user that cannot be explained is listed in ``errors.parquet`` and tried again by the next
+    call. One job at a time writes into ``out``.
 
     Args:
         explainer: Model, method and options.
@@ -90,13 +98,19 @@ def explain_batch(
         query_time: Query time of every user of a log in Unix seconds, for models that read it.
         withheld: Explanations that are not written, such as those of `analysis.review.rejected`.
         on_shard: Called with the path of each shard that this process has written.
+        card_sample: The fidelity and the agreement of the quality card are measured for one in so
+            many users, at least `LEAST_CARDS`, drawn by the explainer's seed. Gap, standard error
+            and evaluations are on every card. 1: all users. Default 50.
+        strict: Whether the first user that cannot be explained ends the work. Default: no, unless
+            none of the first shard can be explained.
 
     Raises:
         ExplanationError: A history has events after ``query_time``.
         UnknownNameError: The model does not know an item or behaviour; nothing is computed then.
-        OutputError: ``out`` cannot be written, or holds another run.
+        OutputError: ``out`` cannot be written, holds another run, or another job writes into it.
     """
-    began, work = time.perf_counter(), _Work.of(explainer, data, target, query_time)
+    began = time.perf_counter()
+    work = _Work.of(explainer, data, target, query_time, card_sample, strict)
     left_out = frozenset(withheld)
     plan = work.plan() | {
         "shard_size": shard_size,
@@ -104,21 +118,22 @@ def explain_batch(
     }
     shards = Shards(Path(out), plan, work.count, shard_size)
 
-    def compute(rows: range) -> pa.Table:
-        records = [record for record in work.explain(rows) if record.key not in left_out]
-        return to_arrow(records, run)
+    def compute(rows: Sequence[int]) -> tuple[pa.Table, Failures]:
+        records, failures = work.explain(rows)
+        return to_arrow([record for record in records if record.key not in left_out], run), failures
 
-    explained = shards.fill(
-        compute,
-        name=explainer.method.name,
-        prepare=partial(work.write_beside, shards.folder),
-        on_shard=on_shard,
-        progress=progress,
-    )
-    rows = shards.write_manifest()
-    return BatchResult(
-        shards.folder, rows, work.count // work.draws, explained, time.perf_counter() - began
-    )
+    with shards.locked():
+        explained = shards.fill(
+            compute,
+            name=explainer.method.name,
+            prepare=partial(work.write_beside, shards.folder),
+            on_shard=on_shard,
+            progress=progress,
+        )
+        written, failed = shards.write_manifest(cards=card_summary(shards.paths))
+    seconds = time.perf_counter() - began
+    users = work.count // work.draws
+    return BatchResult(shards.folder, written, users, explained, seconds, failed)
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,8 @@ class _Work:
     examples: EvaluationSet | None
     target: Target
     query_time: int | None
+    carded: frozenset[str] | None  # users whose cards are measured; None: all
+    strict: bool
 
     @classmethod
     def of(
@@ -138,6 +155,8 @@ class _Work:
         data: BehaviorLog | EvaluationSet,
         target: Target | None,
         query_time: int | None,
+        card_sample: int,
+        strict: bool,
     ) -> _Work:
         model, whole = explainer.model, isinstance(data, BehaviorLog)
         log = data if isinstance(data, BehaviorLog) else data.log
@@ -152,9 +171,13 @@ class _Work:
         target = target or ("top1" if whole else "item")
         if isinstance(target, str) and (whole or target not in ACTUAL):
             target = parse_target(target)  # refuses a wrong one before anything is computed
-        if isinstance(data, BehaviorLog):
-            return cls(explainer, log, None, target, query_time)
-        return cls(explainer, log, EvaluationSet(log, data.users, data.positions), target, None)
+        examples, places = None, np.arange(len(log))
+        if not isinstance(data, BehaviorLog):
+            examples, query_time = EvaluationSet(log, data.users, data.positions), None
+            places = np.unique(data.users)
+        users = log.user_ids.take(pa.array(places)).to_pylist()
+        carded = sampled_users(users, card_sample, explainer.seed)
+        return cls(explainer, log, examples, target, query_time, carded, strict)
 
     @property
     def count(self) -> int:
@@ -171,8 +194,13 @@ class _Work:
         explainer, method, card = self.explainer, self.explainer.method, self.explainer.card
         examples = self.examples and (self.examples.users, self.examples.positions)
         return {
+            "version": __version__,
             "model": model_fingerprint(explainer.model),
+            "setting": model_setting(explainer.model),
             "log": log_fingerprint(self.log),
+            "user_table": self.log.users and table_digest(self.log.users),
+            "items": table_digest(self.log.catalogue.table),
+            "cards": None if self.carded is None else digest("\n".join(sorted(self.carded))),
             "method": method.name,
             "removal": explainer.removal if method.removals else "none",
             "options": method.options,
@@ -187,16 +215,52 @@ class _Work:
             "examples": examples and digest(*(column.astype(np.int64) for column in examples)),
         }
 
-    def explain(self, rows: range) -> list[Influence]:
-        """Explanations of these rows in order; rows with the same target are explained together."""
-        together: dict[Target, list[int]] = defaultdict(list)
+    def explain(self, rows: Sequence[int]) -> tuple[list[Influence], Failures]:
+        """Explanations of these rows in order, and the rows that cannot be explained.
+
+        Rows with the same target are explained together.
+        """
+        together: dict[tuple[Target, bool], list[int]] = defaultdict(list)
         for row in rows:
-            together[self._target(row)].append(row)
+            measured = self.carded is None or self._user(row) in self.carded
+            together[self._target(row), measured].append(row)
         influences: dict[int, Influence] = {}
-        for target, same in together.items():
-            records = self.explainer.explain([self._history(row) for row in same], target)
-            influences |= dict(zip(same, records, strict=True))
-        return [influences[row] for row in rows]
+        failures: dict[int, tuple[str, InfluenceError]] = {}
+        for (target, measured), same in together.items():
+            explainer = copy(self.explainer)
+            if not measured:
+                explainer.card = CardOptions(0, None)
+            self._explain(explainer, target, same, influences, failures)
+        return [influences[row] for row in rows if row in influences], failures
+
+    def _explain(
+        self,
+        explainer: Explainer,
+        target: Target,
+        rows: list[int],
+        influences: dict[int, Influence],
+        failures: dict[int, tuple[str, InfluenceError]],
+    ) -> None:
+        """Explain these rows; halves of them after an error, until its row stands alone."""
+        try:
+            records = explainer.explain([self._history(row) for row in rows], target)
+        except InfluenceError as error:
+            if self.strict or isinstance(error, OutputError):
+                raise
+            if len(rows) == 1:
+                failures[rows[0]] = (self._user(rows[0]), error)
+                return
+            middle = len(rows) // 2
+            for half in (rows[:middle], rows[middle:]):
+                self._explain(explainer, target, half, influences, failures)
+        else:
+            influences |= dict(zip(rows, records, strict=True))
+
+    def _user(self, row: int) -> str:
+        place = row // self.draws
+        place = place if self.examples is None else int(self.examples.users[place])
+        user: str = self.log.user_ids[place].as_py()
+        return user
 
     def _history(self, row: int) -> History:
         place = row // self.draws
@@ -221,6 +285,27 @@ class _Work:
         if self.examples is not None:
             table = outcomes(self.examples)
             write_whole(folder / OUTCOMES, partial(pq.write_table, table))
+
+
+def card_summary(paths: Sequence[Path]) -> dict[str, object]:
+    """Quality of the explanations in these shards: counts, and quartiles of fidelity and gap."""
+    columns: dict[str, list[np.ndarray]] = {"lds": [], "completeness_gap": []}
+    for path in paths:
+        table = pq.ParquetFile(path).read(columns=["player", *columns])
+        table = table.filter(pc.equal(table["player"], 0))
+        for name, parts in columns.items():
+            parts.append(table[name].to_numpy().astype(np.float64))
+    summary: dict[str, object] = {}
+    for name, parts in columns.items():
+        values = np.concatenate(parts) if parts else np.empty(0)
+        known = values[np.isfinite(values)]
+        summary["explanations"] = len(values)
+        summary[name] = {"measured": len(known)} | (
+            dict(zip(QUARTILES, map(float, np.quantile(known, (0.25, 0.5, 0.75))), strict=True))
+            if len(known)
+            else {}
+        )
+    return summary
 
 
 def outcomes(examples: EvaluationSet) -> pa.Table:

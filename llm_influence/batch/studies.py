@@ -18,10 +18,10 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from llm_influence.batch.shards import OnShard, Shards
+from llm_influence.attribution.recommended import seen_codes
+from llm_influence.batch.shards import Failures, OnShard, Shards
 from llm_influence.data.log import BehaviorLog
 from llm_influence.errors import DataError, ExplanationError, out_of_range, unknown
-from llm_influence.evaluation.metrics import seen_items
 from llm_influence.faithfulness.evaluate import (
     ComparedMethod,
     FaithfulnessOptions,
@@ -181,7 +181,7 @@ def _best(
 ) -> tuple[BestItems, torch.Tensor]:
     """The first k of each history, and (B, I) scores of all items, on the CPU."""
     scores = model.score(histories)
-    seen = seen_items([model.encoder.vocabulary.item_codes(history) for history in histories])
+    seen = seen_codes(model, histories)
     best = scores.best(k, seen=seen)
     best = BestItems(best.codes.cpu(), best.candidate.cpu(), best.log_odds.cpu())
     return best, torch.cat([part.cpu() for _, part in scores.chunks()], dim=1).double()
@@ -250,15 +250,16 @@ def measure_faithfulness(
     }
     shards = Shards(Path(out), plan, len(histories), shard_size)
 
-    def compute(rows: range) -> pa.Table:
+    def compute(rows: Sequence[int]) -> tuple[pa.Table, Failures]:
         part = [histories[row] for row in rows]
-        return measure_batch(model, part, compared, options, first=rows.start)
+        return measure_batch(model, part, compared, options, first=rows[0]), {}
 
-    shards.fill(compute, name="faithfulness", on_shard=on_shard, progress=progress)
-    measured = pa.concat_tables([pq.read_table(path) for path in shards.paths])
-    result = comparison_result(measured, compared)
-    if PartialState(cpu=on_cpu()).is_main_process:
-        _write(shards.folder, result)
+    with shards.locked():
+        shards.fill(compute, name="faithfulness", on_shard=on_shard, progress=progress)
+        tables = [pq.ParquetFile(path).read() for path in shards.paths]
+        result = comparison_result(pa.concat_tables(tables), compared)
+        if PartialState(cpu=on_cpu()).is_main_process:
+            _write(shards.folder, result)
     return result
 
 

@@ -22,7 +22,7 @@ from llm_influence import __version__
 from llm_influence.cli.about import config, env
 from llm_influence.cli.analyze import analyze, fairness_test, faithfulness, review
 from llm_influence.cli.explain import evaluate, explain, explain_training, methods, report
-from llm_influence.cli.options import OVERRIDES, interruptible
+from llm_influence.cli.options import INTERRUPTED, OVERRIDES, interruptible
 from llm_influence.cli.serve import serve
 from llm_influence.cli.train import (
     demo,
@@ -112,6 +112,8 @@ def main() -> None:
     except InfluenceError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:  # before the command began
+        sys.exit(INTERRUPTED)
 
 
 def _quiet() -> None:

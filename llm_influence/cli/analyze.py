@@ -15,6 +15,7 @@ from llm_influence.cli.options import (
     ModelFolder,
     UsersFile,
     expanded,
+    interruptible,
     options_by_method,
 )
 from llm_influence.config.analyses import (
@@ -79,6 +80,7 @@ class Tables:
 
 
 @analyze.command()
+@interruptible
 @expanded()
 def factors(tables: Tables, options: FactorOptions, choice: Choice, resources: Resources) -> None:
     """Rank the properties of events by how far they move influence.
@@ -91,6 +93,7 @@ def factors(tables: Tables, options: FactorOptions, choice: Choice, resources: R
 
 
 @analyze.command()
+@interruptible
 @expanded()
 def channels(tables: Tables, options: ChannelOptions, choice: Choice, resources: Resources) -> None:
     """Credit conversions to channels: by the model, attribution rules, Markov chain and Shapley.
@@ -103,6 +106,7 @@ def channels(tables: Tables, options: ChannelOptions, choice: Choice, resources:
 
 
 @analyze.command()
+@interruptible
 @expanded()
 def audit(tables: Tables, options: AuditOptions, choice: Choice, resources: Resources) -> None:
     """Test whether sensitive features of users decide what they get.
@@ -116,6 +120,7 @@ def audit(tables: Tables, options: AuditOptions, choice: Choice, resources: Reso
 
 
 @analyze.command()
+@interruptible
 @expanded()
 def dynamics(
     tables: Tables,

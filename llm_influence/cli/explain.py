@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -175,6 +175,23 @@ def explain(
     shard_size: Annotated[
         int, typer.Option(rich_help_panel=OUTPUT, help="Users in one Parquet file.")
     ] = 128,
+    card_sample: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            rich_help_panel=CARD,
+            help="Measure fidelity for one in so many users, at least 200. 1: all.",
+        ),
+    ] = 50,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            rich_help_panel=OUTPUT,
+            help="Stop at the first user that cannot be explained. Default: list such users in "
+            "errors.parquet.",
+        ),
+    ] = False,
     review: ReviewFile = None,
     rules: RulesFile = None,
     json_: AsJson = False,
@@ -201,9 +218,12 @@ def explain(
         run=model.name,
         query_time=parse_moment(chosen.query_time, "--query-time") if chosen.query_time else None,
         withheld=frozenset() if review is None else rejected(read_queue(review)),
+        card_sample=card_sample,
+        strict=strict,
     )
     summary = {
         "explained": result.users,
+        "failed": result.failed,
         "rows": result.rows,
         "folder": str(result.folder),
         "explained_now": result.explained_now,
@@ -267,16 +287,26 @@ def report(
     """Write one self-contained HTML page about explanations and their analyses."""
     from llm_influence.analysis.review import read_queue, withhold
     from llm_influence.evaluation.evaluate import compare_heads
+    from llm_influence.influence.batch_state import cards_of, check_model, notes_on
     from llm_influence.influence.table_files import read_tables
+    from llm_influence.modeling.fingerprints import model_fingerprint
     from llm_influence.report.page import build_report
     from llm_influence.run import Run
 
-    run, table = Run.open(model, rules=rules), read_tables(influence)
+    run = Run.open(model, rules=rules)
+    check_model([*influence, *(analysis or ())], model_fingerprint(run.model))
+    table = read_tables(influence)
     if review is not None:
         table = withhold(table, read_queue(review))
     behavior_log = run.open_log(log, items=items, users=users)
     metrics = compare_heads(run.model, run.split, run.config.evaluation)
     facts = run.report_facts(table, metrics, log=behavior_log, users=shown)
+    notes, cards = notes_on(influence), cards_of(influence)
+    for note in notes:
+        typer.echo(f"warning: {note}", err=True)
+    unfinished = {"Incomplete": "; ".join(notes)} if notes else {}
+    quality = {f"Quality of {name}": text for name, text in cards.items()}
+    facts = replace(facts, protocol={**unfinished, **facts.protocol, **quality})
     page = build_report(
         influences=table, facts=facts, out=out, users=shown, analyses=analysis or ()
     )
@@ -343,8 +373,9 @@ def _check(chosen: Examples) -> None:
 
 
 def _line(summary: dict[str, object], users: bool) -> str:
+    failed = f"{summary['failed']} failed, see errors.parquet; " if summary["failed"] else ""
     return (
         f"{summary['explained']} {'users' if users else 'examples'}, {summary['rows']} rows in "
-        f"{summary['folder']}; {summary['explained_now']} explained now, "
+        f"{summary['folder']}; {failed}{summary['explained_now']} explained now, "
         f"{summary['per_second']:.1f} a second"
     )

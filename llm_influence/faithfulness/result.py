@@ -19,7 +19,7 @@ from llm_influence.faithfulness.metrics import METRICS
 from llm_influence.influence.plots import BASELINE, MARKERS, OKABE_ITO
 from llm_influence.numerics import bootstrap_interval
 from llm_influence.types import FloatArray, IntArray
-from llm_influence.utils import require
+from llm_influence.utils import require, without_formula
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -230,7 +230,9 @@ def to_csv(result: FaithfulnessResult) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows(
+        {name: without_formula(value) for name, value in record.items()} for record in records
+    )
     return text.getvalue()
 
 

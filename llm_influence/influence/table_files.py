@@ -35,6 +35,8 @@ SIDE_TABLES = ("items.parquet", "users.parquet")
 """Items and users, beside the shards of a batch explanation."""
 OUTCOMES = "outcomes.parquet"
 """The event that followed each history, where examples were explained; beside the shards too."""
+ERRORS = "errors.parquet"
+"""The users that could not be explained, and why; beside the shards too."""
 FAIRNESS_TEST = "fairness_test.parquet"
 """The counterfactual fairness test, beside the shards too."""
 
@@ -107,7 +109,7 @@ def _files(place: Path) -> list[Path]:
     files = sorted(
         file
         for file in place.rglob("*.parquet")
-        if file.name not in (*SIDE_TABLES, OUTCOMES, FAIRNESS_TEST)
+        if file.name not in (*SIDE_TABLES, OUTCOMES, ERRORS, FAIRNESS_TEST)
         and not any(part.startswith(".") for part in file.relative_to(place).parts)
     )
     if not files:
@@ -274,7 +276,7 @@ def read_fairness_test(path: Path) -> pa.Table:
         SchemaError: A column is missing or has another type, or the version is another one.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(path, error) from error
     version = (table.schema.metadata or {}).get(_FAIRNESS_KEY, b"none")

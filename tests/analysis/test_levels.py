@@ -1,6 +1,8 @@
 """Factors, and sums of events by level, age and window."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llm_influence.analysis.columns import windows_of
@@ -22,7 +24,7 @@ def test_numbers_are_cut_into_ranges_and_many_names_into_the_most_frequent(folde
         assert [level.count(" to ") for level in age.levels] == [1] * 5
         assert (len(user.levels), user.levels[-1]) == (MOST_LEVELS, OTHER)
         coded = view.table(
-            f"SELECT {age.codes.format('v')} AS code, min(v) AS low, max(v) AS high "
+            f"SELECT {age.codes('v')} AS code, min(v) AS low, max(v) AS high "
             f"FROM ({view.select('user:age')}) AS t(v) GROUP BY 1 ORDER BY 1"
         ).to_pylist()
     for row, level in zip(coded, age.levels, strict=True):
@@ -72,3 +74,21 @@ def factor_levels(behavior):
 def _same(cells, wanted):
     for name in ("totals", "events", "ages", "window_totals", "window_events"):
         np.testing.assert_allclose(getattr(cells, name), getattr(wanted, name), atol=1e-9)
+
+
+@pytest.mark.parametrize("column", ["genre", "{genre}"])
+def test_braces_in_categories_and_column_names_are_text(tmp_path, column):
+    folder = write(tmp_path / "t", influences(lambda *_: 1.0, users=6))
+    items = pq.read_table(folder / "items.parquet")
+    texts = [["{0}", "a {", "it's }"][row % 3] for row in range(len(items))]
+    items = items.drop_columns("genre").append_column(column, pa.array(texts))
+    pq.write_table(items, folder / "items.parquet")
+    with InfluenceView(folder) as view:
+        factor = factor_of(view, f"item:{column}")
+        assert set(factor.levels) == set(texts)
+        factor_of(view, f"match:{column}")
+        codes = factor.codes("v")
+        rows = view.table(
+            f"SELECT DISTINCT v, {codes} AS code FROM ({view.select(factor.name)}) AS t(v)"
+        ).to_pylist()
+    assert all(factor.levels[row["code"]] == row["v"] for row in rows)

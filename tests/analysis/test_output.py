@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 
-from llm_influence.analysis.output import Analysis, Table, aligned, new_figure
+from llm_influence.analysis.output import Analysis, Table, aligned, new_figure, to_csv
+from llm_influence.utils import with_formula, without_formula
 
 ROWS = [
     {"factor": "gap", "importance": np.float64(0.25), "matters": True, "p": 0.0},
@@ -39,3 +40,12 @@ def test_lines_for_a_terminal_stand_in_columns():
         "gap           0.25      yes      0",
         "hour             –       no  −0.01",  # noqa: RUF001
     ]
+
+
+def test_no_cell_of_a_csv_begins_a_formula_and_numbers_stay():
+    cells = ["=1+1", "+1", "-1", "@x", "\tx", "'=1", "plain", "'plain", -1.5]
+    rows = list(csv.DictReader(to_csv([{"a": cell} for cell in cells]).splitlines()))
+    shown = [row["a"] for row in rows]
+    assert shown == ["'=1+1", "'+1", "'-1", "'@x", "'\tx", "''=1", "plain", "'plain", "-1.5"]
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    assert [with_formula(str(without_formula(cell))) for cell in texts] == texts

@@ -1,6 +1,7 @@
 """The review queue: risky first, decided once, rejected withheld, bad files refused by place."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,3 +112,16 @@ def test_the_command_says_how_many_wait(folder, tmp_path):
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, result.output
     assert "3 wait, 0 accepted, 0 rejected" in result.output
+
+
+def test_ids_that_begin_a_formula_come_back_from_the_file_as_they_were(tmp_path):
+    records = [
+        replace(record, user_id=f"=u{place}", target_id="-1")
+        for place, record in enumerate(influences(lambda *_: 1.0, users=3))
+    ]
+    folder, path = write(tmp_path / "t", records), tmp_path / "queue.csv"
+    with InfluenceView(folder) as view:
+        update_queue(view, path, size=3)
+    assert "'=u0" in path.read_text()
+    assert {row["user_id"] for row in read_queue(path)} == {"=u0", "=u1", "=u2"}
+    assert {row["target_id"] for row in read_queue(path)} == {"-1"}

@@ -179,3 +179,23 @@ def test_events_that_were_scored_together_are_refused(tmp_path, records):
     write(tmp_path, [replace(record, block=(0, 1)) for record in records])
     with pytest.raises(DataError, match=r"scored together.*--method leave_one_out"):
         InfluenceView(tmp_path)
+
+
+def test_names_that_look_like_patterns_are_read_as_themselves(tmp_path, records):
+    """A folder ``run[1]`` beside ``run1``, a file with a star, and a folder named like a column."""
+    write(tmp_path / "run1", records[:2])
+    write(tmp_path / "run[1]", records[2:])
+    with InfluenceView(tmp_path / "run[1]") as view:
+        assert view.explanations == len(records) - 2
+    star = write_table(to_arrow(records[:3]), tmp_path / "a*.parquet")
+    write_table(to_arrow(records), tmp_path / "ab.parquet")
+    with InfluenceView(star) as view:
+        assert view.explanations == 3
+    with InfluenceView(write(tmp_path / "method=other", records)) as view:
+        assert view.method == "leave_one_out"
+
+
+def test_an_unfinished_batch_is_a_fact_of_its_analyses(folder):
+    (folder / "plan.json").write_text('{"model": "a", "users": 9, "shard_size": 3}')
+    with InfluenceView(folder) as view:
+        assert "is not finished" in view.facts(Choice())["incomplete"]

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from llm_influence.influence.influence import from_arrow, to_arrow
 from llm_influence.influence.table_files import read_tables
 from llm_influence.run import Run
 from tests import tiny
-from tests.batch.conftest import assert_same_rows
+from tests.batch.conftest import START, assert_same_rows
 
 KILLED_JOB = """
 from llm_influence.attribution.explainer import Explainer
@@ -280,3 +281,72 @@ def test_a_part_of_the_split_has_its_name(feedback_model):
     assert isinstance(run.examples("test"), EvaluationSet)
     with pytest.raises(ConfigError, match="'validation'"):
         run.examples("valid")
+
+
+def test_one_user_that_cannot_be_explained_does_not_stop_the_others(
+    monkeypatch, tmp_path, bert, log
+):
+    explainer = Explainer(bert, "recency")
+    explain_one, bad = Explainer.explain, log.user_ids[4].as_py()
+
+    def explain(self, histories, target):
+        if any(history.user_id == bad for history in histories):
+            raise ExplanationError("nothing is left", where="user", expected="an item", fix="add")
+        return explain_one(self, histories, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Explainer, "explain", explain)
+        with pytest.raises(ExplanationError, match="nothing is left"):
+            explain_batch(explainer, log, tmp_path / "s", shard_size=3, progress=False, strict=True)
+        result = explain_batch(explainer, log, tmp_path / "o", shard_size=3, progress=False)
+    assert result.failed == 1
+    (error,) = pq.read_table(tmp_path / "o" / "errors.parquet").to_pylist()
+    assert (error["user_id"], error["error"]) == (bad, "ExplanationError")
+    assert set(read_tables(tmp_path / "o")["user_id"].to_pylist()) == {
+        user for user in log.user_ids.to_pylist() if user != bad
+    }
+    result = explain_batch(explainer, log, tmp_path / "o", shard_size=3, progress=False)
+    assert result.failed == 0
+    assert_same_rows(read_tables(tmp_path / "o"), to_arrow(explainer.explain(log)))
+
+
+def test_cards_are_measured_on_a_sample_whatever_the_shards(monkeypatch, tmp_path, bert, log):
+    monkeypatch.setattr("llm_influence.batch.plan.LEAST_CARDS", 3)
+    measured = []
+    for size in (2, 64):
+        out = tmp_path / str(size)
+        explain_batch(Explainer(bert, "recency"), log, out, shard_size=size, progress=False)
+        table = read_tables(out)
+        known = ~np.isnan(table["lds"].to_numpy())
+        measured.append(set(table.filter(pa.array(known))["user_id"].to_pylist()))
+        cards = json.loads((out / "manifest.json").read_text())["cards"]
+        assert (cards["explanations"], cards["lds"]["measured"]) == (len(log), len(measured[-1]))
+        assert cards["lds"]["lower_quartile"] <= cards["lds"]["median"]
+    assert measured[0] == measured[1]
+    assert len(measured[0]) == 3
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_double_and_change_nothing(tmp_path, bert, log, explained):
+    """Also while the plan and a shard are written: moments are counted from the job's lock."""
+
+    def lock_of(folder):
+        try:
+            return (folder / ".lock").read_text()
+        except FileNotFoundError:
+            return ""
+
+    bert.save_pretrained(tmp_path / "model")
+    out, draw = tmp_path / "out", np.random.default_rng(0)
+    code = START + KILLED_JOB.replace("on_shard=wait", "on_shard=lambda path: print(path, flush=1)")
+    words = [sys.executable, "-c", code, str(Path.cwd()), str(out), str(tmp_path / "model")]
+    for _ in range(3):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and f'"pid": {process.pid},' not in lock_of(out):
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+    explain_batch(Explainer(bert), log, out, shard_size=3, progress=False)
+    assert_same_rows(read_tables(out), read_tables(explained.folder))
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
