@@ -14,7 +14,7 @@ from llm_influence.cli.demo_run import demo_config
 from llm_influence.cli.options import INTERRUPTED, leaves
 from llm_influence.config.run import RunConfig
 from llm_influence.data.splits import split_log
-from llm_influence.errors import ConfigError
+from llm_influence.errors import ConfigError, DataError
 from llm_influence.influence.table_files import read_tables
 from llm_influence.modeling.backbone import load_backbone
 from llm_influence.run import Run
@@ -87,8 +87,11 @@ def test_rules_of_a_file_hold_in_numbers_explanations_and_the_page(run, tmp_path
     popular = [[w for w in t.splitlines() if w.startswith("popularity")] for t in (plain, ruled)]
     assert popular[0] == popular[1]  # the baselines have no rules
     assert plain != ruled
-    call("report", "--model", run, "--influence", tmp_path / "e", "--out", page)
+    call("explain", "--model", run, "--out", tmp_path / "plain", "--method", "recency")
+    call("report", "--model", run, "--influence", tmp_path / "plain", "--out", page)
     assert "left out, else" not in page.read_text(encoding="utf-8")
+    with pytest.raises(DataError, match=r"another model.*the --rules that were explained"):
+        call("report", "--model", run, "--influence", tmp_path / "e", "--out", page)
 
 
 def test_explain_training_names_users_and_the_report_shows_them(run, tmp_path):
