@@ -133,13 +133,13 @@ class _Paths:
     async def recommend(self, question: schemas.RecommendIn) -> schemas.RecommendOut:
         """The best items after a history."""
         service = self._service
-        job = self._jobs.submit(service.recommend, (service.history(question), question.k))
+        job = self._jobs.submit(service.recommend, (service.asked(question), question.k))
         (best,) = await self._wait(job)
         return schemas.RecommendOut(items=ranked(best))
 
     async def explain(self, question: schemas.ExplainIn) -> schemas.ExplainOut:
         """Why this item, or why this one and not that."""
-        service, history = self._service, self._service.history(question)
+        service, history = self._service, self._service.asked(question)
         _some_events(len(history))
         if question.over is not None:
             if question.item is None:
@@ -191,14 +191,14 @@ class _Paths:
         return await self._fewest(question, self._service.fewest_to_keep)
 
     async def _fewest(self, question: schemas.FewestIn, find: Together) -> schemas.FewestOut:
-        history = self._service.history(question)
+        history = self._service.asked(question)
         _some_events(len(history))
         (found,) = await self._wait(self._jobs.submit(find, history))
         return self._service.fewest_out(history, found, question.language)
 
     async def history(self, question: schemas.Question) -> list[schemas.EventOut]:
         """The events of a user of the log, or of the question, with titles."""
-        return self._service.events_out(self._service.history(question))
+        return self._service.events_out(self._service.asked(question))
 
     async def users(
         self,

@@ -27,6 +27,26 @@ class EventIn(_Strict):
     value: Amount | None = None
 
 
+class Edit(_Strict):
+    """One change of a history. ``place`` counts the events of the question from 0."""
+
+    action: Literal["remove", "change", "add"]
+    place: int | None = Field(None, ge=0, lt=MOST_EVENTS)
+    item: Name | None = None
+    behavior: Name | None = None
+    timestamp: Seconds | None = None
+    value: Amount | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Edit:
+        if self.action == "add":
+            if self.item is None or self.timestamp is None or self.place is not None:
+                raise ValueError("add takes item and timestamp, and no place")
+        elif self.place is None or self.item is not None:
+            raise ValueError(f"{self.action} takes place, and no item")
+        return self
+
+
 class Question(_Strict):
     """Whose next event is asked for: a user of the log, or the events themselves."""
 
@@ -34,6 +54,10 @@ class Question(_Strict):
     events: list[EventIn] | None = Field(None, max_length=MOST_EVENTS)
     features: dict[str, str] = Field(default_factory=dict, description="User features by column.")
     query_time: Seconds | None = Field(None, description="Time of the next event, if it is known.")
+    edits: list[Edit] = Field(
+        default_factory=list, max_length=MOST_EDITS, description="Changes of the history."
+    )
+    now: Seconds | None = Field(None, description="Query time after the changes.")
 
     @model_validator(mode="after")
     def _one_history(self) -> Question:
@@ -62,31 +86,9 @@ class FewestIn(Question):
     language: Literal["en", "zh"] = "en"
 
 
-class Edit(_Strict):
-    """One change of a history. ``place`` counts the events of the question from 0."""
-
-    action: Literal["remove", "change", "add"]
-    place: int | None = Field(None, ge=0, lt=MOST_EVENTS)
-    item: Name | None = None
-    behavior: Name | None = None
-    timestamp: Seconds | None = None
-    value: Amount | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> Edit:
-        if self.action == "add":
-            if self.item is None or self.timestamp is None or self.place is not None:
-                raise ValueError("add takes item and timestamp, and no place")
-        elif self.place is None or self.item is not None:
-            raise ValueError(f"{self.action} takes place, and no item")
-        return self
-
-
 class WhatIfIn(RecommendIn):
     """A question with changes of its history."""
 
-    edits: list[Edit] = Field(default_factory=list, max_length=MOST_EDITS)
-    now: Seconds | None = Field(None, description="Query time after the changes.")
     explain: bool = Field(True, description="Explain the first item before and after.")
     language: Literal["en", "zh"] = "en"
 

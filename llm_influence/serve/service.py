@@ -118,13 +118,19 @@ class Service:
         self.model.catalogue.index([item])
         return event
 
-    def edited(self, history: History, question: schemas.WhatIfIn) -> History:
+    def asked(self, question: schemas.Question) -> History:
+        """The history of a question after its changes; raises as `history` and `edited`."""
+        return self.edited(self.history(question), question)
+
+    def edited(self, history: History, question: schemas.Question) -> History:
         """The history after the changes of a question.
 
         Raises:
             UnknownNameError: An item or behaviour is unknown.
             DataError: A change names an event that is not there, or one that another change names.
         """
+        if not question.edits and question.now is None:
+            return history
         events: list[Event | None] = list(history.events())
         size, seen = len(events), set()
         for edit in question.edits:

@@ -96,6 +96,18 @@ def test_the_fewest_events_are_those_of_the_python_api(service, client):
     assert [event["item"] for event in answer["events"]] == [items[p] for p in answer["places"]]
 
 
+def test_every_question_may_have_changes(service, client):
+    """The answers are those for the changed history, features of the user included."""
+    edits = [{"action": "remove", "place": 0}, {"action": "remove", "place": 4}]
+    kept = [event for place, event in enumerate(service.log[USER].events()) if place not in (0, 4)]
+    changed = History.from_events(USER, kept, service.log[USER].user)
+    record = Explainer(service.model, fidelity_masks=0).explain(changed)
+    answer = client.post("/explain", json={"user": USER, "edits": edits}).json()
+    np.testing.assert_allclose([e["score"] for e in answer["events"]], record.values, atol=1e-4)
+    found = client.post("/fewest-to-keep", json={"user": USER, "edits": edits}).json()
+    assert found["item"] == record.target_id
+
+
 def test_nothing_moves_without_a_change_and_an_empty_history_has_no_explanation(client, service):
     answer = client.post("/what-if", json={"user": USER}).json()
     assert answer["before"] == answer["after"]

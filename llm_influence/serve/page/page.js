@@ -87,6 +87,7 @@ function editsOf() {
   return edits;
 }
 
+const asked = (more = {}) => ({ user: state.user, edits: editsOf(), now: state.now, ...more });
 const isChanged = () => editsOf().length > 0 || state.now !== null;
 
 // --- asking -----------------------------------------------------------------------------------
@@ -101,12 +102,16 @@ async function refresh() {
   const slow = setTimeout(() => { $("status").textContent = "Working…"; }, 150);
   document.body.setAttribute("aria-busy", "true");
   try {
-    const answer = await ask("/what-if", { user: state.user, k: K, edits: editsOf(),
-      now: state.now }, mine.signal);
+    // The list first, which is fast; then its reasons.
+    const answer = await ask("/what-if", asked({ k: K, explain: false }), mine.signal);
     if (mine !== running) return;
     latest = answer;
     trouble(null);
-    draw(answer);
+    drawSlate(answer);
+    const why = answer.events.length ? await ask("/explain", asked(), mine.signal) : null;
+    if (mine !== running) return;
+    latest.why = why;
+    drawWhy(why);
     $("status").textContent = isChanged() ? answer.says : "";
   } catch (error) {
     if (error.name !== "AbortError" && mine === running) {
@@ -127,7 +132,7 @@ async function open(next, keep) {
     $("user").value = state.user;
     trouble(null);
     await refresh();
-    if (!isChanged() && latest) offerStrongest(latest.explanation_before);
+    if (!isChanged() && latest) offerStrongest(latest.why);
   } catch (error) {
     trouble(error);
   }
@@ -208,6 +213,7 @@ function drawHistory() {
 }
 
 function drawSlate(answer) {
+  for (const says of ["change-says", "keep-says", "contrast-sentence"]) $(says).textContent = "";
   const before = new Map(answer.before.map((one) => [one.item, one.rank]));
   $("slate").replaceChildren(...answer.after.map((one) => {
     const old = before.get(one.item);
@@ -247,12 +253,6 @@ function drawWhy(why) {
   const most = Math.max(1e-9, ...rows.map((row) => Math.abs(row[1])));
   $("bars").replaceChildren(...rows.map(([label, score]) => bar(label, score, most)));
   $("sure").replaceChildren(...(why ? why.how_sure.map((words) => node("li", {}, words)) : []));
-}
-
-function draw(answer) {
-  for (const says of ["change-says", "keep-says", "contrast-sentence"]) $(says).textContent = "";
-  drawSlate(answer);
-  drawWhy(answer.explanation_after);
 }
 
 function offerStrongest(why) {
@@ -326,8 +326,7 @@ $("contrast").addEventListener("submit", async (event) => {
     const other = await toCompare();
     if (!other || !latest) throw new Error(`No item is called “${$("other").value}”.`);
     const first = latest.after[0].item;
-    const events = latest.events.map(({ title, ...rest }) => rest);
-    const answer = await ask("/explain", { events, item: first, over: other.item });
+    const answer = await ask("/explain", asked({ item: first, over: other.item }));
     $("contrast-sentence").textContent = answer.sentence;
   } catch (error) {
     trouble(error);
@@ -341,8 +340,7 @@ function fewest(button, path, says) {
     if (!latest) return;
     $(says).textContent = "Working…";
     try {
-      const events = latest.events.map(({ title, ...rest }) => rest);
-      const answer = await ask(path, { events });
+      const answer = await ask(path, asked());
       const named = answer.events.map((event) => event.title).join("; ");
       $(says).textContent = named ? `${answer.says} (${named})` : answer.says;
     } catch (error) {
