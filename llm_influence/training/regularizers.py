@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from torch import Tensor
@@ -216,15 +217,18 @@ def _exposures(name: str, catalogue: Catalogue, counts: IntArray) -> FloatArray:
     if name not in table.column_names:
         fix = "name the column with the number of times that each item was shown"
         raise unknown(SchemaError, "item column", name, table.column_names, where=where, fix=fix)
-    kind = table[name].type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+    column = table[name]
+    if pa.types.is_string(column.type):  # of a CSV file, whose columns are text
+        column = pc.if_else(pc.equal(column, ""), None, column)
+    try:
+        shown = column.cast(pa.float64()).fill_null(0).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SchemaError(
-            f"column {name!r} has type {kind}",
+            f"column {name!r} has type {column.type} ({error})",
             where=where,
             expected="numbers",
             fix="write the exposures as numbers",
-        )
-    shown = table[name].cast(pa.float64()).fill_null(0).to_numpy()
+        ) from error
     bad = (counts > 0) & ~((shown > 0) & np.isfinite(shown))
     if bad.any():
         row = int(np.argmax(bad))
